@@ -1,0 +1,1 @@
+"""Gives Slurm jobs quantum computers through QRMI."""

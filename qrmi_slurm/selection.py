@@ -1,0 +1,60 @@
+"""The selection: which QPUs a job asked for, from the text of `--qpu`."""
+
+from typing import Final
+
+from qrmi_slurm.errors import SelectionError
+
+# The stub refuses longer lists at submission (cli_filter/spank_qrmi.c); this holds where somebody forged one.
+MAX_SELECTION_BYTES: Final = 4096
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Return the names of a `--qpu` list, in its order, each once.
+
+    Args:
+        text: names between commas; blanks around a name do not belong to it.
+
+    Raises:
+        SelectionError: the list or a name in it is empty, too long, or cannot be a name.
+    """
+    if len(text.encode("utf-8", "surrogateescape")) > MAX_SELECTION_BYTES:
+        raise SelectionError(f"--qpu has more than {MAX_SELECTION_BYTES} bytes", "name fewer QPUs in one job")
+    names = [name.strip(" \t") for name in text.split(",")]
+    for name in names:
+        fault = name_fault(name)
+        if fault:
+            raise SelectionError(f"--qpu={printable(text)}: {fault}", "write --qpu=NAME or --qpu=NAME,NAME")
+    return tuple(dict.fromkeys(names))
+
+
+def name_fault(name: str) -> str:
+    """Say why `name` cannot be a QPU's name in a `--qpu` list; empty where it can.
+
+    A name becomes the front part of environment variables' names, hence no `=`; it stands in one line of
+    TaskProlog's output, hence no control characters.
+    """
+    if not name:
+        return "a name is empty"
+    if "," in name:
+        return "a name holds a comma"
+    if "=" in name:
+        return f"the name {printable(name)} holds a '='"
+    if not is_one_line(name):
+        return f"the name {printable(name)} holds a control character"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"the name {printable(name)} is not UTF-8"
+    return ""
+
+
+def is_one_line(text: str) -> bool:
+    """Tell whether `text` holds no control character: nothing that ends a line of TaskProlog or moves a cursor."""
+    return not any(char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" for char in text)
+
+
+def printable(text: str, max_chars: int = 200) -> str:
+    """Return `text` fit for one line of a log or a job's output: control characters escaped, cut to `max_chars`."""
+    clean = "".join(char if is_one_line(char) else char.encode("unicode_escape").decode("ascii") for char in text)
+    clean = clean.encode("utf-8", "backslashreplace").decode("utf-8")
+    return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."
