@@ -1,0 +1,341 @@
+"""The backend: QRMI itself, called in one child process per QPU so that its faults cost one QPU and no hook.
+
+QRMI reads its variables from the process environment, has no time limit on a request, and may panic or crash
+in native code. Hence each call gets a child with a clean environment, its own session (a signal to the
+hook's process group does not reach it half-way through a request) and an alarm that ends it at the deadline
+even where the hook itself is gone. The children are forked, not started: importing QRMI costs 13 ms once.
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import selectors
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Literal, NoReturn
+
+from qrmi_slurm.errors import BackendError
+from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
+from qrmi_slurm.resource_types import describe, matching_member
+from qrmi_slurm.secret import Secret
+
+Action = Literal["acquire", "release"]
+
+# What a child may say in answer and in log lines before the rest is thrown away. A token is some 40 bytes, an
+# error repeats at most the service's answer.
+_MAX_ANSWER_BYTES: Final = 64 * 1024
+_MAX_LOG_BYTES: Final = 256 * 1024
+
+# How much later than the hook's own deadline the child's alarm goes off: it is for the case without a hook.
+_ALARM_GRACE_S: Final = 1.0
+
+# QRMI's log level in hooks, where the admin set none with --env:RUST_LOG.
+_HOOK_LOG_LEVEL: Final = "info"
+
+
+class Verdict(StrEnum):
+    """How a call ended."""
+
+    DONE = "done"
+    GONE = "gone"  # release only: the service does not know the session any more, so nothing is held
+    REFUSED = "refused"  # QRMI said no, or could not ask: nothing was acquired
+    UNANSWERED = "unanswered"  # killed at the deadline, or crashed: what the service did is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One thing to ask QRMI.
+
+    Args:
+        resource: the resource's name.
+        type: its type as configured.
+        action: acquire it, or release what was acquired.
+        environment: the child's whole environment; secrets in it, so never in a repr.
+        token: what acquire returned; for release.
+        run_as_uid: the user to run as, where the user supplied any of the variables; None is root.
+        journal_fd: an open file that the child writes an acquired token to before it answers, so that a token
+            outlives the hook; None where nothing is acquired.
+    """
+
+    resource: str
+    type: str
+    action: Action
+    environment: Mapping[str, str] = field(repr=False)
+    token: Secret | None = None
+    run_as_uid: int | None = None
+    journal_fd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a call.
+
+    Args:
+        call: the call.
+        verdict: how it ended.
+        token: what acquire returned, where it is done.
+        reason: why it did not end well; empty otherwise. May hold what the service said: mask before showing.
+        duration_s: how long it took, in seconds.
+        log: QRMI's own log records, a line each. Mask before showing.
+    """
+
+    call: Call
+    verdict: Verdict
+    token: Secret | None
+    reason: str
+    duration_s: float
+    log: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Child:
+    call: Call
+    pid: int
+    started_s: float
+    answer_fd: int
+    log_fd: int
+    answer: bytearray = field(default_factory=bytearray)
+    log: bytearray = field(default_factory=bytearray)
+
+
+def known_members() -> tuple[str, ...]:
+    """Return the resource types that the installed QRMI knows, by the names of its `ResourceType` members.
+
+    Raises:
+        BackendError: QRMI cannot be imported.
+    """
+    qrmi = _import_qrmi()
+    return tuple(name for name in dir(qrmi.ResourceType) if name[0].isalpha())
+
+
+def installed_type(type_name: str, members: Sequence[str]) -> str:
+    """Return the type name under which the installed QRMI serves a configured one: itself, or its successor.
+
+    Args:
+        type_name: as configured.
+        members: from `known_members`.
+
+    Raises:
+        BackendError: this QRMI knows neither.
+    """
+    candidates = [type_name, describe(type_name).successor]
+    for candidate in candidates:
+        if candidate and matching_member(candidate, members):
+            return candidate
+    raise BackendError(
+        f"the installed QRMI does not know the resource type {type_name}",
+        f"it knows {', '.join(members)}; an admin can install another version of qrmi",
+    )
+
+
+def run(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], None]) -> None:
+    """Run calls side by side, and report each as soon as it ends.
+
+    Args:
+        calls: what to ask.
+        timeout_s: how long all of them together may take, in seconds; then what still runs is killed.
+        on_answer: gets each answer once, in the order of their ends.
+
+    Raises:
+        BackendError: QRMI cannot be imported, or no child can be started for any call.
+    """
+    if not calls:
+        return
+    _import_qrmi()  # once, before the forks: the children share its pages
+    deadline_s = time.monotonic() + timeout_s
+    children = [_start(call, timeout_s + _ALARM_GRACE_S) for call in calls]
+    try:
+        with selectors.DefaultSelector() as selector:
+            for child in children:
+                selector.register(child.answer_fd, selectors.EVENT_READ, child)
+                selector.register(child.log_fd, selectors.EVENT_READ, child)
+            while children and (left_s := deadline_s - time.monotonic()) > 0:
+                for child in _read_ready(selector, left_s):
+                    children.remove(child)
+                    on_answer(_finish(child, killed_after_s=None))
+    finally:
+        for child in children:
+            os.kill(child.pid, signal.SIGKILL)
+    for child in children:
+        on_answer(_finish(child, killed_after_s=timeout_s))
+
+
+def _read_ready(selector: selectors.BaseSelector, wait_s: float) -> list[_Child]:
+    """Read what children have written, and return those that have ended."""
+    ended = []
+    for key, _ in selector.select(wait_s):
+        child: _Child = key.data
+        buffer, bound = (child.answer, _MAX_ANSWER_BYTES) if key.fd == child.answer_fd else (child.log, _MAX_LOG_BYTES)
+        chunk = os.read(key.fd, 65536)
+        buffer += chunk[: bound - len(buffer)]
+        if not chunk:
+            selector.unregister(key.fd)
+            if key.fd == child.answer_fd:
+                ended.append(child)
+    for child in ended:
+        with contextlib.suppress(KeyError):
+            selector.unregister(child.log_fd)
+    return ended
+
+
+def _start(call: Call, alarm_s: float) -> _Child:
+    answer_read, answer_write = os.pipe()
+    log_read, log_write = os.pipe()
+    started_s = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _be_child(call, answer_write, log_write, alarm_s)
+    os.close(answer_write)
+    os.close(log_write)
+    return _Child(call, pid, started_s, answer_read, log_read)
+
+
+def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
+    _, status = os.waitpid(child.pid, 0)
+    duration_s = time.monotonic() - child.started_s
+    _drain_log(child)
+    os.close(child.answer_fd)
+    os.close(child.log_fd)
+    lines = tuple(child.log.decode("utf-8", "replace").splitlines())
+    if killed_after_s is not None:
+        verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {killed_after_s:g} s"
+    else:
+        verdict, token, reason = _read_answer(bytes(child.answer), os.waitstatus_to_exitcode(status))
+    return Answer(child.call, verdict, token, reason, duration_s, lines)
+
+
+def _drain_log(child: _Child) -> None:
+    """Read what the pipe still holds of a child that has ended."""
+    os.set_blocking(child.log_fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while chunk := os.read(child.log_fd, 65536):
+            child.log += chunk[: _MAX_LOG_BYTES - len(child.log)]
+
+
+def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None, str]:
+    try:
+        answer = json.loads(content)
+        verdict = Verdict(answer["verdict"])
+    except (ValueError, KeyError, TypeError):
+        if exit_code < 0:
+            return Verdict.UNANSWERED, None, f"QRMI was ended by signal {-exit_code}"
+        return Verdict.UNANSWERED, None, f"QRMI ended without an answer, with exit status {exit_code}"
+    token = answer.get("token")
+    return verdict, Secret(token) if isinstance(token, str) else None, str(answer.get("reason", ""))
+
+
+# --- In the child ------------------------------------------------------------------------------------------
+
+
+def _be_child(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> NoReturn:
+    """Ask QRMI, write the answer as JSON, and end without unwinding the hook's frames."""
+    exit_code = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, alarm_s)
+        _keep_only(answer_fd, log_fd, call.journal_fd)
+        os.environ.clear()
+        os.environ.update(call.environment)
+        os.environ.setdefault(RUST_LOG, _HOOK_LOG_LEVEL)
+        if call.action == "release" and call.token:
+            os.environ[of_resource(call.resource, ACQUISITION_TOKEN)] = call.token.reveal()
+        os.chdir("/")
+        os.umask(0o077)
+        if call.run_as_uid is not None:
+            _become(call.run_as_uid)
+        _write_all(answer_fd, json.dumps(_ask(call)).encode())
+        exit_code = 0
+    finally:
+        # The hook's own finally blocks, locks and buffers are the parent's: nothing of them may run here.
+        os._exit(exit_code)
+
+
+def _keep_only(answer_fd: int, log_fd: int, journal_fd: int | None) -> None:
+    """Close every inherited file but ours; standard output and error go into the log."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    # Not os.closerange(): before Linux 5.9 it would try each of a daemon's million possible descriptors.
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd not in (answer_fd, journal_fd):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _become(uid: int) -> None:
+    """Become the job's user for good, so that what the user supplied is used with the user's rights."""
+    user = pwd.getpwuid(uid)
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(uid, uid, uid)
+    os.environ["HOME"] = user.pw_dir  # pasqal-cloud reads the user's ~/.pasqal/config
+
+
+def _ask(call: Call) -> dict[str, str]:
+    try:
+        qrmi = _import_qrmi()
+        if hasattr(qrmi, "set_log_callback"):
+            qrmi.set_log_callback(None)  # from 0.24: to stderr, as before it, and not through Python's logging
+        member = matching_member(installed_type(call.type, known_members()), known_members())
+        resource = qrmi.QuantumResource(call.resource, getattr(qrmi.ResourceType, str(member)))
+        if call.action == "release":
+            resource.release(call.token.reveal() if call.token else "")
+            return {"verdict": Verdict.DONE}
+        if not describe(call.type).locks:
+            _require_service(resource)
+        token = str(resource.acquire())
+        if call.journal_fd is not None:
+            _write_all(call.journal_fd, token.encode("utf-8", "surrogateescape"))
+            os.fsync(call.journal_fd)
+        return {"verdict": Verdict.DONE, "token": token}
+    except BaseException as error:  # noqa: BLE001 a Rust panic is a BaseException; the child's last line
+        reason = str(error) or type(error).__name__
+        gone = call.action == "release" and _says_gone(error, reason)
+        return {"verdict": Verdict.GONE if gone else Verdict.REFUSED, "reason": reason}
+
+
+def _require_service(resource: Any) -> None:
+    """Raise where a QPU is not online; for types whose acquire asks nobody, so that nothing else would tell."""
+    if not hasattr(resource, "status"):  # QRMI before 0.24
+        if not resource.is_accessible():
+            raise BackendError("the QPU is not accessible")
+        return
+    try:
+        status = resource.status()
+    except BaseException as error:
+        if type(error).__name__ == "UnsupportedFunctionError":
+            return
+        raise
+    if str(status.status).rpartition(".")[2] != "Online":
+        raise BackendError(f"the QPU is {str(status.status).rpartition('.')[2].lower()}: {status.status_reason}")
+
+
+def _says_gone(error: BaseException, reason: str) -> bool:
+    """Tell whether a refusal to release means that there is nothing left to release.
+
+    QRMI hands the service's answer on in words; 404 is what the IBM compute service and Pasqal's Warden say of
+    a session that they do not know.
+    """
+    return type(error).__name__ in ("TaskNotFoundError", "ResourceNotFoundError") or "404 Not Found" in reason
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _import_qrmi() -> Any:
+    try:
+        import qrmi
+    except ImportError as error:
+        raise BackendError(
+            f"QRMI cannot be imported: {error}", "an admin can run the venv's: pip install qrmi"
+        ) from error
+    return qrmi

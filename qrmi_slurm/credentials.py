@@ -1,0 +1,79 @@
+"""The credentials: which variables a job's QPU is called with, the site's and the user's own laid together.
+
+The user's own value wins over the config's. Where the user changes an endpoint, nothing of the config goes
+there: a key of the site must not reach an address that a user chose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from qrmi_slurm.config import Resource
+from qrmi_slurm.errors import CredentialsError
+from qrmi_slurm.names import QRMI_PREFIX, of_resource
+from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone
+from qrmi_slurm.selection import is_one_line, printable
+
+# The stub refuses longer values at submission; more than this fits into no execve() anyway (MAX_ARG_STRLEN).
+MAX_VALUE_BYTES: Final = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The variables of one QPU for one job, without the resource's name in front.
+
+    Args:
+        environment: what QRMI reads; secrets in it, so never in a repr.
+        are_users: whether the user supplied any of them, so that QRMI runs as the user.
+    """
+
+    environment: Mapping[str, str] = field(repr=False)
+    are_users: bool
+
+
+def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credentials:
+    """Return the variables to call a QPU with.
+
+    Args:
+        resource: what the config says.
+        user_environment: the job's variables that the stub passed on, with the resource's name in front. A
+            value that equals the config's is not the user's: a job submitted from within a QPU job hands on
+            what it inherited.
+
+    Raises:
+        CredentialsError: a value cannot be used, or variables are missing; names them, shows no value.
+    """
+    users = _users_own(resource, user_environment)
+    changed_endpoints = [name for name in users if is_endpoint(name)]
+    environment = dict(users) if changed_endpoints else {**resource.environment, **users}
+    missing = sorted(describe(resource.type).required - environment.keys())
+    if missing:
+        raise CredentialsError(_missing_message(resource, missing, changed_endpoints))
+    return Credentials(environment, are_users=bool(users))
+
+
+def _users_own(resource: Resource, user_environment: Mapping[str, str]) -> dict[str, str]:
+    prefix = of_resource(resource.name, QRMI_PREFIX)
+    users = {}
+    for full_name, value in user_environment.items():
+        variable = full_name.removeprefix(of_resource(resource.name, ""))
+        if not full_name.startswith(prefix) or is_ours_alone(variable):
+            continue
+        if resource.environment.get(variable) == value:
+            continue
+        if "=" in variable or not is_one_line(variable):
+            raise CredentialsError(f"{printable(full_name)} cannot be a variable's name")
+        if not is_one_line(value):
+            raise CredentialsError(f"the value of {printable(full_name)} holds a line break or control character")
+        if len(value.encode("utf-8", "surrogateescape")) > MAX_VALUE_BYTES:
+            raise CredentialsError(f"the value of {printable(full_name)} has more than {MAX_VALUE_BYTES} bytes")
+        users[variable] = value
+    return users
+
+
+def _missing_message(resource: Resource, missing: list[str], changed_endpoints: list[str]) -> str:
+    names = ", ".join(of_resource(resource.name, variable) for variable in missing)
+    if changed_endpoints:
+        changed = ", ".join(of_resource(resource.name, variable) for variable in changed_endpoints)
+        return f"you set {changed}, so the site's credentials are not used: set {names} as well"
+    return f"{names} not set: export before submitting, or ask an admin to set it in the config"

@@ -1,0 +1,175 @@
+"""The exports: what Prolog leaves for a job's tasks, and what of it one task gets.
+
+The file is made of TaskProlog's own lines (slurm.conf, TaskProlog: `export NAME=value`, `print text`), between
+a first line that says whose it is and a last one that shows that it is whole.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from qrmi_slurm import names
+from qrmi_slurm.errors import ExportsError
+from qrmi_slurm.selection import is_one_line, printable
+
+_FORMAT: Final = "1"
+_END: Final = "# end"
+
+# 64 QPUs with a dozen variables each are 100 kB; the rest is room for long values.
+_MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
+
+# How we begin what a user reads in a job's output.
+PREFIX: Final = "qrmi-slurm"
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What a job's tasks get.
+
+    Args:
+        job_id: Slurm's id.
+        restart_count: which run of the job they are for.
+        is_ready: whether the job's QPUs are there; otherwise its tasks must not run.
+        notes: sentences for the job's output; where it is not ready, the reasons.
+        variables: the environment, secrets in it; never in a repr.
+    """
+
+    job_id: int
+    restart_count: int
+    is_ready: bool
+    notes: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def render(exports: Exports) -> str:
+    """Return the text of the exports file.
+
+    Raises:
+        ExportsError: a value would end its line, and with that begin another directive.
+    """
+    outcome = "ready" if exports.is_ready else "failed"
+    lines = [f"# {PREFIX} exports {_FORMAT} job={exports.job_id} restart={exports.restart_count} {outcome}"]
+    lines += [f"print {printable(note, 1000)}" for note in exports.notes]
+    lines += export_lines(exports.variables)
+    return "\n".join([*lines, _END, ""])
+
+
+def export_lines(variables: Mapping[str, str]) -> list[str]:
+    """Return `export NAME=value` lines.
+
+    Raises:
+        ExportsError: a name or a value does not fit into one line.
+    """
+    for name, value in variables.items():
+        # _proc_stdout() in slurmstepd/task.c splits at the first '=', and drops blanks before it.
+        if not name or "=" in name or not is_one_line(name) or name != name.strip():
+            raise ExportsError(f"{printable(name)} cannot be a variable's name")
+        if not is_one_line(value):
+            raise ExportsError(f"the value of {printable(name)} holds a control character")
+    return [f"export {name}={value}" for name, value in variables.items()]
+
+
+def parse(text: str) -> Exports:
+    """Return the exports that a file's text holds.
+
+    Raises:
+        ExportsError: it is not whole, or not ours.
+    """
+    lines = text.split("\n")
+    words = lines[0].split()
+    if len(words) != 7 or words[:4] != ["#", PREFIX, "exports", _FORMAT] or words[6] not in ("ready", "failed"):
+        raise ExportsError("is not an exports file of this version")
+    if lines[-2:] != [_END, ""]:
+        raise ExportsError("is cut off")
+    variables = {}
+    notes = []
+    for line in lines[1:-2]:
+        word, _, rest = line.partition(" ")
+        if word == "print":
+            notes.append(rest)
+        elif word == "export" and "=" in rest:
+            name, _, value = rest.partition("=")
+            variables[name] = value
+        else:
+            raise ExportsError("holds a line that is not ours")
+    try:
+        job_id, restart_count = int(words[4].removeprefix("job=")), int(words[5].removeprefix("restart="))
+    except ValueError:
+        raise ExportsError("is not an exports file of this version") from None
+    return Exports(job_id, restart_count, words[6] == "ready", tuple(notes), variables)
+
+
+def read(path: Path, uid: int, job_id: int) -> Exports:
+    """Read a job's exports as its user.
+
+    Args:
+        path: the file.
+        uid: who must own it.
+        job_id: whose it must be.
+
+    Raises:
+        FileNotFoundError: it is not there (yet).
+        ExportsError: it is not whole, another user's or another job's.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ExportsError(f"{path}: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != uid:
+            raise ExportsError(f"{path} does not belong to uid {uid}")
+        content = file.read(_MAX_EXPORTS_BYTES)
+    try:
+        exports = parse(content.decode("utf-8", "surrogateescape"))
+    except ExportsError as error:
+        raise ExportsError(f"{path} {error.message}") from None
+    if exports.job_id != job_id:
+        raise ExportsError(f"{path} belongs to job {exports.job_id}")
+    return exports
+
+
+def narrowed(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> dict[str, str]:
+    """Return the two lists, in each of their spellings, cut down to the QPUs that a step asked for.
+
+    Args:
+        variables: the job's environment.
+        names_of_step: the step's own `--qpu`, in its order.
+
+    Raises:
+        ExportsError: the job does not hold one of them.
+    """
+    held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
+    foreign = [name for name in names_of_step if name not in held]
+    if foreign:
+        raise ExportsError(
+            f"this job does not hold {printable(', '.join(foreign))}; it holds {printable(', '.join(held))}"
+        )
+    places = [held.index(name) for name in names_of_step]
+    result = {}
+    for name in LISTS:
+        items = variables.get(name, "").split(",")
+        if len(items) == len(held):
+            result[name] = ",".join(items[place] for place in places)
+    return result
+
+
+# The lists that go together: the n-th type is that of the n-th resource.
+LISTS: Final = (
+    names.QRMI_JOB_QPU_RESOURCES,
+    names.QRMI_JOB_QPU_TYPES,
+    names.SLURM_JOB_QPU_RESOURCES,
+    names.SLURM_JOB_QPU_TYPES,
+)
+
+
+def rust_log_level(srun_debug: int) -> str:
+    """Return QRMI's log level for srun's verbosity (SRUN_DEBUG): 2 error, 3 info, 4 debug, 5 and up trace."""
+    if srun_debug <= 2:
+        return "error"
+    return {3: "info", 4: "debug"}.get(srun_debug, "trace")

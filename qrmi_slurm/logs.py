@@ -1,0 +1,93 @@
+"""The hooks' log: one line an event, on standard output for slurmd.log and to syslog.
+
+slurmd keeps a hook's standard output only on failure or from debug2 on, so syslog is where an admin looks:
+`journalctl -t qrmi-slurm-prolog`.
+"""
+
+import sys
+import syslog
+import traceback
+from collections.abc import Iterable
+from enum import IntEnum
+
+from qrmi_slurm.secret import Secret, mask
+from qrmi_slurm.selection import printable
+
+# syslog(3) cuts at about 1 kB on some systems; a longer line is no line for a human.
+_MAX_LINE_CHARS = 900
+
+
+class Level(IntEnum):
+    """How much an event matters, in syslog's numbers."""
+
+    ERROR = syslog.LOG_ERR
+    WARNING = syslog.LOG_WARNING
+    INFO = syslog.LOG_INFO
+    DEBUG = syslog.LOG_DEBUG
+
+
+# env_logger's words in QRMI's own records: `[2026-01-31T12:00:00Z ERROR qrmi::ibm] text`.
+_QRMI_LEVELS = {
+    "ERROR": Level.ERROR,
+    "WARN": Level.WARNING,
+    "INFO": Level.INFO,
+    "DEBUG": Level.DEBUG,
+    "TRACE": Level.DEBUG,
+}
+
+
+class HookLog:
+    """What one run of a hook tells the admin.
+
+    Args:
+        hook: `prolog` or `epilog`.
+        job_id: the job; goes into each line.
+    """
+
+    def __init__(self, hook: str, job_id: int | str) -> None:
+        self._job_id = job_id
+        self._secrets: list[Secret] = []
+        self._name = f"qrmi-slurm-{hook}"
+        syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def hide(self, secrets: Iterable[Secret]) -> None:
+        """Mask these in every later line."""
+        self._secrets.extend(secrets)
+
+    def error(self, event: str, **details: object) -> None:
+        """Write what an admin has to act on."""
+        self._write(Level.ERROR, event, details)
+
+    def warning(self, event: str, **details: object) -> None:
+        """Write what an admin may have to act on."""
+        self._write(Level.WARNING, event, details)
+
+    def info(self, event: str, **details: object) -> None:
+        """Write what happened."""
+        self._write(Level.INFO, event, details)
+
+    def exception(self, event: str) -> None:
+        """Write the exception being handled, with its traceback in one line; for a script's last handler."""
+        text = " | ".join(line.strip() for line in traceback.format_exc().splitlines())
+        self._write(Level.ERROR, event, {"traceback": text[-_MAX_LINE_CHARS:]})
+
+    def qrmi(self, qpu: str, records: Iterable[str]) -> None:
+        """Pass QRMI's own log records on, at their level."""
+        for record in records:
+            word = record.partition(" ")[2].partition(" ")[0] if record.startswith("[") else ""
+            self._write(_QRMI_LEVELS.get(word, Level.INFO), "qrmi", {"qpu": qpu, "says": record})
+
+    def _write(self, level: Level, event: str, details: dict[str, object]) -> None:
+        words = [f"job={self._job_id}"]
+        words += [f"{name}={_value(value)}" for name, value in details.items()]
+        text = mask(f"{event}: {' '.join(words)}", self._secrets)
+        line = printable(f"{level.name.lower()}: {text}", _MAX_LINE_CHARS)
+        print(f"{self._name}: {line}", file=sys.stdout)
+        syslog.syslog(level, line)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return f'"{text}"' if " " in text or not text else text

@@ -1,0 +1,407 @@
+"""The record: what was acquired for a job, on disk before QRMI is called, so that nothing is lost with a process.
+
+One folder a job, `<state dir>/<cluster>/<job id>/`: root's, `0711`. In it `record.json` (`0600`), `lock`, one
+`token-<n>` a QPU that the acquiring child writes by itself, and `exports`, the job's user's.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Self
+
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.resource_types import is_secret
+from qrmi_slurm.secret import Secret
+
+RECORD_VERSION: Final = 1
+
+# How long a hook waits for another one (or for recover) that holds the record, on top of its own deadline.
+_LOCK_POLL_S: Final = 0.02
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class State(StrEnum):
+    """Where one QPU of a job stands."""
+
+    ACQUIRING = "acquiring"  # the intent: QRMI may have been called, its answer is not known yet
+    ACQUIRED = "acquired"
+    RELEASING = "releasing"  # a release was begun and is not proven yet
+    FAILED = "failed"  # QRMI refused: nothing is held
+    INDETERMINATE = "indeterminate"  # no answer came: a session may exist that nobody has the token of
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One QPU of a job.
+
+    Args:
+        name: the resource's name.
+        type: its type, as the installed QRMI calls it.
+        environment: the child's environment to call QRMI with again; secrets in it, so never in a repr.
+        run_as_uid: the user to call as, where the user supplied variables; None is root.
+        state: where it stands.
+        since_s: when it came to stand there; seconds since the epoch.
+        token: what acquire returned; None until then.
+        restart_count: which run of the job acquired it.
+        attempts: how often its release was tried.
+        reason: why it failed, or why the last release did; masked.
+        expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
+    """
+
+    name: str
+    type: str
+    environment: Mapping[str, str] = field(repr=False)
+    run_as_uid: int | None = None
+    state: State = State.ACQUIRING
+    since_s: float = 0.0
+    token: Secret | None = None
+    restart_count: int = 0
+    attempts: int = 0
+    reason: str = ""
+    expires_s: float | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a session of it is, or may be, open."""
+        return self.state is not State.FAILED
+
+    def to(self, state: State, *, token: Secret | None = None, reason: str = "", attempts: int = 0) -> Self:
+        """Return the entry in another state, from now."""
+        return replace(
+            self,
+            state=state,
+            since_s=time.time(),
+            token=token or self.token,
+            reason=reason,
+            attempts=self.attempts + attempts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was acquired for a job, and by whom.
+
+    Args:
+        cluster: the cluster's name.
+        job_id: Slurm's id.
+        uid: the job's owner.
+        node: the node that acquires and releases.
+        boot_id: the kernel's boot id there at that time.
+        restart_count: how often the job had been requeued.
+        created_s: seconds since the epoch.
+        entries: the QPUs; those of an earlier run of a requeued job first.
+    """
+
+    cluster: str
+    job_id: int
+    uid: int
+    node: str
+    boot_id: str
+    restart_count: int
+    created_s: float
+    entries: tuple[Entry, ...] = ()
+
+    def with_entry(self, index: int, entry: Entry) -> Self:
+        """Return the record with one entry replaced."""
+        entries = (*self.entries[:index], entry, *self.entries[index + 1 :])
+        return replace(self, entries=entries)
+
+
+def boot_id() -> str:
+    """Return the running kernel's boot id; empty where it has none to tell."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+class JobFolder:
+    """A job's folder in the state directory.
+
+    Args:
+        state_dir: the site's `--state-dir`.
+        cluster: the cluster's name; one path component.
+        job_id: Slurm's id.
+    """
+
+    def __init__(self, state_dir: Path, cluster: str, job_id: int) -> None:
+        self.state_dir = state_dir
+        self.path = state_dir / cluster / str(job_id)
+        self.exports_path = self.path / "exports"
+        self._record_path = self.path / "record.json"
+
+    def create(self) -> None:
+        """Make the folder and those above it, `0711` and this user's.
+
+        Raises:
+            RecordError: it cannot be made, or somebody else could write in it.
+        """
+        try:
+            for path in (self.state_dir, self.path.parent, self.path):
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir(mode=0o711, parents=path is self.state_dir)
+                    path.chmod(0o711)  # whatever the umask
+                _require_own(path)
+        except OSError as error:
+            raise RecordError(
+                f"cannot make {error.filename or self.path}: {error.strerror}",
+                "an admin has to look at --state-dir: space, owner, read-only?",
+            ) from error
+
+    def exists(self) -> bool:
+        """Tell whether the folder is there."""
+        return self.path.is_dir()
+
+    @contextlib.contextmanager
+    def locked(self, timeout_s: float) -> Iterator[None]:
+        """Hold the record's lock, so that Epilog and recover do not meet in it.
+
+        Args:
+            timeout_s: how long to wait for another holder, in seconds.
+
+        Raises:
+            RecordError: the lock was not to be had in that time, or the folder is gone.
+        """
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RecordError(f"cannot lock {self.path}: {error.strerror}") from error
+        try:
+            deadline_s = time.monotonic() + timeout_s
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline_s:
+                        raise RecordError(f"{self.path} is held by another process for over {timeout_s:g} s") from None
+                    time.sleep(_LOCK_POLL_S)
+            yield
+        finally:
+            os.close(fd)
+
+    def read(self) -> Record | None:
+        """Return the record, tokens that children left behind included; None where there is none.
+
+        Raises:
+            RecordError: it cannot be read or is not one of ours.
+        """
+        try:
+            content = _read_own(self._record_path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordError(f"cannot read {self._record_path}: {error.strerror}") from error
+        return self._with_journaled_tokens(_decode(content, self._record_path))
+
+    def write(self, record: Record) -> None:
+        """Put the record on disk for good: written beside, synced, renamed, the folder synced.
+
+        Raises:
+            RecordError: the disk did not take it.
+        """
+        content = json.dumps(_encode(record), ensure_ascii=True).encode()
+        try:
+            _replace(self._record_path, content, mode=0o600)
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {self._record_path}: {error.strerror}",
+                "an admin has to look at --state-dir: space, owner, read-only?",
+            ) from error
+
+    def write_exports(self, content: str, uid: int) -> None:
+        """Put the exports in place, readable by the job's user alone.
+
+        Raises:
+            RecordError: the disk did not take them.
+        """
+        try:
+            _replace(self.exports_path, content.encode("utf-8", "surrogateescape"), mode=0o400, uid=uid)
+        except OSError as error:
+            raise RecordError(f"cannot write {self.exports_path}: {error.strerror}") from error
+
+    def remove_exports(self) -> None:
+        """Take the exports away: no task may begin with them any more."""
+        self.exports_path.unlink(missing_ok=True)
+
+    def open_journal(self, index: int) -> int:
+        """Return a descriptor of the file that the child for entry `index` writes its token to.
+
+        Raises:
+            RecordError: it cannot be made.
+        """
+        path = self._journal_path(index)
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RecordError(f"cannot make {path}: {error.strerror}") from error
+
+    def journaled_token(self, index: int) -> Secret | None:
+        """Return the token that the child for entry `index` left in its journal; None where it left none."""
+        try:
+            content = _read_own(self._journal_path(index))
+        except OSError:
+            return None
+        return Secret(content.decode("utf-8", "surrogateescape")) if content else None
+
+    def drop_journal(self, index: int) -> None:
+        """Remove the journal of an entry whose token the record has."""
+        self._journal_path(index).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and all in it; the record goes last but the lock, so that a crash leaves it readable.
+
+        Raises:
+            RecordError: something cannot be removed.
+        """
+        try:
+            names = set(os.listdir(self.path))
+            last = [name for name in ("record.json", "lock") if name in names]
+            for name in sorted(names - set(last)) + last:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RecordError(f"cannot remove {self.path}: {error.strerror}") from error
+
+    def _journal_path(self, index: int) -> Path:
+        return self.path / f"token-{index}"
+
+    def _with_journaled_tokens(self, record: Record) -> Record:
+        for index, entry in enumerate(record.entries):
+            token = self.journaled_token(index) if entry.token is None else None
+            if token is not None:
+                record = record.with_entry(index, entry.to(State.ACQUIRED, token=token))
+        return record
+
+
+def _encode(record: Record) -> dict[str, Any]:
+    return {
+        "version": RECORD_VERSION,
+        "cluster": record.cluster,
+        "job_id": record.job_id,
+        "uid": record.uid,
+        "node": record.node,
+        "boot_id": record.boot_id,
+        "restart_count": record.restart_count,
+        "created_s": record.created_s,
+        "entries": [
+            {
+                "name": entry.name,
+                "type": entry.type,
+                "environment": dict(entry.environment),
+                "run_as_uid": entry.run_as_uid,
+                "state": entry.state,
+                "since_s": entry.since_s,
+                "token": entry.token.reveal() if entry.token else None,
+                "restart_count": entry.restart_count,
+                "attempts": entry.attempts,
+                "reason": entry.reason,
+                "expires_s": entry.expires_s,
+            }
+            for entry in record.entries
+        ],
+    }
+
+
+def _decode(content: bytes, path: Path) -> Record:
+    hint = f"an admin has to look at it: what it held may still be open at the service; then remove {path.parent}"
+    try:
+        document = json.loads(content)
+        version = document["version"]
+        if version != RECORD_VERSION:
+            raise RecordError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}", hint)
+        return Record(
+            cluster=str(document["cluster"]),
+            job_id=int(document["job_id"]),
+            uid=int(document["uid"]),
+            node=str(document["node"]),
+            boot_id=str(document["boot_id"]),
+            restart_count=int(document["restart_count"]),
+            created_s=float(document["created_s"]),
+            entries=tuple(_decode_entry(item) for item in document["entries"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is not a record: {type(error).__name__}", hint) from None
+
+
+def _decode_entry(item: Mapping[str, Any]) -> Entry:
+    environment = item["environment"]
+    if not all(isinstance(part, str) for pair in environment.items() for part in pair):
+        raise ValueError("environment")
+    return Entry(
+        name=str(item["name"]),
+        type=str(item["type"]),
+        environment=environment,
+        run_as_uid=None if item["run_as_uid"] is None else int(item["run_as_uid"]),
+        state=State(item["state"]),
+        since_s=float(item["since_s"]),
+        token=None if item["token"] is None else Secret(str(item["token"])),
+        restart_count=int(item["restart_count"]),
+        attempts=int(item["attempts"]),
+        reason=str(item["reason"]),
+        expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
+    )
+
+
+def _require_own(path: Path) -> None:
+    """Raise where a folder of the state is a link, somebody else's, or open to others' writing."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise RecordError(f"{path} is not a folder", "an admin has to remove it, or choose another --state-dir")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise RecordError(
+            f"{path} is owned by uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}",
+            f"an admin has to run: chown root {path} && chmod 0711 {path}",
+        )
+
+
+def _read_own(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def _replace(path: Path, content: bytes, mode: int, uid: int | None = None) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(fd, mode)
+            if uid is not None:
+                os.fchown(fd, uid, -1)
+            os.fsync(fd)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def secrets_of(entries: Sequence[Entry]) -> list[Secret]:
+    """Return every secret that entries hold, for masking what is said about them.
+
+    A proxy's URL from `--env:` counts where it carries a password.
+    """
+    tokens = [entry.token for entry in entries if entry.token]
+    return tokens + [
+        Secret(value)
+        for entry in entries
+        for variable, value in entry.environment.items()
+        if is_secret(variable) or "@" in value
+    ]
