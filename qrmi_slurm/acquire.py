@@ -267,7 +267,9 @@ def _release_earlier_run(
     context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog
 ) -> tuple[Entry, ...]:
     """Release what an earlier run of a requeued job left, and return what of it is still pending."""
-    earlier = folder.read()
+    earlier, fault = folder.read_or_set_aside()
+    if fault is not None:
+        log.error("record-set-aside", reason=fault)
     if earlier is None:
         return ()
     log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))

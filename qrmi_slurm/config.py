@@ -5,6 +5,7 @@ This is the loader of the hooks: no schema, no third-party import. It refuses wh
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.selection import is_one_line, printable
 
 _CHECK_HINT: Final = "run: qrmi-slurm validate-config"
+
+_LICENCE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
 
 # The file is read as root at each QPU job's start. 10,000 resources take about 6 MB.
 MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
@@ -78,8 +81,8 @@ def parse(text: str) -> Config:
         raise ConfigError(
             f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg}", _CHECK_HINT
         ) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply to be a config", _CHECK_HINT) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
+        raise ConfigError("not valid JSON: nested too deeply, or a number too long", _CHECK_HINT) from None
     if not isinstance(document, dict) or not isinstance(document.get("resources"), list):
         raise ConfigError('not of the form {"resources": [...]}', _CHECK_HINT)
     resources = [_resource(item, index) for index, item in enumerate(document["resources"])]
@@ -95,11 +98,11 @@ def _resource(item: Any, index: int) -> Resource:
     if not isinstance(environment, dict):
         raise ConfigError(f"{place}.environment is not an object ({{}} where users bring their own)", _CHECK_HINT)
     for variable, value in environment.items():
-        if not variable or "=" in variable or not is_one_line(variable):
+        if not variable or "=" in variable or not _is_plain(variable):
             raise ConfigError(f"{place}.environment: {printable(variable)!r} is not a variable's name", _CHECK_HINT)
         if not isinstance(value, str):
             raise ConfigError(f"{place}.environment.{printable(variable)} is not a string", _CHECK_HINT)
-        if not is_one_line(value):
+        if not _is_plain(value):
             raise ConfigError(
                 f"{place}.environment.{printable(variable)} holds a line break or another control character",
                 _CHECK_HINT,
@@ -112,11 +115,28 @@ def _resource(item: Any, index: int) -> Resource:
     slurm = item.get("slurm", {})
     if not isinstance(slurm, dict):
         raise ConfigError(f"{place}.slurm is not an object", _CHECK_HINT)
+    _check_slurm(slurm, place)
     return Resource(name, _text(item, "type", place), environment, is_dynamic, slurm)
+
+
+def _check_slurm(slurm: dict[str, Any], place: str) -> None:
+    licence = slurm.get("license")
+    if licence is not None and not (isinstance(licence, str) and _LICENCE.fullmatch(licence)):
+        raise ConfigError(f"{place}.slurm.license is not the name of a Slurm licence", _CHECK_HINT)
+    capacity = slurm.get("capacity", 1)
+    # JSON Schema counts 2.0 as an integer; Python counts true as one.
+    is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1
+    if not is_whole or capacity < 1:
+        raise ConfigError(f"{place}.slurm.capacity is not a whole number from 1 on", _CHECK_HINT)
 
 
 def _text(item: dict[str, Any], key: str, place: str) -> str:
     value = item.get(key)
-    if not isinstance(value, str) or not value or not is_one_line(value):
+    if not isinstance(value, str) or not value or not _is_plain(value):
         raise ConfigError(f"{place}.{key} is not a text of at least one printable character", _CHECK_HINT)
     return value
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text is one line and can be an environment's: JSON's escapes can write half characters."""
+    return is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text)

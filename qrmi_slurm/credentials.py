@@ -11,7 +11,7 @@ from typing import Final
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import CredentialsError
 from qrmi_slurm.names import QRMI_PREFIX, of_resource
-from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone
+from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone, with_successors
 from qrmi_slurm.selection import is_one_line, printable
 
 # The stub refuses longer values at submission; more than this fits into no execve() anyway (MAX_ARG_STRLEN).
@@ -46,7 +46,7 @@ def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credential
     users = _users_own(resource, user_environment)
     changed_endpoints = [name for name in users if is_endpoint(name)]
     environment = dict(users) if changed_endpoints else {**resource.environment, **users}
-    missing = sorted(describe(resource.type).required - environment.keys())
+    missing = sorted(describe(resource.type).required - with_successors(environment).keys())
     if missing:
         raise CredentialsError(_missing_message(resource, missing, changed_endpoints))
     return Credentials(environment, are_users=bool(users))

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from qrmi_slurm import context, exports, names, outcomes, plugstack
@@ -78,7 +79,9 @@ def epilog(environment: Mapping[str, str]) -> int:
         if not folder.exists():
             return outcomes.EPILOG_EXIT
         with folder.locked(options.release_timeout_s + _LOCK_GRACE_S):
-            current = folder.read()
+            current, fault = folder.read_or_set_aside()
+            if fault is not None:
+                log.error("record-set-aside", reason=fault)
             if current is None:  # Prolog failed before it acquired anything
                 if job.is_first_node:
                     folder.remove()
@@ -122,38 +125,52 @@ def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
     Args:
         environment: the task's.
     """
+    is_first_task = environment.get(names.SLURM_PROCID, "0") in ("", "0")
     try:
-        task = context.of_task(environment, os.getuid())
-        return _task_outcome(task, environment)
+        return _task_outcome(context.of_task(environment, os.getuid()), environment)
     except QrmiSlurmError as error:
-        rank = environment.get(names.SLURM_PROCID, "0")
-        return _refuse(rank in ("", "0"), [f"{exports.PREFIX}: {error}"])
+        sentence = f"{exports.PREFIX}: {error}"
+    except Exception as error:  # noqa: BLE001 the last line: the user reads one sentence, never a traceback
+        sentence = f"{exports.PREFIX}: no QPU: an internal error ({type(error).__name__}); please tell an admin"
+    return _refuse(is_first_task, [sentence])
 
 
 def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
     if not task.job_selection_text and not task.step_selection_text:
         return TaskOutcome(tuple(_unset_lines(environment)), outcomes.TASK_MAY_RUN_EXIT)
-    if task.inherited_job_id == str(task.job_id):
-        # Within a batch job the environment has come along already; only a step's own wishes are left.
-        found = Exports(task.job_id, 0, is_ready=True, notes=(), variables=dict(environment))
-        variables: dict[str, str] = {}
-    else:
-        found = _read_exports(task, environment)
-        variables = dict(found.variables)
+    within_job = task.inherited_job_id == str(task.job_id)
+    found = _inherited(task, environment) if within_job else _read_exports(task, environment)
     if not found.is_ready:
         return _refuse(task.task_rank == 0, found.notes)
-    notes = list(found.notes) if task.task_rank == 0 else []
+    # Within a batch job the environment has come along already, and what the script changed in it stays; only what
+    # a shell dropped and the step's own wishes are left.
+    variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
+    notes = list(found.notes) if task.task_rank == 0 and not within_job else []
     if task.step_selection_text and task.step_selection_text != task.job_selection_text:
         variables |= exports.narrowed(found.variables, parse_selection(task.step_selection_text))
     variables |= _rust_log(task, environment, found.variables)
     lines = [f"print {note}" for note in notes]
-    stale = _unset_lines(environment) if task.inherited_job_id not in (None, str(task.job_id)) else []
+    stale = _unset_lines(environment) if task.inherited_job_id is not None and not within_job else []
     return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), outcomes.TASK_MAY_RUN_EXIT)
+
+
+def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
+    """Return the job's exports for a step within it; what the step has inherited, where this node has no file."""
+    options = plugstack.read(task.slurm_conf)
+    try:
+        return exports.read(_exports_path(options, task), task.uid, task.job_id)
+    except FileNotFoundError:
+        variables = {name: environment[name] for name in exports.LISTS if name in environment}
+        return Exports(task.job_id, 0, is_ready=True, notes=(), variables=variables)
+
+
+def _exports_path(options: plugstack.SiteOptions, task: TaskContext) -> Path:
+    return options.state_dir / task.cluster / str(task.job_id) / "exports"
 
 
 def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     options = plugstack.read(task.slurm_conf)
-    path = options.state_dir / task.cluster / str(task.job_id) / "exports"
+    path = _exports_path(options, task)
     node_list = environment.get(names.SLURM_JOB_NODELIST, "")
     on_first_node = not node_list or context.first_host(node_list) == task.node
     deadline_s = time.monotonic() + (0 if on_first_node else _SHARED_WAIT_S)

@@ -25,6 +25,9 @@ RECORD_VERSION: Final = 1
 # How long a hook waits for another one (or for recover) that holds the record, on top of its own deadline.
 _LOCK_POLL_S: Final = 0.02
 
+# Where records go that nobody can read: no cluster can have this name (context._PATH_COMPONENT).
+SET_ASIDE: Final = ".set-aside"
+
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -134,6 +137,8 @@ class JobFolder:
 
     def __init__(self, state_dir: Path, cluster: str, job_id: int) -> None:
         self.state_dir = state_dir
+        self.cluster = cluster
+        self.job_id = job_id
         self.path = state_dir / cluster / str(job_id)
         self.exports_path = self.path / "exports"
         self._record_path = self.path / "record.json"
@@ -201,6 +206,31 @@ class JobFolder:
         except OSError as error:
             raise RecordError(f"cannot read {self._record_path}: {error.strerror}") from error
         return self._with_journaled_tokens(_decode(content, self._record_path))
+
+    def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:
+        """Read the record, and move one that cannot be read out of the way, where it blocks no job.
+
+        Returns:
+            The record, None where there is none to be used; and what was wrong with one set aside.
+
+        Raises:
+            RecordError: it can neither be read nor moved.
+        """
+        try:
+            return self.read(), None
+        except RecordError as error:
+            place = self.state_dir / SET_ASIDE / f"{self.path.parent.name}-{self.path.name}-{time.time_ns()}.json"
+            try:
+                with contextlib.suppress(FileExistsError):
+                    place.parent.mkdir(mode=0o700)
+                self._record_path.rename(place)
+            except OSError as move_error:
+                raise RecordError(f"{error.message}; it cannot be moved: {move_error.strerror}") from error
+            fault = RecordError(
+                f"{error.message}; moved to {place}",
+                "an admin has to look whether the sessions in it are still open at the service, then remove it",
+            )
+            return None, fault
 
     def write(self, record: Record) -> None:
         """Put the record on disk for good: written beside, synced, renamed, the folder synced.
@@ -314,12 +344,11 @@ def _encode(record: Record) -> dict[str, Any]:
 
 
 def _decode(content: bytes, path: Path) -> Record:
-    hint = f"an admin has to look at it: what it held may still be open at the service; then remove {path.parent}"
     try:
         document = json.loads(content)
         version = document["version"]
         if version != RECORD_VERSION:
-            raise RecordError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}", hint)
+            raise RecordError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}")
         return Record(
             cluster=str(document["cluster"]),
             job_id=int(document["job_id"]),
@@ -331,7 +360,7 @@ def _decode(content: bytes, path: Path) -> Record:
             entries=tuple(_decode_entry(item) for item in document["entries"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path} is not a record: {type(error).__name__}", hint) from None
+        raise RecordError(f"{path} is not a record: {type(error).__name__}") from None
 
 
 def _decode_entry(item: Mapping[str, Any]) -> Entry:

@@ -55,14 +55,22 @@ def parse_time_limit_s(text: str) -> int | None:
 
 def _program() -> str | None:
     """Find scontrol beside the running slurmd (its parent folder's bin), or where packages put it."""
-    candidates = list(_DIRECTORIES)
-    try:
-        slurmd = Path(f"/proc/{os.getppid()}/exe").readlink()
-        candidates.insert(0, str(slurmd.parent.parent / "bin"))
-    except OSError:
-        pass
-    for folder in candidates:
+    for folder in (*_beside_ancestors(), *_DIRECTORIES):
         program = f"{folder}/scontrol"
         if os.access(program, os.X_OK):
             return program
     return None
+
+
+def _beside_ancestors() -> list[str]:
+    """Return the bin folders beside this hook's ancestors: a shell, and the slurmd that started it."""
+    folders = []
+    pid = os.getppid()
+    for _ in range(2):
+        try:
+            folders.append(str(Path(f"/proc/{pid}/exe").readlink().parent.parent / "bin"))
+            # proc_pid_stat(5): pid, (name), state, parent; the name may hold blanks and brackets.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return folders

@@ -7,22 +7,30 @@ if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}" ]; then
     [ -n "${QRMI_JOB_ID+set}" ] || exit 0
 elif [ "${QRMI_JOB_ID-}" = "$SLURM_JOB_ID" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
     [ "${SRUN_DEBUG-3}" = 3 ]; then
-    # A step of a batch job: the environment came along with it.
-    exit 0
+    # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
+    # whose names are none to it (a QPU called ibm-x).
+    case ",${QRMI_JOB_QPU_RESOURCES-}" in
+        *[!A-Za-z0-9_,]* | *,[0-9]*) ;;
+        *) exit 0 ;;
+    esac
 fi
 self=$0
 [ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
-[ -x "${self%/*}/python3" ] && exec "${self%/*}/python3" -I -X utf8 "$self"
-echo "print qrmi-slurm: no QPU: there is no python3 beside $self on this node; please tell an admin"
+# Not exec: this shell drops such variables as well; Python reads them from this process.
+"${self%/*}/python3" -I -X utf8 "$self" "$$"
+status=$?
+# 64: it has said why the task must not run. A surprise in Python would be 1.
+[ $status = 0 ] && exit 0
+[ $status = 64 ] && exit 1
+echo "print qrmi-slurm: no QPU: TaskProlog cannot run ${self%/*}/python3 (exit status $status); please tell an admin"
 exit 1
 ":"""
 # fmt: on
-import os
 import sys
 
-from qrmi_slurm import hooks
+from qrmi_slurm import environ, hooks
 
-outcome = hooks.task_prolog(os.environ)
+outcome = hooks.task_prolog(environ.of_process(int(sys.argv[1])))
 sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 sys.stdout.write("".join(f"{line}\n" for line in outcome.lines))
-sys.exit(outcome.exit_code)
+sys.exit(64 if outcome.exit_code else 0)
