@@ -1,0 +1,200 @@
+"""What a schema cannot say of resources: clashing names, types that nobody knows, keys that nobody reads."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from qrmi_slurm import diagnosis, resource_types, variable_checks
+from qrmi_slurm.diagnosis import Finding, Rule
+from qrmi_slurm.json_source import Document, Path, describe_path
+from qrmi_slurm.near_match import near_match
+from qrmi_slurm.selection import MAX_SELECTION_BYTES, is_one_line, printable
+
+_TOP_KEYS: Final = ("$schema", "resources")
+_RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
+_SLURM_KEYS: Final = ("license", "capacity")
+
+# Keys that say themselves that no program reads them: JSON's substitute for comments.
+_COMMENT_KEYS: Final = ("_", "//", "$", "x-")
+
+# What POSIX calls a name: dash, the /bin/sh of Debian and Ubuntu, drops other variables from its environment.
+_SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An object in the document, for findings about its keys and values."""
+
+    document: Document
+    path: Path
+    resource: str = ""
+
+    def finding(self, rule: Rule, key: str, message: str, hint: str = "", *, of_key: bool = False) -> Finding:
+        path = (*self.path, key) if key else self.path
+        position = self.document.position(path, of_key=of_key)
+        return Finding(rule, position, printable(describe_path(path)), message, hint, self.resource)
+
+
+def findings(document: Document, installed_members: Sequence[str]) -> Iterator[Finding]:
+    """Yield what is wrong with the resources of a document, whether or not the schema accepts it.
+
+    Args:
+        document: the config.
+        installed_members: the members of the installed QRMI's `ResourceType`; empty: do not ask it.
+    """
+    if not isinstance(document.value, dict):
+        return
+    yield from _unknown_keys(_Place(document, ()), document.value, _TOP_KEYS)
+    items = document.value.get("resources")
+    if not isinstance(items, list):
+        return
+    if not items:
+        yield _Place(document, ()).finding(
+            diagnosis.NO_RESOURCES, "resources", "the list is empty", "no name in a job's --qpu will be found"
+        )
+    config = _Config(document, tuple(installed_members), {})
+    for index, item in enumerate(items):
+        if isinstance(item, dict):
+            yield from _of_resource(config, index, item)
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What the checks of one resource need to know of the whole.
+
+    Args:
+        document: the config.
+        installed_members: as for `findings`.
+        first_lines: for each name met so far, the line that gave it first.
+    """
+
+    document: Document
+    installed_members: tuple[str, ...]
+    first_lines: dict[str, int]
+
+
+def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[Finding]:
+    document = config.document
+    name = item.get("name")
+    name = name if isinstance(name, str) else ""
+    place = _Place(document, ("resources", index), printable(name))
+    yield from _unknown_keys(place, item, _RESOURCE_KEYS)
+    if name:
+        yield from _of_name(place, name, config.first_lines)
+    type_name = item.get("type")
+    known: resource_types.ResourceType | None = None
+    if isinstance(type_name, str) and type_name and is_one_line(type_name):
+        yield from _of_type(place, type_name, config.installed_members)
+        described = resource_types.describe(type_name)
+        known = described if described.name in resource_types.KNOWN else None
+    environment = item.get("environment")
+    if isinstance(environment, dict):
+        within = (*place.path, "environment")
+        for fault in variable_checks.faults(name, known, environment):
+            path = (*within, fault.variable) if fault.variable else within
+            yield Finding(
+                fault.rule,
+                document.position(path, of_key=fault.of_name),
+                printable(describe_path(path)),
+                fault.message,
+                fault.hint,
+                place.resource,
+            )
+    slurm = item.get("slurm")
+    if isinstance(slurm, dict):
+        yield from _unknown_keys(_Place(document, (*place.path, "slurm"), place.resource), slurm, _SLURM_KEYS)
+
+
+def _unknown_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:
+    for key in found:
+        if key in known or key.startswith(_COMMENT_KEYS):
+            continue
+        near = near_match(key, known)
+        yield place.finding(
+            diagnosis.UNKNOWN_KEY,
+            key,
+            f'nobody reads the key "{printable(key)}"',
+            f'did you mean "{near}"?' if near else f"known here: {', '.join(known)}",
+            of_key=True,
+        )
+
+
+def _of_name(place: _Place, name: str, first_lines: dict[str, int]) -> Iterator[Finding]:
+    line = place.document.position((*place.path, "name")).line
+    if name in first_lines:
+        yield place.finding(
+            diagnosis.DUPLICATE_NAME,
+            "name",
+            f"the name {printable(name)} is taken already, by the resource of line {first_lines[name]}",
+            "give each resource a name of its own: of two the last one counts",
+        )
+    first_lines.setdefault(name, line)
+    if "," in name:
+        yield place.finding(
+            diagnosis.UNSELECTABLE_NAME,
+            "name",
+            "a comma separates two names in --qpu, so that no job can ask for this one",
+            "leave out the comma; of an IQM name, with what stands behind it",
+        )
+    elif name != name.strip(" "):
+        yield place.finding(
+            diagnosis.UNSELECTABLE_NAME,
+            "name",
+            "the name begins or ends with a blank, which --qpu takes away",
+            "remove the blank",
+        )
+    elif len(name.encode("utf-8", "surrogatepass")) > MAX_SELECTION_BYTES:
+        message = f"the name is longer than the {MAX_SELECTION_BYTES} bytes of a --qpu list"
+        yield place.finding(diagnosis.UNSELECTABLE_NAME, "name", message, "choose a shorter one")
+    elif is_one_line(name) and "=" not in name and not _SHELL_NAME.fullmatch(name):
+        yield place.finding(
+            diagnosis.AWKWARD_NAME,
+            "name",
+            "dash, the /bin/sh of Debian and Ubuntu, drops variables with this name in front",
+            "use letters, digits and underscores, or tell users to begin job scripts with #!/bin/bash",
+        )
+
+
+@cache
+def _is_installed(type_name: str, members: tuple[str, ...]) -> bool:
+    return resource_types.matching_member(type_name, members) is not None
+
+
+def _of_type(place: _Place, type_name: str, members: tuple[str, ...]) -> Iterator[Finding]:
+    known = resource_types.KNOWN.get(type_name)
+    if known is None:
+        described = resource_types.describe(type_name)
+        if described.name in resource_types.KNOWN:
+            yield place.finding(
+                diagnosis.TYPE_SPELLING,
+                "type",
+                f"QRMI itself does not read the type as {printable(type_name)}",
+                f"write {described.name}",
+            )
+        elif not _is_installed(type_name, members):
+            near = near_match(type_name, resource_types.KNOWN)
+            current = [name for name, known in resource_types.KNOWN.items() if not known.successor]
+            yield place.finding(
+                diagnosis.UNKNOWN_TYPE,
+                "type",
+                f"the type {printable(type_name)} is unknown",
+                f"did you mean {near}?" if near else f"known are {', '.join(sorted(current))}",
+            )
+        return
+    if known.successor:
+        new = resource_types.KNOWN[known.successor]
+        yield place.finding(
+            diagnosis.DEPRECATED_TYPE,
+            "type",
+            f"{type_name} is an older name of {new.name}",
+            f"write {new.name}, and {new.prefix} instead of {known.prefix} in front of its variables",
+        )
+    if members and not any(_is_installed(name, members) for name in (known.name, known.successor) if name):
+        yield place.finding(
+            diagnosis.TYPE_NOT_INSTALLED,
+            "type",
+            f"the QRMI that is installed here does not know the type {type_name}",
+            "pip install --upgrade qrmi, in the venv of qrmi-slurm",
+        )
