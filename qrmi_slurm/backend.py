@@ -30,6 +30,9 @@ Action = Literal["acquire", "release"]
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_LOG_BYTES: Final = 256 * 1024
 
+# A refusal repeats what the service or a proxy answered, which may be a page; far below _MAX_ANSWER_BYTES when escaped.
+_MAX_REASON_CHARS: Final = 4096
+
 # How much later than the hook's own deadline the child's alarm goes off: it is for the case without a hook.
 _ALARM_GRACE_S: Final = 1.0
 
@@ -296,7 +299,7 @@ def _ask(call: Call) -> dict[str, str]:
             os.fsync(call.journal_fd)
         return {"verdict": Verdict.DONE, "token": token}
     except BaseException as error:  # noqa: BLE001 a Rust panic is a BaseException; the child's last line
-        reason = str(error) or type(error).__name__
+        reason = str(error)[:_MAX_REASON_CHARS] or type(error).__name__
         gone = call.action == "release" and _says_gone(error, reason)
         return {"verdict": Verdict.GONE if gone else Verdict.REFUSED, "reason": reason}
 

@@ -55,13 +55,14 @@ class TaskContext:
     """What TaskProlog knows of the task that it runs before.
 
     Args:
-        job_id: Slurm's id of the job.
+        job_id: Slurm's id of the job, of its own where it is a component of a heterogeneous one.
         uid: user id that the task runs as.
         cluster: the cluster's name.
         node: this node, as Slurm calls it.
         task_rank: rank of the task in its step; 0 for a batch script.
-        is_batch: whether the task is the batch script.
-        job_selection_text: the text of the job's `--qpu`; None where the job has none.
+        is_further_component: whether the task runs in another than the first component of a heterogeneous job, of
+            whose selection its environment says nothing.
+        job_selection_text: the text of the job's `--qpu`; None where the job has none, or none is known of.
         step_selection_text: the text of the step's `--qpu`; None where it has none.
         inherited_job_id: the job whose QPU environment the task has inherited; None where it has none.
         inherited: names of the variables that the task has already.
@@ -75,7 +76,7 @@ class TaskContext:
     cluster: str
     node: str
     task_rank: int
-    is_batch: bool
+    is_further_component: bool
     job_selection_text: str | None
     step_selection_text: str | None
     inherited_job_id: str | None
@@ -126,14 +127,16 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
     Raises:
         ContextError: Slurm did not say which job.
     """
+    is_further_component = names.QRMI_SLURM_JOB_ID in environment
     return TaskContext(
-        job_id=_number(environment, names.SLURM_JOB_ID),
+        # In such a component SLURM_JOB_ID is the first component's (slurmstepd/task.c, het_job_id).
+        job_id=_number(environment, names.QRMI_SLURM_JOB_ID if is_further_component else names.SLURM_JOB_ID),
         uid=uid,
         cluster=_cluster(environment),
         node=environment.get(names.SLURMD_NODENAME, ""),
         task_rank=_number(environment, names.SLURM_PROCID, default=0),
-        is_batch=not environment.get(names.SLURM_STEP_ID),
-        job_selection_text=environment.get(names.SLURM_SPANK_QRMI_QPU),
+        is_further_component=is_further_component,
+        job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
         step_selection_text=environment.get(names.QRMI_SLURM_QPU),
         inherited_job_id=environment.get(names.QRMI_JOB_ID),
         inherited=frozenset(environment),

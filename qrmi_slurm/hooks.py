@@ -136,7 +136,7 @@ def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
 
 
 def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
-    if not task.job_selection_text and not task.step_selection_text:
+    if not task.job_selection_text and not task.step_selection_text and not _holds_something(task):
         return TaskOutcome(tuple(_unset_lines(environment)), outcomes.TASK_MAY_RUN_EXIT)
     within_job = task.inherited_job_id == str(task.job_id)
     found = _inherited(task, environment) if within_job else _read_exports(task, environment)
@@ -152,6 +152,11 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
     lines = [f"print {note}" for note in notes]
     stale = _unset_lines(environment) if task.inherited_job_id is not None and not within_job else []
     return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), outcomes.TASK_MAY_RUN_EXIT)
+
+
+def _holds_something(task: TaskContext) -> bool:
+    """Tell whether a task's job has exports, where its environment does not say whether it asked for QPUs."""
+    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).exists()
 
 
 def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:

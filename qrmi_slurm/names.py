@@ -27,6 +27,7 @@ SRUN_DEBUG = "SRUN_DEBUG"
 SPANK_PREFIX = "SPANK_"  # slurmd's prefix for the stub's job-control variables in Prolog and Epilog: user's text
 SPANK_QRMI_QPU = "SPANK_QRMI_QPU"  # Prolog, Epilog
 SLURM_SPANK_QRMI_QPU = "SLURM_SPANK_QRMI_QPU"  # task: the job's selection
+QRMI_SLURM_JOB_ID = "QRMI_SLURM_JOB_ID"  # task of a further het component: its own job's id, set by the stub
 QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub in slurmstepd
 
 # --- QRMI: what a task reads -----------------------------------------------------------------------------

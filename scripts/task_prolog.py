@@ -2,10 +2,10 @@
 # fmt: off
 """:"
 # TaskProlog= of slurm.conf: the user, before each task. What it prints is read by slurmstepd.
-if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}" ]; then
+if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; then
     # No QPU here; only what a surrounding QPU job left behind would have to go.
     [ -n "${QRMI_JOB_ID+set}" ] || exit 0
-elif [ "${QRMI_JOB_ID-}" = "$SLURM_JOB_ID" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
+elif [ "${QRMI_JOB_ID-}" = "${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
     [ "${SRUN_DEBUG-3}" = 3 ]; then
     # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
     # whose names are none to it (a QPU called ibm-x).
