@@ -174,7 +174,7 @@ def _acquire_all(
         for fd in journals.values():
             os.close(fd)
     if outcome.failures and (options.require == "all" or not outcome.tokens):
-        release.release(folder, current, options, log)
+        release.release(folder, current, options, log, keep_folder=True)
         outcome.tokens.clear()
 
 
