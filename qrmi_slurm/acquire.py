@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from qrmi_slurm import backend, config, exports, names, record, release, selection
@@ -11,7 +11,15 @@ from qrmi_slurm.backend import Answer, Call, Verdict
 from qrmi_slurm.config import Resource
 from qrmi_slurm.context import JobContext
 from qrmi_slurm.credentials import Credentials, merge
-from qrmi_slurm.errors import BackendError, ConfigError, CredentialsError, QrmiSlurmError, SelectionError
+from qrmi_slurm.errors import (
+    BackendError,
+    ConfigError,
+    CredentialsError,
+    ExportsError,
+    QrmiSlurmError,
+    RecordError,
+    SelectionError,
+)
 from qrmi_slurm.exports import Exports
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
@@ -24,6 +32,12 @@ from qrmi_slurm.selection import printable
 # What the IBM compute service gives a session that asks for nothing, in seconds.
 _DEFAULT_SESSION_TTL_S: Final = 28800
 
+# QRMI parses a session's life as an i32, and takes its default where that fails.
+_MAX_SESSION_TTL_S: Final = 2**31 - 1
+
+# What of a service's answer stands in a job's output and in the record.
+_MAX_REASON_CHARS: Final = 400
+
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -34,20 +48,11 @@ class _Wanted:
     installed_type: str
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What came of the selection so far, for the user."""
-
-    notes: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    tokens: dict[str, str] = field(default_factory=dict)
-
-
-def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> Exports:
+def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> Exports | None:
     """Acquire the QPUs that a job asked for, and return what its tasks get.
 
-    The folder is created and its lock held by the caller. A fault of a QPU, the config or the selection is in
-    the exports; one of the state directory is raised, since then nothing may be acquired.
+    The folder is created and its lock held by the caller. A fault of a QPU, the config or the selection is in the
+    exports; one of the state directory is raised, since then nothing may be acquired.
 
     Args:
         context: the job.
@@ -55,250 +60,257 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
         folder: where the record goes.
         log: of the hook.
 
+    Returns:
+        What the job's tasks get; None where an earlier Prolog of this very run has seen to it.
+
     Raises:
-        RecordError: the intent cannot be put on disk.
+        RecordError: what is acquired cannot be put on disk.
     """
-    outcome = _Outcome()
-    earlier = _release_earlier_run(context, options, folder, log)
-    wanted: list[_Wanted] = []
-    time_limit_s = names.UNLIMITED_TIMEOUT_S
-    try:
-        selected = selection.parse(context.selection_text)
-        wanted = _find(selected, context, options, outcome)
-        time_limit_s = _time_limit_s(context, log) if wanted else time_limit_s
-    except QrmiSlurmError as error:
-        outcome.failures[""] = _for_user(error)
-        log.error("refused", reason=error)
-    if wanted and not (outcome.failures and options.require == "all"):
-        _acquire_all(wanted, time_limit_s, context, options, folder, earlier, outcome, log)
-    result = _exports(wanted, time_limit_s, context, options, outcome)
-    if not result.is_ready:
-        log.warning("job-fails", reason="; ".join(result.notes))
-    return result
-
-
-def _find(selected: Sequence[str], context: JobContext, options: SiteOptions, outcome: _Outcome) -> list[_Wanted]:
-    """Return what can be asked for of a selection; say of the rest why not."""
-    resources = config.load(options.config_path).resources
-    unknown = [name for name in selected if name not in resources]
-    if len(unknown) == len(selected) or (unknown and options.require == "all"):
-        raise SelectionError(f"not known at this site: {', '.join(map(printable, unknown))}")
-    if unknown:
-        outcome.notes.append(f"not known at this site, ignored: {', '.join(map(printable, unknown))}")
-    members = backend.known_members()
-    wanted = []
-    for name in selected:
-        resource = resources.get(name)
-        if resource is None:
-            continue
-        try:
-            credentials = merge(resource, context.user_environment)
-            wanted.append(_Wanted(resource, credentials, backend.installed_type(resource.type, members)))
-        except (CredentialsError, BackendError) as error:
-            outcome.failures[name] = error.message
-    return wanted
-
-
-def _acquire_all(
-    wanted: Sequence[_Wanted],
-    time_limit_s: int,
-    context: JobContext,
-    options: SiteOptions,
-    folder: JobFolder,
-    earlier: Sequence[Entry],
-    outcome: _Outcome,
-    log: HookLog,
-) -> None:
-    now_s = time.time()
-    new = [_entry(item, time_limit_s, context, options, now_s) for item in wanted]
-    current = Record(
-        cluster=context.cluster,
-        job_id=context.job_id,
-        uid=context.uid,
-        node=context.node,
-        boot_id=record.boot_id(),
-        restart_count=context.restart_count,
-        created_s=now_s,
-        entries=(*earlier, *new),
-    )
-    log.hide(record.secrets_of(new))
-    journals: dict[int, int] = {}
-    places: dict[str, int] = {}
-
-    def on_answer(answer: Answer) -> None:
-        nonlocal current
-        index = places[answer.call.resource]
-        entry = current.entries[index]
-        log.qrmi(entry.name, answer.log)
-        # A child that was killed just after its answer came has still left the token behind.
-        token = answer.token or folder.journaled_token(index)
-        reason = printable(mask(answer.reason, record.secrets_of([entry])), 300)
-        if token and selection.is_one_line(token.reveal()):
-            log.hide([token])
-            log.info("acquired", qpu=entry.name, type=entry.type, seconds=answer.duration_s)
-            outcome.tokens[entry.name] = token.reveal()
-            entry = entry.to(State.ACQUIRED, token=token)
-        else:
-            reason = reason or "QRMI returned a token that is empty or not one line"
-            entry = entry.to(_state_without_token(entry, answer, token), token=token, reason=reason)
-            details = {
-                "qpu": entry.name,
-                "type": entry.type,
-                "seconds": answer.duration_s,
-                "state": entry.state,
-            }
-            log.error("not-acquired", **details, reason=reason)
-            outcome.failures[entry.name] = reason
-        current = current.with_entry(index, entry)
-        folder.write(current)
-        folder.drop_journal(index)
-
-    folder.write(current)
-    try:
-        calls = []
-        for index, entry in enumerate(new, start=len(earlier)):
-            places[entry.name] = index
-            journals[index] = folder.open_journal(index)
-            calls.append(
-                Call(
-                    entry.name,
-                    entry.type,
-                    "acquire",
-                    entry.environment,
-                    run_as_uid=entry.run_as_uid,
-                    journal_fd=journals[index],
-                )
-            )
-        backend.run(calls, options.acquire_timeout_s, on_answer)
-    finally:
-        for fd in journals.values():
-            os.close(fd)
-    if outcome.failures and (options.require == "all" or not outcome.tokens):
-        release.release(folder, current, options, log, keep_folder=True)
-        outcome.tokens.clear()
-
-
-def _state_without_token(entry: Entry, answer: Answer, token: Secret | None) -> State:
-    """Return where a QPU stands that the job cannot have."""
-    if token:  # acquired, but nothing that an environment can carry: to be released
-        return State.ACQUIRED
-    if answer.verdict is Verdict.UNANSWERED and describe(entry.type).locks:
-        return State.INDETERMINATE
-    return State.FAILED
-
-
-def _entry(item: _Wanted, time_limit_s: int, context: JobContext, options: SiteOptions, now_s: float) -> Entry:
-    """Return the intent to acquire a QPU, with the whole environment that QRMI is called in."""
-    resource, known = item.resource, describe(item.installed_type)
-    variables = with_successors(item.credentials.environment)
-    expires_s = None
-    if known.session_max_ttl:
-        configured = variables.get(known.session_max_ttl, "")
-        ttl_s = int(configured) if configured.isdecimal() else min(_DEFAULT_SESSION_TTL_S, time_limit_s)
-        variables.setdefault(known.session_max_ttl, str(ttl_s))
-        expires_s = now_s + ttl_s
-    variables[names.TIMEOUT_SECONDS] = str(time_limit_s)
-    environment = {of_resource(resource.name, name): value for name, value in variables.items()}
-    environment |= options.env
-    environment[names.QRMI_JOB_ID] = str(context.job_id)
-    environment[names.QRMI_JOB_UID] = str(context.uid)
-    return Entry(
-        name=resource.name,
-        type=item.installed_type,
-        environment=environment,
-        run_as_uid=context.uid if item.credentials.are_users else None,
-        since_s=now_s,
-        restart_count=context.restart_count,
-        expires_s=expires_s,
-    )
-
-
-def _exports(
-    wanted: Sequence[_Wanted],
-    time_limit_s: int,
-    context: JobContext,
-    options: SiteOptions,
-    outcome: _Outcome,
-) -> Exports:
-    held = [item for item in wanted if item.resource.name in outcome.tokens]
-    problems = [
-        f"{printable(name)} could not be acquired: {reason}" if name else reason
-        for name, reason in outcome.failures.items()
-    ]
-    if not held:
-        sentence = f"{exports.PREFIX}: job {context.job_id} has no QPU"
-        reasons = [*problems, *outcome.notes]
-        notes = tuple(f"{sentence}: {reason}" for reason in reasons)
-        return Exports(context.job_id, context.restart_count, is_ready=False, notes=notes)
-    variables = _variables(held, time_limit_s, context, options, outcome.tokens)
-    notes = tuple(f"{exports.PREFIX}: {note}" for note in (*outcome.notes, *problems))
-    ready = Exports(context.job_id, context.restart_count, is_ready=True, notes=notes, variables=variables)
-    exports.render(ready)  # what cannot be written must be found here, where it still can be released
-    return ready
-
-
-def _variables(
-    held: Sequence[_Wanted],
-    time_limit_s: int,
-    context: JobContext,
-    options: SiteOptions,
-    tokens: Mapping[str, str],
-) -> dict[str, str]:
-    resource_names = ",".join(item.resource.name for item in held)
-    variables = dict(options.env)
-    for item in held:
-        name = item.resource.name
-        for variable, value in with_successors(item.credentials.environment).items():
-            variables[of_resource(name, variable)] = value
-        variables[of_resource(name, names.ACQUISITION_TOKEN)] = tokens[name]
-        variables[of_resource(name, names.TIMEOUT_SECONDS)] = str(time_limit_s)
-    variables |= {
-        names.QRMI_JOB_QPU_RESOURCES: resource_names,
-        names.QRMI_JOB_QPU_TYPES: ",".join(item.installed_type for item in held),
-        names.SLURM_JOB_QPU_RESOURCES: resource_names,
-        names.SLURM_JOB_QPU_TYPES: ",".join(item.resource.type for item in held),
-        names.QRMI_JOB_ID: str(context.job_id),
-        names.QRMI_JOB_UID: str(context.uid),
-    }
-    return variables
-
-
-def _release_earlier_run(
-    context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog
-) -> tuple[Entry, ...]:
-    """Release what an earlier run of a requeued job left, and return what of it is still pending."""
     earlier, fault = folder.read_or_set_aside()
     if fault is not None:
         log.error("record-set-aside", reason=fault)
-    if earlier is None:
-        return ()
-    log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))
+    if earlier is not None and _is_this_run(earlier, context, folder):
+        log.info("already-acquired", restart=earlier.restart_count)
+        return None
     folder.remove_exports()
-    left = release.release(folder, earlier, options, log, keep_folder=True)
-    return left.entries if left else ()
-
-
-def _time_limit_s(context: JobContext, log: HookLog) -> int:
-    """Return the job's time limit in seconds, from Slurm's environment or, before 23.02, from scontrol."""
-    if context.time_limit_s is not None:
-        return min(context.time_limit_s, names.UNLIMITED_TIMEOUT_S)
-    from qrmi_slurm import scontrol  # subprocess costs 5 ms that newer Slurm versions need not pay
-
-    seconds = scontrol.time_limit_s(context.job_id, context.slurm_conf)
-    if seconds is None:
-        log.warning("time-limit-unknown", hint="neither Slurm's environment nor scontrol tells it")
-        return names.UNLIMITED_TIMEOUT_S
-    return min(seconds, names.UNLIMITED_TIMEOUT_S)
-
-
-def _for_user(error: QrmiSlurmError) -> str:
-    """Return an error's sentence as a user may read it: the reason, without what only an admin can look at."""
-    if isinstance(error, ConfigError):
-        return "the site's QPU configuration cannot be used; please tell an admin (qrmi-slurm validate-config)"
-    return error.message
+    if earlier is not None:
+        log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))
+        earlier = release.release(folder, earlier, options, log, keep_folder=True)
+    return _Acquisition(context, options, folder, log).run(earlier)
 
 
 def failed(context: JobContext, reason: str) -> Exports:
     """Return the exports of a job whose QPUs are not there for a reason that lies outside of them."""
     note = f"{exports.PREFIX}: job {context.job_id} has no QPU: {reason}"
     return Exports(context.job_id, context.restart_count, is_ready=False, notes=(note,))
+
+
+def _is_this_run(earlier: Record, context: JobContext, folder: JobFolder) -> bool:
+    """Tell whether a record is this run's own: a restarted slurmd may run Prolog again under a running job."""
+    if earlier.restart_count != context.restart_count or earlier.boot_id != record.boot_id():
+        return False
+    if not any(entry.state is State.ACQUIRED for entry in earlier.entries):
+        return False
+    try:
+        return exports.read(folder.exports_path, context.uid, context.job_id).is_ready
+    except (FileNotFoundError, ExportsError):
+        return False
+
+
+class _Acquisition:
+    """One run of a job's acquiring: what it knows, and what has come of it so far."""
+
+    def __init__(self, context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> None:
+        self._context = context
+        self._options = options
+        self._folder = folder
+        self._log = log
+        self._time_limit_s = names.UNLIMITED_TIMEOUT_S
+        self._notes: list[str] = []
+        self._problems: list[str] = []
+        self._tokens: dict[str, str] = {}
+        self._record_fault: RecordError | None = None
+
+    def run(self, earlier: Record | None) -> Exports:
+        """Acquire, and return what the tasks get; `earlier` is what of an earlier run is still to be released."""
+        wanted: list[_Wanted] = []
+        try:
+            wanted = self._find(selection.parse(self._context.selection_text))
+        except ConfigError as error:
+            self._log.error("refused", reason=error)
+            self._problems.append(
+                "the site's QPU configuration cannot be used; please tell an admin (qrmi-slurm validate-config)"
+            )
+        except QrmiSlurmError as error:
+            self._log.error("refused", reason=error)
+            self._problems.append(error.message)
+        if wanted and not (self._problems and self._options.require == "all"):
+            self._time_limit_s = self._ask_time_limit_s()
+            self._acquire_all(wanted, earlier.entries if earlier else ())
+        result = self._exports([item for item in wanted if item.resource.name in self._tokens])
+        if not result.is_ready:
+            self._log.warning("job-fails", reason="; ".join(result.notes))
+        return result
+
+    def _find(self, selected: Sequence[str]) -> list[_Wanted]:
+        """Return what can be asked for of a selection; note of the rest why not."""
+        resources = config.load(self._options.config_path).resources
+        unknown = [name for name in selected if name not in resources]
+        text = f"not known at this site{{}}: {', '.join(map(printable, unknown))}"
+        if len(unknown) == len(selected) or (unknown and self._options.require == "all"):
+            raise SelectionError(text.format(""))
+        if unknown:
+            self._notes.append(text.format(", ignored"))
+        members = backend.known_members()
+        wanted = []
+        for resource in [resources[name] for name in selected if name in resources]:
+            try:
+                item = _Wanted(
+                    resource,
+                    merge(resource, self._context.user_environment),
+                    backend.installed_type(resource.type, members),
+                )
+                exports.export_lines(_prefixed(item))  # what no task can get is not acquired either
+                wanted.append(item)
+            except (CredentialsError, BackendError, ExportsError) as error:
+                self._note_failure(resource.name, error.message)
+                self._log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
+        return wanted
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        self._problems.append(f"{printable(name)} could not be acquired: {reason}")
+
+    def _acquire_all(self, wanted: Sequence[_Wanted], earlier: Sequence[Entry]) -> None:
+        now_s = time.time()
+        current = Record(
+            cluster=self._context.cluster,
+            job_id=self._context.job_id,
+            uid=self._context.uid,
+            node=self._context.node,
+            boot_id=record.boot_id(),
+            restart_count=self._context.restart_count,
+            created_s=now_s,
+            entries=tuple(earlier),
+        )
+        for item in wanted:
+            current = current.with_another(self._entry(item, current.next_journal, now_s))
+        self._log.hide(record.secrets_of(current.entries))
+        self._folder.write(current)
+        places = {entry.name: index for index, entry in enumerate(current.entries) if index >= len(earlier)}
+        journals: list[int] = []
+
+        def on_answer(answer: Answer) -> None:
+            nonlocal current
+            index = places[answer.call.resource]
+            current = current.with_entry(index, self._answered(current.entries[index], answer))
+            try:
+                self._folder.write(current)
+                self._folder.drop_journal(current.entries[index].journal)
+            except RecordError as error:  # the journal still has the token; the other QPUs' calls go on
+                self._record_fault = error
+
+        try:
+            calls = []
+            for index in places.values():
+                entry = current.entries[index]
+                journals.append(self._folder.open_journal(entry.journal))
+                call = Call(entry.name, entry.type, "acquire", entry.environment, None, entry.run_as_uid, journals[-1])
+                calls.append(call)
+            backend.run(calls, self._options.acquire_timeout_s, on_answer)
+        finally:
+            for fd in journals:
+                os.close(fd)
+        if self._record_fault is not None:
+            raise self._record_fault
+        if self._problems and (self._options.require == "all" or not self._tokens):
+            self._give_back(current)
+
+    def _give_back(self, current: Record) -> None:
+        release.release(self._folder, current, self._options, self._log, keep_folder=True)
+        self._tokens.clear()
+
+    def _answered(self, entry: Entry, answer: Answer) -> Entry:
+        """Return where a QPU stands after its call; note the token or the reason."""
+        # A child that was killed just after its answer came has still left the token behind.
+        token = answer.token or self._folder.journaled_token(entry.journal)
+        if token is not None:
+            self._log.hide([token])
+        self._log.qrmi(entry.name, answer.log)
+        details = {"qpu": entry.name, "type": entry.type, "seconds": answer.duration_s}
+        if token is not None and selection.is_one_line(token.reveal()):
+            self._log.info("acquired", **details)
+            self._tokens[entry.name] = token.reveal()
+            return entry.to(State.ACQUIRED, token=token)
+        reason = printable(mask(answer.reason, record.secrets_of([entry])), _MAX_REASON_CHARS)
+        reason = reason or "QRMI returned a token that is empty or not one line"
+        state = _state_without_token(entry, answer, token)
+        self._log.error("not-acquired", **details, state=state, reason=reason)
+        self._note_failure(entry.name, reason)
+        return entry.to(state, token=token, reason=reason)
+
+    def _entry(self, item: _Wanted, journal: int, now_s: float) -> Entry:
+        """Return the intent to acquire a QPU, with the whole environment that QRMI is called in."""
+        name = item.resource.name
+        variables = with_successors(item.credentials.environment)
+        expires_s = None
+        max_ttl = describe(item.installed_type).session_max_ttl
+        if max_ttl:
+            ttl_s = _session_ttl_s(variables.get(max_ttl), self._time_limit_s)
+            variables[max_ttl] = str(ttl_s)
+            expires_s = now_s + ttl_s
+        variables[names.TIMEOUT_SECONDS] = str(self._time_limit_s)
+        environment = dict(self._options.env)
+        environment |= {of_resource(name, variable): value for variable, value in variables.items()}
+        environment[names.QRMI_JOB_ID] = str(self._context.job_id)
+        environment[names.QRMI_JOB_UID] = str(self._context.uid)
+        return Entry(
+            name=name,
+            type=item.installed_type,
+            environment=environment,
+            run_as_uid=self._context.uid if item.credentials.are_users else None,
+            since_s=now_s,
+            restart_count=self._context.restart_count,
+            journal=journal,
+            expires_s=expires_s,
+        )
+
+    def _exports(self, held: Sequence[_Wanted]) -> Exports:
+        job_id, restart_count = self._context.job_id, self._context.restart_count
+        if not held:
+            sentence = f"{exports.PREFIX}: job {job_id} has no QPU"
+            notes = tuple(f"{sentence}: {reason}" for reason in (*self._problems, *self._notes))
+            return Exports(job_id, restart_count, is_ready=False, notes=notes)
+        notes = tuple(f"{exports.PREFIX}: {note}" for note in (*self._notes, *self._problems))
+        return Exports(job_id, restart_count, is_ready=True, notes=notes, variables=self._variables(held))
+
+    def _variables(self, held: Sequence[_Wanted]) -> dict[str, str]:
+        resource_names = ",".join(item.resource.name for item in held)
+        variables = dict(self._options.env)
+        for item in held:
+            name = item.resource.name
+            variables |= _prefixed(item)
+            variables[of_resource(name, names.ACQUISITION_TOKEN)] = self._tokens[name]
+            variables[of_resource(name, names.TIMEOUT_SECONDS)] = str(self._time_limit_s)
+        variables |= {
+            names.QRMI_JOB_QPU_RESOURCES: resource_names,
+            names.QRMI_JOB_QPU_TYPES: ",".join(item.installed_type for item in held),
+            names.SLURM_JOB_QPU_RESOURCES: resource_names,
+            names.SLURM_JOB_QPU_TYPES: ",".join(item.resource.type for item in held),
+            names.QRMI_JOB_ID: str(self._context.job_id),
+            names.QRMI_JOB_UID: str(self._context.uid),
+        }
+        return variables
+
+    def _ask_time_limit_s(self) -> int:
+        """Return the job's time limit in seconds, from Slurm's environment or, before 23.02, from squeue."""
+        if self._context.time_limit_s is not None:
+            return min(self._context.time_limit_s, names.UNLIMITED_TIMEOUT_S)
+        from qrmi_slurm import scheduler  # subprocess costs 5 ms that newer Slurm versions need not pay
+
+        seconds = scheduler.time_limit_s(self._context.job_id, self._context.slurm_conf)
+        if seconds is None:
+            self._log.warning("time-limit-unknown", hint="neither Slurm's environment nor squeue tells it")
+            return names.UNLIMITED_TIMEOUT_S
+        return min(seconds, names.UNLIMITED_TIMEOUT_S)
+
+
+def _prefixed(item: _Wanted) -> dict[str, str]:
+    """Return a QPU's variables as its tasks get them: under the resource's name, the renamed ones under both names."""
+    variables = with_successors(item.credentials.environment)
+    return {of_resource(item.resource.name, variable): value for variable, value in variables.items()}
+
+
+def _state_without_token(entry: Entry, answer: Answer, token: Secret | None) -> State:
+    """Return where a QPU stands that the job cannot have."""
+    if token is not None:  # acquired, but nothing that an environment can carry: to be released
+        return State.ACQUIRED
+    if answer.verdict is Verdict.UNANSWERED and describe(entry.type).locks:
+        return State.INDETERMINATE
+    return State.FAILED
+
+
+def _session_ttl_s(configured: str | None, time_limit_s: int) -> int:
+    """Return how long a session may live, in seconds: what is configured, or as long as the job at the most."""
+    if configured is not None and configured.isascii() and configured.isdecimal() and len(configured) <= 10:
+        return max(1, min(int(configured), _MAX_SESSION_TTL_S))
+    return min(_DEFAULT_SESSION_TTL_S, time_limit_s)

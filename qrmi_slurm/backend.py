@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import selectors
 import signal
 import time
@@ -33,6 +34,22 @@ _MAX_LOG_BYTES: Final = 256 * 1024
 # A refusal repeats what the service or a proxy answered, which may be a page; far below _MAX_ANSWER_BYTES when escaped.
 _MAX_REASON_CHARS: Final = 4096
 
+# QRMI's words for a login at IAM that failed (ibm/quantum_compute_service.rs), after which it goes on without one.
+_LOGIN_FAILED: Final = "Token renewal failed"
+
+# QRMI's exceptions that come before a request, or stand for an answer of the service that says no (from 0.26).
+_REFUSALS: Final = frozenset(
+    {
+        "AuthenticationFailedError",
+        "ConfigError",
+        "EnvVarNotSetError",
+        "InvalidInputError",
+        "ResourceNotFoundError",
+        "TaskNotFoundError",
+        "UnsupportedFunctionError",
+    }
+)
+
 # How much later than the hook's own deadline the child's alarm goes off: it is for the case without a hook.
 _ALARM_GRACE_S: Final = 1.0
 
@@ -45,8 +62,8 @@ class Verdict(StrEnum):
 
     DONE = "done"
     GONE = "gone"  # release only: the service does not know the session any more, so nothing is held
-    REFUSED = "refused"  # QRMI said no, or could not ask: nothing was acquired
-    UNANSWERED = "unanswered"  # killed at the deadline, or crashed: what the service did is not known
+    REFUSED = "refused"  # the service said no, or was not asked: nothing was acquired
+    UNANSWERED = "unanswered"  # no answer, or none that says so: what the service did is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +106,9 @@ class Answer:
     call: Call
     verdict: Verdict
     token: Secret | None
-    reason: str
+    reason: str = field(repr=False)
     duration_s: float
-    log: tuple[str, ...]
+    log: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -144,14 +161,20 @@ def run(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], N
         on_answer: gets each answer once, in the order of their ends.
 
     Raises:
-        BackendError: QRMI cannot be imported, or no child can be started for any call.
+        BackendError: QRMI cannot be imported.
     """
     if not calls:
         return
     _import_qrmi()  # once, before the forks: the children share its pages
     deadline_s = time.monotonic() + timeout_s
-    children = [_start(call, timeout_s + _ALARM_GRACE_S) for call in calls]
+    children: list[_Child] = []
     try:
+        for call in calls:
+            try:
+                children.append(_start(call, timeout_s + _ALARM_GRACE_S))
+            except OSError as error:  # out of processes or descriptors: this one was not asked
+                reason = f"no process for QRMI could be started: {error.strerror}"
+                on_answer(Answer(call, Verdict.REFUSED, None, reason, 0.0, ()))
         with selectors.DefaultSelector() as selector:
             for child in children:
                 selector.register(child.answer_fd, selectors.EVENT_READ, child)
@@ -186,10 +209,17 @@ def _read_ready(selector: selectors.BaseSelector, wait_s: float) -> list[_Child]
 
 
 def _start(call: Call, alarm_s: float) -> _Child:
-    answer_read, answer_write = os.pipe()
-    log_read, log_write = os.pipe()
-    started_s = time.monotonic()
-    pid = os.fork()
+    pipes: list[int] = []
+    try:
+        pipes += os.pipe()
+        pipes += os.pipe()
+        started_s = time.monotonic()
+        pid = os.fork()
+    except OSError:
+        for fd in pipes:
+            os.close(fd)
+        raise
+    answer_read, answer_write, log_read, log_write = pipes
     if pid == 0:
         _be_child(call, answer_write, log_write, alarm_s)
     os.close(answer_write)
@@ -208,6 +238,12 @@ def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
         verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {killed_after_s:g} s"
     else:
         verdict, token, reason = _read_answer(bytes(child.answer), os.waitstatus_to_exitcode(status))
+    login_failure = next((line for line in lines if _LOGIN_FAILED in line), "")
+    if login_failure and verdict in (Verdict.REFUSED, Verdict.UNANSWERED):
+        # QRMI goes on without a token, is refused, and reports that; the cause stands in its log alone.
+        reason = f"{reason}; {login_failure[login_failure.index(_LOGIN_FAILED) :]}"
+        if child.answer:
+            verdict = Verdict.REFUSED  # without a login the service has done nothing
     return Answer(child.call, verdict, token, reason, duration_s, lines)
 
 
@@ -228,7 +264,7 @@ def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None
             return Verdict.UNANSWERED, None, f"QRMI was ended by signal {-exit_code}"
         return Verdict.UNANSWERED, None, f"QRMI ended without an answer, with exit status {exit_code}"
     token = answer.get("token")
-    return verdict, Secret(token) if isinstance(token, str) else None, str(answer.get("reason", ""))
+    return verdict, Secret(token) if isinstance(token, str) and token else None, str(answer.get("reason", ""))
 
 
 # --- In the child ------------------------------------------------------------------------------------------
@@ -237,6 +273,15 @@ def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None
 def _be_child(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> NoReturn:
     """Ask QRMI, write the answer as JSON, and end without unwinding the hook's frames."""
     exit_code = 1
+    try:
+        _write_all(answer_fd, json.dumps(_prepare_and_ask(call, answer_fd, log_fd, alarm_s)).encode())
+        exit_code = 0
+    finally:
+        # The hook's own finally blocks, locks and buffers are the parent's: nothing of them may run here.
+        os._exit(exit_code)
+
+
+def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> dict[str, str]:
     try:
         os.setsid()
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -252,11 +297,9 @@ def _be_child(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> NoRetu
         os.umask(0o077)
         if call.run_as_uid is not None:
             _become(call.run_as_uid)
-        _write_all(answer_fd, json.dumps(_ask(call)).encode())
-        exit_code = 0
-    finally:
-        # The hook's own finally blocks, locks and buffers are the parent's: nothing of them may run here.
-        os._exit(exit_code)
+    except (OSError, ValueError, KeyError) as error:
+        return {"verdict": Verdict.REFUSED, "reason": f"QRMI could not be called: {error}"}
+    return _ask(call)
 
 
 def _keep_only(answer_fd: int, log_fd: int, journal_fd: int | None) -> None:
@@ -274,7 +317,10 @@ def _keep_only(answer_fd: int, log_fd: int, journal_fd: int | None) -> None:
 
 def _become(uid: int) -> None:
     """Become the job's user for good, so that what the user supplied is used with the user's rights."""
-    user = pwd.getpwuid(uid)
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        raise ValueError(f"this node does not know the user with uid {uid}") from None
     os.initgroups(user.pw_name, user.pw_gid)
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(uid, uid, uid)
@@ -282,6 +328,7 @@ def _become(uid: int) -> None:
 
 
 def _ask(call: Call) -> dict[str, str]:
+    asked = False
     try:
         qrmi = _import_qrmi()
         if hasattr(qrmi, "set_log_callback"):
@@ -293,6 +340,7 @@ def _ask(call: Call) -> dict[str, str]:
             return {"verdict": Verdict.DONE}
         if not describe(call.type).locks:
             _require_service(resource)
+        asked = True
         token = str(resource.acquire())
         if call.journal_fd is not None:
             _write_all(call.journal_fd, token.encode("utf-8", "surrogateescape"))
@@ -300,8 +348,12 @@ def _ask(call: Call) -> dict[str, str]:
         return {"verdict": Verdict.DONE, "token": token}
     except BaseException as error:  # noqa: BLE001 a Rust panic is a BaseException; the child's last line
         reason = str(error)[:_MAX_REASON_CHARS] or type(error).__name__
-        gone = call.action == "release" and _says_gone(error, reason)
-        return {"verdict": Verdict.GONE if gone else Verdict.REFUSED, "reason": reason}
+        verdict = Verdict.REFUSED
+        if call.action == "release" and _says_gone(reason):
+            verdict = Verdict.GONE
+        elif asked and not _says_no(error, reason):
+            verdict = Verdict.UNANSWERED
+        return {"verdict": verdict, "reason": reason}
 
 
 def _require_service(resource: Any) -> None:
@@ -320,13 +372,23 @@ def _require_service(resource: Any) -> None:
         raise BackendError(f"the QPU is {str(status.status).rpartition('.')[2].lower()}: {status.status_reason}")
 
 
-def _says_gone(error: BaseException, reason: str) -> bool:
+def _says_gone(reason: str) -> bool:
     """Tell whether a refusal to release means that there is nothing left to release.
 
-    QRMI hands the service's answer on in words; 404 is what the IBM compute service and Pasqal's Warden say of
-    a session that they do not know.
+    QRMI hands the service's answer on in words. 404 with a JSON object is what services say of a session that they do
+    not know; a page of HTML comes from something in between.
     """
-    return type(error).__name__ in ("TaskNotFoundError", "ResourceNotFoundError") or "404 Not Found" in reason
+    return re.search(r"(404 Not Found|not found:)\s*\{", reason) is not None
+
+
+def _says_no(error: BaseException, reason: str) -> bool:
+    """Tell whether a failed acquire means that the service has refused, so that no session can have been opened.
+
+    After a 5xx, a broken answer or a lost connection it may have been opened all the same.
+    """
+    if type(error).__name__ in _REFUSALS or re.search(r"response body: 4\d\d ", reason):
+        return True
+    return isinstance(error, BackendError)
 
 
 def _write_all(fd: int, content: bytes) -> None:

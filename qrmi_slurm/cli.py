@@ -4,7 +4,6 @@ Exit status: 0 all is well; 1 the command did its work and found faults; 2 it co
 called wrongly. Results go to standard output, all else to standard error.
 """
 
-import importlib
 import os
 import sys
 import traceback
@@ -122,45 +121,19 @@ def validate_config(
 
 
 @app.command(
-    epilog="""Examples:
-
-\b
-  qrmi-slurm emulator --backend ibm_demo=FakeSherbrooke
-  qrmi-slurm emulator --port 0 --port-file /run/emulator.port --backend a=FakeSherbrooke --backend b=FakeTorino
-
-It runs until Ctrl-C.""",
+    # Its options are its own: the emulator reads them, --help among them.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
-def emulator(
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0: a free one.")] = 8290,
-    port_file: Annotated[Path | None, typer.Option("--port-file", help="Write the port here once it listens.")] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option("--backend", metavar="NAME=FAKE", help="A resource, and the fake backend behind it."),
-    ] = None,
-) -> None:
+def emulator(context: typer.Context) -> None:
     """Serve emulated quantum services, for trying jobs and configs without a quantum computer."""
-    # Flask, Qiskit and Aer are an extra: nobody needs them on a compute node.
+    # Its server, Qiskit and Aer are an extra: nobody needs them on a compute node.
     try:
-        command = importlib.import_module("qrmi_slurm.emulator.command")
+        from qrmi_slurm.emulator import command
     except ModuleNotFoundError as error:
         raise QrmiSlurmError(
             f"the emulator needs {error.name}, which is not installed", "pip install 'qrmi-slurm[emulator]'"
         ) from error
-    options = command.EmulatorOptions(host=host, port=port, port_file=port_file, backends=_backends(backend or []))
-    command.serve(options)
-
-
-def _backends(texts: list[str]) -> dict[str, str]:
-    backends = {}
-    for text in texts:
-        name, separator, fake = text.partition("=")
-        if not (name and separator and fake):
-            raise typer.BadParameter(
-                f"{text!r} is not of the form NAME=FAKE, as in ibm_demo=FakeSherbrooke", param_hint="--backend"
-            )
-        backends[name] = fake
-    return backends
+    raise typer.Exit(command.main(context.args))
 
 
 def _slurm_conf() -> Path:

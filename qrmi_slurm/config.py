@@ -98,7 +98,8 @@ def _resource(item: Any, index: int) -> Resource:
     if not isinstance(environment, dict):
         raise ConfigError(f"{place}.environment is not an object ({{}} where users bring their own)", _CHECK_HINT)
     for variable, value in environment.items():
-        if not variable or "=" in variable or not _is_plain(variable):
+        # slurmstepd drops a blank at a name's end, so the task would get another name than QRMI in the hooks.
+        if not variable or "=" in variable or variable.endswith(" ") or not _is_plain(variable):
             raise ConfigError(f"{place}.environment: {printable(variable)!r} is not a variable's name", _CHECK_HINT)
         if not isinstance(value, str):
             raise ConfigError(f"{place}.environment.{printable(variable)} is not a string", _CHECK_HINT)

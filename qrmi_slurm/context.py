@@ -12,6 +12,7 @@ from qrmi_slurm.plugstack import DEFAULT_SLURM_CONF
 
 # Names of clusters become folders. Slurm itself allows more; none that it accepts by default lies outside.
 _PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_MAX_EPOCH_DIGITS: Final = 12
 _DEFAULT_CLUSTER: Final = "cluster"
 
 
@@ -59,6 +60,7 @@ class TaskContext:
         uid: user id that the task runs as.
         cluster: the cluster's name.
         node: this node, as Slurm calls it.
+        restart_count: how often the job was requeued; None where Slurm (before 26.05) does not say.
         task_rank: rank of the task in its step; 0 for a batch script.
         is_further_component: whether the task runs in another than the first component of a heterogeneous job, of
             whose selection its environment says nothing.
@@ -75,6 +77,7 @@ class TaskContext:
     uid: int
     cluster: str
     node: str
+    restart_count: int | None
     task_rank: int
     is_further_component: bool
     job_selection_text: str | None
@@ -134,6 +137,7 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
         uid=uid,
         cluster=_cluster(environment),
         node=environment.get(names.SLURMD_NODENAME, ""),
+        restart_count=_restart_count(environment),
         task_rank=_number(environment, names.SLURM_PROCID, default=0),
         is_further_component=is_further_component,
         job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
@@ -176,6 +180,12 @@ def first_host(node_list: str) -> str:
     return host
 
 
+def _restart_count(environment: Mapping[str, str]) -> int | None:
+    if names.SLURM_JOB_RESTART_COUNT not in environment:
+        return None
+    return _number(environment, names.SLURM_JOB_RESTART_COUNT, default=0)
+
+
 def _cluster(environment: Mapping[str, str]) -> str:
     name = environment.get(names.SLURM_CLUSTER_NAME, _DEFAULT_CLUSTER)
     if not _PATH_COMPONENT.fullmatch(name):
@@ -192,7 +202,7 @@ def _time_limit_s(environment: Mapping[str, str]) -> int | None:
         environment.get(names.SLURM_JOB_START_TIME, ""),
         environment.get(names.SLURM_JOB_END_TIME, ""),
     )
-    if not start.isdecimal() or not end.isdecimal():
+    if not all(text.isascii() and text.isdecimal() and len(text) <= _MAX_EPOCH_DIGITS for text in (start, end)):
         return None
     seconds = int(end) - int(start)
     return seconds if seconds > 0 else None

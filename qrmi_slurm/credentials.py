@@ -45,7 +45,9 @@ def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credential
     """
     users = _users_own(resource, user_environment)
     changed_endpoints = [name for name in users if is_endpoint(name)]
-    environment = dict(users) if changed_endpoints else {**resource.environment, **users}
+    sites = {name: value for name, value in resource.environment.items() if not is_ours_alone(name)}
+    # The user's older name of a variable wins over the site's newer one as well.
+    environment = dict(users) if changed_endpoints else {**sites, **with_successors(users)}
     missing = sorted(describe(resource.type).required - with_successors(environment).keys())
     if missing:
         raise CredentialsError(_missing_message(resource, missing, changed_endpoints))

@@ -46,5 +46,9 @@ class RecordError(QrmiSlurmError):
     """A job's record cannot be read or written."""
 
 
+class RecordFormatError(RecordError):
+    """A record was read, and is none that this program understands."""
+
+
 class ExportsError(QrmiSlurmError):
     """A job's exports cannot be read or written."""

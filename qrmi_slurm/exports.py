@@ -21,6 +21,9 @@ _END: Final = "# end"
 # 64 QPUs with a dozen variables each are 100 kB; the rest is room for long values.
 _MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
 
+# execve(2): MAX_ARG_STRLEN, name, '=' and NUL included; slurmstepd leaves out what is longer, without a word.
+_MAX_VARIABLE_BYTES: Final = 128 * 1024
+
 # How we begin what a user reads in a job's output.
 PREFIX: Final = "qrmi-slurm"
 
@@ -69,6 +72,12 @@ def export_lines(variables: Mapping[str, str]) -> list[str]:
             raise ExportsError(f"{printable(name)} cannot be a variable's name")
         if not is_one_line(value):
             raise ExportsError(f"the value of {printable(name)} holds a control character")
+        try:
+            size_bytes = len(f"{name}={value}\0".encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            raise ExportsError(f"the value of {printable(name)} is no text") from None
+        if size_bytes >= _MAX_VARIABLE_BYTES:
+            raise ExportsError(f"the value of {printable(name)} is too long for an environment ({size_bytes} bytes)")
     return [f"export {name}={value}" for name, value in variables.items()]
 
 
@@ -118,13 +127,21 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
+    except PermissionError as error:
+        raise ExportsError(
+            f"cannot read {path}: {error.strerror}", "an admin has to let users pass through the folders above it"
+        ) from error
     except OSError as error:
-        raise ExportsError(f"{path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
+        raise ExportsError(f"cannot read {path}: {error.strerror}") from error
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != uid:
             raise ExportsError(f"{path} does not belong to uid {uid}")
-        content = file.read(_MAX_EXPORTS_BYTES)
+        content = b""
+        while len(content) < _MAX_EXPORTS_BYTES and (chunk := os.read(fd, _MAX_EXPORTS_BYTES)):
+            content += chunk
+    finally:
+        os.close(fd)
     try:
         exports = parse(content.decode("utf-8", "surrogateescape"))
     except ExportsError as error:

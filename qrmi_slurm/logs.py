@@ -4,6 +4,7 @@ slurmd keeps a hook's standard output only on failure or from debug2 on, so sysl
 `journalctl -t qrmi-slurm-prolog`.
 """
 
+import contextlib
 import sys
 import syslog
 import traceback
@@ -15,6 +16,7 @@ from qrmi_slurm.selection import printable
 
 # syslog(3) cuts at about 1 kB on some systems; a longer line is no line for a human.
 _MAX_LINE_CHARS = 900
+_MAX_TRACEBACK_CHARS = 800  # its end, where the error stands
 
 
 class Level(IntEnum):
@@ -68,8 +70,8 @@ class HookLog:
 
     def exception(self, event: str) -> None:
         """Write the exception being handled, with its traceback in one line; for a script's last handler."""
-        text = " | ".join(line.strip() for line in traceback.format_exc().splitlines())
-        self._write(Level.ERROR, event, {"traceback": text[-_MAX_LINE_CHARS:]})
+        text = mask(" | ".join(line.strip() for line in traceback.format_exc().splitlines()), self._secrets)
+        self._write(Level.ERROR, event, {"traceback": text[-_MAX_TRACEBACK_CHARS:]})
 
     def qrmi(self, qpu: str, records: Iterable[str]) -> None:
         """Pass QRMI's own log records on, at their level."""
@@ -82,12 +84,14 @@ class HookLog:
         words += [f"{name}={_value(value)}" for name, value in details.items()]
         text = mask(f"{event}: {' '.join(words)}", self._secrets)
         line = printable(f"{level.name.lower()}: {text}", _MAX_LINE_CHARS)
-        print(f"{self._name}: {line}", file=sys.stdout)
         syslog.syslog(level, line)
+        with contextlib.suppress(OSError, ValueError):  # slurmd may have closed the other end
+            print(f"{self._name}: {line}", file=sys.stdout, flush=True)
 
 
 def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)
-    return f'"{text}"' if " " in text or not text else text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"' if " " in text or '"' in text or not text else text

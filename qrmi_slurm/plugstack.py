@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from qrmi_slurm.errors import PlugstackError
+from qrmi_slurm.names import JOB_PREFIX
 from qrmi_slurm.selection import is_one_line, printable
 
 PLUGIN_FILE: Final = "spank_qrmi.so"
@@ -65,7 +66,7 @@ class PluginLine:
     """One line that loads the plugin: its arguments, and where it stands."""
 
     path: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = field(repr=False)
     source: str
 
 
@@ -114,7 +115,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
     """
     paths = [argument for argument in line.arguments if not argument.startswith("-")]
     if len(paths) > 1:
-        raise PlugstackError(f"{line.source}: more than one path: {printable(' '.join(paths))}", _FIX_HINT)
+        # Not the words themselves: a blank in --env:NAME=VALUE makes the rest of a value one of them.
+        raise PlugstackError(
+            f"{line.source}: {len(paths)} words that are no option; only the config's path is", _FIX_HINT
+        )
     env: dict[str, str] = {}
     values: dict[str, str] = {}
     for argument in line.arguments:
@@ -122,6 +126,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             name, equals, value = argument.removeprefix("--env:").partition("=")
             if not equals or not _VARIABLE_NAME.fullmatch(name) or not is_one_line(value):
                 raise PlugstackError(f"{line.source}: --env:{printable(name)} is not --env:NAME=VALUE", _FIX_HINT)
+            if name in env:
+                raise PlugstackError(f"{line.source}: --env:{name} stands twice", _FIX_HINT)
+            if name.startswith(JOB_PREFIX) or f"_{JOB_PREFIX}" in name:
+                raise PlugstackError(f"{line.source}: --env:{name} is for the hooks alone to set", _FIX_HINT)
             env[name] = value
         elif argument.startswith("-"):
             name, equals, value = argument.partition("=")
@@ -140,7 +148,9 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
     for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir)):
         if not path.is_absolute() or ".." in path.parts:
-            raise PlugstackError(f"{line.source}: {what} {printable(str(path))} is not absolute", _FIX_HINT)
+            raise PlugstackError(
+                f"{line.source}: {what} {printable(str(path))} is not an absolute path without '..'", _FIX_HINT
+            )
     return SiteOptions(
         config_path=config_path,
         state_dir=state_dir,
@@ -184,7 +194,7 @@ def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
     if depth > _MAX_INCLUDE_DEPTH:
         raise PlugstackError(f"{plugstack}: include within include, {depth} deep", _FIX_HINT)
     for number, text in enumerate(_lines(plugstack), start=1):
-        words = text.partition("#")[0].split()
+        words = [word for word in re.split("[ \\t]", text.partition("#")[0]) if word]
         if len(words) < 2:
             continue
         if words[0] == "include":
@@ -217,7 +227,8 @@ def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:
 def _lines(path: Path) -> list[str]:
     """Return a file's lines; a missing file is an empty one, as for Slurm."""
     try:
-        return path.read_text("utf-8", "surrogateescape").splitlines()
+        # Not splitlines(), for which a form feed ends a line as well.
+        return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
     except FileNotFoundError:
         return []
     except OSError as error:

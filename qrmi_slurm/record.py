@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
-from qrmi_slurm.errors import RecordError
+from qrmi_slurm.errors import RecordError, RecordFormatError
 from qrmi_slurm.resource_types import is_secret
 from qrmi_slurm.secret import Secret
 
@@ -54,6 +54,7 @@ class Entry:
         since_s: when it came to stand there; seconds since the epoch.
         token: what acquire returned; None until then.
         restart_count: which run of the job acquired it.
+        journal: the number of the journal that its child writes a token to.
         attempts: how often its release was tried.
         reason: why it failed, or why the last release did; masked.
         expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
@@ -67,6 +68,7 @@ class Entry:
     since_s: float = 0.0
     token: Secret | None = None
     restart_count: int = 0
+    journal: int = 0
     attempts: int = 0
     reason: str = ""
     expires_s: float | None = None
@@ -112,6 +114,15 @@ class Record:
     created_s: float
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def next_journal(self) -> int:
+        """A number that no entry's journal has."""
+        return max((entry.journal for entry in self.entries), default=-1) + 1
+
+    def with_another(self, entry: Entry) -> Self:
+        """Return the record with one entry more."""
+        return replace(self, entries=(*self.entries, entry))
+
     def with_entry(self, index: int, entry: Entry) -> Self:
         """Return the record with one entry replaced."""
         entries = (*self.entries[:index], entry, *self.entries[index + 1 :])
@@ -151,9 +162,7 @@ class JobFolder:
         """
         try:
             for path in (self.state_dir, self.path.parent, self.path):
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir(mode=0o711, parents=path is self.state_dir)
-                    path.chmod(0o711)  # whatever the umask
+                _make_folder(path)
                 _require_own(path)
         except OSError as error:
             raise RecordError(
@@ -166,38 +175,55 @@ class JobFolder:
         return self.path.is_dir()
 
     @contextlib.contextmanager
-    def locked(self, timeout_s: float) -> Iterator[None]:
+    def locked(self, timeout_s: float, *, make: bool = False) -> Iterator[None]:
         """Hold the record's lock, so that Epilog and recover do not meet in it.
 
         Args:
             timeout_s: how long to wait for another holder, in seconds.
+            make: make the folder again where the one that held the lock has removed it.
 
         Raises:
             RecordError: the lock was not to be had in that time, or the folder is gone.
         """
+        deadline_s = time.monotonic() + timeout_s
+        while (fd := self._try_lock(make=make)) is None:
+            if make:
+                self.create()
+            if time.monotonic() >= deadline_s:
+                raise RecordError(f"{self.path} is held by another process for over {timeout_s:g} s")
+            time.sleep(_LOCK_POLL_S)
         try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise RecordError(f"cannot lock {self.path}: {error.strerror}") from error
-        try:
-            deadline_s = time.monotonic() + timeout_s
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline_s:
-                        raise RecordError(f"{self.path} is held by another process for over {timeout_s:g} s") from None
-                    time.sleep(_LOCK_POLL_S)
             yield
         finally:
             os.close(fd)
+
+    def _try_lock(self, *, make: bool) -> int | None:
+        """Return the descriptor that holds the lock; None where another process has it, or had it and removed it."""
+        path = self.path / "lock"
+        fd = None
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                held, fd = fd, None
+                return held
+        except BlockingIOError:
+            pass
+        except FileNotFoundError as error:
+            if not self.exists() and not make:
+                raise RecordError(f"cannot lock {self.path}: it is gone") from error
+        except OSError as error:
+            raise RecordError(f"cannot lock {self.path}: {error.strerror}") from error
+        finally:
+            if fd is not None:
+                os.close(fd)
+        return None
 
     def read(self) -> Record | None:
         """Return the record, tokens that children left behind included; None where there is none.
 
         Raises:
-            RecordError: it cannot be read or is not one of ours.
+            RecordError: it cannot be read; a RecordFormatError where it is not one of ours.
         """
         try:
             content = _read_own(self._record_path)
@@ -208,17 +234,17 @@ class JobFolder:
         return self._with_journaled_tokens(_decode(content, self._record_path))
 
     def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:
-        """Read the record, and move one that cannot be read out of the way, where it blocks no job.
+        """Read the record, and move one that nobody can understand out of the way, where it blocks no job.
 
         Returns:
             The record, None where there is none to be used; and what was wrong with one set aside.
 
         Raises:
-            RecordError: it can neither be read nor moved.
+            RecordError: it cannot be read just now, or not be moved.
         """
         try:
             return self.read(), None
-        except RecordError as error:
+        except RecordFormatError as error:
             place = self.state_dir / SET_ASIDE / f"{self.path.parent.name}-{self.path.name}-{time.time_ns()}.json"
             try:
                 with contextlib.suppress(FileExistsError):
@@ -257,34 +283,36 @@ class JobFolder:
             _replace(self.exports_path, content.encode("utf-8", "surrogateescape"), mode=0o400, uid=uid)
         except OSError as error:
             raise RecordError(f"cannot write {self.exports_path}: {error.strerror}") from error
+        except UnicodeEncodeError:
+            raise RecordError(f"cannot write {self.exports_path}: a value is no text") from None
 
     def remove_exports(self) -> None:
         """Take the exports away: no task may begin with them any more."""
         self.exports_path.unlink(missing_ok=True)
 
-    def open_journal(self, index: int) -> int:
-        """Return a descriptor of the file that the child for entry `index` writes its token to.
+    def open_journal(self, number: int) -> int:
+        """Return a descriptor of the journal that an entry's child writes its token to.
 
         Raises:
             RecordError: it cannot be made.
         """
-        path = self._journal_path(index)
+        path = self._journal_path(number)
         try:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RecordError(f"cannot make {path}: {error.strerror}") from error
 
-    def journaled_token(self, index: int) -> Secret | None:
-        """Return the token that the child for entry `index` left in its journal; None where it left none."""
+    def journaled_token(self, number: int) -> Secret | None:
+        """Return the token that a child left in a journal; None where it left none."""
         try:
-            content = _read_own(self._journal_path(index))
+            content = _read_own(self._journal_path(number))
         except OSError:
             return None
         return Secret(content.decode("utf-8", "surrogateescape")) if content else None
 
-    def drop_journal(self, index: int) -> None:
+    def drop_journal(self, number: int) -> None:
         """Remove the journal of an entry whose token the record has."""
-        self._journal_path(index).unlink(missing_ok=True)
+        self._journal_path(number).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder and all in it; the record goes last but the lock, so that a crash leaves it readable.
@@ -303,12 +331,12 @@ class JobFolder:
         except OSError as error:
             raise RecordError(f"cannot remove {self.path}: {error.strerror}") from error
 
-    def _journal_path(self, index: int) -> Path:
-        return self.path / f"token-{index}"
+    def _journal_path(self, number: int) -> Path:
+        return self.path / f"token-{number}"
 
     def _with_journaled_tokens(self, record: Record) -> Record:
         for index, entry in enumerate(record.entries):
-            token = self.journaled_token(index) if entry.token is None else None
+            token = self.journaled_token(entry.journal) if entry.token is None else None
             if token is not None:
                 record = record.with_entry(index, entry.to(State.ACQUIRED, token=token))
         return record
@@ -334,6 +362,7 @@ def _encode(record: Record) -> dict[str, Any]:
                 "since_s": entry.since_s,
                 "token": entry.token.reveal() if entry.token else None,
                 "restart_count": entry.restart_count,
+                "journal": entry.journal,
                 "attempts": entry.attempts,
                 "reason": entry.reason,
                 "expires_s": entry.expires_s,
@@ -348,7 +377,7 @@ def _decode(content: bytes, path: Path) -> Record:
         document = json.loads(content)
         version = document["version"]
         if version != RECORD_VERSION:
-            raise RecordError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}")
+            raise RecordFormatError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}")
         return Record(
             cluster=str(document["cluster"]),
             job_id=int(document["job_id"]),
@@ -360,7 +389,7 @@ def _decode(content: bytes, path: Path) -> Record:
             entries=tuple(_decode_entry(item) for item in document["entries"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path} is not a record: {type(error).__name__}") from None
+        raise RecordFormatError(f"{path} is not a record: {type(error).__name__}") from None
 
 
 def _decode_entry(item: Mapping[str, Any]) -> Entry:
@@ -376,10 +405,20 @@ def _decode_entry(item: Mapping[str, Any]) -> Entry:
         since_s=float(item["since_s"]),
         token=None if item["token"] is None else Secret(str(item["token"])),
         restart_count=int(item["restart_count"]),
+        journal=int(item["journal"]),
         attempts=int(item["attempts"]),
         reason=str(item["reason"]),
         expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
     )
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and what is missing above it, so that job users can pass through, whatever the umask."""
+    if not path.parent.exists():
+        _make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o711)
+        path.chmod(0o711)
 
 
 def _require_own(path: Path) -> None:

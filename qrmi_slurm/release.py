@@ -111,12 +111,15 @@ def _left(entries: Sequence[Entry], released: set[int], log: HookLog) -> list[En
             log.info("expired", qpu=entry.name, type=entry.type)
             continue
         if entry.state is State.INDETERMINATE:
-            log.warning(
-                "indeterminate",
-                qpu=entry.name,
-                type=entry.type,
-                reason=entry.reason,
-                ends=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.expires_s or 0)),
-            )
+            ends = {"ends": _utc(entry.expires_s)} if entry.expires_s is not None else {}
+            log.warning("indeterminate", qpu=entry.name, type=entry.type, reason=entry.reason, **ends)
         left.append(entry)
     return left
+
+
+def _utc(epoch_s: float) -> str:
+    """Return a moment as text in UTC; a moment that no calendar has, as seconds since the epoch."""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
+    except (OverflowError, ValueError, OSError):
+        return f"{epoch_s:.0f}"

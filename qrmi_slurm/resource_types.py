@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qrmi_slurm.names import JOB_PREFIX
+from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX
 
 # QRMI 0.23 renamed two families of variables; a program reads those that its QRMI version knows.
 PREFIX_SUCCESSORS: Final[Mapping[str, str]] = {
@@ -180,8 +180,11 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
 
 def describe(type_name: str) -> ResourceType:
     """Return what is known of a type; for a name nobody told us of, the generic rules under that name."""
-    known = KNOWN.get(type_name) or KNOWN.get(type_name.lower())
-    return known if known is not None else ResourceType(name=type_name, prefix="QRMI_")
+    spelled = canonical(type_name)
+    for known in KNOWN.values():
+        if spelled in (canonical(known.name), f"ibm{canonical(known.name)}"):
+            return known
+    return ResourceType(name=type_name, prefix="QRMI_")
 
 
 def canonical(type_name: str) -> str:
@@ -233,18 +236,24 @@ def is_endpoint(variable: str) -> bool:
     """Tell whether a variable says where requests go, for known and for unknown types."""
     if any(variable in known.endpoints for known in KNOWN.values()):
         return True
-    return variable.endswith(("_ENDPOINT", "_URL", "_HOST", "_URI")) or "_ENDPOINT_" in variable
+    words = set(variable.upper().split("_"))
+    return not words.isdisjoint(_ENDPOINT_WORDS)
 
+
+# Words in a variable's name that say: requests go there. Used for types that the table does not know.
+_ENDPOINT_WORDS: Final = frozenset(
+    {"ENDPOINT", "ENDPOINTS", "URL", "URLS", "URI", "HOST", "HOSTNAME", "PROXY", "SERVER", "ADDRESS", "PORT"}
+)
 
 # Words in a variable's name that say: not for other eyes. Used for types that the table does not know.
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 def is_secret(variable: str) -> bool:
-    """Tell whether a variable's value must be masked, for known and for unknown types."""
-    return any(variable in known.secrets for known in KNOWN.values()) or any(
-        word in variable.upper() for word in _SECRET_WORDS
-    )
+    """Tell whether a variable's value must be masked, for known and for unknown types, a QPU's name in front or not."""
+    # A QPU's name may stand in front, and may hold any word.
+    own = variable[variable.find(QRMI_PREFIX) :] if QRMI_PREFIX in variable else variable
+    return any(own in known.secrets for known in KNOWN.values()) or any(word in own.upper() for word in _SECRET_WORDS)
 
 
 def is_ours_alone(variable: str) -> bool:

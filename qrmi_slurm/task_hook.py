@@ -1,0 +1,163 @@
+"""The hook before a task, TaskProlog: the lines that put the job's QPU environment into it, or why it must not run.
+
+It runs as the user before every task of a QPU job, so it imports little; its script leaves without Python where it can.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qrmi_slurm import context, exports, names, outcomes, plugstack
+from qrmi_slurm.context import TaskContext
+from qrmi_slurm.errors import ExportsError, QrmiSlurmError
+from qrmi_slurm.exports import Exports
+from qrmi_slurm.selection import is_one_line, printable
+from qrmi_slurm.selection import parse as parse_selection
+
+# How long TaskProlog on another node than the first waits for a shared filesystem to show the exports; NFS clients
+# cache what is not there for 3 s and more (nfs(5), acregmin and acdirmin).
+_SHARED_WAIT_S: Final = 5.0
+_SHARED_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """What TaskProlog tells slurmstepd.
+
+    Args:
+        lines: its standard output.
+        exit_code: Slurm effect: 0 lets the task run, 1 ends it.
+    """
+
+    lines: tuple[str, ...]
+    exit_code: int
+
+
+def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
+    """Return the lines that put the job's QPU environment into a task, or the reason why it must not run.
+
+    Args:
+        environment: the task's.
+    """
+    is_first_task = environment.get(names.SLURM_PROCID, "0") in ("", "0")
+    try:
+        return _task_outcome(context.of_task(environment, os.getuid()), environment)
+    except QrmiSlurmError as error:
+        sentence = f"{exports.PREFIX}: {error}"
+    except Exception as error:  # noqa: BLE001 the last line: the user reads one sentence, never a traceback
+        sentence = f"{exports.PREFIX}: no QPU: an internal error ({type(error).__name__}); please tell an admin"
+    return _refuse(is_first_task, [sentence])
+
+
+def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
+    if not task.job_selection_text and not task.step_selection_text and not _holds_something(task):
+        return TaskOutcome(tuple(_unset_lines(environment)), outcomes.TASK_MAY_RUN_EXIT)
+    within_job = task.inherited_job_id == str(task.job_id)
+    found = _inherited(task, environment) if within_job else _read_exports(task, environment)
+    if not found.is_ready:
+        return _refuse(task.task_rank == 0, found.notes)
+    if task.restart_count is not None and found.restart_count != task.restart_count and not within_job:
+        raise ExportsError(
+            f"job {task.job_id} has no QPU: what Prolog left is from another run of the job",
+            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {task.node}",
+        )
+    # Within a batch job the environment has come along already, and what the script changed in it stays; only what
+    # a shell dropped and the step's own wishes are left.
+    variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
+    notes = list(found.notes) if task.task_rank == 0 and not within_job else []
+    if task.step_selection_text and task.step_selection_text != task.job_selection_text:
+        variables |= exports.narrowed(found.variables, parse_selection(task.step_selection_text))
+    if names.RUST_LOG in variables and _is_users_rust_log(task, environment):
+        del variables[names.RUST_LOG]
+    variables |= _rust_log(task, environment, found.variables)
+    lines = [f"print {note}" for note in notes]
+    stale = _unset_lines(environment) if task.inherited_job_id is not None and not within_job else []
+    return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), outcomes.TASK_MAY_RUN_EXIT)
+
+
+def _holds_something(task: TaskContext) -> bool:
+    """Tell whether a task's job has exports, where its environment does not say whether it asked for QPUs."""
+    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).exists()
+
+
+def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
+    """Return the job's exports for a step within it; what the step has inherited, where this node has no file."""
+    options = plugstack.read(task.slurm_conf)
+    try:
+        return exports.read(_exports_path(options, task), task.uid, task.job_id)
+    except FileNotFoundError:
+        variables = {name: environment[name] for name in exports.LISTS if name in environment}
+        return Exports(task.job_id, 0, is_ready=True, notes=(), variables=variables)
+
+
+def _exports_path(options: plugstack.SiteOptions, task: TaskContext) -> Path:
+    return options.state_dir / task.cluster / str(task.job_id) / "exports"
+
+
+def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
+    options = plugstack.read(task.slurm_conf)
+    path = _exports_path(options, task)
+    node_list = environment.get(names.SLURM_JOB_NODELIST, "")
+    on_first_node = not node_list or context.first_host(node_list) == task.node
+    # A job whose selection is not known of holds nothing, so nothing will come.
+    may_come = not on_first_node and bool(task.job_selection_text)
+    deadline_s = time.monotonic() + (_SHARED_WAIT_S if may_come else 0)
+    while True:
+        try:
+            return exports.read(path, task.uid, task.job_id)
+        except FileNotFoundError:
+            if time.monotonic() >= deadline_s:
+                break
+        time.sleep(_SHARED_POLL_S)
+    wanted = printable(task.step_selection_text or task.job_selection_text or "")
+    if not task.job_selection_text:
+        raise ExportsError(
+            f"job {task.job_id} holds no QPU, so a step of it cannot have {wanted}; submit the job with --qpu"
+        )
+    if on_first_node:
+        raise ExportsError(
+            f"job {task.job_id} has no QPU: Prolog left nothing at {path}",
+            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {task.node}",
+        )
+    raise ExportsError(
+        f"job {task.job_id}: node {task.node} does not see {path}",
+        "for several nodes the state directory has to be on a shared filesystem: --state-dir in plugstack.conf",
+    )
+
+
+def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:
+    """Return QRMI's log level for the task, unless the user or the site set one.
+
+    What we export is remembered beside it, so that a step can tell the user's own value from an inherited one.
+    """
+    if names.RUST_LOG in from_job or _is_users_rust_log(task, environment):  # the site's is --env:RUST_LOG
+        return {}
+    level = exports.rust_log_level(task.srun_debug)
+    return {names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level}
+
+
+def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> bool:
+    return task.rust_log is not None and task.rust_log != environment.get(names.QRMI_SLURM_RUST_LOG)
+
+
+def _unset_lines(environment: Mapping[str, str]) -> list[str]:
+    """Return `unset NAME` lines for what a surrounding QPU job left in the environment."""
+    foreign = environment.get(names.QRMI_JOB_QPU_RESOURCES) or environment.get(names.SLURM_JOB_QPU_RESOURCES, "")
+    prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
+    stale = {name for name in environment if prefixes and name.startswith(prefixes)}
+    stale |= {*exports.LISTS, names.QRMI_JOB_ID, names.QRMI_JOB_UID} & environment.keys()
+    if environment.get(names.QRMI_SLURM_RUST_LOG) is not None:
+        stale.add(names.QRMI_SLURM_RUST_LOG)
+        if environment.get(names.RUST_LOG) == environment[names.QRMI_SLURM_RUST_LOG]:
+            stale.add(names.RUST_LOG)
+    # A name of more than one line would be another directive.
+    return [f"unset {name}" for name in sorted(stale) if is_one_line(name)]
+
+
+def _refuse(is_first_task: bool, sentences: tuple[str, ...] | list[str]) -> TaskOutcome:
+    """End the task; the first of a step says why, the others would only repeat it."""
+    lines = [f"print {printable(sentence, 1000)}" for sentence in sentences] if is_first_task else []
+    return TaskOutcome(tuple(lines), outcomes.TASK_MUST_NOT_RUN_EXIT)

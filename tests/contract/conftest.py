@@ -1,0 +1,78 @@
+"""The two sides of the contract: the stand-in for QRMI, and the real one against a stand-in of its service."""
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FAKES = Path(__file__).resolve().parents[1] / "fakes"
+
+
+@pytest.fixture(scope="session")
+def service_url():
+    """A process, not a thread: the backend forks."""
+    with subprocess.Popen([sys.executable, FAKES / "ibm_service.py"], stdout=subprocess.PIPE, text=True) as process:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
+
+
+@dataclass
+class Side:
+    """How one side is told what the service does: from a scenario to a resource's variables."""
+
+    name: str
+    variables: Callable[[str], dict[str, str]]
+
+
+def _fake_variables(scenario):
+    where, _, what = scenario.partition("-")
+    if where == "ok":
+        return {}
+    action = {"jobs": "RELEASE", "close": "RELEASE"}.get(where, "ACQUIRE")
+    if where == "sessions" and what in ("500", "503", "garbage", "refused"):
+        return {f"QRMI_FAKE_{action}": "broken"}
+    words = {"hang": "hang", "404": "gone-in-words" if action == "RELEASE" else "raise"}
+    return {f"QRMI_FAKE_{action}": words.get(what, "raise")}
+
+
+@pytest.fixture
+def real_side(service_url):
+    return Side("real", lambda scenario: _real_variables(service_url, scenario))
+
+
+@pytest.fixture(params=["fake", "real"])
+def side(request, monkeypatch):
+    if request.param == "real":
+        yield request.getfixturevalue("real_side")
+        return
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "qrmi"}
+    monkeypatch.syspath_prepend(str(FAKES))
+    yield Side("fake", _fake_variables)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "qrmi"]:
+        del sys.modules[name]
+    sys.modules.update(real)
+
+
+def _real_variables(url, scenario):
+    return {
+        "QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1" if scenario == "sessions-refused" else f"{url}/{scenario}",
+        "QRMI_IBM_QCS_IAM_ENDPOINT": "http://127.0.0.1:1" if scenario == "iam-refused" else f"{url}/{scenario}",
+        "QRMI_IBM_QCS_IAM_APIKEY": "test-secret-apikey",
+        "QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:test",
+        "QRMI_IBM_QCS_SESSION_MAX_TTL": "300",
+    }
+
+
+@pytest.fixture
+def requests_made(service_url):
+    """Ask the stand-in of the service what it was asked."""
+
+    def ask():
+        with urllib.request.urlopen(f"{service_url}/requests", timeout=5) as answer:
+            return answer.read().decode()
+
+    return ask

@@ -1,0 +1,122 @@
+"""What the backend is to expect of QRMI: the same for the stand-in as for the package that is installed."""
+
+import time
+
+import pytest
+
+from qrmi_slurm import backend
+from qrmi_slurm.backend import Call, Verdict
+from qrmi_slurm.secret import Secret
+
+SECRET = "test-secret-apikey"
+TYPE = "ibm-quantum-compute-service"
+SESSION = "session-1"
+
+
+def ask(side, action, scenario="ok", *, token=SESSION, timeout_s=10.0, name="x"):
+    environment = {f"{name}_{variable}": value for variable, value in side.variables(scenario).items()}
+    answers = []
+    call = Call(name, TYPE, action, environment, token=Secret(token) if action == "release" else None)
+    backend.run([call], timeout_s, answers.append)
+    [answer] = answers
+    return answer
+
+
+def test_acquire_returns_a_token_of_one_line(side):
+    answer = ask(side, "acquire")
+    assert answer.verdict is Verdict.DONE
+    assert answer.token.reveal().startswith("session-")
+    assert answer.reason == ""
+
+
+def test_release_of_what_was_acquired_is_done(side):
+    token = ask(side, "acquire").token.reveal()
+    assert ask(side, "release", token=token).verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize("where", ["iam", "sessions"])
+@pytest.mark.parametrize("what", ["400", "401", "403", "404", "429", "500", "503", "garbage", "refused"])
+def test_a_failing_service_gives_a_reason_without_the_key(side, where, what):
+    """A plain no, and a failed login, are a refusal; after anything else a session may have been opened."""
+    answer = ask(side, "acquire", f"{where}-{what}")
+    plain_no = where == "iam" or what.startswith("4")
+    assert answer.verdict is (Verdict.REFUSED if plain_no else Verdict.UNANSWERED)
+    assert answer.token is None
+    assert answer.reason
+    assert SECRET not in answer.reason
+    assert not any(SECRET in line for line in answer.log)
+
+
+@pytest.mark.parametrize("where", ["iam", "sessions"])
+def test_a_hanging_service_costs_the_deadline(side, where):
+    started_s = time.monotonic()
+    answer = ask(side, "acquire", f"{where}-hang", timeout_s=0.3)
+    assert answer.verdict is Verdict.UNANSWERED
+    assert time.monotonic() - started_s < 1.5
+
+
+@pytest.mark.parametrize("what", ["401", "429", "500", "503"])
+def test_a_release_that_the_service_refuses_is_no_release(side, what):
+    assert ask(side, "release", f"close-{what}").verdict is Verdict.REFUSED
+
+
+def test_a_session_that_the_service_does_not_know_is_gone(side):
+    assert ask(side, "release", "close-404").verdict is Verdict.GONE
+
+
+def test_a_hanging_release_costs_the_deadline(side):
+    assert ask(side, "release", "close-hang", timeout_s=0.3).verdict is Verdict.UNANSWERED
+
+
+@pytest.mark.parametrize("what", ["401", "404", "500", "refused", "garbage"])
+def test_where_only_the_login_fails_nothing_is_known_of_the_session(real_side, what):
+    """A 404 of the identity service must not pass for one of the session."""
+    assert ask(real_side, "release", f"iam-{what}").verdict is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("where", ["jobs", "close"])
+def test_another_programs_404_does_not_pass_for_a_closed_session(real_side, where):
+    """A gateway's page, or a path that is wrong: the service itself answers in JSON."""
+    assert ask(real_side, "release", f"{where}-page404").verdict is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("what", ["400", "401", "refused"])
+def test_a_login_that_fails_is_named_in_the_reason(real_side, what):
+    """QRMI goes on without a bearer token, so that the service's 401 is all that its exception says."""
+    answer = ask(real_side, "acquire", f"iam-{what}")
+    assert "identity/token" in answer.reason or "Token renewal failed" in answer.reason
+
+
+def test_an_acquire_opens_one_session_and_a_release_closes_it(real_side, requests_made):
+    before = requests_made().count("POST /ok/sessions")
+    token = ask(real_side, "acquire").token.reveal()
+    assert requests_made().count("POST /ok/sessions") == before + 1
+    assert ask(real_side, "release", token=token).verdict is Verdict.DONE
+    assert f"/ok/sessions/{token}" in requests_made()
+
+
+def test_several_real_qpus_are_asked_at_once(real_side):
+    calls = []
+    for number in range(4):
+        environment = {f"q{number}_{name}": value for name, value in real_side.variables("ok").items()}
+        calls.append(Call(f"q{number}", TYPE, "acquire", environment))
+    answers = []
+    backend.run(calls, 10.0, answers.append)
+    assert len({answer.token.reveal() for answer in answers}) == 4
+
+
+def test_a_missing_variable_is_a_refusal_that_names_it():
+    answers = []
+    backend.run([Call("x", TYPE, "acquire", {})], 10.0, answers.append)
+    assert answers[0].verdict is Verdict.REFUSED
+    assert "x_QRMI_IBM_QCS_" in answers[0].reason
+
+
+def test_pasqal_local_without_the_jobs_owner_is_a_refusal_and_no_crash():
+    """It panics; a panic is no Exception."""
+    answers = []
+    backend.run(
+        [Call("p", "pasqal-local", "acquire", {"p_QRMI_WARDEN_URL": "http://127.0.0.1:1"})], 10.0, answers.append
+    )
+    assert answers[0].verdict is Verdict.REFUSED
+    assert answers[0].reason

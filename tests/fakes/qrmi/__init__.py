@@ -1,0 +1,147 @@
+"""A stand-in for the qrmi package, which does what a resource's own variables tell it to.
+
+`<name>_QRMI_FAKE_ACQUIRE` and `<name>_QRMI_FAKE_RELEASE` hold a word of `_do`, `<name>_QRMI_FAKE_TOKEN` what
+acquire returns, `<name>_QRMI_FAKE_CALLS` a file that gets a line for each call.
+"""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+
+class ResourceType:
+    """The members of QRMI 0.26."""
+
+    AliceBobFelis = 1
+    IBMQiskitRuntimeService = 2
+    IBMQuantumComputeService = 3
+    IBMQuantumSystem = 4
+    IQMServer = 5
+    OQTOPUS = 6
+    PasqalCloud = 7
+    PasqalLocal = 8
+
+
+class QrmiError(Exception):
+    """The base of QRMI's own exceptions."""
+
+
+class AuthenticationFailedError(QrmiError):
+    """What QRMI raises where the service refuses the credentials: a plain no."""
+
+
+class ResourceNotFoundError(QrmiError):
+    """What QRMI raises for a session or a resource that the service does not know."""
+
+
+class UnsupportedFunctionError(QrmiError):
+    """What QRMI raises where a type cannot do what was asked of it."""
+
+
+class PanicException(BaseException):
+    """What pyo3 makes of a Rust panic: no Exception."""
+
+
+class Status:
+    """What `status()` returns."""
+
+    def __init__(self, status, status_reason):
+        self.status = status
+        self.status_reason = status_reason
+
+
+class QuantumResource:
+    """One resource; its environment is read when it is made, as in QRMI."""
+
+    def __init__(self, name, resource_type):
+        self._name = name
+        if resource_type == ResourceType.PasqalLocal and not {"QRMI_JOB_UID", "QRMI_JOB_ID"} <= os.environ.keys():
+            raise PanicException("called `Result::unwrap()` on an `Err` value: NotPresent")
+
+    def acquire(self):
+        self._note("acquire", "")
+        self._do(self._own("ACQUIRE"))
+        return self._own("TOKEN") if f"{self._name}_QRMI_FAKE_TOKEN" in os.environ else f"session-{self._name}"
+
+    def release(self, token):
+        self._note("release", token)
+        self._do(self._own("RELEASE"))
+
+    def status(self):
+        word = self._own("STATUS")
+        if word == "unsupported":
+            raise UnsupportedFunctionError("not supported")
+        return Status(f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon")
+
+    def is_accessible(self):
+        return self._own("STATUS") in ("", "Online")
+
+    def _own(self, what):
+        return os.environ.get(f"{self._name}_QRMI_FAKE_{what}", "")
+
+    def _note(self, action, token):
+        calls = self._own("CALLS")
+        if calls:
+            with Path(calls).open("a") as file:
+                file.write(f"{action} {self._name} {token}\n")
+
+    def _do(self, word):
+        if word == "raise":
+            raise AuthenticationFailedError(f"the service says no to {self._own('SECRET') or 'you'}")
+        if word == "broken":
+            raise QrmiError("error in reqwest: the connection was lost")
+        if word == "silent":
+            raise QrmiError
+        if word == "panic":
+            raise PanicException("index out of bounds: the len is 0 but the index is 0")
+        if word == "gone":
+            raise ResourceNotFoundError('resource not found: {"errors": []}')
+        if word == "gone-in-words":
+            raise QrmiError('response body: 404 Not Found {"errors": [{"message": "no such session"}]}')
+        if word == "long-reason":
+            raise AuthenticationFailedError("<html>" * 40_000)
+        if word == "exit":
+            os._exit(3)
+        if word == "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if word == "hang":
+            time.sleep(60)
+        if word.startswith("wait-for:"):
+            deadline_s = time.monotonic() + 10
+            while not Path(word.partition(":")[2]).exists() and time.monotonic() < deadline_s:
+                time.sleep(0.005)
+        if word == "say-token":
+            _log(f"[2026-01-31T12:00:00Z DEBUG qrmi::fake] opened session-{self._name}\n")
+        if word == "chatter":
+            _log("[2026-01-31T12:00:00Z WARN qrmi::fake] renewal failed\n" + "x" * 600_000 + "\n")
+        if word == "tell":
+            told = {
+                "env": dict(os.environ),
+                "files": {fd: _target(fd) for fd in os.listdir("/proc/self/fd")},
+                "uid": os.getresuid(),
+                "gid": os.getresgid(),
+                "groups": os.getgroups(),
+                "leads_session": os.getsid(0) == os.getpid(),
+                "cwd": str(Path.cwd()),
+            }
+            _log(f"TOLD {json.dumps(told)}\n")
+
+
+def _log(text):
+    """Write as native code does: to the descriptor, past Python's own sys.stderr."""
+    content = text.encode()
+    while content:
+        content = content[os.write(2, content) :]
+
+
+def _target(fd):
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError:
+        return ""
+
+
+def set_log_callback(callback):
+    """Take the callback, as QRMI does from 0.24 on."""

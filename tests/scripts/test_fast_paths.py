@@ -1,0 +1,292 @@
+"""The three scripts as Slurm runs them: which of them start Python at all, and what each exit status is."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+FAKES = Path(__file__).resolve().parents[1] / "fakes"
+NAMES = {"prolog": "qrmi-slurm-prolog", "task_prolog": "qrmi-slurm-task-prolog", "epilog": "qrmi-slurm-epilog"}
+
+
+class Bin:
+    """A bin folder as pip makes it: the three scripts beside a python3."""
+
+    def __init__(self, path):
+        self.path = path
+        self.mark = path.parent / "python-ran"
+        path.mkdir()
+        for script, name in NAMES.items():
+            shutil.copy(SCRIPTS / f"{script}.py", path / name)
+
+    def python(self, body):
+        """Put a python3 there that leaves a mark and then does what `body` says, in sh."""
+        self.interpreter(f'#!/bin/sh\necho "$*" >> "{self.mark}"\n{body}\n')
+
+    def interpreter(self, text):
+        (self.path / "python3").write_text(text)
+        (self.path / "python3").chmod(0o755)
+
+    def run(self, script, environment=None, path=None):
+        """Run a script as slurmd does: by absolute path, with nothing in its environment that is not given."""
+        return subprocess.run(
+            [path or self.path / NAMES[script]],
+            env={os.fsencode(name): os.fsencode(value) for name, value in (environment or {}).items()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    @property
+    def python_runs(self):
+        return len(self.mark.read_text().splitlines()) if self.mark.exists() else 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = Bin(tmp_path / "venv-bin")
+    made.python("exit 0")
+    return made
+
+
+QPU_HOOK = {"SPANK_QRMI_QPU": "a", "SLURM_JOB_ID": "12"}
+QPU_TASK = {"SLURM_SPANK_QRMI_QPU": "a", "QRMI_SLURM_QPU": "a", "SLURM_JOB_ID": "12"}
+IN_STEP = {**QPU_TASK, "QRMI_JOB_ID": "12", "QRMI_JOB_QPU_RESOURCES": "a"}
+
+
+@pytest.mark.parametrize(
+    ("script", "environment"),
+    [
+        ("prolog", {}),
+        ("epilog", {}),
+        ("task_prolog", {}),
+        ("prolog", {"SLURM_JOB_ID": "12", "SLURM_SPANK_QRMI_QPU": "a"}),
+        ("task_prolog", {"SLURM_JOB_ID": "12", "SLURM_SPANK_QRMI_QPU": "", "QRMI_SLURM_QPU": ""}),
+        ("task_prolog", {"SLURM_JOB_ID": "12", "SRUN_DEBUG": "5"}),
+        ("task_prolog", IN_STEP),
+        ("task_prolog", {**IN_STEP, "SRUN_DEBUG": "3"}),
+    ],
+)
+def test_where_there_is_nothing_to_do_no_python_starts(folder, script, environment):
+    done = folder.run(script, environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert folder.python_runs == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "environment"),
+    [
+        ("prolog", QPU_HOOK),
+        ("epilog", QPU_HOOK),
+        ("prolog", {"SPANK_QRMI_QPU": ""}),
+        ("task_prolog", QPU_TASK),
+        ("task_prolog", {"SLURM_SPANK_QRMI_QPU": "a", "SLURM_JOB_ID": "12"}),
+        ("task_prolog", {"QRMI_SLURM_QPU": "a", "SLURM_JOB_ID": "12"}),
+        ("task_prolog", {"QRMI_JOB_ID": "7", "SLURM_JOB_ID": "12"}),
+        ("task_prolog", {**IN_STEP, "QRMI_JOB_ID": "7"}),
+        ("task_prolog", {**IN_STEP, "QRMI_SLURM_QPU": "b"}),
+        ("task_prolog", {**IN_STEP, "SRUN_DEBUG": "5"}),
+        ("task_prolog", {**IN_STEP, "QRMI_JOB_QPU_RESOURCES": "a,ibm-x"}),
+        ("task_prolog", {**IN_STEP, "QRMI_JOB_QPU_RESOURCES": "a,1x"}),
+    ],
+)
+def test_where_there_is_something_to_do_python_runs_once_isolated(folder, script, environment):
+    done = folder.run(script, environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert folder.python_runs == 1
+    assert folder.mark.read_text().startswith("-I -X utf8 ")
+
+
+def test_a_task_that_inherited_the_job_id_alone_does_not_run_without_its_qpus(folder):
+    """`srun --export=QRMI_JOB_ID` carries nothing else along."""
+    folder.run("task_prolog", {**QPU_TASK, "QRMI_JOB_ID": "12"})
+    assert folder.python_runs == 1
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_a_link_leads_to_the_python_beside_the_real_script(folder, tmp_path, script):
+    (tmp_path / "prolog.d").mkdir()
+    first, second = tmp_path / "prolog.d" / "50-qrmi", tmp_path / "second link"
+    first.symlink_to(folder.path / NAMES[script])
+    second.symlink_to(first)
+    folder.run(script, {**QPU_HOOK, **QPU_TASK}, path=second)
+    assert folder.mark.read_text().split()[3] == str(folder.path / NAMES[script])
+
+
+@pytest.mark.parametrize("name", ["with blank", "quote'and\"", "$(touch x)", "new\nline", "-dash", "*"])
+def test_the_folder_may_have_any_name(tmp_path, name):
+    strange = Bin(tmp_path / name)
+    strange.mark = tmp_path / "python-ran"
+    strange.python("exit 0")
+    assert strange.run("prolog", QPU_HOOK).returncode == 0
+    assert strange.mark.exists()
+
+
+def break_python(folder, how):
+    python = folder.path / "python3"
+    python.unlink()
+    if how == "dangling":
+        python.symlink_to(folder.path / "nowhere")
+    elif how == "not executable":
+        python.write_text("#!/bin/sh\n")
+    elif how == "another machine's":
+        folder.interpreter("\x7fELF\x02\x01\x01")
+    elif how == "folder":
+        python.mkdir()
+    elif how == "killed":
+        folder.python("kill -9 $$")
+    elif how == "fails":
+        folder.python("exit 1")
+
+
+BROKEN = ["missing", "dangling", "not executable", "another machine's", "folder", "killed", "fails"]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("script", ["prolog", "epilog"])
+def test_whatever_is_wrong_with_python_the_node_stays(folder, script, how):
+    break_python(folder, how)
+    done = folder.run(script, QPU_HOOK)
+    assert done.returncode == 0
+    assert NAMES[script] in done.stdout
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_whatever_is_wrong_with_python_the_task_fails_and_says_so(folder, how):
+    break_python(folder, how)
+    done = folder.run("task_prolog", QPU_TASK)
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    assert line.startswith("print qrmi-slurm: ")
+    assert "python3" in line
+    assert "please tell an admin" in line
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_job_without_qpus_runs_whatever_is_wrong_with_python(folder, how):
+    """It was submitted from within a QPU job and has inherited its variables; that is no reason to fail it."""
+    break_python(folder, how)
+    assert folder.run("task_prolog", {"SLURM_JOB_ID": "12", "QRMI_JOB_ID": "7"}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "expected"),
+    [
+        *((script, status, 0) for script in ("prolog", "epilog") for status in (0, 1, 2, 64, 120, 126, 137)),
+        ("task_prolog", 0, 0),
+        ("task_prolog", 64, 1),
+        *(("task_prolog", status, 1) for status in (1, 2, 120, 126, 137)),
+    ],
+)
+def test_exit_statuses(folder, script, status, expected):
+    folder.python(f"exit {status}")
+    assert folder.run(script, {**QPU_HOOK, **QPU_TASK}).returncode == expected
+
+
+def test_a_refusal_that_was_said_already_is_not_said_twice(folder):
+    folder.python("echo print why; exit 64")
+    assert folder.run("task_prolog", QPU_TASK).stdout == "print why\n"
+
+
+# --- With a real Python ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(folder, tmp_path):
+    """A site whose python3 finds the package under test and a stand-in for qrmi."""
+    import qrmi_slurm
+
+    package = Path(qrmi_slurm.__file__).resolve().parents[1]
+    setup = f"import sys; sys.path[:0] = [{str(FAKES)!r}, {str(package)!r}]"
+    (tmp_path / "run.py").write_text(
+        f"{setup}\nimport runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    folder.interpreter(f'#!/bin/sh\nshift 3\nexec "{sys.executable}" -I -X utf8 "{tmp_path}/run.py" "$@"\n')
+    (tmp_path / "slurm.conf").write_text("")
+    (tmp_path / "plugstack.conf").write_text(f"optional spank_qrmi.so --state-dir={tmp_path}/state\n")
+    resources = [{"name": name, "type": "oqtopus", "environment": {"QRMI_OQTOPUS_URL": "u"}} for name in ("a", "ibm-x")]
+    (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": resources}))
+    return folder
+
+
+def environment_of(tmp_path, selection):
+    return {
+        "SLURMD_NODENAME": "n1",
+        "SLURM_JOB_ID": "12",
+        "SLURM_JOB_UID": str(os.getuid()),
+        "SLURM_CONF": str(tmp_path / "slurm.conf"),
+        "SLURM_JOB_START_TIME": "1000",
+        "SLURM_JOB_END_TIME": "1300",
+        "SPANK_QRMI_QPU": selection,
+        "SLURM_SPANK_QRMI_QPU": selection,
+        "QRMI_SLURM_QPU": selection,
+    }
+
+
+def test_a_job_from_prolog_to_epilog(site, tmp_path):
+    """With a variable whose name no shell passes on."""
+    environment = environment_of(tmp_path, "ibm-x")
+    environment["SPANK_ibm-x_QRMI_OQTOPUS_API_TOKEN"] = "test-secret-mine"
+    prolog = site.run("prolog", environment)
+    assert prolog.returncode == 0
+    assert "acquired: job=12 qpu=ibm-x" in prolog.stdout
+    assert "test-secret" not in prolog.stdout + prolog.stderr
+    task = site.run("task_prolog", environment)
+    assert task.returncode == 0
+    assert "export ibm-x_QRMI_JOB_ACQUISITION_TOKEN=session-ibm-x" in task.stdout.splitlines()
+    assert "export ibm-x_QRMI_OQTOPUS_API_TOKEN=test-secret-mine" in task.stdout.splitlines()
+    assert site.run("epilog", environment).returncode == 0
+    assert not (tmp_path / "state" / "cluster" / "12").exists()
+
+
+def test_a_job_that_gets_no_qpu_is_told_why_and_only_once(site, tmp_path):
+    environment = environment_of(tmp_path, "unknown")
+    assert site.run("prolog", environment).returncode == 0
+    task = site.run("task_prolog", environment)
+    assert task.returncode == 1
+    assert task.stdout == "print qrmi-slurm: job 12 has no QPU: not known at this site: unknown\n"
+    assert task.stderr == ""
+    other = site.run("task_prolog", {**environment, "SLURM_PROCID": "1"})
+    assert (other.returncode, other.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_a_venv_that_has_lost_the_package_is_no_reason_to_drain(folder, script):
+    """The machine's Python was upgraded under the venv."""
+    folder.interpreter(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$4" "$5"\n')
+    done = folder.run(script, {**QPU_HOOK, **QPU_TASK})
+    assert done.returncode == (1 if script == "task_prolog" else 0)
+    assert any(NAMES[script] in line or line.startswith("print qrmi-slurm") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("script", ["prolog", "epilog"])
+def test_a_standard_output_that_takes_nothing_is_no_reason_to_drain(site, tmp_path, script):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [site.path / NAMES[script]],
+            env=environment_of(tmp_path, "a"),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+            check=False,
+        )
+    assert done.returncode == 0
+
+
+def test_prolog_with_all_standard_files_closed_still_acquires(site, tmp_path):
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{site.path}/{NAMES["prolog"]}" <&- >&- 2>&-'],
+        env=environment_of(tmp_path, "a"),
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "session-a" in (tmp_path / "state" / "cluster" / "12" / "exports").read_text()

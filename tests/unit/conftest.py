@@ -1,0 +1,28 @@
+"""Fixtures of the unit tests."""
+
+import pytest
+from doubles import Site, fake_qrmi_in_front
+from hypothesis import settings
+
+# No database: each run stands for itself. No deadline: two busy cores are slow at times.
+settings.register_profile("unit", database=None, deadline=None, max_examples=100)
+settings.load_profile("unit")
+
+
+@pytest.fixture
+def fake_qrmi():
+    with fake_qrmi_in_front():
+        yield
+
+
+@pytest.fixture
+def site(tmp_path, fake_qrmi):
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def syslog_lines(monkeypatch):
+    """Each line that goes to syslog, with its level; none of them goes there."""
+    lines = []
+    monkeypatch.setattr("syslog.syslog", lambda level, line: lines.append((level, line)))
+    return lines

@@ -1,0 +1,123 @@
+"""What the unit tests share: a site in a folder, whose config, options and hooks' environments they vary."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qrmi_slurm import context, plugstack, record
+
+FAKES = Path(__file__).resolve().parents[1] / "fakes"
+
+# What is planted wherever a secret can stand; no log line, error, repr or note may hold it.
+SECRET = "test-secret-Kq7"
+
+COMPUTE_SERVICE = {
+    "QRMI_IBM_QCS_ENDPOINT": "http://service.invalid",
+    "QRMI_IBM_QCS_IAM_ENDPOINT": "http://iam.invalid",
+    "QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-apikey",
+    "QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:test",
+}
+
+
+@contextmanager
+def fake_qrmi_in_front() -> Iterator[None]:
+    """Let `import qrmi` find the stand-in, here and in the children, and the real one again afterwards."""
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "qrmi"}
+    sys.path.insert(0, str(FAKES))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(FAKES))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "qrmi"]:
+            del sys.modules[name]
+        sys.modules.update(real)
+
+
+class Site:
+    """A site in one folder: slurm.conf, plugstack.conf, the config, the state directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state_dir = path / "state"
+        self.slurm_conf = path / "slurm.conf"
+        self.calls_path = path / "calls"
+        self.resources: list[dict[str, object]] = []
+        self.slurm_conf.write_text("ClusterName=test\n")
+        self.configure()
+
+    def add(self, name: str, *, type: str = "ibm-quantum-compute-service", **fake: str) -> "Site":
+        """Add a QPU; `acquire="hang"` and the like tell the stand-in what to do."""
+        base = COMPUTE_SERVICE if type.replace("_", "-") == "ibm-quantum-compute-service" else {}
+        told = {f"QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
+        environment = {**base, "QRMI_FAKE_CALLS": str(self.calls_path), **told}
+        self.resources.append({"name": name, "type": type, "environment": environment})
+        self.write_config(json.dumps({"resources": self.resources}))
+        return self
+
+    def write_config(self, text: str) -> None:
+        (self.path / "qrmi_config.json").write_text(text)
+
+    def configure(self, *arguments: str) -> None:
+        """Write the plugin's line; later arguments are the site's own."""
+        words = [str(self.path / "qrmi_config.json"), f"--state-dir={self.state_dir}", *arguments]
+        (self.path / "plugstack.conf").write_text(f"optional /opt/spank_qrmi.so {' '.join(words)}\n")
+
+    def hook_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:
+        """Return what slurmd gives Prolog and Epilog of job 12 on n1."""
+        return _without_none(
+            {
+                "SLURMD_NODENAME": "n1",
+                "SLURM_CLUSTER_NAME": "test",
+                "SLURM_CONF": str(self.slurm_conf),
+                "SLURM_JOB_ID": "12",
+                "SLURM_JOB_UID": str(os.getuid()),
+                "SLURM_JOB_NODELIST": "n[1-2]",
+                "SLURM_JOB_START_TIME": "1000",
+                "SLURM_JOB_END_TIME": "1300",
+                "SLURM_JOB_RESTART_COUNT": "0",
+                "SPANK_QRMI_QPU": selection,
+                **changes,
+            }
+        )
+
+    def task_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:
+        """Return what the batch script of job 12 on n1 begins with."""
+        return _without_none(
+            {
+                "SLURMD_NODENAME": "n1",
+                "SLURM_CLUSTER_NAME": "test",
+                "SLURM_CONF": str(self.slurm_conf),
+                "SLURM_JOB_ID": "12",
+                "SLURM_JOB_NODELIST": "n[1-2]",
+                "SLURM_PROCID": "0",
+                "SLURM_SPANK_QRMI_QPU": selection,
+                "QRMI_SLURM_QPU": selection,
+                **changes,
+            }
+        )
+
+    def job(self, selection: str, **changes: str | None) -> context.JobContext:
+        return context.of_job(self.hook_environment(selection, **changes))
+
+    def options(self) -> plugstack.SiteOptions:
+        return plugstack.read(self.slurm_conf)
+
+    def folder(self, job_id: int = 12) -> record.JobFolder:
+        return record.JobFolder(self.state_dir, "test", job_id)
+
+    def calls(self) -> list[str]:
+        """Return what the stand-in was asked, in its order."""
+        return self.calls_path.read_text().splitlines() if self.calls_path.exists() else []
+
+
+def _without_none(environment: dict[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value is not None}
+
+
+def variables_of(lines: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """Return what `export NAME=value` lines put into a task's environment."""
+    exported = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
+    return {line.partition("=")[0]: line.partition("=")[2] for line in exported}

@@ -1,0 +1,71 @@
+"""The selection: `--qpu` text to names."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm import selection
+from qrmi_slurm.errors import SelectionError
+
+names = st.text(min_size=1, max_size=30).filter(lambda text: not selection.name_fault(text) and text == text.strip())
+
+
+@given(st.lists(names, min_size=1, max_size=8, unique=True), st.sampled_from(["", " ", "\t", "  \t "]))
+def test_names_come_back_in_their_order(wanted, blanks):
+    text = ",".join(f"{blanks}{name}{blanks}" for name in wanted)
+    if len(text.encode()) > selection.MAX_SELECTION_BYTES:
+        return
+    assert selection.parse(text) == tuple(wanted)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_either_fit_names_or_an_error(text):
+    try:
+        parsed = selection.parse(text)
+    except SelectionError as error:
+        assert selection.is_one_line(str(error))
+        return
+    assert parsed
+    assert all(name and selection.is_one_line(name) and not set(name) & set(",=") for name in parsed)
+
+
+def test_a_name_twice_counts_once():
+    assert selection.parse("b,a,b") == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", ",", "a,", ",a", "a,,b", "a=b", "a\nb", "a\rb", "a\x00", "a\x1bb", "a\x85b", "a\u2028b", "\udcff"]
+)
+def test_what_cannot_be_a_name_is_refused(text):
+    with pytest.raises(SelectionError):
+        selection.parse(text)
+
+
+@pytest.mark.parametrize("name", ["ibm_quebec", "iqm:x", "a.b-c/d", "a b", "Ünïcode", "a;b$(c)`d`", "*", "-a"])
+def test_a_name_may_hold_whatever_fits_into_one_line(name):
+    assert selection.parse(name) == (name,)
+
+
+def test_the_longest_list_is_accepted_and_one_byte_more_is_not():
+    longest = "a" * selection.MAX_SELECTION_BYTES
+    assert selection.parse(longest) == (longest,)
+    with pytest.raises(SelectionError, match="4096 bytes"):
+        selection.parse(longest + "a")
+
+
+def test_length_is_counted_in_bytes():
+    with pytest.raises(SelectionError):
+        selection.parse("ü" * (selection.MAX_SELECTION_BYTES // 2 + 1))
+
+
+@given(st.text(alphabet=st.characters(), max_size=400), st.integers(10, 300))
+def test_printable_is_one_bounded_encodable_line(text, max_chars):
+    shown = selection.printable(text, max_chars)
+    assert len(shown) <= max_chars
+    assert selection.is_one_line(shown)
+    shown.encode("utf-8")
+
+
+@given(st.text(max_size=50).filter(selection.is_one_line))
+def test_printable_leaves_ordinary_text_alone(text):
+    assert selection.printable(text) == text
