@@ -16,9 +16,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("qrmi.primitives.ibm", reason="needs qrmi[ibm]")
-pytest.importorskip("qiskit_aer", reason="needs the emulator extra")
-
 NAME = "ibm_demo"
 KEY = "contract-api-key"
 CRN = "crn:v1:bluemix:public:quantum-computing:us-east:a/emulator:emulator::"

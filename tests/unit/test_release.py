@@ -12,7 +12,9 @@ from qrmi_slurm.record import Entry, Record, State
 from qrmi_slurm.secret import Secret
 
 
-def entry(site, name, *, state=State.ACQUIRED, token="", type="ibm-quantum-compute-service", expires_s=None, journal=0, **fake):
+def entry(
+    site, name, *, state=State.ACQUIRED, token="", type="ibm-quantum-compute-service", expires_s=None, journal=0, **fake
+):
     told = {f"{name}_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
     environment = {f"{name}_{key}": value for key, value in COMPUTE_SERVICE.items()}
     return Entry(
