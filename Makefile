@@ -1,0 +1,60 @@
+# Everything runs from a venv that tests/setup/environment.py makes where jobs' users may enter it, with the wheel
+# built from this checkout in it; it installs what is missing and costs next to nothing when nothing is.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# One at a time: the parts of `test` share a machine with two cores and print to one terminal.
+.NOTPARALLEL:
+
+PYTHON := /usr/bin/python3
+# exec: a signal for make's child is one for the program, not for a shell in between.
+IN_ENVIRONMENT := exec $(PYTHON) tests/setup/environment.py
+# -I keeps the checkout off sys.path: the tests import the installed wheel, never the tree.
+PYTEST := $(IN_ENVIRONMENT) python -I -m pytest
+# Tests' and examples' own helpers.
+WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
+
+# A Debian without Python: all else is installed by Python.
+setup demo test-all test-unit test-slurm lint: | $(PYTHON)
+$(PYTHON):
+	@echo "  setup     installing Debian's Python"
+	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
+
+.PHONY: help
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: setup
+setup:  ## install what the other targets need (they all do so themselves)
+	@$(IN_ENVIRONMENT)
+
+.PHONY: demo
+demo:  ## run a Bell pair through a throwaway Slurm cluster and an emulated QPU; KEEP=1 leaves them up
+	@KEEP="$(KEEP)" $(WITH_HELPERS) $(IN_ENVIRONMENT) python -P examples/demo.py
+
+.PHONY: demo-stop
+demo-stop:  ## stop what `make demo KEEP=1` has left up
+	@$(WITH_HELPERS) exec $(PYTHON) -P -m slurm.cluster stop
+
+# Two targets side by side: `make --keep-going test` runs the tests in spite of a fault of style.
+.PHONY: test
+test: lint test-all  ## run all checks and tests; ARGS='-k name' goes to pytest
+
+.PHONY: test-all
+test-all:
+	@$(PYTEST) tests $(ARGS)
+
+.PHONY: test-unit
+test-unit:  ## run the tests that need no Slurm
+	@$(PYTEST) tests --ignore=tests/slurm $(ARGS)
+
+.PHONY: test-slurm
+test-slurm:  ## run the tests on real Slurm clusters
+	@$(PYTEST) tests/slurm $(ARGS)
+
+.PHONY: lint
+lint:  ## check style, types and the stub's compiler warnings
+	@$(IN_ENVIRONMENT) ruff check --quiet --output-format=concise
+	@$(IN_ENVIRONMENT) ruff format --check --quiet
+	@$(IN_ENVIRONMENT) mypy --no-error-summary
+	@mkdir -p build && $(MAKE) --always-make --silent -C cli_filter BUILD_DIR="$(CURDIR)/build"

@@ -1,0 +1,1 @@
+"""A throwaway Slurm cluster, and what is tested on it."""

@@ -1,0 +1,51 @@
+"""The site that the tests on real Slurm share, and the end of its logs beside each failure."""
+
+import signal
+from collections.abc import Generator, Iterator
+from types import FrameType
+from typing import NoReturn
+
+import pytest
+
+from slurm.cluster import ClusterOptions, sweep
+from slurm.site import Site, SiteOptions
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the run as Ctrl-C does: with every cluster stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the daemons of the shared site have logged last, where a test has failed."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if report.failed and isinstance(site, Site):
+        for daemon in ("hooks", "slurmctld", *site.cluster.nodes, "emulator"):
+            report.sections.append((f"log of {daemon}", site.cluster.log_tail(daemon)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def shared_site() -> Iterator[Site]:
+    """Start one site for the whole session: three nodes, two QPUs, hooks that can be held."""
+    sweep()
+    options = SiteOptions(
+        cluster=ClusterOptions(nodes=3),
+        backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
+        watched=True,
+    )
+    with Site(options) as site:
+        yield site
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """Return the shared site as it was when it started: idle nodes, no jobs, no faults."""
+    shared_site.reset()
+    return shared_site

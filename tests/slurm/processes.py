@@ -1,0 +1,132 @@
+"""Processes on this machine: which of them belong to a cluster's folder, and ending those."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.polling import wait_for
+
+PROC = Path("/proc")
+END_DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One living process; zombies are none."""
+
+    pid: int
+    parent: int
+    session: int
+    on_terminal: bool
+    uid: int
+
+
+def living() -> Iterator[Process]:
+    """Yield every process of the machine that is not a zombie."""
+    for folder in PROC.iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            stat = (folder / "stat").read_text(errors="replace")
+            status = (folder / "status").read_text(errors="replace")
+        except OSError:
+            continue  # gone meanwhile
+        # proc(5): the second field is the name in parentheses, which may hold anything.
+        state, parent, _group, session, terminal = stat.rpartition(")")[2].split()[:5]
+        if state in "ZX":
+            continue
+        uid = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+        yield Process(int(folder.name), int(parent), int(session), terminal != "0", uid)
+
+
+def start_ticks(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot, or None where there is none.
+
+    Together with the id this names one process for good: ids are used again.
+    """
+    try:
+        return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What makes a process one of a cluster's.
+
+    Args:
+        folder: the cluster's folder. The daemons have SLURM_CONF below it, and open files.
+        uids: the users made for this cluster; whatever runs as them is the cluster's.
+        sessions: the session ids of the daemons started so far; what they start stays in these.
+    """
+
+    folder: Path
+    uids: Collection[int]
+    sessions: Collection[int] = ()
+
+    def pids(self) -> set[int]:
+        """Return the ids of the cluster's processes, never those of the caller and its ancestors.
+
+        A root process with a terminal is somebody's shell or editor, not a daemon: it is left alone.
+        """
+        everything = {process.pid: process for process in living()}
+        spared = _with_ancestors(os.getpid(), everything)
+        found = {
+            process.pid
+            for process in everything.values()
+            if process.uid in self.uids
+            or (
+                not process.on_terminal
+                and process.pid not in spared
+                and (process.session in self.sessions or self._is_touched_by(process.pid))
+            )
+        }
+        while children := {p.pid for p in everything.values() if p.parent in found} - found:
+            found |= children
+        return found - spared
+
+    def _is_touched_by(self, pid: int) -> bool:
+        """Tell whether a process has SLURM_CONF, its working directory or an open file in the folder."""
+        below = f"{self.folder}/"
+        process = PROC / str(pid)
+        try:
+            if f"\0SLURM_CONF={below}".encode() in b"\0" + (process / "environ").read_bytes():
+                return True
+            # slurmstepd writes its title over its environment, but it has its log open.
+            links = [process / "cwd", *(process / "fd").iterdir()]
+        except OSError:
+            return False
+        for link in links:
+            with contextlib.suppress(OSError):
+                if f"{link.readlink()}/".startswith(below):
+                    return True
+        return False
+
+
+def _with_ancestors(pid: int, everything: dict[int, Process]) -> set[int]:
+    """Return a process and those above it."""
+    line = set()
+    while pid in everything and pid not in line:
+        line.add(pid)
+        pid = everything[pid].parent
+    return line
+
+
+def end_all(find: Callable[[], set[int]]) -> None:
+    """Kill what `find` returns until it returns nothing.
+
+    Raises:
+        DeadlineError: something would not end within 15 s.
+    """
+
+    def nothing_left() -> bool:
+        pids = find()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
+
+    wait_for(nothing_left, "the cluster's processes to end", END_DEADLINE_S, on_timeout=lambda: f"{find()}")

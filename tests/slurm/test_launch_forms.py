@@ -1,0 +1,244 @@
+"""However a job is started, its QPUs are acquired once and released once, and each task has the same token."""
+
+import pytest
+
+from slurm.jobs import PRINT_ENVIRONMENT, environment_of, print_token
+from slurm.polling import wait_for
+from slurm.site import Site
+
+
+class Sessions:
+    """The sessions that the emulator has opened since this was made."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._before = len(site.emulator.sessions())
+
+    def ids(self) -> list[str]:
+        """Their ids, oldest first."""
+        return [session["id"] for session in self._site.emulator.sessions()[self._before :]]
+
+    def assert_all_closed(self, count: int) -> None:
+        """That many were opened, and none is open."""
+        assert len(self.ids()) == count
+        assert not self._site.emulator.open_sessions()
+
+
+@pytest.fixture
+def sessions(site: Site) -> Sessions:
+    """What the test itself opens."""
+    return Sessions(site)
+
+
+# --- steps and nodes -----------------------------------------------------------------------------------------
+
+
+def test_a_direct_step_over_several_nodes_has_one_session(site: Site, sessions: Sessions) -> None:
+    """All tasks of `srun -N2 -n4 --qpu` have the token that the first node has acquired."""
+    done = site.cluster.run_as_user(["srun", "-N2", "-n4", "--qpu=ibm_demo", "sh", "-c", print_token("ibm_demo")])
+    site.cluster.wait_nodes_idle()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == sessions.ids() * 4
+    sessions.assert_all_closed(1)
+
+
+def test_every_step_of_an_salloc_has_its_session(site: Site, sessions: Sessions) -> None:
+    """Two steps on two nodes of one allocation share what it holds."""
+    step = f"srun -n2 sh -c '{print_token('ibm_demo')}'"
+    done = site.cluster.run_as_user(["salloc", "-N2", "-n2", "--qpu=ibm_demo", "sh", "-c", f"{step}; {step}"])
+    site.cluster.wait_nodes_idle()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == sessions.ids() * 4
+    sessions.assert_all_closed(1)
+
+
+def test_a_step_without_the_scripts_environment_gets_it_again(site: Site, sessions: Sessions) -> None:
+    """`srun --export=NONE` in a batch job, on both nodes."""
+    script = f"#!/bin/sh\nsrun --export=NONE -N2 -n2 /bin/sh -c '{print_token('ibm_demo')}'\n"
+    job_id = site.cluster.sbatch(script, "-N2", "--qpu=ibm_demo")
+    info = site.cluster.wait_job_over(job_id)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    assert site.cluster.job_output(job_id).splitlines() == sessions.ids() * 2
+    sessions.assert_all_closed(1)
+
+
+def test_a_batch_job_submitted_without_environment_has_its_qpu(site: Site, sessions: Sessions) -> None:
+    """`sbatch --export=NONE --qpu`, and a step in it."""
+    # Its steps have no PATH either.
+    script = f"#!/bin/sh\n{print_token('ibm_demo')}\nsrun /bin/sh -c '{print_token('ibm_demo')}'\n"
+    job_id = site.cluster.sbatch(script, "--export=NONE", "--qpu=ibm_demo")
+    info = site.cluster.wait_job_over(job_id)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    assert site.cluster.job_output(job_id).splitlines() == sessions.ids() * 2
+    sessions.assert_all_closed(1)
+
+
+def test_a_step_may_narrow_to_some_of_the_jobs_qpus(site: Site, sessions: Sessions) -> None:
+    """`srun --qpu=b` in a job that holds a,b: both lists are cut to b for that step alone."""
+    lists = "echo $QRMI_JOB_QPU_RESOURCES $SLURM_JOB_QPU_RESOURCES $QRMI_JOB_QPU_TYPES $SLURM_JOB_QPU_TYPES"
+    script = f"#!/bin/sh\nsrun --qpu=ibm_second sh -c '{lists}'\nsrun sh -c '{lists}'\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo,ibm_second")
+    info = site.cluster.wait_job_over(job_id)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    name, kind = "ibm_second", "ibm-quantum-compute-service"
+    assert site.cluster.job_output(job_id).splitlines() == [
+        f"{name} {name} {kind} {kind}",
+        f"ibm_demo,{name} ibm_demo,{name} {kind},{kind} {kind},{kind}",
+    ]
+    sessions.assert_all_closed(2)
+
+
+def test_a_step_cannot_have_a_qpu_that_its_job_does_not_hold(site: Site, sessions: Sessions) -> None:
+    """The step fails with a sentence that says so; the job goes on."""
+    script = "#!/bin/sh\nsrun --qpu=ibm_second true || echo refused\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo")
+    info = site.cluster.wait_job_over(job_id)
+    output = site.cluster.job_output(job_id)
+    assert info.state == "COMPLETED"
+    assert "qrmi-slurm: this job does not hold ibm_second; it holds ibm_demo" in output
+    assert "refused" in output.splitlines()
+    sessions.assert_all_closed(1)
+
+
+def test_a_step_cannot_have_a_qpu_where_its_job_has_none(site: Site, sessions: Sessions) -> None:
+    """A `--qpu` on a step alone comes too late: the job has to be submitted with it."""
+    job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo true || echo refused\n")
+    site.cluster.wait_job_over(job_id)
+    output = site.cluster.job_output(job_id)
+    assert f"qrmi-slurm: job {job_id} holds no QPU" in output
+    assert "submit the job with --qpu" in output
+    assert "refused" in output.splitlines()
+    sessions.assert_all_closed(0)
+
+
+def test_a_verbose_step_in_a_batch_job_gets_trace_and_the_users_own_level_stays(site: Site) -> None:
+    """SRUN_DEBUG sets RUST_LOG step by step, and never over what the user set."""
+    show = "sh -c 'echo level=$RUST_LOG'"
+    script = (
+        f"#!/bin/sh\necho level=$RUST_LOG\nsrun {show}\nsrun -Q {show}\nsrun -v {show}\nsrun -vv {show}\n"
+        f"srun -vvv {show}\nsrun {show}\nexport RUST_LOG=warn\nsrun {show}\nsrun -vv {show}\n"
+    )
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    lines = [line for line in site.cluster.job_output(job_id).splitlines() if line.startswith("level=")]
+    levels = [line.removeprefix("level=") for line in lines]
+    assert levels == ["info", "info", "error", "debug", "trace", "trace", "info", "warn", "warn"]
+
+
+# --- many jobs -----------------------------------------------------------------------------------------------
+
+
+def test_each_task_of_an_array_has_its_own_session(site: Site, sessions: Sessions) -> None:
+    """Two array tasks are two jobs for us."""
+    script = f"#!/bin/sh\n{print_token('ibm_demo')}\n"
+    job_id = site.cluster.sbatch(script, "--array=1-2", "--qpu=ibm_demo", "--output=array-%a.txt")
+    wait_for(lambda: all(info.state == "COMPLETED" for info in site.cluster.jobs(job_id)), "both array tasks", 30)
+    site.cluster.wait_nodes_idle()
+    tokens = [(site.cluster.user.home / f"array-{n}.txt").read_text().strip() for n in (1, 2)]
+    assert sorted(tokens) == sorted(sessions.ids())
+    sessions.assert_all_closed(2)
+
+
+def test_components_of_a_heterogeneous_job_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
+    """`--qpu=a : --qpu=b : (none)`: two acquisitions, each in its own component, nothing in the third."""
+    show = 'echo has=$QRMI_JOB_QPU_RESOURCES; env | grep -cE "QRMI_JOB|QPU_RES|QPU_TYPES|QCS_" || true'
+    step = f"srun --het-group=%d sh -c '{show}'"
+    script = "#!/bin/sh\n" + "".join(f"{step % n}\n" for n in range(3))
+    job_id = site.cluster.sbatch(script, "-N1", "--qpu=ibm_demo", ":", "-N1", "--qpu=ibm_second", ":", "-N1")
+    wait_for(
+        lambda: all(info.state in ("COMPLETED", "FAILED") for info in site.cluster.jobs(job_id)),
+        "the components",
+        30,
+    )
+    site.cluster.wait_nodes_idle()
+    lines = site.cluster.job_output(job_id).splitlines()
+    has = [line for line in lines if "has=" in line]
+    assert [line.partition("has=")[2] for line in has] == ["ibm_demo", "ibm_second", ""], lines
+    assert lines[-1] == "0", lines
+    sessions.assert_all_closed(2)
+
+
+@pytest.mark.parametrize("own", ["", "--qpu=ibm_second"])
+def test_a_job_submitted_within_a_qpu_job_has_only_its_own(site: Site, sessions: Sessions, own: str) -> None:
+    """sbatch in a QPU job: `--qpu` of its own replaces, and by Slurm's inheritance no `--qpu` repeats."""
+    inner = site.cluster.user.home / "inner.sh"
+    inner.write_text(PRINT_ENVIRONMENT)
+    script = f"#!/bin/sh\nsbatch --wait {own} --output=inner.txt {inner}\n{print_token('ibm_demo')}\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo")
+    info = site.cluster.wait_job_over(job_id, deadline_s=40)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    outer_token = site.cluster.job_output(job_id).splitlines()[-1]
+    env = environment_of((site.cluster.user.home / "inner.txt").read_text())
+    name = "ibm_second" if own else "ibm_demo"
+    assert env["QRMI_JOB_QPU_RESOURCES"] == name
+    inner_token = env[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"]
+    assert {outer_token, inner_token} == set(sessions.ids())
+    if own:
+        assert not [variable for variable in env if variable.startswith("ibm_demo_QRMI")]
+    sessions.assert_all_closed(2)
+
+
+def test_a_job_without_qpu_submitted_within_a_qpu_job_sees_nothing_of_it(site: Site, sessions: Sessions) -> None:
+    """What came along in the environment is taken out again, for the script and for its steps."""
+    inner = site.cluster.user.home / "inner.sh"
+    inner.write_text("#!/bin/sh\nenv\nsrun env\n")
+    option = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu"
+    script = f"#!/bin/sh\nunset {option}\nsbatch --wait --output=inner.txt {inner}\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo")
+    info = site.cluster.wait_job_over(job_id, deadline_s=40)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    lines = (site.cluster.user.home / "inner.txt").read_text().splitlines()
+    assert [line for line in lines if "QRMI" in line or "QPU" in line or line.startswith("RUST_LOG")] == []
+    sessions.assert_all_closed(1)
+
+
+# --- requeue and cancel --------------------------------------------------------------------------------------
+
+
+def test_a_requeued_job_gives_its_session_back_and_takes_a_new_one(site: Site, sessions: Sessions) -> None:
+    """`scontrol requeue` of a running job: the first session is closed, the second run has a second one."""
+    script = f'#!/bin/sh\n{print_token("ibm_demo")}\n[ "$SLURM_RESTART_COUNT" = 1 ] || sleep 300\n'
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--requeue", "--open-mode=append")
+    wait_for(lambda: site.cluster.job_output(job_id) or None, "the first run to begin", 30)
+    site.cluster.slurm("scontrol", "requeue", str(job_id))
+    site.cluster.wait_job(job_id, {"PENDING"})
+    site.cluster.wait_nodes_idle()
+    # Slurm lets a requeued job begin again two minutes after its end. Within the same second it could not: slurmd takes
+    # the new credential for the old one, which it has revoked (src/common/slurm_cred.c, times in seconds).
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
+    info = site.cluster.wait_job(job_id, {"COMPLETED"}, deadline_s=60)
+    site.cluster.wait_nodes_idle()
+    assert info.restarts == 1
+    lines = site.cluster.job_output(job_id).splitlines()
+    assert [line for line in lines if "error:" not in line] == sessions.ids()
+    sessions.assert_all_closed(2)
+
+
+def test_cancelling_a_pending_job_acquires_nothing(site: Site, sessions: Sessions) -> None:
+    """A job that never started never had a session."""
+    job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--hold")
+    site.cluster.slurm("scancel", str(job_id))
+    assert site.cluster.wait_job_over(job_id).state == "CANCELLED"
+    sessions.assert_all_closed(0)
+
+
+def test_cancelling_a_job_in_prolog_releases_what_it_was_about_to_get(site: Site, sessions: Sessions) -> None:
+    """The session request is under way when the job is cancelled: what it opens is closed again."""
+    with site.emulator.held("create_session") as hold:
+        job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
+        hold.wait_for(1)
+        site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job(job_id)
+    site.cluster.wait_nodes_idle()
+    wait_for(lambda: not site.emulator.open_sessions(), "the session to be closed", 20)
+    sessions.assert_all_closed(1)
+
+
+def test_cancelling_a_completing_job_changes_nothing(site: Site, sessions: Sessions) -> None:
+    """scancel while Epilog is releasing."""
+    with site.emulator.held("update_session") as hold:
+        job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
+        hold.wait_for(1)
+        site.cluster.try_slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
+    sessions.assert_all_closed(1)
