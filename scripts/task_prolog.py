@@ -30,10 +30,14 @@ echo "print qrmi-slurm: no QPU: TaskProlog cannot run ${self%/*}/python3 (exit s
 exit 1
 ":"""
 # fmt: on
+import os
 import sys
 
 from qrmi_slurm import environ, task_hook
 
 outcome = task_hook.task_prolog(environ.of_process(int(sys.argv[1])))
+# All at once and then gone: slurmstepd writes the output of a TaskProlog that was killed into slurmd.log and the job's
+# standard error (slurmstepd/task.c, _run_script_and_set_env()), and there are credentials in it.
 sys.stdout.buffer.write("".join(f"{line}\n" for line in outcome.lines).encode("utf-8", "surrogateescape"))
-sys.exit(64 if outcome.exit_code else 0)
+sys.stdout.flush()
+os._exit(64 if outcome.exit_code else 0)
