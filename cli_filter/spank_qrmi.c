@@ -111,6 +111,10 @@ static bool srun_in_job;
 static bool srun_has_component;
 static struct selection srun_first;
 
+/* How many lines of plugstack.conf load this file: Slurm loads it once and calls it for each of them. */
+static unsigned int lines;
+static unsigned int calls_of_post_opt;
+
 static int spank_qrmi_option(int val, const char *optarg, int remote);
 
 static struct spank_option option_qpu = {
@@ -650,6 +654,10 @@ int slurm_spank_init(spank_t sp, int ac, char *argv[])
 	default:
 		return ESPANK_SUCCESS;
 	}
+	if (++lines > 1) {
+		slurm_error(LOG ": plugstack.conf has %u lines that load this plugin; the first one counts.", lines);
+		return ESPANK_SUCCESS;
+	}
 	rc = (int)spank_option_register(sp, &option_qpu);
 	log_leave("slurm_spank_init", rc);
 	return rc;
@@ -660,6 +668,9 @@ int slurm_spank_init_post_opt(spank_t sp, int ac, char *argv[])
 	int rc;
 
 	(void)argv;
+	/* Once for all lines: the second call would take back what the first one has put. */
+	if (calls_of_post_opt++ % (lines > 0 ? lines : 1) != 0)
+		return ESPANK_SUCCESS;
 	log_enter("slurm_spank_init_post_opt", sp, ac);
 	switch (spank_context()) {
 	case S_CTX_ALLOCATOR:

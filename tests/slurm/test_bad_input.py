@@ -119,3 +119,14 @@ def test_an_unknown_option_on_the_plugin_line_fails_the_job(site: Site) -> None:
     assert info.state == "FAILED"
     assert "unknown option --aquire-timeout" in site.cluster.job_output(job_id)
     assert not site.emulator.open_sessions()
+
+
+def test_a_plugin_line_that_stands_twice_counts_once(site: Site) -> None:
+    """Who installs twice still has working jobs, and reads on submission what to mend."""
+    site.plugstack(site.plugstack_line(), site.plugstack_line())
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    assert environment_of(site.cluster.job_output(job_id))["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
+    done = site.cluster.run_as_user(["srun", "--qpu=ibm_demo", "true"])
+    assert "plugstack.conf has 2 lines that load this plugin" in done.stderr
+    assert done.returncode == 0
