@@ -4,15 +4,16 @@
  *
  *   allocator (sbatch, salloc)  --qpu is checked; the selection and the user's own <name>_QRMI_* variables go into the
  *   local (srun)                job-control environment, which Prolog and Epilog see with SPANK_ before each name
- *   remote (slurmstepd)         the step's selection goes into the step's environment as QRMI_SLURM_QPU
+ *   remote (slurmstepd)         the step's selection goes into the step's environment as QRMI_SLURM_QPU, and with it
+ *                               --state-dir as QRMI_SLURM_STATE_DIR
  *   slurmd, job_script          nothing: all other work is done by Prolog, TaskProlog and Epilog
  *
  * There is neither slurm_spank_job_prolog nor slurm_spank_job_epilog: slurmd starts one more slurmstepd a job for a
  * plugin that has one (spank_has_prolog() in src/common/spank.c). slurm_spank_user_init and the task callbacks are left
  * out as well: init_post_opt runs once a step and already may write the step's environment.
  *
- * Plugin arguments (config path, --state-dir=, --env:NAME=VALUE ...) are for the hooks. Only their number is logged: a
- * proxy's password may be among them. For the same reason variables are logged by name, never by value.
+ * Plugin arguments are for the hooks; only --state-dir is read here. Of the others their number is logged: a proxy's
+ * password may be among them (--env:NAME=VALUE). For the same reason variables are logged by name, never by value.
  *
  * "spank.c" in the comments is src/common/spank.c, called src/common/plugstack.c up to Slurm 22.05.
  */
@@ -62,6 +63,12 @@ extern char **environ;
 
 /* The step's selection in the environment of its tasks; TaskProlog and the user's program read it. */
 #define STEP_SELECTION "QRMI_SLURM_QPU"
+
+/* Where the hooks keep their records, in the environment of a step that has a selection: TaskProlog begins as a shell,
+ * which finds the job's exports by it without reading plugstack.conf. */
+#define STATE_DIR "QRMI_SLURM_STATE_DIR"
+#define STATE_DIR_OPTION "--state-dir="
+#define STATE_DIR_DEFAULT "/var/spool/qrmi-slurm"
 
 /* In a step of a heterogeneous job: the id of the component's own job, under which its Prolog ran. SLURM_JOB_ID is the
  * first component's there (slurmstepd's src/slurmd/slurmstepd/task.c and src/common/env.c, het_job_id). */
@@ -598,14 +605,30 @@ static void spank_qrmi_remote_het_component(spank_t sp)
 	spank_setenv(sp, STEP_JOB_ID, text, 1);
 }
 
-/* The step's environment may be written from here on, and all options are known (spank.c, spank_stack_post_opt()). */
-static int spank_qrmi_remote_init_post_opt(spank_t sp)
+/* What the plugin's line says of --state-dir. The hooks refuse a line that says it twice. */
+static const char *state_dir(int ac, char *argv[])
 {
+	for (int i = 0; i < ac; i++)
+		if (starts_with(argv[i], STATE_DIR_OPTION))
+			return argv[i] + strlen(STATE_DIR_OPTION);
+	return STATE_DIR_DEFAULT;
+}
+
+/* The step's environment may be written from here on, and all options are known (spank.c, spank_stack_post_opt()). */
+static int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
+{
+	int rc;
+
 	spank_qrmi_remote_het_component(sp);
 	spank_unsetenv(sp, HET_SELECTIONS);
-	if (current.given)
-		return (int)spank_setenv(sp, STEP_SELECTION, current.names, 1);
-	return (int)spank_unsetenv(sp, STEP_SELECTION);
+	if (!current.given) {
+		spank_unsetenv(sp, STATE_DIR);
+		return (int)spank_unsetenv(sp, STEP_SELECTION);
+	}
+	rc = (int)spank_setenv(sp, STEP_SELECTION, current.names, 1);
+	if (rc == ESPANK_SUCCESS)
+		rc = (int)spank_setenv(sp, STATE_DIR, state_dir(ac, argv), 1);
+	return rc;
 }
 
 /* ---- what Slurm calls ---- */
@@ -680,7 +703,7 @@ int slurm_spank_init_post_opt(spank_t sp, int ac, char *argv[])
 		rc = spank_qrmi_local_init_post_opt(sp);
 		break;
 	case S_CTX_REMOTE:
-		rc = spank_qrmi_remote_init_post_opt(sp);
+		rc = spank_qrmi_remote_init_post_opt(sp, ac, argv);
 		break;
 	default:
 		rc = ESPANK_SUCCESS;

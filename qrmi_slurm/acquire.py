@@ -3,8 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm import backend, config, exports, names, record, release, selection
 from qrmi_slurm.backend import Answer, Call, Verdict
@@ -35,12 +34,17 @@ _DEFAULT_SESSION_TTL_S: Final = 28800
 # QRMI parses a session's life as an i32, and takes its default where that fails.
 _MAX_SESSION_TTL_S: Final = 2**31 - 1
 
+# How much longer than --acquire-timeout the whole of a Prolog may take: for what comes before and after QRMI's calls.
+_GRACE_S: Final = 1.0
+
+# With less time than this left, what is to be given back is left to Epilog, and to recover where no task comes.
+_MIN_GIVE_BACK_S: Final = 0.2
+
 # What of a service's answer stands in a job's output and in the record.
 _MAX_REASON_CHARS: Final = 400
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """One QPU that is to be acquired."""
 
     resource: Resource
@@ -66,6 +70,7 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
     Raises:
         RecordError: what is acquired cannot be put on disk.
     """
+    deadline_s = time.monotonic() + options.acquire_timeout_s + _GRACE_S
     earlier, fault = folder.read_or_set_aside()
     if fault is not None:
         log.error("record-set-aside", reason=fault)
@@ -75,14 +80,21 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
     folder.remove_exports()
     if earlier is not None:
         log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))
-        earlier = release.release(folder, earlier, options, log, keep_folder=True)
-    return _Acquisition(context, options, folder, log).run(earlier)
+        # Half of the time at the most: a service that hangs at one will hang at the other, and Prolog has one bound.
+        half = options._replace(release_timeout_s=min(options.release_timeout_s, _left_s(deadline_s) / 2))
+        earlier = release.release(folder, earlier, half, log, keep_folder=True)
+    return _Acquisition(context, options, folder, log, deadline_s).run(earlier)
 
 
 def failed(context: JobContext, reason: str) -> Exports:
     """Return the exports of a job whose QPUs are not there for a reason that lies outside of them."""
     note = f"{exports.PREFIX}: job {context.job_id} has no QPU: {reason}"
     return Exports(context.job_id, context.restart_count, is_ready=False, notes=(note,))
+
+
+def _left_s(deadline_s: float) -> float:
+    """Return the seconds until a moment of the monotonic clock, at least some that a call can end in."""
+    return max(deadline_s - time.monotonic(), 0.1)
 
 
 def _is_this_run(earlier: Record, context: JobContext, folder: JobFolder) -> bool:
@@ -100,7 +112,10 @@ def _is_this_run(earlier: Record, context: JobContext, folder: JobFolder) -> boo
 class _Acquisition:
     """One run of a job's acquiring: what it knows, and what has come of it so far."""
 
-    def __init__(self, context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> None:
+    def __init__(
+        self, context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, deadline_s: float
+    ) -> None:
+        self._deadline_s = deadline_s
         self._context = context
         self._options = options
         self._folder = folder
@@ -196,7 +211,7 @@ class _Acquisition:
                 journals.append(self._folder.open_journal(entry.journal))
                 call = Call(entry.name, entry.type, "acquire", entry.environment, None, entry.run_as_uid, journals[-1])
                 calls.append(call)
-            backend.run(calls, self._options.acquire_timeout_s, on_answer)
+            backend.run(calls, min(self._options.acquire_timeout_s, _left_s(self._deadline_s)), on_answer)
         finally:
             for fd in journals:
                 os.close(fd)
@@ -206,8 +221,14 @@ class _Acquisition:
             self._give_back(current)
 
     def _give_back(self, current: Record) -> None:
-        release.release(self._folder, current, self._options, self._log, keep_folder=True)
+        """Release what the job cannot use without the rest; what time is lacking for, Epilog and recover release."""
         self._tokens.clear()
+        left_s = self._deadline_s - time.monotonic()
+        if left_s < _MIN_GIVE_BACK_S:
+            self._folder.write(release.to_be_released(current))
+            return
+        options = self._options._replace(release_timeout_s=min(self._options.release_timeout_s, left_s))
+        release.release(self._folder, current, options, self._log, keep_folder=True)
 
     def _answered(self, entry: Entry, answer: Answer) -> Entry:
         """Return where a QPU stands after its call; note the token or the reason."""
@@ -225,7 +246,9 @@ class _Acquisition:
         reason = reason or "QRMI returned a token that is empty or not one line"
         state = _state_without_token(entry, answer, token)
         self._log.error("not-acquired", **details, state=state, reason=reason)
-        self._note_failure(entry.name, reason)
+        from qrmi_slurm import reasons  # only where something failed
+
+        self._note_failure(entry.name, reasons.plain(reason))
         return entry.to(state, token=token, reason=reason)
 
     def _entry(self, item: _Wanted, journal: int, now_s: float) -> Entry:
@@ -237,7 +260,8 @@ class _Acquisition:
         if max_ttl:
             ttl_s = _session_ttl_s(variables.get(max_ttl), self._time_limit_s)
             variables[max_ttl] = str(ttl_s)
-            expires_s = now_s + ttl_s
+            # Its life begins at the service, which may be as late as the call's own end.
+            expires_s = now_s + ttl_s + self._options.acquire_timeout_s + _GRACE_S
         variables[names.TIMEOUT_SECONDS] = str(self._time_limit_s)
         environment = dict(self._options.env)
         environment |= {of_resource(name, variable): value for variable, value in variables.items()}
@@ -282,14 +306,15 @@ class _Acquisition:
         return variables
 
     def _ask_time_limit_s(self) -> int:
-        """Return the job's time limit in seconds, from Slurm's environment or, before 23.02, from squeue."""
+        """Return the job's time limit in seconds, from Slurm's environment or, before 23.02, from scontrol."""
         if self._context.time_limit_s is not None:
             return min(self._context.time_limit_s, names.UNLIMITED_TIMEOUT_S)
         from qrmi_slurm import scheduler  # subprocess costs 5 ms that newer Slurm versions need not pay
 
-        seconds = scheduler.time_limit_s(self._context.job_id, self._context.slurm_conf)
+        half_s = _left_s(self._deadline_s) / 2
+        seconds = scheduler.time_limit_s(self._context.job_id, self._context.slurm_conf, half_s)
         if seconds is None:
-            self._log.warning("time-limit-unknown", hint="neither Slurm's environment nor squeue tells it")
+            self._log.warning("time-limit-unknown", hint="neither Slurm's environment nor scontrol tells it")
             return names.UNLIMITED_TIMEOUT_S
         return min(seconds, names.UNLIMITED_TIMEOUT_S)
 

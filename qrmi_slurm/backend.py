@@ -14,17 +14,17 @@ import re
 import selectors
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
 from qrmi_slurm.resource_types import describe, matching_member
-from qrmi_slurm.secret import Secret
+from qrmi_slurm.secret import Secret, masked_repr
 
-Action = Literal["acquire", "release"]
+Action = Literal["acquire", "release", "check"]
 
 # What a child may say in answer and in log lines before the rest is thrown away. A token is some 40 bytes, an
 # error repeats at most the service's answer.
@@ -66,14 +66,13 @@ class Verdict(StrEnum):
     UNANSWERED = "unanswered"  # no answer, or none that says so: what the service did is not known
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One thing to ask QRMI.
 
     Args:
         resource: the resource's name.
         type: its type as configured.
-        action: acquire it, or release what was acquired.
+        action: acquire it, release what was acquired, or only check whether it can be used.
         environment: the child's whole environment; secrets in it, so never in a repr.
         token: what acquire returned; for release.
         run_as_uid: the user to run as, where the user supplied any of the variables; None is root.
@@ -84,14 +83,30 @@ class Call:
     resource: str
     type: str
     action: Action
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str]
     token: Secret | None = None
     run_as_uid: int | None = None
     journal_fd: int | None = None
 
+    def __repr__(self) -> str:
+        return masked_repr(self, "environment")
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Availability(NamedTuple):
+    """What QRMI says of a QPU that is checked.
+
+    Args:
+        state: `online`, `offline`, `paused`, or what a newer QRMI calls it; `unknown` where the type cannot tell.
+        reason: the service's words for it; may be empty. Mask before showing.
+        pending_jobs: how many jobs wait for it; None where the service does not tell.
+    """
+
+    state: str
+    reason: str = ""
+    pending_jobs: int | None = None
+
+
+class Answer(NamedTuple):
     """What came of a call.
 
     Args:
@@ -101,25 +116,31 @@ class Answer:
         reason: why it did not end well; empty otherwise. May hold what the service said: mask before showing.
         duration_s: how long it took, in seconds.
         log: QRMI's own log records, a line each. Mask before showing.
+        availability: what a check was told, where it is done.
     """
 
     call: Call
     verdict: Verdict
     token: Secret | None
-    reason: str = field(repr=False)
+    reason: str
     duration_s: float
-    log: tuple[str, ...] = field(repr=False)
+    log: tuple[str, ...]
+    availability: Availability | None = None
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "reason", "log")
 
 
-@dataclass(slots=True)
-class _Child:
+class _Child(NamedTuple):
+    """A running call, and what it has written so far."""
+
     call: Call
     pid: int
     started_s: float
     answer_fd: int
     log_fd: int
-    answer: bytearray = field(default_factory=bytearray)
-    log: bytearray = field(default_factory=bytearray)
+    answer: bytearray
+    log: bytearray
 
 
 def known_members() -> tuple[str, ...]:
@@ -135,6 +156,8 @@ def known_members() -> tuple[str, ...]:
 def installed_type(type_name: str, members: Sequence[str]) -> str:
     """Return the type name under which the installed QRMI serves a configured one: itself, or its successor.
 
+    In the spelling that QRMI's own QRMIService knows, which takes `OQTOPUS` or `IBMQuantumSystem` for no type.
+
     Args:
         type_name: as configured.
         members: from `known_members`.
@@ -142,8 +165,8 @@ def installed_type(type_name: str, members: Sequence[str]) -> str:
     Raises:
         BackendError: this QRMI knows neither.
     """
-    candidates = [type_name, describe(type_name).successor]
-    for candidate in candidates:
+    known = describe(type_name)
+    for candidate in (known.name, known.successor):
         if candidate and matching_member(candidate, members):
             return candidate
     raise BackendError(
@@ -224,7 +247,7 @@ def _start(call: Call, alarm_s: float) -> _Child:
         _be_child(call, answer_write, log_write, alarm_s)
     os.close(answer_write)
     os.close(log_write)
-    return _Child(call, pid, started_s, answer_read, log_read)
+    return _Child(call, pid, started_s, answer_read, log_read, bytearray(), bytearray())
 
 
 def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
@@ -235,16 +258,18 @@ def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
     os.close(child.log_fd)
     lines = tuple(child.log.decode("utf-8", "replace").splitlines())
     if killed_after_s is not None:
-        verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {killed_after_s:g} s"
+        verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {max(round(killed_after_s, 1), 0.1):g} s"
     else:
         verdict, token, reason = _read_answer(bytes(child.answer), os.waitstatus_to_exitcode(status))
     login_failure = next((line for line in lines if _LOGIN_FAILED in line), "")
-    if login_failure and verdict in (Verdict.REFUSED, Verdict.UNANSWERED):
-        # QRMI goes on without a token, is refused, and reports that; the cause stands in its log alone.
+    if login_failure and verdict is not Verdict.DONE:
+        # QRMI goes on without a token, is refused, and reports that; the cause stands in its log alone. Not even a
+        # 404 tells anything of a session then: it may be a gateway's.
         reason = f"{reason}; {login_failure[login_failure.index(_LOGIN_FAILED) :]}"
         if child.answer:
             verdict = Verdict.REFUSED  # without a login the service has done nothing
-    return Answer(child.call, verdict, token, reason, duration_s, lines)
+    availability = _read_availability(bytes(child.answer)) if verdict is Verdict.DONE else None
+    return Answer(child.call, verdict, token, reason, duration_s, lines, availability)
 
 
 def _drain_log(child: _Child) -> None:
@@ -252,7 +277,7 @@ def _drain_log(child: _Child) -> None:
     os.set_blocking(child.log_fd, False)
     with contextlib.suppress(BlockingIOError):
         while chunk := os.read(child.log_fd, 65536):
-            child.log += chunk[: _MAX_LOG_BYTES - len(child.log)]
+            child.log.extend(chunk[: _MAX_LOG_BYTES - len(child.log)])
 
 
 def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None, str]:
@@ -265,6 +290,16 @@ def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None
         return Verdict.UNANSWERED, None, f"QRMI ended without an answer, with exit status {exit_code}"
     token = answer.get("token")
     return verdict, Secret(token) if isinstance(token, str) and token else None, str(answer.get("reason", ""))
+
+
+def _read_availability(content: bytes) -> Availability | None:
+    told = json.loads(content).get("availability")
+    if not isinstance(told, dict):
+        return None
+    pending = told.get("pending_jobs")
+    return Availability(
+        str(told.get("state", "unknown")), str(told.get("reason", "")), pending if isinstance(pending, int) else None
+    )
 
 
 # --- In the child ------------------------------------------------------------------------------------------
@@ -281,7 +316,7 @@ def _be_child(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> NoRetu
         os._exit(exit_code)
 
 
-def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> dict[str, str]:
+def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> dict[str, Any]:
     try:
         os.setsid()
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -327,18 +362,20 @@ def _become(uid: int) -> None:
     os.environ["HOME"] = user.pw_dir  # pasqal-cloud reads the user's ~/.pasqal/config
 
 
-def _ask(call: Call) -> dict[str, str]:
+def _ask(call: Call) -> dict[str, Any]:
     asked = False
     try:
         qrmi = _import_qrmi()
         if hasattr(qrmi, "set_log_callback"):
-            qrmi.set_log_callback(None)  # from 0.24: to stderr, as before it, and not through Python's logging
+            qrmi.set_log_callback(None)  # from 0.22: to stderr, as before it, and not through Python's logging
         member = matching_member(installed_type(call.type, known_members()), known_members())
         resource = qrmi.QuantumResource(call.resource, getattr(qrmi.ResourceType, str(member)))
         if call.action == "release":
             resource.release(call.token.reveal() if call.token else "")
             return {"verdict": Verdict.DONE}
-        if not describe(call.type).locks:
+        if call.action == "check":
+            return {"verdict": Verdict.DONE, "availability": _availability(resource)}
+        if describe(call.type).asks_status:
             _require_service(resource)
         asked = True
         token = str(resource.acquire())
@@ -347,7 +384,7 @@ def _ask(call: Call) -> dict[str, str]:
             os.fsync(call.journal_fd)
         return {"verdict": Verdict.DONE, "token": token}
     except BaseException as error:  # noqa: BLE001 a Rust panic is a BaseException; the child's last line
-        reason = str(error)[:_MAX_REASON_CHARS] or type(error).__name__
+        reason = _text(error)
         verdict = Verdict.REFUSED
         if call.action == "release" and _says_gone(reason):
             verdict = Verdict.GONE
@@ -357,19 +394,64 @@ def _ask(call: Call) -> dict[str, str]:
 
 
 def _require_service(resource: Any) -> None:
-    """Raise where a QPU is not online; for types whose acquire asks nobody, so that nothing else would tell."""
-    if not hasattr(resource, "status"):  # QRMI before 0.24
-        if not resource.is_accessible():
-            raise BackendError("the QPU is not accessible")
+    """Raise where a QPU is not online, or nobody answers for it; before anything is acquired.
+
+    QRMI's status asks an IBM Quantum System for more than its state, and an older one does not have that; the
+    simpler `is_accessible` is all that QRMI before 0.25 has.
+    """
+    if not hasattr(resource, "status"):
+        _require_access(resource)
         return
     try:
         status = resource.status()
     except BaseException as error:
         if type(error).__name__ == "UnsupportedFunctionError":
             return
+        if type(error).__name__ != "ResourceNotFoundError":
+            raise BackendError(f"QRMI cannot tell the QPU's status: {_text(error)}") from error
+        _require_access(resource)
+        return
+    code = str(status.status).rpartition(".")[2]
+    if code != "Online":
+        raise BackendError(f"the QPU is {code.lower()}" + (f": {status.status_reason}" if status.status_reason else ""))
+
+
+def _availability(resource: Any) -> dict[str, Any]:
+    """Return what `Availability` holds, from the richest answer that this QRMI has."""
+    if hasattr(resource, "status"):
+        try:
+            status = resource.status()
+        except BaseException as error:
+            if type(error).__name__ not in ("UnsupportedFunctionError", "ResourceNotFoundError"):
+                raise
+        else:
+            pending = getattr(status, "pending_job_count", None)
+            return {
+                "state": str(status.status).rpartition(".")[2].lower(),
+                "reason": str(status.status_reason or "")[:_MAX_REASON_CHARS],
+                "pending_jobs": int(pending) if pending is not None else None,
+            }
+    try:
+        with warnings.catch_warnings(action="ignore"):  # deprecated from 0.25
+            return {"state": "online" if resource.is_accessible() else "offline"}
+    except BaseException as error:
+        if type(error).__name__ == "UnsupportedFunctionError":
+            return {"state": "unknown"}
         raise
-    if str(status.status).rpartition(".")[2] != "Online":
-        raise BackendError(f"the QPU is {str(status.status).rpartition('.')[2].lower()}: {status.status_reason}")
+
+
+def _require_access(resource: Any) -> None:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # deprecated from 0.25
+            is_accessible = resource.is_accessible()
+    except BaseException as error:
+        raise BackendError(f"QRMI cannot tell whether the QPU is accessible: {_text(error)}") from error
+    if not is_accessible:
+        raise BackendError("the QPU is not accessible")
+
+
+def _text(error: BaseException) -> str:
+    return str(error)[:_MAX_REASON_CHARS] or type(error).__name__
 
 
 def _says_gone(reason: str) -> bool:
@@ -378,15 +460,18 @@ def _says_gone(reason: str) -> bool:
     QRMI hands the service's answer on in words. 404 with a JSON object is what services say of a session that they do
     not know; a page of HTML comes from something in between.
     """
-    return re.search(r"(404 Not Found|not found:)\s*\{", reason) is not None
+    return re.search(r"(404 Not Found|404 Not Found, Fail|not found:)\s*\{", reason) is not None
 
 
 def _says_no(error: BaseException, reason: str) -> bool:
     """Tell whether a failed acquire means that the service has refused, so that no session can have been opened.
 
-    After a 5xx, a broken answer or a lost connection it may have been opened all the same.
+    After a 5xx, a broken answer or a lost connection it may have been opened all the same. A Warden's caller is
+    named by munge, without which nothing is sent to it.
     """
-    if type(error).__name__ in _REFUSALS or re.search(r"response body: 4\d\d ", reason):
+    if reason.lower().startswith("munge "):  # ... encode failed, ... unavailable, ... support is disabled
+        return True
+    if type(error).__name__ in _REFUSALS or re.search(r"(response body|^Status): 4\d\d ", reason):
         return True
     return isinstance(error, BackendError)
 

@@ -7,11 +7,12 @@ This is the loader of the hooks: no schema, no third-party import. It refuses wh
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from qrmi_slurm.errors import ConfigError
+from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
 
 _CHECK_HINT: Final = "run: qrmi-slurm validate-config"
@@ -22,8 +23,7 @@ _LICENCE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
 MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """One quantum resource of the site.
 
     Args:
@@ -36,13 +36,15 @@ class Resource:
 
     name: str
     type: str
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str]
     is_dynamic: bool = False
-    slurm: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "environment")
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """All resources of the site, by name. Where a name stands twice the last one counts, as in QRMI."""
 
     resources: Mapping[str, Resource]

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm import names
 from qrmi_slurm.errors import ContextError
 from qrmi_slurm.plugstack import DEFAULT_SLURM_CONF
+from qrmi_slurm.secret import masked_repr
 
 # Names of clusters become folders. Slurm itself allows more; none that it accepts by default lies outside.
 _PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -16,8 +16,7 @@ _MAX_EPOCH_DIGITS: Final = 12
 _DEFAULT_CLUSTER: Final = "cluster"
 
 
-@dataclass(frozen=True, slots=True)
-class JobContext:
+class JobContext(NamedTuple):
     """What Prolog and Epilog know of the job.
 
     Args:
@@ -42,8 +41,11 @@ class JobContext:
     restart_count: int
     time_limit_s: int | None
     selection_text: str
-    user_environment: Mapping[str, str] = field(repr=False)
+    user_environment: Mapping[str, str]
     slurm_conf: Path
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "user_environment")
 
     @property
     def is_first_node(self) -> bool:
@@ -51,8 +53,7 @@ class JobContext:
         return self.node == self.first_node
 
 
-@dataclass(frozen=True, slots=True)
-class TaskContext:
+class TaskContext(NamedTuple):
     """What TaskProlog knows of the task that it runs before.
 
     Args:

@@ -5,21 +5,20 @@ there: a key of the site must not reach an address that a user chose.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import CredentialsError
 from qrmi_slurm.names import QRMI_PREFIX, of_resource
 from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone, with_successors
+from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
 
 # The stub refuses longer values at submission; more than this fits into no execve() anyway (MAX_ARG_STRLEN).
 MAX_VALUE_BYTES: Final = 128 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """The variables of one QPU for one job, without the resource's name in front.
 
     Args:
@@ -27,8 +26,11 @@ class Credentials:
         are_users: whether the user supplied any of them, so that QRMI runs as the user.
     """
 
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str]
     are_users: bool
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "environment")
 
 
 def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credentials:

@@ -46,9 +46,17 @@ class RecordError(QrmiSlurmError):
     """A job's record cannot be read or written."""
 
 
+class RecordBusyError(RecordError):
+    """Another process holds a job's record."""
+
+
 class RecordFormatError(RecordError):
     """A record was read, and is none that this program understands."""
 
 
 class ExportsError(QrmiSlurmError):
     """A job's exports cannot be read or written."""
+
+
+class SchedulerError(QrmiSlurmError):
+    """Slurm cannot be asked."""

@@ -7,12 +7,13 @@ a first line that says whose it is and a last one that shows that it is whole.
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from qrmi_slurm import names
 from qrmi_slurm.errors import ExportsError
+from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
 
 _FORMAT: Final = "1"
@@ -28,8 +29,7 @@ _MAX_VARIABLE_BYTES: Final = 128 * 1024
 PREFIX: Final = "qrmi-slurm"
 
 
-@dataclass(frozen=True, slots=True)
-class Exports:
+class Exports(NamedTuple):
     """What a job's tasks get.
 
     Args:
@@ -44,7 +44,10 @@ class Exports:
     restart_count: int
     is_ready: bool
     notes: tuple[str, ...]
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    variables: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "variables")
 
 
 def render(exports: Exports) -> str:

@@ -2,16 +2,17 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from typing import Final
 
 from qrmi_slurm import acquire, context, exports, names, outcomes, plugstack, release
-from qrmi_slurm.errors import QrmiSlurmError
+from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.record import JobFolder
 
-# How much longer than its own calls a hook waits for the record, which Epilog and recover may hold.
-_LOCK_GRACE_S: Final = 1.0
+# Epilog's whole bound is --release-timeout and this; Prolog's is acquire's to keep.
+_GRACE_S: Final = 1.0
 
 
 def prolog(environment: Mapping[str, str]) -> int:
@@ -44,8 +45,12 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
     folder.create()
     reason = "an internal error; please tell an admin"
     try:
-        with folder.locked(options.release_timeout_s + _LOCK_GRACE_S, make=True):
-            result = acquire.acquire(job, options, folder, log)
+        began_s = time.monotonic()
+        # An Epilog or a recover that releases an earlier run; where that hangs, so would what is to be acquired.
+        with folder.locked(options.acquire_timeout_s / 2, make=True):
+            left_s = options.acquire_timeout_s - (time.monotonic() - began_s)
+            # Rounded: a record that nobody holds costs a millisecond, and an option is told as it was written.
+            result = acquire.acquire(job, options._replace(acquire_timeout_s=round(left_s, 1) or 0.1), folder, log)
             if result is not None:
                 folder.write_exports(exports.render(result), job.uid)
         reason = ""
@@ -87,7 +92,16 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         if job.is_first_node:  # released already, Prolog never ran, or --state-dir is another one than it was then
             log.warning("nothing-recorded", folder=folder.path)
         return
-    with folder.locked(options.release_timeout_s + _LOCK_GRACE_S):
+    began_s = time.monotonic()
+    try:
+        seen = folder.read()
+    except RecordError:
+        seen = None  # said below, with the lock held
+    if seen is not None and seen.node != job.node:
+        return  # on a shared state directory: the node that acquired releases
+    with folder.locked(options.release_timeout_s / 2):
+        left_s = options.release_timeout_s + _GRACE_S - (time.monotonic() - began_s)
+        options = options._replace(release_timeout_s=min(options.release_timeout_s, left_s))
         current, fault = folder.read_or_set_aside()
         if fault is not None:
             log.error("record-set-aside", reason=fault)

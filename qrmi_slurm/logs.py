@@ -4,7 +4,9 @@ slurmd keeps a hook's standard output only on failure or from debug2 on, so sysl
 `journalctl -t qrmi-slurm-prolog`.
 """
 
+import _socket  # `socket` is this and 2 ms in which it makes enums of some hundred constants
 import contextlib
+import select
 import sys
 import syslog
 import traceback
@@ -17,6 +19,10 @@ from qrmi_slurm.selection import printable
 # syslog(3) cuts at about 1 kB on some systems; a longer line is no line for a human.
 _MAX_LINE_CHARS = 900
 _MAX_TRACEBACK_CHARS = 800  # its end, where the error stands
+
+# Where syslog(3) writes, and how long a busy daemon gets to make room in its queue (net.unix.max_dgram_qlen, often 10).
+_SYSLOG_SOCKET = "/dev/log"
+_SYSLOG_WAIT_S = 0.5
 
 
 class Level(IntEnum):
@@ -42,14 +48,17 @@ class HookLog:
     """What one run of a hook tells the admin.
 
     Args:
-        hook: `prolog` or `epilog`.
+        hook: `prolog`, `epilog`, or the command's `recover` or `release`.
         job_id: the job; goes into each line.
+        echo: whether to print the lines as well: the command's standard output is for its result.
     """
 
-    def __init__(self, hook: str, job_id: int | str) -> None:
+    def __init__(self, hook: str, job_id: int | str, *, echo: bool = True) -> None:
+        self._echo = echo
         self._job_id = job_id
         self._secrets: list[Secret] = []
         self._name = f"qrmi-slurm-{hook}"
+        self._has_syslog = True
         syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def hide(self, secrets: Iterable[Secret]) -> None:
@@ -84,9 +93,25 @@ class HookLog:
         words += [f"{name}={_value(value)}" for name, value in details.items()]
         text = mask(f"{event}: {' '.join(words)}", self._secrets)
         line = printable(f"{level.name.lower()}: {text}", _MAX_LINE_CHARS)
-        syslog.syslog(level, line)
+        self._has_syslog = self._has_syslog and _syslog_has_room()
+        if self._has_syslog:
+            syslog.syslog(level, line)
+        if not self._echo:
+            return
         with contextlib.suppress(OSError, ValueError):  # slurmd may have closed the other end
             print(f"{self._name}: {line}", file=sys.stdout, flush=True)
+
+
+def _syslog_has_room() -> bool:
+    """Tell whether syslog(3) would return: it waits without an end for a daemon that hangs, and the job with it."""
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        end.connect(_SYSLOG_SOCKET)
+        return bool(select.select([], [end], [], _SYSLOG_WAIT_S)[1])
+    except OSError:  # nobody listens, for which syslog(3) does not wait
+        return True
+    finally:
+        end.close()
 
 
 def _value(value: object) -> str:

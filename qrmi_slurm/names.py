@@ -29,6 +29,7 @@ SPANK_QRMI_QPU = "SPANK_QRMI_QPU"  # Prolog, Epilog
 SLURM_SPANK_QRMI_QPU = "SLURM_SPANK_QRMI_QPU"  # task: the job's selection
 QRMI_SLURM_JOB_ID = "QRMI_SLURM_JOB_ID"  # task of a further het component: its own job's id, set by the stub
 QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub in slurmstepd
+QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
 
 # --- QRMI: what a task reads -----------------------------------------------------------------------------
 QRMI_JOB_QPU_RESOURCES = "QRMI_JOB_QPU_RESOURCES"

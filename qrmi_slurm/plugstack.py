@@ -9,16 +9,18 @@ pattern relative to the including file.
 import glob
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 from qrmi_slurm.errors import PlugstackError
 from qrmi_slurm.names import JOB_PREFIX
+from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
 
 PLUGIN_FILE: Final = "spank_qrmi.so"
 DEFAULT_SLURM_CONF: Final = Path("/etc/slurm/slurm.conf")
+CONFIGLESS_SLURM_CONF: Final = Path("/run/slurm/conf/slurm.conf")  # where slurmd keeps what slurmctld sent it
 DEFAULT_STATE_DIR: Final = Path("/var/spool/qrmi-slurm")
 
 # An acquire is two or three requests; Slurm tells the user "Prolog hung" after MessageTimeout - 2 s, so a
@@ -38,8 +40,7 @@ _FIX_HINT: Final = "an admin has to mend the line; see the plugstack line in REA
 Requirement = Literal["any", "all"]
 
 
-@dataclass(frozen=True, slots=True)
-class SiteOptions:
+class SiteOptions(NamedTuple):
     """What the admin said for the whole site.
 
     Args:
@@ -57,17 +58,23 @@ class SiteOptions:
     acquire_timeout_s: float = DEFAULT_ACQUIRE_TIMEOUT_S
     release_timeout_s: float = DEFAULT_RELEASE_TIMEOUT_S
     require: Requirement = "any"
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = MappingProxyType({})
     source: str = ""
 
+    def __repr__(self) -> str:
+        return masked_repr(self, "env")
 
-@dataclass(frozen=True, slots=True)
-class PluginLine:
+
+class PluginLine(NamedTuple):
     """One line that loads the plugin: its arguments, and where it stands."""
 
     path: str
-    arguments: tuple[str, ...] = field(repr=False)
+    arguments: tuple[str, ...]
     source: str
+    is_required: bool = False
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "arguments")
 
 
 def read(slurm_conf: Path) -> SiteOptions:
@@ -90,6 +97,33 @@ def plugin_line(plugstack: Path) -> PluginLine | None:
     return next(iter(_plugin_lines(plugstack, depth=0)), None)
 
 
+def plugin_lines(plugstack: Path) -> list[PluginLine]:
+    """Return every line that loads the plugin, in Slurm's order; the first counts.
+
+    Raises:
+        PlugstackError: a file cannot be read.
+    """
+    return list(_plugin_lines(plugstack, depth=0))
+
+
+def empty_includes(plugstack: Path, depth: int = 0) -> list[str]:
+    """Return the `include` patterns that match no file, those of included files too; Slurm says nothing of them.
+
+    Raises:
+        PlugstackError: a file cannot be read.
+    """
+    found = []
+    for text in _lines(plugstack):
+        words = text.partition("#")[0].split()
+        if len(words) > 1 and words[0] == "include" and depth <= _MAX_INCLUDE_DEPTH:
+            pattern = str(plugstack.parent / words[1])
+            included = sorted(glob.glob(pattern))
+            found += [inner for path in included for inner in empty_includes(Path(path), depth + 1)] or (
+                [] if included else [pattern]
+            )
+    return found
+
+
 def plugstack_path(slurm_conf: Path) -> Path:
     """Return where Slurm looks for plugstack.conf: `PlugStackConfig=`, or beside slurm.conf.
 
@@ -101,6 +135,15 @@ def plugstack_path(slurm_conf: Path) -> Path:
         return slurm_conf.parent / "plugstack.conf"
     # get_extra_conf_path() in src/common/read_config.c: relative paths stand beside slurm.conf.
     return slurm_conf.parent / configured
+
+
+def cluster_name(slurm_conf: Path) -> str | None:
+    """Return the cluster's name as slurm.conf says; None where it says none.
+
+    Raises:
+        PlugstackError: slurm.conf is there and cannot be read.
+    """
+    return _slurm_conf_value(slurm_conf, "clustername", depth=0)
 
 
 def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
@@ -202,7 +245,7 @@ def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
             for included in sorted(glob.glob(pattern)):
                 yield from _plugin_lines(Path(included), depth + 1)
         elif words[0] in ("required", "optional") and Path(words[1]).name == PLUGIN_FILE:
-            yield PluginLine(words[1], tuple(words[2:]), f"{plugstack}:{number}")
+            yield PluginLine(words[1], tuple(words[2:]), f"{plugstack}:{number}", words[0] == "required")
 
 
 def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:

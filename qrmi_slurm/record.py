@@ -1,32 +1,39 @@
 """The record: what was acquired for a job, on disk before QRMI is called, so that nothing is lost with a process.
 
 One folder a job, `<state dir>/<cluster>/<job id>/`: root's, `0711`. In it `record.json` (`0600`), `lock`, one
-`token-<n>` a QPU that the acquiring child writes by itself, and `exports`, the job's user's.
+`token-<n>` a QPU that the acquiring child writes by itself, and `exports`, the job's user's. What nobody can read goes
+into a folder of its own below `<state dir>/<cluster>/.set-aside/`.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
-from qrmi_slurm.errors import RecordError, RecordFormatError
+from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.resource_types import is_secret
-from qrmi_slurm.secret import Secret
+from qrmi_slurm.secret import Secret, masked_repr
 
 RECORD_VERSION: Final = 1
 
 # How long a hook waits for another one (or for recover) that holds the record, on top of its own deadline.
 _LOCK_POLL_S: Final = 0.02
 
-# Where records go that nobody can read: no cluster can have this name (context._PATH_COMPONENT).
+# Where a cluster's records go that nobody can read; on the same file system as they are, and no job's id.
 SET_ASIDE: Final = ".set-aside"
+
+_LOOK_HINT: Final = "an admin has to look at --state-dir: space, owner, read-only?"
+
+_SET_ASIDE_HINT: Final = (
+    "an admin has to see at the service whether a session of that job is open, close it, and remove that folder"
+)
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -41,8 +48,7 @@ class State(StrEnum):
     INDETERMINATE = "indeterminate"  # no answer came: a session may exist that nobody has the token of
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One QPU of a job.
 
     Args:
@@ -62,7 +68,7 @@ class Entry:
 
     name: str
     type: str
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str]
     run_as_uid: int | None = None
     state: State = State.ACQUIRING
     since_s: float = 0.0
@@ -73,6 +79,9 @@ class Entry:
     reason: str = ""
     expires_s: float | None = None
 
+    def __repr__(self) -> str:
+        return masked_repr(self, "environment")
+
     @property
     def is_pending(self) -> bool:
         """Whether a session of it is, or may be, open."""
@@ -80,8 +89,7 @@ class Entry:
 
     def to(self, state: State, *, token: Secret | None = None, reason: str = "", attempts: int = 0) -> Self:
         """Return the entry in another state, from now."""
-        return replace(
-            self,
+        return self._replace(
             state=state,
             since_s=time.time(),
             token=token or self.token,
@@ -90,8 +98,7 @@ class Entry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What was acquired for a job, and by whom.
 
     Args:
@@ -121,12 +128,12 @@ class Record:
 
     def with_another(self, entry: Entry) -> Self:
         """Return the record with one entry more."""
-        return replace(self, entries=(*self.entries, entry))
+        return self._replace(entries=(*self.entries, entry))
 
     def with_entry(self, index: int, entry: Entry) -> Self:
         """Return the record with one entry replaced."""
         entries = (*self.entries[:index], entry, *self.entries[index + 1 :])
-        return replace(self, entries=entries)
+        return self._replace(entries=entries)
 
 
 def boot_id() -> str:
@@ -167,7 +174,7 @@ class JobFolder:
         except OSError as error:
             raise RecordError(
                 f"cannot make {error.filename or self.path}: {error.strerror}",
-                "an admin has to look at --state-dir: space, owner, read-only?",
+                _LOOK_HINT,
             ) from error
 
     def exists(self) -> bool:
@@ -183,14 +190,15 @@ class JobFolder:
             make: make the folder again where the one that held the lock has removed it.
 
         Raises:
-            RecordError: the lock was not to be had in that time, or the folder is gone.
+            RecordBusyError: the lock was not to be had in that time.
+            RecordError: the folder is gone, or is none to lock in.
         """
         deadline_s = time.monotonic() + timeout_s
         while (fd := self._try_lock(make=make)) is None:
             if make:
                 self.create()
             if time.monotonic() >= deadline_s:
-                raise RecordError(f"{self.path} is held by another process for over {timeout_s:g} s")
+                raise RecordBusyError(f"{self.path} is held by another process for over {timeout_s:.3g} s")
             time.sleep(_LOCK_POLL_S)
         try:
             yield
@@ -202,7 +210,7 @@ class JobFolder:
         path = self.path / "lock"
         fd = None
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = _open_lock(path)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), path.stat()):
                 held, fd = fd, None
@@ -231,7 +239,10 @@ class JobFolder:
             return None
         except OSError as error:
             raise RecordError(f"cannot read {self._record_path}: {error.strerror}") from error
-        return self._with_journaled_tokens(_decode(content, self._record_path))
+        record = _decode(content, self._record_path)
+        if (record.cluster, record.job_id) != (self.cluster, self.job_id):
+            raise RecordFormatError(f"{self._record_path} is of job {record.job_id} of another folder")
+        return self._with_journaled_tokens(record)
 
     def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:
         """Read the record, and move one that nobody can understand out of the way, where it blocks no job.
@@ -245,18 +256,16 @@ class JobFolder:
         try:
             return self.read(), None
         except RecordFormatError as error:
-            place = self.state_dir / SET_ASIDE / f"{self.path.parent.name}-{self.path.name}-{time.time_ns()}.json"
+            place = self.path.parent / SET_ASIDE / f"{self.job_id}-{time.time_ns()}"
             try:
-                with contextlib.suppress(FileExistsError):
-                    place.parent.mkdir(mode=0o700)
-                self._record_path.rename(place)
+                place.parent.mkdir(mode=0o700, exist_ok=True)
+                place.mkdir(mode=0o700)
+                # The journals as well: what a child has written or still writes there may be a token's only trace.
+                for path in (*self.path.glob("token-*"), self._record_path):
+                    path.rename(place / path.name)
             except OSError as move_error:
-                raise RecordError(f"{error.message}; it cannot be moved: {move_error.strerror}") from error
-            fault = RecordError(
-                f"{error.message}; moved to {place}",
-                "an admin has to look whether the sessions in it are still open at the service, then remove it",
-            )
-            return None, fault
+                raise RecordError(f"{error.message}; it cannot be moved: {move_error.strerror}", _LOOK_HINT) from error
+            return None, RecordError(f"{error.message}; moved to {place}", error.hint or _SET_ASIDE_HINT)
 
     def write(self, record: Record) -> None:
         """Put the record on disk for good: written beside, synced, renamed, the folder synced.
@@ -270,7 +279,7 @@ class JobFolder:
         except OSError as error:
             raise RecordError(
                 f"cannot write {self._record_path}: {error.strerror}",
-                "an admin has to look at --state-dir: space, owner, read-only?",
+                _LOOK_HINT,
             ) from error
 
     def write_exports(self, content: str, uid: int) -> None:
@@ -287,8 +296,15 @@ class JobFolder:
             raise RecordError(f"cannot write {self.exports_path}: a value is no text") from None
 
     def remove_exports(self) -> None:
-        """Take the exports away: no task may begin with them any more."""
-        self.exports_path.unlink(missing_ok=True)
+        """Take the exports away: no task may begin with them any more.
+
+        Raises:
+            RecordError: the disk did not let them go.
+        """
+        try:
+            self.exports_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot remove {self.exports_path}: {error.strerror}", _LOOK_HINT) from error
 
     def open_journal(self, number: int) -> int:
         """Return a descriptor of the journal that an entry's child writes its token to.
@@ -311,8 +327,9 @@ class JobFolder:
         return Secret(content.decode("utf-8", "surrogateescape")) if content else None
 
     def drop_journal(self, number: int) -> None:
-        """Remove the journal of an entry whose token the record has."""
-        self._journal_path(number).unlink(missing_ok=True)
+        """Remove the journal of an entry whose token the record has; one that stays does no harm."""
+        with contextlib.suppress(OSError):
+            self._journal_path(number).unlink()
 
     def remove(self) -> None:
         """Remove the folder and all in it; the record goes last but the lock, so that a crash leaves it readable.
@@ -329,7 +346,7 @@ class JobFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise RecordError(f"cannot remove {self.path}: {error.strerror}") from error
+            raise RecordError(f"cannot remove {self.path}: {error.strerror}", _LOOK_HINT) from error
 
     def _journal_path(self, number: int) -> Path:
         return self.path / f"token-{number}"
@@ -377,7 +394,10 @@ def _decode(content: bytes, path: Path) -> Record:
         document = json.loads(content)
         version = document["version"]
         if version != RECORD_VERSION:
-            raise RecordFormatError(f"{path} is of version {version!r}, this program reads {RECORD_VERSION}")
+            raise RecordFormatError(
+                f"{path} is of version {str(version)[:20]!r}, this program reads {RECORD_VERSION}",
+                "an admin can move it back and let the qrmi-slurm that wrote it run: qrmi-slurm recover",
+            )
         return Record(
             cluster=str(document["cluster"]),
             job_id=int(document["job_id"]),
@@ -388,7 +408,7 @@ def _decode(content: bytes, path: Path) -> Record:
             created_s=float(document["created_s"]),
             entries=tuple(_decode_entry(item) for item in document["entries"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordFormatError(f"{path} is not a record: {type(error).__name__}") from None
 
 
@@ -431,6 +451,16 @@ def _require_own(path: Path) -> None:
             f"{path} is owned by uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}",
             f"an admin has to run: chown root {path} && chmod 0711 {path}",
         )
+
+
+def _open_lock(path: Path) -> int:
+    """Open the lock's file; where the file system has become read-only, as it is there: flock(2) needs no writing."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _read_own(path: Path) -> bytes:

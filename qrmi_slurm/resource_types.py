@@ -1,12 +1,11 @@
 """What is known of each resource type: its variables, what locks, and what names it had before.
 
-From QRMI's documentation and its 0.23 to 0.26 releases. Nothing here keeps an unknown type out: a type that
+From QRMI's documentation and its 0.24 to 0.26 releases. Nothing here keeps an unknown type out: a type that
 only a newer QRMI has goes through with the generic rules of `UNKNOWN`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX
 
@@ -25,8 +24,7 @@ _VARIABLE_SUCCESSORS: Final[Mapping[str, str]] = {
 STALE_SESSION_VARIABLES: Final = frozenset({"QRMI_IBM_QCS_SESSION_ID", "QRMI_IBM_QRS_SESSION_ID"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceType:
+class ResourceType(NamedTuple):
     """One resource type of QRMI.
 
     Args:
@@ -37,8 +35,10 @@ class ResourceType:
         secrets: those among them that must never be seen.
         endpoints: those that say where requests, and with them credentials, go.
         successor: the type that took this one's place; empty where it is current.
-        locks: whether acquire takes the QPU at the service. Where it does not, acquire asks nobody, and only
-            `status` tells whether the service answers.
+        locks: whether acquire takes the QPU at the service. Where it does not, acquire asks nobody.
+        asks_status: whether the QPU's status is asked for before it is acquired. Where acquire asks nobody, only that
+            tells whether the service answers; a Warden that is down has opened nothing, which a lost answer to
+            acquire does not say. IBM's opens sessions on a QPU that is offline too, and their jobs wait.
         session_max_ttl: the variable that bounds a session's life in seconds; empty where there is none.
     """
 
@@ -50,6 +50,7 @@ class ResourceType:
     endpoints: frozenset[str] = frozenset()
     successor: str = ""
     locks: bool = False
+    asks_status: bool = True
     session_max_ttl: str = ""
 
     @property
@@ -77,6 +78,7 @@ def _ibm_compute_service(name: str, prefix: str, successor: str = "") -> Resourc
         endpoints=frozenset({f"{prefix}ENDPOINT", f"{prefix}IAM_ENDPOINT"}),
         successor=successor,
         locks=True,
+        asks_status=False,
         session_max_ttl=f"{prefix}SESSION_MAX_TTL",
     )
 

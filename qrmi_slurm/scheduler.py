@@ -1,16 +1,16 @@
-"""The scheduler: what slurmctld tells of jobs, asked with squeue in formats that hold no user's text.
+"""The scheduler: what slurmctld tells of jobs.
 
-Prolog asks for one job's time limit, and only where its environment does not say (22.05); the command asks for all
-jobs. Nothing else of a hook comes here.
+Prolog asks for one job's time limit, and only where its environment does not say (22.05), with scontrol: that is one
+RPC, where squeue takes two or three. The command asks for all jobs, with squeue in a format that holds no user's text.
+Nothing else of a hook comes here.
 """
 
 import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm.names import SLURM_CONF, UNLIMITED_TIMEOUT_S
 
@@ -19,17 +19,23 @@ _ONE_JOB_TIMEOUT_S: Final = 5.0
 _ALL_JOBS_TIMEOUT_S: Final = 30.0
 
 _DIRECTORIES: Final = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin")
+# A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
+_TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
 _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
 
-# States in which a job's processes may be there and its QPUs in use (squeue(1), JOB STATE CODES). A job that is
+# States in which no process of a job can be there, so that its QPUs are in no use: the words of job_state_string() in
+# src/common/slurm_protocol_defs.c, from 22.05 to 26.05. Any other one, a new one too, counts as living. A job that is
 # COMPLETING has its Epilog running or still to come.
-_LIVING: Final = frozenset(
-    {"CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+_OVER: Final = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+    | {"REVOKED", "TIMEOUT"}
+)
+_TO_RUN_AGAIN: Final = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A job that Slurm knows.
 
     Args:
@@ -42,25 +48,35 @@ class Job:
 
     def is_living_run(self, restart_count: int) -> bool:
         """Tell whether this very run of the job may still use what it has acquired."""
-        return self.state in _LIVING and self.restart_count == restart_count
+        return self.state not in _OVER | _TO_RUN_AGAIN and self.restart_count == restart_count
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.state in _OVER
 
 
-def time_limit_s(job_id: int, slurm_conf: Path) -> int | None:
+def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> int | None:
     """Ask for a job's time limit in seconds; None where it cannot be had.
 
     Args:
         job_id: Slurm's id.
         slurm_conf: Slurm's configuration file.
+        timeout_s: how long that may take, in seconds; 5 at the most.
 
     Returns:
         Seconds; 2147483647 where Slurm says UNLIMITED.
     """
-    answer = _squeue(["--jobs", str(job_id), "--format=%l"], slurm_conf, _ONE_JOB_TIMEOUT_S)
-    return None if answer is None else parse_time_limit_s(answer)
+    arguments = ["--local", "show", "job", str(job_id)]
+    answer = _ask("scontrol", arguments, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    # A user's text, the job's name for one, may hold such a line as well, and the other tasks of an array come with it.
+    # Slurm's own line is among them, so it says what all of them say.
+    limits = set(_TIMES_LINE.findall(answer or ""))
+    return parse_time_limit_s(limits.pop()) if len(limits) == 1 else None
 
 
 def parse_time_limit_s(text: str) -> int | None:
-    """Return the seconds of squeue's `[[days-]hours:]minutes:seconds`; None where it says something else."""
+    """Return the seconds of Slurm's `[[days-]hours:]minutes:seconds`; None where it says something else."""
     text = text.strip()
     if text == "UNLIMITED":
         return UNLIMITED_TIMEOUT_S
@@ -80,8 +96,10 @@ def jobs(slurm_conf: Path) -> Mapping[int, Job] | None:
     Returns:
         By job id; None where slurmctld cannot be asked.
     """
-    arguments = ["--array", "--states=all", "--Format=JobID:.20,State:.20,RestartCnt:.20"]
-    answer = _squeue(arguments, slurm_conf, _ALL_JOBS_TIMEOUT_S)
+    # --all: a job in a hidden partition lives as well. --local: in a federation, other clusters' jobs are not these.
+    arguments = ["--noheader", "--all", "--local", "--array", "--states=all"]
+    arguments += ["--Format=JobID:.20,State:.20,RestartCnt:.20"]
+    answer = _ask("squeue", arguments, slurm_conf, _ALL_JOBS_TIMEOUT_S)
     return None if answer is None else parse_jobs(answer)
 
 
@@ -95,13 +113,13 @@ def parse_jobs(text: str) -> dict[int, Job]:
     return found
 
 
-def _squeue(arguments: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
-    program = _program()
+def _ask(command: str, arguments: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
+    program = _program(command)
     if program is None:
         return None
     try:
         answer = subprocess.run(
-            [program, "--noheader", *arguments],
+            [program, *arguments],
             env={SLURM_CONF: str(slurm_conf), "PATH": "/usr/bin:/bin"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -115,10 +133,10 @@ def _squeue(arguments: Sequence[str], slurm_conf: Path, timeout_s: float) -> str
     return answer.stdout
 
 
-def _program() -> str | None:
-    """Find squeue beside the running slurmd (its parent folder's bin), or where packages put it."""
+def _program(command: str) -> str | None:
+    """Find a command of Slurm beside the running slurmd (its parent folder's bin), or where packages put it."""
     for folder in (*_beside_ancestors(), *_DIRECTORIES):
-        program = f"{folder}/squeue"
+        program = f"{folder}/{command}"
         if os.access(program, os.X_OK):
             return program
     return None

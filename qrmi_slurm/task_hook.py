@@ -6,9 +6,8 @@ It runs as the user before every task of a QPU job, so it imports little; its sc
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm import context, exports, names, outcomes, plugstack
 from qrmi_slurm.context import TaskContext
@@ -23,8 +22,7 @@ _SHARED_WAIT_S: Final = 5.0
 _SHARED_POLL_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOutcome:
+class TaskOutcome(NamedTuple):
     """What TaskProlog tells slurmstepd.
 
     Args:

@@ -2,20 +2,57 @@
 # fmt: off
 """:"
 # TaskProlog= of slurm.conf: the user, before each task. What it prints is read by slurmstepd.
+job_id=${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}
+wanted=qpu
+
+# Prints the job's exports, all at once, where they are this run's, whole, this user's, ready, and for all that the step
+# asked for; fails where Python has to look at them. Builtins only: 64 tasks on a node are 64 of these. Who forges
+# QRMI_SLURM_STATE_DIR fools only himself: this runs with no rights but the user's.
+print_exports() {
+    [ -f "$1" ] && [ -O "$1" ] && [ -r "$1" ] || return 1
+    newline='
+'
+    lines='' last='' held='' level=info
+    {
+        IFS=' ' read -r hash suite what version of_job run outcome
+        [ "$hash $suite $what $version $of_job $outcome" = "# qrmi-slurm exports 1 job=$job_id ready" ] || return 1
+        [ "$run" = "restart=${SLURM_JOB_RESTART_COUNT-${run#restart=}}" ] || return 1
+        while IFS= read -r line; do
+            last=$line
+            case $line in
+                'export RUST_LOG='*) level='' ;; # the site's own, by --env:RUST_LOG
+                'export QRMI_JOB_QPU_RESOURCES='*) held=${line#*=} ;;
+                'export '*=* | '# end') ;;
+                'print '*) [ "${SLURM_PROCID:-0}" = 0 ] || continue ;;
+                *) return 1 ;;
+            esac
+            lines=$lines$line$newline
+        done
+        [ "$last$line" = '# end' ] || return 1
+    } <"$1"
+    # srun outside a job does not tell its tasks what the job was submitted with.
+    [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
+    [ -z "$level" ] || lines="${lines}export RUST_LOG=$level${newline}export QRMI_SLURM_RUST_LOG=$level$newline"
+    printf '%s' "$lines"
+}
+
 if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; then
     # No QPU here; only what a surrounding QPU job left behind has to go.
     [ -n "${QRMI_JOB_ID+set}" ] || exit 0
     wanted=
-elif [ "${QRMI_JOB_ID-}" = "${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}" ] && [ "${SRUN_DEBUG-3}" = 3 ] &&
-    [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] && [ -n "${QRMI_JOB_QPU_RESOURCES-}" ]; then
+elif [ "${SRUN_DEBUG-3}" != 3 ]; then
+    : # A log level of the step's own.
+elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
+    [ -n "${QRMI_JOB_QPU_RESOURCES-}" ]; then
     # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
     # whose names are none to it (a QPU called ibm-x).
     case ",$QRMI_JOB_QPU_RESOURCES" in
-        *[!A-Za-z0-9_,]* | *,[0-9]*) wanted=qpu ;;
+        *[!A-Za-z0-9_,]* | *,[0-9]*) ;;
         *) exit 0 ;;
     esac
-else
-    wanted=qpu
+elif [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ]; then
+    # A batch script, or a task of srun and salloc, with nothing of another job and no log level of the user's own.
+    print_exports "${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports" && exit 0
 fi
 self=$0
 [ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
@@ -30,10 +67,13 @@ echo "print qrmi-slurm: no QPU: TaskProlog cannot run ${self%/*}/python3 (exit s
 exit 1
 ":"""
 # fmt: on
+import gc
 import os
 import sys
 
-from qrmi_slurm import environ, task_hook
+gc.disable()  # it would look for cycles 20 times while modules load; what there is goes with the process
+
+from qrmi_slurm import environ, task_hook  # noqa: E402
 
 outcome = task_hook.task_prolog(environ.of_process(int(sys.argv[1])))
 # All at once and then gone: slurmstepd writes the output of a TaskProlog that was killed into slurmd.log and the job's

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_slurm import exports, plugstack, task_hook
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 NAMES = {"prolog": "qrmi-slurm-prolog", "task_prolog": "qrmi-slurm-task-prolog", "epilog": "qrmi-slurm-epilog"}
@@ -290,3 +292,188 @@ def test_prolog_with_all_standard_files_closed_still_acquires(site, tmp_path):
     )
     assert done.returncode == 0
     assert "session-a" in (tmp_path / "state" / "cluster" / "12" / "exports").read_text()
+
+
+# --- What the shell prints of the exports by itself ---------------------------------------------------------
+
+TEXT = "\"double\" 'single' $HOME `id` \\n \\\\ %s * # é 量子 \udc81\udc88\udcff end "
+VARIABLES = {
+    "a_QRMI_OQTOPUS_URL": "http://h:1/?a=b",
+    "ibm-x_QRMI_OQTOPUS_API_TOKEN": TEXT,
+    "a_QRMI_EMPTY": "",
+    "QRMI_JOB_QPU_RESOURCES": "a,ibm-x",
+    "QRMI_JOB_ID": "12",
+}
+READY = exports.Exports(12, 1, is_ready=True, notes=("a note",), variables=VARIABLES)
+TASK = {**environment_of(Path("/nowhere"), "a,ibm-x"), "SLURM_CLUSTER_NAME": "c"}
+
+
+class Job:
+    """What Prolog has left for job 12, and the task that is to have it."""
+
+    def __init__(self, folder, state_dir):
+        self.folder = folder
+        self.state_dir = state_dir
+        self.exports = state_dir / "c" / "12" / "exports"
+        self.exports.parent.mkdir(parents=True)
+        self.leave(exports.render(READY))
+
+    def leave(self, text):
+        self.exports.unlink(missing_ok=True)
+        self.exports.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def task(self, shell="/bin/sh", **environment):
+        """Return TaskProlog's lines; empty where it has left them to Python."""
+        env = {**TASK, "QRMI_SLURM_STATE_DIR": str(self.state_dir), **environment}
+        done = subprocess.run(
+            [shell, self.folder.path / NAMES["task_prolog"]],
+            env={name: os.fsencode(value) for name, value in env.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return [line for line in os.fsdecode(done.stdout).split("\n") if not line.startswith("#")][:-1]
+
+
+@pytest.fixture
+def job(folder, tmp_path):
+    return Job(folder, tmp_path / "state dir")
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_PROCID": "0", "SRUN_DEBUG": "3"},
+        {"SLURM_PROCID": "7"},
+        {"SLURM_JOB_RESTART_COUNT": "1", "LC_ALL": "C", "IFS": "=_a"},
+        {"LC_ALL": "C.UTF-8"},
+        {"SLURM_SPANK_QRMI_QPU": None},
+        {"SLURM_SPANK_QRMI_QPU": "a,unknown", "QRMI_SLURM_QPU": "a,unknown"},
+    ],
+)
+def test_the_shell_prints_what_python_would(job, monkeypatch, shell, environment):
+    options = plugstack.SiteOptions(Path("/nowhere"), job.state_dir)
+    monkeypatch.setattr(plugstack, "read", lambda _slurm_conf: options)
+    told = {name: value for name, value in {**TASK, **environment}.items() if value is not None}
+    outcome = task_hook.task_prolog(told)
+    assert outcome.lines
+    assert job.task(shell, **environment) == list(outcome.lines)
+    assert job.folder.python_runs == 0
+
+
+def test_the_sites_own_log_level_stands(job):
+    job.leave(exports.render(READY._replace(variables={**VARIABLES, "RUST_LOG": "warn"})))
+    assert [line for line in job.task() if "RUST_LOG" in line] == ["export RUST_LOG=warn"]
+    assert job.folder.python_runs == 0
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RUST_LOG": "debug"},
+        {"RUST_LOG": ""},
+        {"SRUN_DEBUG": "5"},
+        {"QRMI_SLURM_QPU": "a"},
+        {"QRMI_SLURM_QPU": "a", "SLURM_SPANK_QRMI_QPU": None},
+        {"QRMI_SLURM_QPU": "a,ibm-x,unknown", "SLURM_SPANK_QRMI_QPU": None},
+        {"QRMI_SLURM_QPU": None},
+        {"QRMI_JOB_ID": "7"},
+        {"QRMI_SLURM_JOB_ID": "13"},
+        {"QRMI_SLURM_STATE_DIR": None},
+        {"QRMI_SLURM_STATE_DIR": ""},
+        {"QRMI_SLURM_STATE_DIR": "/nowhere"},
+        {"SLURM_CLUSTER_NAME": "d"},
+        {"SLURM_JOB_ID": "13"},
+        {"SLURM_JOB_RESTART_COUNT": "0"},
+        {"SLURM_JOB_RESTART_COUNT": ""},
+    ],
+)
+def test_what_is_not_the_usual_is_left_to_python(job, environment):
+    assert job.task(**environment) == []
+    assert job.folder.python_runs == 1
+
+
+RENDERED = exports.render(READY)
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        RENDERED.replace("job=12", "job=13"),
+        RENDERED.replace(" exports 1 ", " exports 2 "),
+        RENDERED.replace("restart=1", "1"),
+        RENDERED.replace(" ready", " failed"),
+        RENDERED.replace(" ready", " ready too"),
+        RENDERED.replace("# end\n", ""),
+        RENDERED.removesuffix("\n"),
+        RENDERED[: len(RENDERED) // 2],
+        RENDERED.replace("print a note", "unset PATH"),
+        RENDERED.replace("print a note", "export PATH"),
+        RENDERED + "export MORE=x\n",
+        RENDERED + "x",
+    ],
+)
+def test_exports_that_are_not_this_jobs_or_not_whole_are_left_to_python(job, shell, text):
+    """Python says what is wrong with them; nothing of them has been printed by then."""
+    job.leave(text)
+    assert job.task(shell) == []
+    assert job.folder.python_runs == 1
+
+
+def test_exports_of_another_user_are_left_to_python(job):
+    os.chown(job.exports, 12345, -1)
+    assert job.task() == []
+    job.exports.unlink()
+    job.exports.mkdir()
+    assert job.task() == []
+    assert job.folder.python_runs == 2
+
+
+# --- What Python loads where it does start ------------------------------------------------------------------
+
+# Each of these was weighed: `dataclasses` alone takes 5 ms, `subprocess` as much, and a QPU job pays it twice. What is
+# added here is paid by every QPU job of a cluster; docs/benchmarks.md says what each of the large ones costs.
+COMMON = """
+    collections collections.abc contextlib copyreg enum errno fnmatch functools gc glob ipaddress itertools keyword
+    ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
+    typing.io typing.re urllib urllib.parse warnings
+    qrmi_slurm qrmi_slurm.context qrmi_slurm.environ qrmi_slurm.errors qrmi_slurm.exports qrmi_slurm.names
+    qrmi_slurm.outcomes qrmi_slurm.plugstack qrmi_slurm.secret qrmi_slurm.selection
+"""
+OF_HOOKS = """
+    fcntl json json.decoder json.encoder json.scanner linecache math select selectors signal syslog textwrap token
+    tokenize traceback qrmi_slurm.acquire qrmi_slurm.backend qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.hooks
+    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types
+"""
+MAY_LOAD = {"prolog": COMMON + OF_HOOKS, "epilog": COMMON + OF_HOOKS, "task_prolog": COMMON + "qrmi_slurm.task_hook"}
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_a_hook_loads_no_module_that_is_not_listed(site, tmp_path, script):
+    """From its first line to its last, in a usual QPU job."""
+    environment = environment_of(tmp_path, "a")
+    for before in {"prolog": [], "task_prolog": ["prolog"], "epilog": ["prolog"]}[script]:
+        assert site.run(before, environment).returncode == 0
+    note = f"open({str(tmp_path / 'loaded')!r}, 'w').write(' '.join(sys.modules))"
+    (tmp_path / "run.py").write_text(
+        "import os, sys\n"
+        f"sys.path[:0] = [{str(FAKES)!r}, {str(Path(exports.__file__).parents[1])!r}]\n"
+        "end, hook = os._exit, os.getpid()\n"
+        f"os._exit = lambda status: ({note} if os.getpid() == hook else None, end(status))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))\n"
+    )
+    assert site.run(script, environment).returncode == 0
+    bare = [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"]
+    loaded = set((tmp_path / "loaded").read_text().split())
+    loaded -= set(subprocess.run(bare, capture_output=True, text=True, check=True).stdout.split())
+    # Without the C halves of modules, and the stand-in for QRMI.
+    ours = {name for name in loaded if not name.startswith("_") and name.partition(".")[0] != "qrmi"}
+    assert ours - set(MAY_LOAD[script].split()) == set()

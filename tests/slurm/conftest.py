@@ -9,6 +9,7 @@ import pytest
 
 from slurm.cluster import ClusterOptions, sweep
 from slurm.site import Site, SiteOptions
+from slurm.standins import Services
 
 
 def pytest_configure() -> None:
@@ -49,3 +50,9 @@ def site(shared_site: Site) -> Site:
     """Return the shared site as it was when it started: idle nodes, no jobs, no faults."""
     shared_site.reset()
     return shared_site
+
+
+@pytest.fixture(scope="session")
+def services(shared_site: Site) -> Services:
+    """Return stand-ins for the services of all types but IBM's sessions, for the whole session."""
+    return Services(shared_site.cluster)

@@ -138,6 +138,10 @@ class Fault:
         """Return how many requests it holds now."""
         return int(self._shown()["holding"])
 
+    def go_on(self) -> None:
+        """Let go what it holds, and what it would hold from now on."""
+        self.emulator.control("POST", f"release/{self.fault_id}", {})
+
     def wait_for(self, count: int, deadline_s: float = 20.0) -> None:
         """Wait until it holds so many requests at the same time.
 

@@ -2,17 +2,19 @@
 
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from slurm.cluster import Cluster, ClusterOptions, Hooks
+from slurm.cluster import COMMAND_DEADLINE_S, SYSTEM_PATH, Cluster, ClusterError, ClusterOptions, Hooks
 from slurm.emulator import Emulator
 from slurm.polling import wait_for
+from slurm.processes import living
 
 BIN = Path(sys.executable).parent
 STUB = Path(sys.prefix) / "lib" / "spank_qrmi.so"
@@ -157,6 +159,108 @@ class Site:
         path = self.cluster.log("hooks")
         return path.read_text(errors="replace") if path.exists() else ""
 
+    # --- the admin's command, and what it looks at ---------------------------------------------------
+
+    def command(self, *words: str, node: str = "n1", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `qrmi-slurm` as root on a node, with that node's name for this machine's boot id."""
+        return subprocess.run(
+            [BIN / "qrmi-slurm", *words],
+            env=self.root_env(node),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_DEADLINE_S,
+        )
+
+    def popen_command(self, *words: str, node: str = "n1") -> subprocess.Popen[str]:
+        """Start `qrmi-slurm` as root on a node."""
+        return subprocess.Popen(
+            [BIN / "qrmi-slurm", *words],
+            env=self.root_env(node),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def recover(self, *words: str, node: str = "n1") -> dict[str, Any]:
+        """Run `qrmi-slurm recover --json`, and return what it says; its exit status must say the same."""
+        done = self.command("recover", "--json", *words, node=node)
+        if done.returncode not in (0, 1):
+            raise ClusterError(f"recover: exit status {done.returncode}\n{done.stderr}")
+        said: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == (1 if said["left"] else 0), said
+        return said
+
+    def root_env(self, node: str) -> dict[str, str]:
+        """Return the environment of root's commands on a node."""
+        return {"PATH": SYSTEM_PATH, "SLURM_CONF": str(self.cluster.slurm_conf), "SLURMD_NODENAME": node}
+
+    def run_hook(self, hook: str, job_id: int, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed Prolog or Epilog once more, as slurmd would on n1 for a job with `--qpu=ibm_demo`."""
+        return subprocess.run(
+            [BIN / f"qrmi-slurm-{hook}"],
+            env={**self.hook_env(job_id), **env},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_DEADLINE_S,
+        )
+
+    def hook_env(self, job_id: int) -> dict[str, str]:
+        """Return what slurmd gives Prolog and Epilog on n1 for a job with `--qpu=ibm_demo`, from 23.02 on."""
+        return {
+            **self.root_env("n1"),
+            "SLURM_CLUSTER_NAME": f"throwaway-{self.cluster.token}",
+            "SLURM_JOB_ID": str(job_id),
+            "SLURM_JOB_UID": str(self.cluster.user.uid),
+            "SLURM_JOB_NODELIST": "n1",
+            "SLURM_JOB_START_TIME": "1000",
+            "SLURM_JOB_END_TIME": "1300",
+            "SPANK_QRMI_QPU": "ibm_demo",
+        }
+
+    def folder_of(self, job_id: int) -> Path:
+        """Return a job's folder in the state directory, whether it is there or not."""
+        return self.state_dir / f"throwaway-{self.cluster.token}" / str(job_id)
+
+    def record_of(self, job_id: int) -> dict[str, Any] | None:
+        """Return a job's record; None where there is none."""
+        path = self.folder_of(job_id) / "record.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        return record
+
+    def change_record(self, job_id: int, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change what stands in a job's record."""
+        record = self.record_of(job_id)
+        assert record is not None
+        change(record)
+        (self.folder_of(job_id) / "record.json").write_text(json.dumps(record))
+
+    def hook_pids(self, hook: str) -> list[int]:
+        """Return the Python processes of the hooks that run now; not their shells, nor QRMI's calls."""
+        return [pid for pid, is_call in self._pythons_of(hook) if not is_call]
+
+    def call_pids(self, hook: str) -> list[int]:
+        """Return the processes in which a hook calls QRMI now."""
+        return [pid for pid, is_call in self._pythons_of(hook) if is_call]
+
+    def _pythons_of(self, hook: str) -> list[tuple[int, bool]]:
+        found = []
+        name = f"/qrmi-slurm-{hook}".encode()
+        for process in living():
+            try:
+                words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+                environ = Path(f"/proc/{process.pid}/environ").read_bytes()
+            except OSError:
+                continue  # gone meanwhile
+            is_ours = f"SLURM_CONF={self.cluster.slurm_conf}".encode() in environ.split(b"\0")
+            if is_ours and words[0].endswith(b"python3") and any(word.endswith(name) for word in words):
+                found.append((process.pid, process.session == process.pid))
+        return found
+
     # --- watched hooks ------------------------------------------------------------------------------
 
     def hook_runs(self, moment: str) -> list[HookRun]:
@@ -182,6 +286,19 @@ class Site:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def hooks_of(self, folder: Path) -> Iterator[None]:
+        """Let Prolog and Epilog be those of another installation until the block ends."""
+        paths = [self.cluster.etc / f"{hook}.d" / "50-qrmi" for hook in ("prolog", "epilog")]
+        kept = [path.read_text() for path in paths]
+        try:
+            for path, text in zip(paths, kept, strict=True):
+                _write_script(path, text.replace(str(BIN), str(folder)))
+            yield
+        finally:
+            for path, text in zip(paths, kept, strict=True):
+                _write_script(path, text)
 
     def _path_of(self, hook: str) -> Path:
         """Return what slurm.conf names as Prolog or Epilog: the installed script, ours around it, or a glob."""

@@ -294,14 +294,14 @@ def test_an_absurd_session_life_fails_no_job_of_others_and_no_later_release(site
 
 def test_without_times_slurmctld_is_asked(site, run, monkeypatch):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.scheduler.time_limit_s", lambda job_id, slurm_conf: 77)
+    monkeypatch.setattr("qrmi_slurm.scheduler.time_limit_s", lambda job_id, slurm_conf, timeout_s: 77)
     result = run("a", SLURM_JOB_START_TIME=None, SLURM_JOB_END_TIME=None)
     assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "77"
 
 
 def test_without_any_time_limit_the_job_goes_on_as_unlimited(site, run, monkeypatch, syslog_lines):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.scheduler.time_limit_s", lambda job_id, slurm_conf: None)
+    monkeypatch.setattr("qrmi_slurm.scheduler.time_limit_s", lambda job_id, slurm_conf, timeout_s: None)
     result = run("a", SLURM_JOB_END_TIME=None)
     assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "2147483647"
     assert any("time-limit-unknown" in line for _, line in syslog_lines)

@@ -14,7 +14,7 @@ PACKAGE = Path(qrmi_slurm.__file__).parent
 # What each layer may import stands in a layer before it, or in its own; none imports in a circle (below).
 LAYERS = (
     ("names", "errors", "secret", "outcomes"),
-    ("selection", "resource_types", "environ", "config", "plugstack", "context", "credentials"),
+    ("selection", "resource_types", "environ", "config", "plugstack", "context", "credentials", "reasons"),
     ("scheduler", "backend", "record", "exports", "logs"),
     ("release", "acquire"),
     ("hooks", "task_hook"),
@@ -69,10 +69,27 @@ def test_nothing_imports_the_command_but_itself():
 
 @pytest.mark.parametrize(
     ("package", "modules"),
-    [("qrmi", {"backend"}), ("typer", {"cli", "render"}), ("rich", {"cli", "render"}), ("click", {"cli", "render"})],
+    [
+        ("qrmi", {"backend"}),
+        ("typer", {"cli", "render"}),
+        ("rich", {"cli", "render"}),
+        ("click", {"cli", "render"}),
+        ("requests", {"service_check"}),
+        ("jsonschema", {"config_schema"}),
+    ],
 )
 def test_a_third_partys_package_has_its_few_places(package, modules):
     assert {module for module in all_modules() if package in imports_of(module)[1]} <= modules
+
+
+@pytest.mark.parametrize("module", sorted(set(all_modules()) - {*HOOK_MODULES, "cli", "render"}))
+def test_a_module_of_the_command_prints_nothing(module):
+    """Only cli and render know of terminals; what they call returns values."""
+    assert not imports_of(module)[0] & {"cli", "render"}
+    calls = [
+        node.func for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())) if type(node) is ast.Call
+    ]
+    assert "print" not in [getattr(function, "id", "") for function in calls]
 
 
 @pytest.mark.parametrize("module", HOOK_MODULES)

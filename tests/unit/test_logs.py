@@ -1,7 +1,9 @@
 """The hooks' log: a line an event, to standard output and syslog, without secrets."""
 
 import io
+import socket
 import syslog
+import time
 from unittest.mock import patch
 
 import pytest
@@ -86,3 +88,34 @@ def test_a_standard_output_that_nobody_takes_does_not_stop_a_hook(syslog_lines, 
     monkeypatch.setattr("sys.stdout", Closed())
     HookLog("prolog", 12).error("e")
     assert syslog_lines
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """Syslog's end of the socket, on which nobody reads yet."""
+    monkeypatch.setattr("qrmi_slurm.logs._SYSLOG_SOCKET", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "log"))
+        yield end
+
+
+def test_a_syslog_daemon_that_hangs_holds_no_hook_up(log, capsys, syslog_lines, daemon):
+    """Its queue is full, so syslog(3) would wait for ever: the lines are on standard output, and the hook goes on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.connect(daemon.getsockname())
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            for _ in range(100_000):
+                other.send(b"x")
+    started_s = time.monotonic()
+    for _ in range(20):
+        log.info("acquired")
+    assert time.monotonic() - started_s < 2
+    assert syslog_lines == []
+    assert capsys.readouterr().out.count("acquired") == 20
+
+
+def test_a_syslog_daemon_that_has_room_gets_each_line(log, syslog_lines, daemon):
+    log.info("acquired")
+    log.info("released")
+    assert len(syslog_lines) == 2

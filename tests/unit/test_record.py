@@ -1,5 +1,6 @@
 """The record: what is on disk about a job."""
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrmi_slurm import record
-from qrmi_slurm.errors import RecordError
+from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.record import Entry, JobFolder, Record, State
 from qrmi_slurm.secret import Secret
 
@@ -59,8 +60,8 @@ entries = st.builds(
 )
 records = st.builds(
     Record,
-    cluster=texts,
-    job_id=st.integers(1, 2**32 - 1),
+    cluster=st.just("test"),
+    job_id=st.just(12),
     uid=st.integers(0, 2**32 - 2),
     node=texts,
     boot_id=texts,
@@ -181,7 +182,10 @@ def test_without_a_record_there_is_none(folder):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b'{"version": 1}', b'{"version": 2}', b"\xff", b'{"version": 1, "entries": [1]}'],
+    [
+        *(b"", b"{", b"[]", b"null", b'{"version": 1}', b'{"version": 2}', b"\xff", b'{"version": 1, "entries": [1]}'),
+        *(b"[" * 100_000, b'{"version": 1, "cluster": "test", "job_id": 1e999}'),
+    ],
 )
 def test_what_is_no_record_is_an_error_that_names_the_file(folder, content):
     (folder.path / "record.json").write_bytes(content)
@@ -332,3 +336,50 @@ def test_every_secret_of_an_entry_is_told_for_masking():
 
 def test_an_entry_is_pending_until_it_failed():
     assert {state for state in State if not Entry("a", "t", {}, state=state).is_pending} == {State.FAILED}
+
+
+@pytest.mark.parametrize("other", [{"job_id": 13}, {"cluster": "other"}])
+def test_a_record_of_another_job_is_none_of_ours(folder, other):
+    """A folder that somebody copied: its sessions belong to a job that may live."""
+    folder.write(record_of(ENTRY, **other))
+    with pytest.raises(RecordFormatError, match="of another folder"):
+        folder.read()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 2}'])
+def test_what_nobody_can_read_is_set_aside_with_its_journals(folder, content):
+    """A token that a child left, or still writes, is the last trace of a session."""
+    (folder.path / "record.json").write_bytes(content)
+    fd = folder.open_journal(1)
+    found, fault = folder.read_or_set_aside()
+    os.write(fd, b"late-token")
+    os.close(fd)
+    assert found is None
+    [place] = (folder.path.parent / record.SET_ASIDE).iterdir()
+    assert str(place) in fault.message
+    assert "recover" in fault.hint or "session" in fault.hint
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert (place / "record.json").read_bytes() == content
+    assert (place / "token-1").read_bytes() == b"late-token"
+    assert folder.read_or_set_aside() == (None, None)
+
+
+def test_who_finds_the_lock_taken_is_told_apart_from_a_fault(folder):
+    with folder.locked(1), pytest.raises(RecordBusyError), folder.locked(0):
+        pass
+
+
+def test_on_a_read_only_file_system_the_lock_holds_as_well(folder, monkeypatch):
+    """Epilog has to release even then; what is there can be locked without writing."""
+    with folder.locked(1):
+        pass
+    really_open = os.open
+
+    def read_only(path, flags, *arguments):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return really_open(path, flags, *arguments)
+
+    monkeypatch.setattr("qrmi_slurm.record.os.open", read_only)
+    with folder.locked(0), pytest.raises(RecordBusyError), folder.locked(0):
+        pass

@@ -1,12 +1,14 @@
 """Releasing: nothing leaves the record before it is proven to be given back."""
 
+import json
 import os
 import time
 
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
-from qrmi_slurm import release
+from qrmi_slurm import backend, release
+from qrmi_slurm.errors import BackendError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.record import Entry, Record, State
 from qrmi_slurm.secret import Secret
@@ -151,3 +153,86 @@ def test_a_token_that_comes_after_a_release_is_found(site, run):
     os.write(fd, b"late-token")
     os.close(fd)
     assert [kept.token.reveal() for kept in folder.read().entries if kept.token] == ["late-token"]
+
+
+@pytest.mark.parametrize("what", ["write", "remove_exports"])
+def test_a_disk_that_takes_nothing_keeps_no_session_open(site, run, monkeypatch, what):
+    """The record on it is older than the truth then, and what it names is released once more later."""
+
+    def refuse(*_arguments):
+        raise RecordError("No space left on device")
+
+    folder = site.folder()
+    folder.create()
+    folder.write(Record("test", 12, os.getuid(), "n1", "b", 0, time.time(), (entry(site, "a"),)))
+    current = folder.read()
+    monkeypatch.setattr(f"qrmi_slurm.record.JobFolder.{what}", refuse)
+    assert release.release(folder, current, site.options(), HookLog("epilog", 12)) is None
+    assert site.calls() == [f"release a {SECRET}-a"]
+
+
+def test_where_qrmi_cannot_be_imported_that_is_the_reason(site, run, monkeypatch):
+    def no_qrmi(*_arguments):
+        raise BackendError("QRMI cannot be imported")
+
+    monkeypatch.setattr("qrmi_slurm.backend.run", no_qrmi)
+    [kept] = run(entry(site, "a")).entries
+    assert (kept.state, kept.reason) == (State.RELEASING, "QRMI cannot be imported")
+
+
+def test_of_a_living_job_the_others_stay_as_they_are(site, run):
+    """recover releases what an earlier run has left; the record and the exports are the living run's."""
+    site.folder().create()
+    site.folder().write_exports("x", os.getuid())
+    left = run(
+        entry(site, "a", state=State.RELEASING), entry(site, "b"), which=lambda held: held.state is State.RELEASING
+    )
+    assert [(kept.name, kept.state) for kept in left.entries] == [("b", State.ACQUIRED)]
+    assert site.calls() == [f"release a {SECRET}-a"]
+    assert site.folder().exports_path.exists()
+
+
+def rotated(site, **changes):
+    """Write a config whose key is another one than the record's; the stand-in refuses the record's."""
+    site.add("a", **{"calls": str(site.calls_path)})
+    resource = site.resources[0]["environment"]
+    resource |= {"QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-new", **changes}
+    site.write_config(json.dumps({"resources": site.resources}))
+
+
+def keys_asked_with(monkeypatch):
+    """Return the keys that QRMI is called with; every call is refused."""
+    keys = []
+
+    def refuse(calls, _timeout_s, on_answer):
+        for call in calls:
+            keys.append(call.environment["a_QRMI_IBM_QCS_IAM_APIKEY"])
+            on_answer(backend.Answer(call, backend.Verdict.REFUSED, None, "401", 0.0, ()))
+
+    monkeypatch.setattr("qrmi_slurm.backend.run", refuse)
+    return keys
+
+
+def test_a_key_that_was_rotated_is_tried_after_the_records(site, run, monkeypatch):
+    rotated(site)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a"))
+    assert keys == [f"{SECRET}-apikey", f"{SECRET}-new"]
+    assert site.folder().read().entries[0].environment["a_QRMI_IBM_QCS_IAM_APIKEY"] == f"{SECRET}-apikey"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"QRMI_IBM_QCS_ENDPOINT": "http://elsewhere.invalid"}, {"QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:other"}]
+)
+def test_a_new_key_goes_to_no_old_address(site, run, monkeypatch, changes):
+    rotated(site, **changes)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a"))
+    assert keys == [f"{SECRET}-apikey"]
+
+
+def test_what_a_user_supplied_is_the_users_to_change(site, run, monkeypatch):
+    rotated(site)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a")._replace(run_as_uid=1001))
+    assert keys == [f"{SECRET}-apikey"]

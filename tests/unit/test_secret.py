@@ -49,3 +49,10 @@ def test_of_two_overlapping_secrets_the_longer_goes_whole():
 
 def test_a_very_short_secret_does_not_garble_the_text():
     assert mask("a banana", [Secret("a"), Secret("")]) == "a banana"
+
+
+def test_an_authorization_header_is_masked_whatever_it_holds():
+    """A service may repeat the bearer token that it has given out for the key, which nobody told us of."""
+    said = "headers: {'authorization': 'Bearer eyJhbGciOi.JIUzI1NiJ9._x', 'x': 'Basic dXNlcjpwYXNzd29yZA=='}"
+    assert mask(said, []) == "headers: {'authorization': 'Bearer ***', 'x': 'Basic ***'}"
+    assert mask("Basic authentication is off", []) == "Basic authentication is off"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_slurm.plugstack import DEFAULT_STATE_DIR
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cli_filter"
 FAKE_SLURM = Path(__file__).parent / "stub" / "fake_slurm.c"
@@ -494,9 +496,17 @@ def test_step_has_its_selection(stub: Stub, watched: Stub, sanitized: Stub) -> N
 
 def test_step_without_option_loses_an_inherited_selection(stub: Stub) -> None:
     """Where --qpu was not given, an inherited QRMI_SLURM_QPU is taken out, and nothing put in."""
-    done = launch(stub, *job_env(QRMI_SLURM_QPU="a", QRMI_SLURM_JOB_ID="9", PATH="/bin"))
+    inherited = {"QRMI_SLURM_QPU": "a", "QRMI_SLURM_STATE_DIR": "/elsewhere", "QRMI_SLURM_JOB_ID": "9"}
+    done = launch(stub, *job_env(**inherited, PATH="/bin"))
     assert done.step == {"PATH": "/bin"}
     assert done.control == {}
+
+
+def test_step_with_a_selection_is_told_where_the_hooks_keep_its_exports(stub: Stub) -> None:
+    """QRMI_SLURM_STATE_DIR is --state-dir of the plugin's line, over an inherited one, and the hooks' default."""
+    inherited = job_env(QRMI_SLURM_STATE_DIR="/elsewhere")
+    assert launch(stub, *inherited, option("a")).step["QRMI_SLURM_STATE_DIR"] == str(DEFAULT_STATE_DIR)
+    assert launch(stub, *inherited, option("a"), "state_dir /shared").step["QRMI_SLURM_STATE_DIR"] == "/shared"
 
 
 def test_malformed_value_in_slurmstepd(stub: Stub) -> None:

@@ -13,6 +13,7 @@
  *   clear_environ     no process environment, as sbatch --export-file has after a component
  *   fail_setenv       the job-control environment takes nothing more
  *   job_id N          what the plugin gets for S_JOB_ID
+ *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
  *   dump              prints the job-control, step and process environment
  *   exit              slurm_spank_exit
@@ -51,6 +52,9 @@ static struct table job_control;
 static struct table step;
 static struct spank_option *registered;
 static uint32_t job_id;
+/* What the line in plugstack.conf has after the path. */
+static char *arguments[4] = {"/etc/slurm/qrmi_config.json", "--env:https_proxy=http://u:PROXYSECRET@p:1"};
+static int arguments_count = 2;
 static bool setenv_fails;
 static char *found; /* the option's value; like Slurm's it is never forgotten */
 
@@ -259,8 +263,6 @@ static void call_option(const char *value)
 
 static void call(void *plugin, const char *phase)
 {
-	/* What the line in plugstack.conf has after the path. */
-	static char *arguments[] = {"/etc/slurm/qrmi_config.json", "--env:https_proxy=http://u:PROXYSECRET@p:1", NULL};
 	char symbol[64];
 	spank_f *function;
 
@@ -270,7 +272,7 @@ static void call(void *plugin, const char *phase)
 		say("missing", symbol);
 		return;
 	}
-	result(phase, function(&handle, 2, arguments));
+	result(phase, function(&handle, arguments_count, arguments));
 }
 
 static void dump(void)
@@ -342,6 +344,9 @@ static void run(void *plugin, const char *word, const char *argument)
 		setenv_fails = true;
 	} else if (strcmp(word, "job_id") == 0) {
 		job_id = (uint32_t)strtoul(argument, NULL, 10);
+	} else if (strcmp(word, "state_dir") == 0) {
+		if (asprintf(&arguments[arguments_count++], "--state-dir=%s", argument) < 0)
+			abort();
 	} else if (strcmp(word, "job_env") == 0) {
 		char *entry = from_hex(argument);
 		char *value = strchr(entry, '=');

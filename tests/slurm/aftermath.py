@@ -1,0 +1,45 @@
+"""What must be so after every fault: no session open, no node drained, later jobs fine."""
+
+from collections.abc import Callable
+
+from slurm.polling import wait_for
+from slurm.site import Site
+
+SCRIPT = "#!/bin/sh\necho the-script-ran\n"
+# It runs until a test lets it go, or the test's site ends.
+LONG_SCRIPT = "#!/bin/sh\necho begun\nwhile [ ! -e go-$SLURM_JOB_ID ]; do sleep 0.05; done\n"
+
+
+def start_long_job(site: Site, *options: str, then: str = "") -> int:
+    """Submit a job that holds its QPU until `let_go`, and wait until its script has begun; `then` is its last lines."""
+    job_id = site.cluster.sbatch(LONG_SCRIPT + then, "--qpu=ibm_demo", "--nodelist=n1", *options)
+    wait_for(lambda: "begun" in site.cluster.job_output(job_id), f"job {job_id} to begin", 30)
+    return job_id
+
+
+def let_go(site: Site, job_id: int) -> None:
+    """Let the script of such a job end."""
+    (site.cluster.user.home / f"go-{job_id}").touch()
+
+
+def finish_with(site: Site, make_fault: Callable[[int], object]) -> int:
+    """Run a job to its end with a fault that is made between its last line and Epilog; return its id."""
+    with site.hold("before-epilog"):
+        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+        site.wait_hook_run("before-epilog", job_id)
+        make_fault(job_id)
+    return job_id
+
+
+def assert_nothing_left(site: Site, job_id: int) -> None:
+    """The nodes are idle, no session is open, nothing is recorded of the job."""
+    site.cluster.wait_nodes_idle()
+    assert site.emulator.open_sessions() == []
+    assert not site.folder_of(job_id).exists()
+
+
+def assert_next_job_is_fine(site: Site) -> None:
+    """A job on the same node gets the QPU and gives it back."""
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert_nothing_left(site, job_id)

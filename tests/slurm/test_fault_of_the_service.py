@@ -1,0 +1,187 @@
+"""Whatever the service does to a call of acquire or release: the job is told, no session stays, no node is drained."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, finish_with
+from slurm.gate import Gate
+from slurm.polling import wait_for
+from slurm.site import Site
+
+FAULTS = {
+    "hangs": {"kind": "hang"},
+    "resets": {"kind": "reset"},
+    "answers 429": {"kind": "error", "status": 429},
+    "answers 500": {"kind": "error", "status": 500},
+    "answers garbage": {"kind": "garbage"},
+}
+# QRMI takes any answer of 2xx to the closing request itself for done, and reads no body: there is no telling then.
+LOUD_FAULTS = {name: fault for name, fault in FAULTS.items() if name != "answers garbage"}
+every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+
+# The job leaves a task of its own in the queue, so that QRMI cancels the session instead of closing it.
+QUEUE_A_TASK = f"""#!/bin/sh
+exec {sys.executable} - <<'END'
+import json, qrmi
+program = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; c[0] = measure $0;'
+pubs = json.dumps(dict(pubs=[[program, None, 5]], version=2))
+payload = qrmi.Payload.QiskitPrimitive(input=pubs, program_id="sampler")
+qrmi.QuantumResource("ibm_demo", qrmi.ResourceType.IBMQuantumComputeService).task_start(payload)
+END
+"""
+
+
+def short_sessions(site: Site, **changes: str) -> None:
+    """Let the service end each session by itself after a second, and Prolog wait no longer than that."""
+    resource = site.emulator.resource("ibm_demo")
+    resource["environment"] |= {"QRMI_IBM_QCS_SESSION_MAX_TTL": "1", **changes}
+    site.config([resource])
+    site.plugstack(site.plugstack_line("--acquire-timeout=1"))
+
+
+def assert_job_fails(site: Site, *reasons: str) -> int:
+    """A job with a QPU fails at once, and reads why."""
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+    info = site.cluster.wait_job_over(job_id)
+    output = site.cluster.job_output(job_id)
+    assert (info.state, info.exit_code) == ("FAILED", "1:0"), output
+    assert "the-script-ran" not in output
+    for reason in (f"job {job_id} has no QPU: ibm_demo could not be acquired", *reasons):
+        assert reason in output
+    return job_id
+
+
+def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
+    """What the service may have opened ends by itself; recover says so without alarm, and then forgets it."""
+
+    def forgotten() -> bool:
+        said = site.recover()
+        assert said["left"] == 0, said
+        return not site.folder_of(job_id).exists()
+
+    wait_for(forgotten, "the record to be forgotten", 20)
+    assert_nothing_left(site, job_id)
+
+
+# --- acquire -----------------------------------------------------------------------------------------------------
+
+
+@every_fault
+@pytest.mark.parametrize("call", ["iam_token", "create_session"])
+def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
+    """The job fails with the reason; where nobody can tell whether a session was opened, that is recorded."""
+    short_sessions(site)
+    with site.emulator.fault(call=call, **fault) as injected:
+        job_id = assert_job_fails(site)
+        assert injected.hits() >= 1
+    assert site.emulator.open_sessions() == []
+    for job in site.recover()["jobs"]:
+        assert (job["job_id"], job["step"], job["is_left"]) == (job_id, "wait", False)
+    site.command("release", "--forget", str(job_id))
+    assert_nothing_left(site, job_id)
+
+
+@pytest.mark.parametrize("kind", ["hang", "garbage"])
+def test_a_session_that_was_opened_but_never_told_is_named_and_ends_by_itself(site: Site, kind: str) -> None:
+    """The answer comes after our deadline, or is lost: log and `status` say indeterminate, and when it ends."""
+    short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="2")
+    with site.emulator.fault(call="create_session", kind=kind, when="after"):
+        job_id = assert_job_fails(site)
+    assert len(site.emulator.open_sessions()) == 1
+    assert f"indeterminate: job={job_id} qpu=ibm_demo" in site.hooks_log()
+    status = site.command("status").stdout
+    assert "indeterminate" in status and "ends by itself within" in status
+    assert_forgotten_at_its_end(site, job_id)
+
+
+def test_a_service_that_refuses_connections_while_acquiring(site: Site) -> None:
+    """Nothing was asked, so nothing stays recorded as a session that may be open longer than it may live."""
+    with Gate(site.emulator.url) as gate:
+        gate.shut()
+        short_sessions(site, QRMI_IBM_QCS_ENDPOINT=gate.url, QRMI_IBM_QCS_IAM_ENDPOINT=gate.url)
+        job_id = assert_job_fails(site)
+    assert_forgotten_at_its_end(site, job_id)
+
+
+# --- release -----------------------------------------------------------------------------------------------------
+
+
+def assert_recovered(site: Site, job_id: int) -> None:
+    """The job has ended well, its node is free, its session is still open; recover closes it."""
+    info = site.cluster.wait_job_over(job_id)
+    assert info.state == "COMPLETED", site.cluster.job_output(job_id)
+    assert len(site.emulator.open_sessions()) == 1
+    (entry,) = (site.record_of(job_id) or {})["entries"]
+    assert (entry["state"], entry["attempts"]) == ("releasing", 1)
+    assert not (site.folder_of(job_id) / "exports").exists()
+    assert f"not-released: job={job_id} qpu=ibm_demo" in site.hooks_log()
+    (waiting,) = site.recover()["jobs"]
+    assert (waiting["step"], waiting["is_left"]) == ("wait", True), "it was tried again without back-off"
+    (result,) = site.recover("--now")["jobs"]
+    assert (result["job_id"], result["outcome"]) == (job_id, "released")
+    assert_nothing_left(site, job_id)
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        *(
+            pytest.param(call, fault, id=f"{call} {name}")
+            for call in ("iam_token", "list_jobs")
+            for name, fault in FAULTS.items()
+        ),
+        *(pytest.param("update_session", fault, id=f"update_session {name}") for name, fault in LOUD_FAULTS.items()),
+    ],
+)
+def test_while_releasing(site: Site, call: str, fault: dict[str, Any]) -> None:
+    """The session stays recorded with its token until recover closes it; the job and its node know nothing of it."""
+    site.plugstack(site.plugstack_line("--release-timeout=1"))
+    injected = []
+
+    def make(_job_id: int) -> None:
+        injected.append(site.emulator.control("POST", "faults", {"call": call, **fault}))
+
+    job_id = finish_with(site, make)
+    site.cluster.wait_job_over(job_id)
+    site.emulator.clear_faults()
+    assert_recovered(site, job_id)
+
+
+@pytest.mark.parametrize("fault", LOUD_FAULTS.values(), ids=LOUD_FAULTS.keys())
+def test_while_cancelling_a_session_with_tasks(site: Site, fault: dict[str, Any]) -> None:
+    """QRMI cancels a session in which the job has left a task: the same holds for that call."""
+    site.plugstack(site.plugstack_line("--release-timeout=1"))
+    site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})
+    try:
+        with site.emulator.fault(call="close_session", **fault) as injected:
+            job_id = site.cluster.sbatch(QUEUE_A_TASK, "--qpu=ibm_demo", "--nodelist=n1")
+            site.cluster.wait_job_over(job_id)
+            assert injected.hits() >= 1, site.cluster.job_output(job_id)
+        assert_recovered(site, job_id)
+    finally:
+        site.emulator.control("POST", "backends/ibm_demo", {"status": "online"})
+
+
+def test_a_service_that_refuses_connections_while_releasing(site: Site) -> None:
+    """The service is down when the job ends, and up again later."""
+    with Gate(site.emulator.url) as gate:
+        resource = site.emulator.resource("ibm_demo")
+        resource["environment"] |= {"QRMI_IBM_QCS_ENDPOINT": gate.url, "QRMI_IBM_QCS_IAM_ENDPOINT": gate.url}
+        site.config([resource])
+        job_id = finish_with(site, lambda _job_id: gate.shut())
+        site.cluster.wait_job_over(job_id)
+        gate.open()
+        assert_recovered(site, job_id)
+    site.config([site.emulator.resource("ibm_demo")])
+    assert_next_job_is_fine(site)
+
+
+def test_a_session_that_the_service_does_not_know_any_more_is_released(site: Site) -> None:
+    """A 404 with the service's own JSON is proof; nothing stays recorded."""
+    body = {"errors": [{"code": 1291, "message": "session not found"}]}
+    with site.emulator.fault(call="update_session", kind="error", status=404, body=body, when="after"):
+        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+        assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    assert_nothing_left(site, job_id)
