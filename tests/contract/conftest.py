@@ -1,5 +1,7 @@
 """The two sides of the contract: the stand-in for QRMI, and the real one against a stand-in of its service."""
 
+import ctypes
+import json
 import subprocess
 import sys
 import urllib.request
@@ -9,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
+TESTS = Path(__file__).resolve().parents[1]
+FAKES = TESTS / "fakes"
+sys.path.insert(0, str(TESTS))
+
+from standins import libraries  # noqa: E402
+from standins import services as services_program  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +83,30 @@ def requests_made(service_url):
             return answer.read().decode()
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def fake_libraries(tmp_path_factory):
+    """Path of OQTOPUS's bridge; libmunge is loaded here, so that QRMI in the forked children finds it."""
+    folder = tmp_path_factory.mktemp("libraries")
+    ctypes.CDLL(str(libraries.build_munge(folder)))
+    return libraries.build_oqtopus_bridge(folder)
+
+
+class Services:
+    """Stand-ins for the services behind each type: where they are, and what they were asked."""
+
+    def __init__(self, url):
+        self.url = url
+
+    def requests(self):
+        """Every request so far: method, path, headers, body."""
+        with urllib.request.urlopen(f"{self.url}/requests", timeout=5) as answer:
+            return json.loads(answer.read())
+
+
+@pytest.fixture(scope="session")
+def services():
+    with subprocess.Popen([sys.executable, services_program.__file__], stdout=subprocess.PIPE, text=True) as process:
+        yield Services(f"http://127.0.0.1:{process.stdout.readline().strip()}")
+        process.kill()

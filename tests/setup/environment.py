@@ -3,10 +3,11 @@
     environment.py COMMAND [ARGUMENT ...]      run it with the environment's bin/ first in PATH
     environment.py                             only make it, and print its folder
 
-There are two layers in a cache folder that jobs' users may enter, not in the checkout (it may be below /root):
+There are these in a cache folder that jobs' users may enter, not in the checkout (it may be below /root):
 
     base-<hash>     a venv with every dependency, made once for each state of pyproject.toml's lists
     suite-<hash>    a venv that adds this checkout's wheel and SPANK stub to it, one for each content
+    qrmi-<version>  the oldest QRMI that is to work, for the tests that run with it
 
 so two checkouts do not disturb each other, and an unchanged one costs next to nothing.
 """
@@ -14,6 +15,7 @@ so two checkouts do not disturb each other, and an unchanged one costs next to n
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,7 +50,7 @@ DEBIAN_PACKAGES = (
 EXAMPLES_NEED = ("qrmi[ibm]",)
 EXTRAS = ("emulator", "test", "lint")
 # What the wheel is built from.
-WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "qrmi_slurm", "scripts", "schema")
+WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "qrmi_slurm", "scripts", "docs/man", "schema", "systemd")
 STUB_SOURCES = ("cli_filter",)
 
 COMPLETE = "complete"  # the last file to be written in each layer; its time is that of the last use
@@ -77,6 +79,7 @@ def main(command: Sequence[str]) -> int:
             raise SetupError("this needs root: it installs packages, and slurmd starts jobs as another user")
         install_debian_packages()
         suite, base = make_layers()
+        oldest_qrmi(base / "bin" / "python3")
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -157,6 +160,29 @@ def make_layers() -> tuple[Path, Path]:
         _prune("suite-*", UNUSED_SUITE_S)
         _prune("base-*", UNUSED_BASE_S)
     return suite, base
+
+
+def oldest_qrmi(python: str | Path) -> Path:
+    """Install the oldest QRMI that pyproject.toml allows where it is missing, and return its folder, for PYTHONPATH.
+
+    Args:
+        python: one that has pip, and what QRMI depends on.
+
+    Raises:
+        SetupError: pip failed.
+    """
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    [version] = re.findall(r"^qrmi>=([0-9.]+)", "\n".join(project["dependencies"]), re.MULTILINE)
+    folder = CACHE / f"qrmi-{version}"
+    with _lock():
+        if not _is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+            command = [*pip, "install", "--no-deps", "--target", folder, f"qrmi=={version}"]
+            _run(f"installing QRMI {version}, the oldest that is to work", command)
+        (folder / COMPLETE).touch()
+        _prune("qrmi-*", UNUSED_BASE_S)
+    return folder
 
 
 def _make_base(base: Path, requirements: Sequence[str]) -> None:

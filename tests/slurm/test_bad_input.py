@@ -91,7 +91,7 @@ def test_one_of_two_qpus_that_fails_is_named_and_the_job_runs_with_the_other(sit
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo,ibm_second")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
     output = site.cluster.job_output(job_id)
-    assert "qrmi-slurm: ibm_second could not be acquired: authentication failed" in output
+    assert "qrmi-slurm: ibm_second could not be acquired: the service refused the API key" in output
     assert environment_of(output)["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
     assert not site.emulator.open_sessions()
 

@@ -1,10 +1,12 @@
 """However a job is started, its QPUs are acquired once and released once, and each task has the same token."""
 
+from typing import Any
+
 import pytest
 
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of, print_token
 from slurm.polling import wait_for
-from slurm.site import Site
+from slurm.site import HookRun, Site
 
 
 class Sessions:
@@ -14,9 +16,13 @@ class Sessions:
         self._site = site
         self._before = len(site.emulator.sessions())
 
+    def opened(self) -> list[dict[str, Any]]:
+        """Return them, oldest first."""
+        return self._site.emulator.sessions()[self._before :]
+
     def ids(self) -> list[str]:
         """Their ids, oldest first."""
-        return [session["id"] for session in self._site.emulator.sessions()[self._before :]]
+        return [session["id"] for session in self.opened()]
 
     def assert_all_closed(self, count: int) -> None:
         """That many were opened, and none is open."""
@@ -125,6 +131,14 @@ def test_a_verbose_step_in_a_batch_job_gets_trace_and_the_users_own_level_stays(
     assert levels == ["info", "info", "error", "debug", "trace", "trace", "info", "warn", "warn"]
 
 
+@pytest.mark.parametrize(("option", "level"), [("-Q", "error"), ("-v", "debug"), ("-vv", "trace")])
+def test_sruns_own_verbosity_is_qrmis_level_where_srun_is_the_job(site: Site, option: str, level: str) -> None:
+    """`srun -v --qpu`: the table of levels holds in a job without a batch script too."""
+    done = site.cluster.run_as_user(["srun", option, "--qpu=ibm_demo", "sh", "-c", "echo level=$RUST_LOG"])
+    assert done.stdout == f"level={level}\n", done.stderr
+    site.cluster.wait_nodes_idle()
+
+
 # --- many jobs -----------------------------------------------------------------------------------------------
 
 
@@ -155,6 +169,35 @@ def test_components_of_a_heterogeneous_job_have_what_each_asked_for(site: Site, 
     has = [line for line in lines if "has=" in line]
     assert [line.partition("has=")[2] for line in has] == ["ibm_demo", "ibm_second", ""], lines
     assert lines[-1] == "0", lines
+    sessions.assert_all_closed(2)
+
+
+SHOW_BOTH = "echo $QRMI_JOB_QPU_RESOURCES=$ibm_demo_QRMI_JOB_ACQUISITION_TOKEN$ibm_second_QRMI_JOB_ACQUISITION_TOKEN"
+
+
+def test_components_of_a_direct_heterogeneous_step_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
+    """`srun --qpu=a -n2 : --qpu=b -n2 : (none)`: in each component all tasks have its own QPU's token."""
+    show = ["sh", "-c", SHOW_BOTH]
+    first, second, none = ["-n2", "--qpu=ibm_demo", *show], ["-n2", "--qpu=ibm_second", *show], ["-n1", *show]
+    done = site.cluster.run_as_user(["srun", *first, ":", *second, ":", *none])
+    site.cluster.wait_nodes_idle()
+    assert done.returncode == 0, done.stderr
+    tokens = {session["backend"]: session["id"] for session in sessions.opened()}
+    expected = [f"{name}={tokens[name]}" for name in ("ibm_demo", "ibm_second")]
+    assert sorted(done.stdout.splitlines()) == sorted([*expected, *expected, "="])
+    sessions.assert_all_closed(2)
+
+
+def test_components_of_a_heterogeneous_salloc_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
+    """`salloc --qpu=a : --qpu=b`: a step in each group has that group's token."""
+    steps = "; ".join(f"srun --het-group={group} sh -c '{SHOW_BOTH}'" for group in (0, 1, 0))
+    command = ["salloc", "-N1", "--qpu=ibm_demo", ":", "-N1", "--qpu=ibm_second", "sh", "-c", steps]
+    done = site.cluster.run_as_user(command)
+    site.cluster.wait_nodes_idle()
+    assert done.returncode == 0, done.stderr
+    tokens = {session["backend"]: session["id"] for session in sessions.opened()}
+    names = ("ibm_demo", "ibm_second", "ibm_demo")
+    assert done.stdout.splitlines() == [f"{name}={tokens[name]}" for name in names]
     sessions.assert_all_closed(2)
 
 
@@ -211,6 +254,41 @@ def test_a_requeued_job_gives_its_session_back_and_takes_a_new_one(site: Site, s
     assert info.restarts == 1
     lines = site.cluster.job_output(job_id).splitlines()
     assert [line for line in lines if "error:" not in line] == sessions.ids()
+    sessions.assert_all_closed(2)
+
+
+def test_a_job_whose_node_failed_gives_its_session_back_before_it_takes_a_new_one(
+    site: Site, sessions: Sessions
+) -> None:
+    """Its node goes without Epilog; its Prolog on another one closes the first session, and only then opens a second.
+
+    When the node comes back, its late Epilog leaves the second run's session alone.
+    """
+    script = f"#!/bin/sh\n{print_token('ibm_demo')}\nsleep 300\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--requeue", "--open-mode=append", "--exclude=n3")
+    wait_for(lambda: site.cluster.job_output(job_id) or None, "the first run to begin", 30)
+    node = site.cluster.job(job_id).nodes
+    site.cluster.kill_slurmd(node)
+    site.cluster.slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    site.cluster.wait_job(job_id, {"PENDING"})
+    [first] = site.emulator.open_sessions()
+    with site.emulator.held("create_session") as hold:
+        site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
+        hold.wait_for(1)
+        assert not site.emulator.open_sessions(), "a second session before the first was closed"
+    info = site.cluster.wait_job(job_id, {"RUNNING"})
+    assert info.nodes != node
+    wait_for(lambda: len(site.cluster.job_output(job_id).splitlines()) >= 2 or None, "the second run to begin", 20)
+    [second] = site.emulator.open_sessions()
+    assert site.cluster.job_output(job_id).splitlines()[-1] == second["id"] != first["id"]
+
+    site.cluster.start_slurmd(node)
+    site.cluster.slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    late = HookRun(job_id, node)
+    wait_for(lambda: late in site.hook_runs("after-epilog") or None, f"the first run's Epilog on {node}", 30)
+    assert [session["id"] for session in site.emulator.open_sessions()] == [second["id"]]
+    site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
     sessions.assert_all_closed(2)
 
 

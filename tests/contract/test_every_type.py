@@ -1,0 +1,248 @@
+"""Each type that QRMI knows, called through the backend against a stand-in of what QRMI really asks there."""
+
+import pytest
+
+from qrmi_slurm import backend
+from qrmi_slurm.backend import Call, Verdict
+from qrmi_slurm.resource_types import KNOWN, with_successors
+from qrmi_slurm.secret import Secret
+from standins.resources import SECRET, VARIABLES, resource
+
+SESSION = "session-0"
+LOGIN = "POST /online/identity/token"
+
+# What is asked of a service to acquire and to release; a name and an id stand for those of the test.
+REQUESTS = {
+    "alice-bob-felis": [],
+    "direct-access": [
+        LOGIN,
+        "GET /online/v1/backends/NAME",
+        "GET /online/v1/backends/NAME/lanes",
+        "GET /online/v1/jobs",
+    ],
+    "ibm-quantum-compute-service": [
+        LOGIN,
+        "POST /online/sessions",
+        LOGIN,
+        "GET /online/jobs?pending=true&session_id=ID",
+        "PATCH /online/sessions/ID",
+    ],
+    "iqm-server": ["GET /online/api/v1/quantum-computers/my_iqm:server"],
+    "oqtopus": [],  # through its own library
+    "pasqal-cloud": ["GET /online/core-fast/api/v1/devices?device_type=NAME"],
+    "pasqal-local": ["GET /online/accessible", "POST /online/sessions", "DELETE /online/sessions/ID"],
+}
+REQUESTS["ibm-quantum-system"] = REQUESTS["direct-access"]
+REQUESTS["qiskit-runtime-service"] = REQUESTS["ibm-quantum-compute-service"]
+
+# What QRMI does not ask anybody before it says that it has acquired: a wrong key shows in the user's first task.
+ASKS_NOBODY = "alice-bob-felis"
+SESSIONS_OF_IBM = {"ibm-quantum-compute-service", "qiskit-runtime-service"}
+# OQTOPUS's client is a library; its stand-in has no service to be wrong.
+BEHIND_HTTP = sorted(set(VARIABLES) - {ASKS_NOBODY, "oqtopus"})
+ASKED_FIRST = sorted(set(BEHIND_HTTP) - SESSIONS_OF_IBM)
+
+
+@pytest.fixture
+def ask(services, fake_libraries):
+    """Acquire or release a resource of a type, of a service in a scenario."""
+
+    def ask(type_name, scenario, action="acquire", *, token=SESSION, timeout_s=20.0, **more):
+        described = resource(type_name, f"{services.url}/{scenario}")
+        job = {"QRMI_JOB_UID": "1001", "QRMI_JOB_ID": "12"}
+        libraries = {"PY_BRIDGE_PATH": str(fake_libraries), "PYTHON_LIBRARY": str(fake_libraries)}
+        variables = with_successors(described["environment"])
+        environment = {f"{described['name']}_{variable}": value for variable, value in variables.items()}
+        environment |= job | libraries | more.pop("environment", {})
+        answers = []
+        call = Call(
+            described["name"],
+            type_name,
+            action,
+            {name: value for name, value in environment.items() if value is not None},
+            token=Secret(token) if action == "release" else None,
+            **more,
+        )
+        backend.run([call], timeout_s, answers.append)
+        [answer] = answers
+        assert SECRET not in answer.reason
+        assert not any(SECRET in line for line in answer.log)
+        return answer
+
+    return ask
+
+
+def test_there_is_a_stand_in_for_every_type():
+    """A type that QRMI gets is missed here, once it is in our table."""
+    assert set(VARIABLES) == set(KNOWN) == set(REQUESTS)
+
+
+@pytest.mark.parametrize("type_name", sorted(VARIABLES))
+def test_what_is_acquired_is_released(ask, services, type_name):
+    """Both calls end well, with no other request than those that are needed."""
+    before = len(services.requests())
+    acquired = ask(type_name, "online")
+    assert (acquired.verdict, acquired.reason) == (Verdict.DONE, "")
+    token = acquired.token.reveal()
+    assert token and "\n" not in token
+    assert ask(type_name, "online", "release", token=token).verdict is Verdict.DONE
+    made = [f"{request['method']} {request['path']}" for request in services.requests()[before:]]
+    name = resource(type_name, "")["name"]
+    # Those of a status are made side by side.
+    assert sorted(path.replace(token, "ID").replace(name, "NAME") for path in made) == sorted(REQUESTS[type_name])
+
+
+@pytest.mark.parametrize("type_name", ["direct-access", "ibm-quantum-compute-service"])
+def test_the_sites_key_goes_to_its_service(ask, services, type_name):
+    """And nothing else that the environment holds."""
+    before = len(services.requests())
+    ask(type_name, "online")
+    [login] = [request for request in services.requests()[before:] if request["path"].endswith("/identity/token")]
+    assert f"apikey={SECRET}" in login["body"]
+
+
+@pytest.mark.parametrize("scenario", ["offline", "paused"])
+@pytest.mark.parametrize("type_name", [*ASKED_FIRST, "oqtopus"])
+def test_a_qpu_that_is_not_online_is_a_refusal(ask, type_name, scenario):
+    """A job does not begin with a QPU that takes no work, where acquire itself would not have noticed."""
+    if type_name == "oqtopus" and scenario == "paused":
+        scenario = "offline"  # the one other state that it has
+    answer = ask(type_name, scenario)
+    assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
+    assert answer.reason in ("the QPU is offline", "the QPU is paused")
+
+
+@pytest.mark.parametrize("type_name", sorted(SESSIONS_OF_IBM))
+def test_a_session_can_be_had_of_an_ibm_qpu_that_is_offline(ask, type_name):
+    """Its jobs wait there, so that we do not ask."""
+    assert ask(type_name, "offline").verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize("scenario", ["401", "403", "404"])
+@pytest.mark.parametrize("type_name", BEHIND_HTTP)
+def test_a_service_that_refuses_is_a_refusal(ask, type_name, scenario):
+    """Nothing is held, so nothing stays to be released."""
+    answer = ask(type_name, scenario)
+    assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
+    assert answer.reason
+
+
+@pytest.mark.parametrize("type_name", ASKED_FIRST)
+def test_an_answer_that_nobody_can_read_is_a_refusal_before_anything_is_acquired(ask, type_name):
+    """A page of a proxy, with status 200."""
+    answer = ask(type_name, "unreadable")
+    assert answer.verdict is Verdict.REFUSED
+    assert answer.reason.startswith("QRMI cannot tell the QPU's status: ")
+
+
+@pytest.mark.parametrize("type_name", BEHIND_HTTP)
+def test_a_service_that_hangs_costs_the_deadline(ask, type_name):
+    answer = ask(type_name, "hang", timeout_s=0.3)
+    assert (answer.verdict, answer.reason) == (Verdict.UNANSWERED, "no answer within 0.3 s")
+
+
+def test_alice_bob_felis_asks_nobody(ask, services):
+    """A wrong key or a service that is down shows in the user's first task only: QRMI has no call that would tell."""
+    before = len(services.requests())
+    assert ask("alice-bob-felis", "401").verdict is Verdict.DONE
+    assert len(services.requests()) == before
+
+
+def test_a_felis_key_that_is_none_is_a_refusal_that_does_not_show_it(ask):
+    """It is base64 of user:password."""
+    name = resource("alice-bob-felis", "")["name"]
+    key = "my-secret-not-base64"
+    answer = ask("alice-bob-felis", "online", environment={f"{name}_QRMI_AB_FELIS_API_KEY": key})
+    assert answer.verdict is Verdict.REFUSED
+    assert "QRMI_AB_FELIS_API_KEY" in answer.reason
+    assert key not in answer.reason
+
+
+@pytest.mark.parametrize("type_name", ["direct-access", "ibm-quantum-system"])
+def test_an_older_ibm_system_that_tells_no_lanes_can_be_acquired(ask, type_name):
+    """Its state is all that counts here."""
+    assert ask(type_name, "nolanes").verdict is Verdict.DONE
+
+
+def test_an_unhealthy_iqm_machine_can_be_acquired(ask):
+    """It is online; whether it calibrates well enough is the user's to judge."""
+    assert ask("iqm-server", "unhealthy").verdict is Verdict.DONE
+
+
+def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
+    answers = []
+    variables = resource("pasqal-cloud", f"{services.url}/online")["environment"]
+    call = Call("q", "pasqal-cloud", "acquire", {f"q_{name}": value for name, value in variables.items()})
+    backend.run([call], 10.0, answers.append)
+    assert answers[0].verdict is Verdict.REFUSED
+    assert "device 'q' is invalid. Valid devices: FRESNEL" in answers[0].reason
+
+
+# --- pasqal-local: a Warden's sessions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uid", [None, 65534])
+def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, uid):
+    """Munge vouches for root, or for the user where the user supplied the variables."""
+    before = len(services.requests())
+    token = ask("pasqal-local", "online", run_as_uid=uid).token.reveal()
+    ask("pasqal-local", "online", "release", token=token, run_as_uid=uid)
+    _, created, revoked = services.requests()[before:]
+    assert created["body"] == '{"user_id":"1001","slurm_job_id":"12"}'
+    assert revoked["path"] == f"/online/sessions/{token}"
+    assert {request["headers"]["x-munge-cred"] for request in (created, revoked)} == {f"uid-{uid or 0}"}
+
+
+@pytest.mark.parametrize("code", ["401", "409"])
+def test_a_warden_that_says_no_has_opened_nothing(ask, code):
+    assert ask("pasqal-local", f"sessions-{code}").verdict is Verdict.REFUSED
+
+
+def test_a_warden_that_fails_may_have_opened_a_session(ask):
+    assert ask("pasqal-local", "sessions-500").verdict is Verdict.UNANSWERED
+
+
+def test_without_munge_nothing_is_opened(ask):
+    """The reason names munge; no session is looked for later."""
+    answer = ask("pasqal-local", "online", environment={"QRMI_FAKE_MUNGE_DOWN": "1"})
+    assert answer.verdict is Verdict.REFUSED
+    assert answer.reason == "munge encode failed: Socket communication error"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "verdict"),
+    [("sessions-404", Verdict.GONE), ("page404", Verdict.REFUSED), ("sessions-500", Verdict.REFUSED)],
+)
+def test_a_session_that_the_warden_does_not_know_is_gone(ask, scenario, verdict):
+    """The Warden itself answers in JSON; a gateway's page proves nothing."""
+    assert ask("pasqal-local", scenario, "release").verdict is verdict
+
+
+def test_the_wardens_older_variable_works(ask, services):
+    name = resource("pasqal-local", "")["name"]
+    older = {f"{name}_QRMI_WARDEN_URL": None, f"{name}_QRMI_URL": f"{services.url}/online"}
+    assert ask("pasqal-local", "online", environment=older).verdict is Verdict.DONE
+
+
+# --- OQTOPUS: through a library that its own project builds ---------------------------------------------------
+
+
+def test_without_its_bridge_oqtopus_is_a_refusal_that_names_it(ask):
+    answer = ask("oqtopus", "online", environment={"PY_BRIDGE_PATH": None})
+    assert answer.verdict is Verdict.REFUSED
+    assert "liboqtopus_py_bridge.so" in answer.reason
+
+
+def test_an_oqtopus_service_that_is_down_is_a_refusal(ask):
+    answer = ask("oqtopus", "broken")
+    assert answer.verdict is Verdict.REFUSED
+    assert answer.reason.endswith("the service cannot be reached")
+
+
+# --- IBM's sessions: a login that fails ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_name", sorted(SESSIONS_OF_IBM))
+def test_where_login_and_service_answer_404_the_session_is_not_gone(ask, type_name):
+    """A gateway that knows neither says nothing of the session behind it."""
+    assert ask(type_name, "404", "release").verdict is Verdict.REFUSED

@@ -1,0 +1,229 @@
+"""The online check names the hop that fails: real QRMI, real sockets, TLS and a proxy."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from qrmi_slurm import config, online, plugstack
+from standins import network, resources
+
+SECRET = resources.SECRET
+LIMITS = online.Limits(step_s=1.5, qrmi_s=2.0)
+TYPES = sorted(set(resources.VARIABLES) - {"oqtopus"})
+
+
+@dataclass
+class Network:
+    ports: dict[str, int]
+    authority: str
+
+    def url(self, which, scheme="http", host="127.0.0.1"):
+        return f"{scheme}://{host}:{self.ports[which]}"
+
+
+@pytest.fixture(scope="session")
+def between(tmp_path_factory):
+    """A server with a certificate of a lab's own authority, and what else lies between a node and a service."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "90", "-subj", "/O=Lab/CN=Lab CA")
+    openssl("req", *key, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
+    signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "60", "-extfile", "names"]
+    openssl("x509", "-req", "-in", "request", *signing, "-out", "certificate")
+    command = [sys.executable, network.__file__, folder / "certificate", folder / "key"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield Network(json.loads(process.stdout.readline()), str(folder / "ca.pem"))
+        process.kill()
+
+
+def check(*items, of_shell=None, **env):
+    """Return the lines of each resource, with their order."""
+    loaded = config.parse(json.dumps({"resources": list(items)})).resources
+    options = plugstack.SiteOptions(config_path=plugstack.DEFAULT_SLURM_CONF, env=env)
+    reports = online.check(list(loaded.values()), options, LIMITS, of_shell or {})
+    shown = repr(reports)
+    assert SECRET not in shown
+    assert resources.FELIS_KEY not in shown
+    return [list(report.lines) for report in reports]
+
+
+def iqm(url, token=SECRET):
+    environment = {"QRMI_IQM_ISA_ENDPOINT": url, "QRMI_IQM_ISA_TOKEN": token}
+    return {"name": "garnet", "type": "iqm-server", "environment": environment}
+
+
+def steps(lines):
+    return [(line.name, line.level.value) for line in lines]
+
+
+def fault(lines):
+    """Return the one line that is an error, of those before QRMI's own."""
+    (line,) = [line for line in lines if line.level == "error" and line.name != "qrmi"]
+    return line
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_the_way_to_each_type(services, type_name):
+    """Each step up to QRMI's word is ok for a service that answers, with its time, and no session is opened."""
+    before = len(services.requests())
+    (lines,) = check(resources.resource(type_name, f"{services.url}/online"))
+    assert {line.level.value for line in lines} == {"ok"}, lines
+    assert [line.name for line in lines][:3] == ["proxy", "name", "tcp"]
+    assert lines[-1].name == "qrmi"
+    assert all(line.duration_s is not None for line in lines[1:])
+    asked = services.requests()[before:]
+    assert not [request for request in asked if request["path"].rstrip("/").endswith("/sessions")]
+
+
+@pytest.mark.parametrize("scenario", ["offline", "paused"])
+def test_a_qpu_that_is_down(services, scenario):
+    """A service in order whose QPU is not is a warning, with QRMI's word."""
+    (lines,) = check(resources.resource("ibm-quantum-system", f"{services.url}/{scenario}"))
+    assert steps(lines)[-1] == ("qrmi", "warning")
+    assert "the QPU is " in lines[-1].message
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "words"),
+    [
+        ("401", "credential", "gives no token|rejects the key"),
+        ("503", "endpoint", "503"),
+    ],
+)
+def test_a_service_that_refuses(services, status, name, words):
+    """A rejected key and a service that is out of order look different."""
+    (lines,) = check(resources.resource("ibm-quantum-compute-service", f"{services.url}/{status}"))
+    line = next(line for line in lines if line.level == "error")
+    assert line.name == name
+    assert any(word in line.message for word in words.split("|"))
+
+
+def test_a_name_that_does_not_resolve():
+    """A host that no resolver knows ends the way at its name."""
+    (lines,) = check(iqm("https://nowhere.invalid"))
+    assert steps(lines) == [("proxy", "ok"), ("name", "error"), ("qrmi", "error")]
+    assert "nowhere.invalid does not resolve" in lines[1].message
+
+
+def test_a_port_that_nobody_listens_at():
+    """A refused connection ends the way at TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    line = fault(check(iqm(f"http://127.0.0.1:{port}"))[0])
+    assert (line.name, line.message) == ("tcp", f"127.0.0.1 port {port}: Connection refused")
+
+
+def test_a_signer_that_is_not_trusted(between):
+    """A certificate of an unknown authority is told with who signed it, and QRMI agrees."""
+    (lines,) = check(iqm(between.url("tls", "https", "localhost")))
+    line = fault(lines)
+    assert line.name == "tls"
+    assert "not trusted, signed by Lab, Lab CA: " in line.message
+    assert "--env:SSL_CERT_FILE" in line.hint
+    assert steps(lines)[-1] == ("qrmi", "error")
+
+
+def test_a_signer_that_the_site_trusts(between):
+    """With --env:SSL_CERT_FILE the same certificate is accepted, here and by QRMI, whose request arrives."""
+    (lines,) = check(iqm(between.url("tls", "https", "localhost")), SSL_CERT_FILE=between.authority)
+    tls = next(line for line in lines if line.name == "tls")
+    assert tls.level == "ok"
+    assert tls.message == "signed by Lab, Lab CA, ends in 59 days"
+    assert ("endpoint", "ok") in steps(lines)
+    assert fault(lines).message == "localhost has no garnet: 404 no to Bearer ***"
+    assert "sending request" not in lines[-1].message, "QRMI refuses the certificate"
+
+
+def test_a_certificate_for_another_name(between):
+    """A certificate that does not have the host's name in it is refused."""
+    (lines,) = check(iqm(between.url("tls", "https")), SSL_CERT_FILE=between.authority)
+    assert fault(lines).name == "tls"
+    assert "127.0.0.1" in fault(lines).message
+
+
+def test_no_tls_where_tls_should_be(between):
+    """What answers with something else than TLS is told so."""
+    assert fault(check(iqm(between.url("garbage", "https")))[0]).name == "tls"
+
+
+def test_silence_costs_a_bounded_time(between):
+    """A service that accepts and never answers costs the deadlines, for ten resources as for one."""
+    items = [iqm(between.url("silent")) | {"name": f"garnet{number}"} for number in range(10)]
+    began_s = time.monotonic()
+    for lines in check(*items):
+        assert fault(lines).message == "no answer within 1.5 s"
+        assert lines[-1].message == "no answer within 2 s"
+    assert time.monotonic() - began_s < LIMITS.step_s + LIMITS.qrmi_s + 3
+
+
+def test_through_the_proxy_of_the_plugins_line(between):
+    """With --env:https_proxy the tunnel is a step of its own, TLS is the service's, and QRMI takes the same way."""
+    proxy = between.url("proxy")
+    (lines,) = check(iqm(between.url("tls", "https", "localhost")), SSL_CERT_FILE=between.authority, https_proxy=proxy)
+    names = [line.name for line in lines]
+    assert names[:6] == ["proxy", "name", "tcp", "tunnel", "tls", "endpoint"]
+    assert lines[0].message == f"{proxy} for localhost, from --env:"
+    assert {line.level.value for line in lines[:6]} == {"ok"}
+
+
+@pytest.mark.parametrize(("host", "words"), [("iqm.invalid", "403 Forbidden from the proxy"), ("login.invalid", "407")])
+def test_a_proxy_that_refuses_the_tunnel(between, host, words):
+    """A proxy's 403 and 407 are called the proxy's."""
+    line = fault(check(iqm(f"https://{host}"), https_proxy=between.url("proxy"))[0])
+    assert line.name == "tunnel"
+    assert words in line.message
+
+
+def test_a_proxy_that_refuses_a_request_without_tls(between):
+    """A proxy's own page in answer to a plain request is not taken for the service's."""
+    line = fault(check(iqm("http://iqm.invalid"), http_proxy=between.url("proxy"))[0])
+    assert (line.name, line.message) == ("endpoint", "403 Forbidden from the proxy for iqm.invalid")
+
+
+def test_a_proxys_password_is_not_shown(between):
+    """The proxy is shown without user and password."""
+    proxy = between.url("proxy").replace("http://", f"http://user:{SECRET}@")
+    (lines,) = check(iqm("https://login.invalid"), https_proxy=proxy)
+    assert lines[0].message == f"{between.url('proxy')} for login.invalid, from --env:"
+    assert "403" in fault(lines).message, "the login was sent"
+
+
+def test_a_shells_proxy_is_not_the_hooks(between, services):
+    """A proxy that only the shell has is not used, and it is said what the hooks would need."""
+    (lines,) = check(iqm(f"{services.url}/online"), of_shell={"HTTP_PROXY": between.url("proxy")})
+    assert steps(lines)[0] == ("proxy", "warning")
+    assert "--env:http_proxy=URL" in lines[0].hint
+    assert {level for _, level in steps(lines)[1:]} == {"ok"}
+
+
+def test_users_bring_their_own():
+    """Where users bring the variables nothing is asked, and nothing is called an error."""
+    (lines,) = check({"name": "garnet", "type": "iqm-server", "environment": {}})
+    assert steps(lines) == [("qrmi", "ok")]
+    assert "every job brings QRMI_IQM_ISA_ENDPOINT" in lines[0].message
+
+
+def test_users_bring_their_keys(services):
+    """Where the site gives the address alone, the way there is tried and QRMI is not asked."""
+    item = iqm(f"{services.url}/online")
+    del item["environment"]["QRMI_IQM_ISA_TOKEN"]
+    (lines,) = check(item)
+    assert steps(lines)[-2:] == [("endpoint", "ok"), ("qrmi", "ok")]
+    assert lines[-1].message == "not asked: every job brings QRMI_IQM_ISA_TOKEN"
+
+
+def test_qrmi_takes_the_proxy_of_the_plugins_line(services):
+    """A host that only the proxy knows is reached by each step, and by QRMI."""
+    (lines,) = check(iqm("http://iqm.invalid/online"), http_proxy=services.url)
+    assert {line.level.value for line in lines} == {"ok"}, lines
+    assert lines[0].message == f"{services.url} for iqm.invalid, from --env:"

@@ -1,0 +1,151 @@
+"""The options on the plugin's line in plugstack.conf: each does what it says, and a wrong one is never passed over."""
+
+import json
+import stat
+
+import pytest
+
+from slurm.jobs import PRINT_ENVIRONMENT, environment_of
+from slurm.polling import wait_for
+from slurm.site import STUB, Site
+from slurm.standins import Services
+from standins.resources import resource
+
+SCRIPT = "#!/bin/sh\necho the-script-ran\n"
+
+
+def test_a_proxy_is_used_for_qrmis_calls_and_is_in_the_tasks_environment(site: Site, services: Services) -> None:
+    """A service whose name only the proxy knows: both acquire and release reach it."""
+    site.config([resource("ibm-quantum-compute-service", "http://qpu.invalid/online")])
+    proxy = services.url.replace("http://", "http://user:proxy-password@")
+    site.plugstack(site.plugstack_line(f"--env:http_proxy={proxy}", "--env:no_proxy=localhost"))
+    before = len(services.requests())
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=my_ibm_quantum_compute_service")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    env = environment_of(site.cluster.job_output(job_id))
+    assert (env["http_proxy"], env["no_proxy"]) == (proxy, "localhost")
+    made = [f"{request['method']} {request['path']}" for request in services.requests()[before:]]
+    token = env["my_ibm_quantum_compute_service_QRMI_JOB_ACQUISITION_TOKEN"]
+    assert "POST http://qpu.invalid/online/sessions" in made
+    assert f"PATCH http://qpu.invalid/online/sessions/{token}" in made
+    assert "proxy-authorization" in services.requests()[before]["headers"]
+
+
+def test_records_are_kept_in_the_state_directory(site: Site) -> None:
+    """While the job runs they are there and nobody else's to read; afterwards they are gone."""
+    elsewhere = site.cluster.folder / "another-state"
+    site.plugstack(f"optional {STUB} {site.config_path} --state-dir={elsewhere}")
+    job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
+    wait_for(lambda: site.cluster.job_output(job_id) or None, "the script to begin", 20)
+    [folder] = elsewhere.glob(f"*/{job_id}")
+    modes = {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) for path in folder.iterdir()}
+    user = site.cluster.user.uid
+    assert modes == {"record.json": (0o600, 0), "lock": (0o600, 0), "exports": (0o400, user)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent, elsewhere)} == {0o711}
+    assert not site.state_dir.exists()
+    site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
+    assert not folder.exists()
+    assert not site.emulator.open_sessions()
+
+
+def test_where_the_state_directory_cannot_be_used_the_job_fails(site: Site) -> None:
+    """Nothing is acquired that could not be recorded; the node stays."""
+    in_the_way = site.cluster.folder / "no-folder"
+    in_the_way.touch()
+    site.plugstack(f"optional {STUB} {site.config_path} --state-dir={in_the_way}")
+    before = len(site.emulator.sessions())
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    output = site.cluster.job_output(job_id)
+    assert f"qrmi-slurm: cannot read {in_the_way}/" in output
+    assert "Not a directory" in output
+    assert "the-script-ran" not in output
+    assert f"failed: job={job_id}" in site.hooks_log()
+    assert len(site.emulator.sessions()) == before
+
+
+def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site, services: Services) -> None:
+    """The node is free again, and the record stays with what is to be released."""
+    site.config([resource("ibm-quantum-compute-service", f"{services.url}/hang-release")])
+    site.plugstack(site.plugstack_line("--release-timeout=0.5"))
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=my_ibm_quantum_compute_service")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    [record] = site.state_dir.glob(f"*/{job_id}/record.json")
+    [entry] = json.loads(record.read_text())["entries"]
+    assert (entry["state"], entry["reason"]) == ("releasing", "no answer within 0.5 s")
+    [line] = [line for line in site.hooks_log().splitlines() if f"not-released: job={job_id}" in line]
+    assert "seconds=0.5" in line
+    assert not record.with_name("exports").exists()
+
+
+def test_a_job_that_needs_all_its_qpus_gives_back_what_it_got(site: Site) -> None:
+    """--require=all: one QPU fails, the other is released again, and the job reads why it does not run."""
+    second = site.emulator.resource("ibm_second")
+    second["environment"] |= {"QRMI_IBM_QCS_IAM_APIKEY": "nobody-knows-this-key"}
+    site.config([site.emulator.resource("ibm_demo"), second])
+    site.plugstack(site.plugstack_line("--require=all"))
+    before = len(site.emulator.sessions())
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo,ibm_second")
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    output = site.cluster.job_output(job_id)
+    assert (
+        f"qrmi-slurm: job {job_id} has no QPU: ibm_second could not be acquired: the service refused the API key"
+        in output
+    )
+    assert "the-script-ran" not in output
+    [session] = site.emulator.sessions()[before:]
+    assert (session["backend"], session["state"]) == ("ibm_demo", "closed")
+    assert not list(site.state_dir.glob(f"*/{job_id}"))
+
+
+def test_a_job_that_needs_all_its_qpus_does_not_begin_with_an_unknown_one(site: Site) -> None:
+    """--require=all: nothing is acquired at all."""
+    site.plugstack(site.plugstack_line("--require=all"))
+    before = len(site.emulator.sessions())
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo,nowhere")
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    assert "has no QPU: not known at this site: nowhere" in site.cluster.job_output(job_id)
+    assert len(site.emulator.sessions()) == before
+
+
+def test_an_included_file_counts_as_the_line_would(site: Site) -> None:
+    """`include` with a pattern relative to plugstack.conf, as Slurm itself reads it."""
+    folder = site.cluster.etc / "plugstack.conf.d"
+    folder.mkdir(exist_ok=True)
+    (folder / "50-qrmi").write_text(f"# ours\n{site.plugstack_line('--env:FROM_INCLUDED=yes')}\n")
+    site.plugstack("include plugstack.conf.d/*")
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert environment_of(site.cluster.job_output(job_id))["FROM_INCLUDED"] == "yes"
+    assert not site.emulator.open_sessions()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--aquire-timeout=5", "unknown option --aquire-timeout"),
+        ("--release-timeout=soon", "--release-timeout=soon is not a number of seconds"),
+        ("--require=some", "--require=some is neither any nor all"),
+        ("--env:NO-NAME=my-secret", "--env:NO-NAME is not --env:NAME=VALUE"),
+        ("--env:A=my-secret with-a-blank", "2 words that are no option"),
+    ],
+)
+def test_a_wrong_option_is_told_to_admin_and_user(site: Site, option: str, sentence: str) -> None:
+    """The job fails and reads which line is wrong; so does the hooks' log. A value of --env: stands in neither."""
+    site.plugstack("# a comment", site.plugstack_line(option))
+    before = len(site.emulator.sessions())
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    output = site.cluster.job_output(job_id)
+    assert f"qrmi-slurm: {site.cluster.etc}/plugstack.conf:2: {sentence}" in output
+    assert "the-script-ran" not in output
+    for hook in ("prolog", "epilog"):
+        [line] = [
+            line
+            for line in site.hooks_log().splitlines()
+            if line.startswith(f"qrmi-slurm-{hook}: error: failed: job={job_id} ")
+        ]
+        assert sentence in line
+    assert "my-secret" not in output + site.hooks_log()
+    assert len(site.emulator.sessions()) == before

@@ -1,0 +1,102 @@
+"""A stand-in for what lies between a node and a service: a TLS server, a proxy, and listeners that do not answer.
+
+Run as a program with a certificate and its key it prints a JSON object of ports and serves until it is killed. The
+proxy lets through to the TLS server alone, under the name `localhost`; it asks `login.invalid` for a password, and
+refuses all else as Squid does.
+"""
+
+import http.server
+import json
+import socket
+import ssl
+import sys
+import threading
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        # As some services do: the credential stands in the answer.
+        content = json.dumps({"errors": [{"message": f"no to {self.headers.get('Authorization')}"}]}).encode()
+        self.send_response(404)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Proxy(Service):
+    tls_port = 0
+
+    def do_CONNECT(self):
+        host, _, port = self.path.rpartition(":")
+        if host == "login.invalid" and "Proxy-Authorization" not in self.headers:
+            self.send_error(407, "Proxy Authentication Required")
+            return
+        if (host, port) != ("localhost", str(self.tls_port)):
+            self.send_error(403, "Forbidden")
+            return
+        with socket.create_connection(("127.0.0.1", self.tls_port)) as service:
+            self.send_response_only(200, "Connection established")
+            self.end_headers()
+            there = threading.Thread(target=_pump, args=(self.connection, service), daemon=True)
+            there.start()
+            _pump(service, self.connection)
+        self.close_connection = True
+
+    def do_GET(self):
+        content = b"<html>The site's policy forbids this page</html>"
+        self.send_response(403, "Forbidden")
+        self.send_header("X-Squid-Error", "ERR_ACCESS_DENIED 0")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+
+def _pump(source, target):
+    try:
+        while chunk := source.recv(65536):
+            target.sendall(chunk)
+    except OSError:
+        pass
+
+
+def _serve(handler, context=None):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda request, address: None
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
+def _listen(answer):
+    """Listen and accept; say `answer`, if anything, and nothing more."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept():
+        kept = []
+        while True:
+            connection, _ = listener.accept()
+            kept.append(connection)
+            if answer:
+                connection.recv(1)
+                connection.sendall(answer)
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
+if __name__ == "__main__":
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*sys.argv[1:3])
+    Proxy.tls_port = _serve(Service, tls)
+    ports = {"tls": Proxy.tls_port, "proxy": _serve(Proxy), "silent": _listen(b""), "garbage": _listen(b"220 mail\r\n")}
+    sys.stdout.write(json.dumps(ports) + "\n")
+    sys.stdout.flush()
+    threading.Event().wait()
