@@ -15,7 +15,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo test-all test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench soak test-all test-unit test-slurm lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -51,6 +51,19 @@ test-unit:  ## run the tests that need no Slurm
 .PHONY: test-slurm
 test-slurm:  ## run the tests on real Slurm clusters
 	@$(PYTEST) tests/slurm $(ARGS)
+
+.PHONY: bench
+bench:  ## measure what the hooks cost, against none and any other plugin; ARGS='--quick', '--plugin PATH,ARGS', '--json FILE'
+	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P tests/bench/bench.py $(ARGS)
+
+.PHONY: docs
+docs:  ## write the pages that are made from the code: the codes of validate-config, the man pages
+	@$(IN_ENVIRONMENT) python -P docs/generate.py
+
+JOBS ?= 300
+.PHONY: soak
+soak:  ## run JOBS=300 short QPU jobs while calls fail and processes die; nothing may leak or drain
+	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P -m slurm.soak --jobs $(JOBS)
 
 .PHONY: lint
 lint:  ## check style, types and the stub's compiler warnings

@@ -5,27 +5,42 @@ called wrongly. Results go to standard output, all else to standard error.
 """
 
 import os
+import platform
 import sys
+import time
 import traceback
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from qrmi_slurm import plugstack, render
-from qrmi_slurm.errors import BackendError, ConfigError, QrmiSlurmError
-from qrmi_slurm.names import SLURM_CONF
+from qrmi_slurm.errors import BackendError, ConfigError, QrmiSlurmError, RecordError
+from qrmi_slurm.names import SLURM_CONF, SLURMD_NODENAME
+from qrmi_slurm.selection import printable
+
+if TYPE_CHECKING:
+    from qrmi_slurm.online import Report
+    from qrmi_slurm.qpus import Listing
+    from qrmi_slurm.recover import World
 
 _EXIT_FAULTS: Final = 1
 _EXIT_FAILED: Final = 2
+_WATCH_INTERVAL_S: Final = 2.0
+_ASK_INTERVAL_S: Final = 30.0  # each time is a login and a request at every service
 
 _EXAMPLES: Final = """Examples:
 
 \b
   qrmi-slurm validate-config                        check the config that plugstack.conf names
   qrmi-slurm validate-config --strict qrmi_config.json
+  qrmi-slurm status                                 which job holds which QPU
+  qrmi-slurm recover                                release what the hooks could not
+  qrmi-slurm doctor                                 is everything around the hooks as it should be?
+  qrmi-slurm qpus                                   which QPUs there are, and whether they can be used now
+  qrmi-slurm slurm-conf                             the lines for slurm.conf, plugstack.conf and systemd
   qrmi-slurm COMMAND --help                         what a command does, with examples
 """
 
@@ -35,7 +50,6 @@ app = typer.Typer(
     help="Quantum computers for Slurm jobs: checks and mends what the hooks of qrmi-slurm use.",
     epilog=_EXAMPLES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -48,6 +62,7 @@ class Format(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    GITHUB = "github"
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,14 +91,20 @@ def _root(
 
 @app.command(
     "validate-config",
+    short_help="Report every fault of qrmi_config.json.",
     epilog="""Examples:
 
 \b
   qrmi-slurm validate-config
   qrmi-slurm validate-config /etc/slurm/qrmi_config.json
   qrmi-slurm validate-config --strict --format json new_config.json
+  qrmi-slurm validate-config --format github examples/qrmi_config.json
+  qrmi-slurm validate-config --online               as root, on a compute node
 
-Exit status: 0 the config can be used, 1 it has errors, 2 it cannot be read.""",
+--online goes the way that the hooks' requests go, step by step: proxy, name, TCP, TLS, endpoint, credential, and asks
+QRMI at last. It opens no session. The proxy is that of --env: on the plugin's line; a shell's is not the hooks'.
+
+Exit status: 0 the config can be used, 1 it has errors or --online met one, 2 it cannot be read.""",
 )
 def validate_config(
     path: Annotated[
@@ -94,7 +115,24 @@ def validate_config(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count warnings as errors.")] = False,
-    output: Annotated[Format, typer.Option("--format", help="text for people, json for programs.")] = Format.TEXT,
+    output: Annotated[
+        Format,
+        typer.Option(
+            "--format", metavar="text|json|github", help="For people, for programs, or for GitHub's pull requests."
+        ),
+    ] = Format.TEXT,
+    online: Annotated[
+        bool, typer.Option("--online", help="Try the way to each resource's service as well, and its credentials.")
+    ] = False,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resource", metavar="NAME", show_default=False, help="With --online: only this one; repeatable."
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=600, help="With --online: for each step.")
+    ] = 10.0,
 ) -> None:
     """Report every fault of a qrmi_config.json: where it stands, what is wrong, what to write instead.
 
@@ -112,15 +150,324 @@ def validate_config(
     except ConfigError as error:
         hint = f"{where}; the file is needed on compute nodes only" if where else ""
         raise ConfigError(error.message, error.hint or hint) from error
+    reports = _go_online(path, resource or [], timeout_s) if online else []
     if output is Format.JSON:
-        sys.stdout.write(render.diagnosis_json(diagnosis, strict=strict) + "\n")
+        sys.stdout.write(render.diagnosis_json(diagnosis, reports if online else None, strict=strict) + "\n")
+    elif output is Format.GITHUB:
+        sys.stdout.write(render.diagnosis_github(diagnosis))
     else:
         render.print_diagnosis(diagnosis, sys.stdout, strict=strict)
-    if not diagnosis.is_valid(strict=strict):
+        render.print_reports(reports, sys.stdout)
+    if not diagnosis.is_valid(strict=strict) or any(report.has_errors for report in reports):
+        raise typer.Exit(_EXIT_FAULTS)
+
+
+def _go_online(path: Path, names: list[str], timeout_s: float) -> "list[Report]":
+    """Try the way to each resource of a config; none of them where the config cannot be loaded, which is said."""
+    from qrmi_slurm import config, online  # requests costs 80 ms, which other commands need not pay
+
+    try:
+        resources = config.load(path).resources
+    except ConfigError as error:
+        sys.stderr.write(f"warning: --online tried nothing: {error.message}\n")
+        return []
+    unknown = [name for name in names if name not in resources]
+    if unknown:
+        raise ConfigError(f"{path} has no resource {', '.join(map(printable, unknown))}")
+    chosen = [item for item in resources.values() if not names or item.name in names]
+    limits = online.Limits(step_s=timeout_s, qrmi_s=max(timeout_s, online.DEFAULT_QRMI_TIMEOUT_S))
+    with render.progress(sys.stderr) as tell:
+        return online.check(chosen, plugstack.read(_slurm_conf()), limits, os.environ, tell)
+
+
+_StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        show_default=False,
+        help="Where the records are. Default: what the plugin's line in plugstack.conf says.",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command(
+    short_help="Show what each job holds.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm status
+  qrmi-slurm status --watch
+  qrmi-slurm status --json
+
+A state of indeterminate: no answer came to an acquire, so a session may be open whose id nobody has. The service ends
+it by itself at the time shown; the suite capped its life at the job's time limit.
+
+Exit status: 0, or 2 where the records cannot be read.""",
+)
+def status(
+    as_json: _Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it again every two seconds, until Ctrl-C.")] = False,
+    state_dir: _StateDir = None,
+) -> None:
+    """Show what each job holds by this node's records: QPUs, states, age, attempts to release, the next one."""
+    from qrmi_slurm import status as status_
+
+    place = _site(state_dir).state_dir
+    while True:
+        shown = status_.read(place, time.time())
+        if watch and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")  # cursor home, erase all
+        if as_json:
+            sys.stdout.write(render.status_json(shown) + "\n")
+        else:
+            render.print_status(shown, sys.stdout)
+        if not watch:
+            return
+        sys.stdout.flush()
+        time.sleep(_WATCH_INTERVAL_S)
+
+
+@app.command(
+    short_help="Release what the hooks could not.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm recover
+  qrmi-slurm recover --dry-run
+  qrmi-slurm recover --now          do not wait for the next attempt's time
+
+It may run at any time, beside jobs, hooks and itself: a record that another process holds is left to that one.
+qrmi-slurm-recover.timer runs it at boot and once a minute. Where a node's name in Slurm is not its short host name, set
+SLURMD_NODENAME.
+
+Exit status: 0 nothing is held that no job uses, 1 something still is, 2 the records cannot be read.""",
+)
+def recover(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, for every record.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Try again even where the next attempt is not due.")] = False,
+    as_json: _Json = False,
+    state_dir: _StateDir = None,
+) -> None:
+    """Release what the hooks could not: releases that failed, and QPUs of jobs that no longer live.
+
+    Slurm is asked once which jobs live, and only where there is a record.
+    """
+    from qrmi_slurm import recover as recover_
+
+    results = recover_.run(_site(state_dir), _world, recover_.Mode(dry_run=dry_run, now=now))
+    if as_json:
+        sys.stdout.write(render.recovery_json(results, dry_run=dry_run) + "\n")
+    else:
+        render.print_recovery(results, sys.stdout, dry_run=dry_run)
+    if any(result.is_left for result in results):
         raise typer.Exit(_EXIT_FAULTS)
 
 
 @app.command(
+    short_help="Release all that a job holds.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm release 4711
+  qrmi-slurm release 4711 --yes
+  qrmi-slurm release 4711 --forget  after a look at the service: no session is open there
+
+Exit status: 0 released, 1 something is still held, 2 nothing was done.""",
+)
+def release(
+    job_id: Annotated[int, typer.Argument(metavar="JOBID", min=1, help="The job, as Slurm numbers it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, even where the job lives.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop what no token is known of, as well.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", show_default=False, help="Where records of more than one are here.")
+    ] = None,
+    state_dir: _StateDir = None,
+) -> None:
+    """Release all that a job holds; asks first where the job lives or Slurm cannot tell."""
+    from qrmi_slurm import inventory
+    from qrmi_slurm import recover as recover_
+
+    options = _site(state_dir)
+    items = [item for item in inventory.read(options.state_dir) if item.folder.job_id == job_id]
+    items = [item for item in items if cluster in (None, item.folder.cluster)]
+    if not items:
+        raise RecordError(f"nothing is recorded of job {job_id} in {options.state_dir}", "see: qrmi-slurm status")
+    if len(items) > 1:
+        names = ", ".join(item.folder.cluster for item in items)
+        raise RecordError(f"there is a job {job_id} of more than one cluster: {names}", "choose with --cluster")
+    (item,) = items
+    if item.fault is not None:
+        raise item.fault
+    if item.record is None:
+        raise RecordError(f"job {job_id} has acquired nothing", "see: qrmi-slurm status")
+    word = _world().living_word(item.record)
+    if word and not yes:
+        held = ", ".join(entry.name for entry in item.record.entries if entry.is_pending) or "nothing"
+        _ask(f"{word}. Release what it holds ({printable(held)})?")
+    left = recover_.take_back(item, options, is_living=bool(word), forget=forget)
+    for entry in left.entries if left is not None else ():
+        sys.stdout.write(printable(f"job {job_id} {entry.name}: still held: {entry.reason}", 1000) + "\n")
+    if left is not None:
+        raise typer.Exit(_EXIT_FAULTS)
+    sys.stdout.write(f"job {job_id}: released\n")
+
+
+def _ask(question: str) -> None:
+    """Go on only where somebody at a terminal says yes."""
+    if not sys.stdin.isatty():
+        raise QrmiSlurmError(
+            question.partition(".")[0], "nobody is here to be asked: say --yes to release all the same"
+        )
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise QrmiSlurmError("nothing was released", "")
+
+
+def _site(state_dir: Path | None) -> plugstack.SiteOptions:
+    """Return the site's options, with another state directory where one is named."""
+    options = plugstack.read(_slurm_conf())
+    return options if state_dir is None else options._replace(state_dir=state_dir.absolute())
+
+
+def _world() -> "World":
+    """Ask Slurm for its jobs, and the kernel for its boot id."""
+    from qrmi_slurm import record, scheduler
+    from qrmi_slurm.recover import World
+
+    slurm_conf = _slurm_conf()
+    node = os.environ.get(SLURMD_NODENAME) or platform.node().partition(".")[0]
+    return World(plugstack.cluster_name(slurm_conf), scheduler.jobs(slurm_conf), {node: record.boot_id()})
+
+
+@app.command(
+    short_help="Look at all that the hooks need.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm doctor
+  qrmi-slurm doctor --login-node    what a login node needs: Slurm, plugstack.conf, the plugin
+  qrmi-slurm doctor --json
+
+Run it as root on each kind of node. It changes nothing.
+
+Exit status: 0 no error (warnings allowed), 1 an error, 2 it could not look.""",
+)
+def doctor(
+    login_node: Annotated[bool, typer.Option("--login-node", help="Look only at what a login node needs.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Look at all that has to be right around the hooks, one line each: ok, warning or error, with the remedy."""
+    from qrmi_slurm import checkup, installation
+    from qrmi_slurm import doctor as doctor_
+
+    patient = doctor_.Patient(_slurm_conf(), installation.this_one(), is_login_node=login_node)
+    with render.progress(sys.stderr) as tell:
+        lines = doctor_.examine(patient, tell)
+    if as_json:
+        sys.stdout.write(render.checkup_json(lines) + "\n")
+    else:
+        render.print_checkup(lines, sys.stdout)
+    if checkup.has_errors(lines):
+        raise typer.Exit(_EXIT_FAULTS)
+
+
+@app.command(
+    "slurm-conf",
+    short_help="Print lines for Slurm and systemd.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm slurm-conf
+  qrmi-slurm slurm-conf --existing-task-prolog /etc/slurm/task_prolog.sh
+
+A site's own TaskProlog keeps running: the script that is printed for it runs both, and Slurm reads the lines of both.
+
+Exit status: 0, or 2 where a path cannot stand in Slurm's files.""",
+)
+def slurm_conf(
+    existing_task_prolog: Annotated[
+        Path | None,
+        typer.Option("--existing-task-prolog", metavar="PATH", show_default=False, help="The site's own TaskProlog."),
+    ] = None,
+) -> None:
+    """Print the lines for slurm.conf, plugstack.conf and systemd, with the paths of this installation."""
+    from qrmi_slurm import installation
+    from qrmi_slurm import slurm_conf as slurm_conf_
+
+    existing = existing_task_prolog.absolute() if existing_task_prolog is not None else None
+    where = _slurm_conf()
+    found = slurm_conf_.parts(installation.this_one(), plugstack.read(where), where, existing)
+    sys.stdout.write(slurm_conf_.render(found))
+
+
+@app.command(
+    short_help="List the site's QPUs.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm qpus
+  qrmi-slurm qpus --watch
+  qrmi-slurm qpus --json ibm_quebec
+
+USABLE: whether a job could use it now. QUEUE: jobs that wait at the service, where it tells. JOBS: Slurm jobs that hold
+it; for root their ids, by the records on this node. For others than root the list is that of root's last run here;
+qrmi-slurm-qpus.timer (qrmi-slurm slurm-conf prints it) keeps it fresh.
+
+Exit status: 0, or 2 where there is neither a config nor a list that can be read.""",
+)
+def qpus(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False, help="Only these QPUs.")
+    ] = None,
+    as_json: _Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it again and again, until Ctrl-C.")] = False,
+    state_dir: _StateDir = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=600, help="How long QRMI may take for all.")
+    ] = 20.0,
+) -> None:
+    """List the site's QPUs: type, whether each can be used now, how many jobs wait for it, and which hold it."""
+    from qrmi_slurm import config
+    from qrmi_slurm import qpus as qpus_
+
+    options = _site(state_dir)
+    is_root = os.geteuid() == 0
+    while True:
+        if is_root:
+            resources = list(config.load(options.config_path).resources.values())
+            with render.progress(sys.stderr) as tell:
+                tell(f"QRMI is asked for {len(resources)} QPUs")
+                listing = qpus_.ask(resources, options, timeout_s)
+            _publish(listing, options.state_dir)
+        else:
+            listing = qpus_.read_published(options.state_dir)
+        listing = qpus_.only(listing, names or [])
+        if watch and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")  # cursor home, erase all
+        if as_json:
+            sys.stdout.write(render.qpus_json(listing) + "\n")
+        else:
+            render.print_qpus(listing, sys.stdout, time.time())
+        if not watch:
+            return
+        sys.stdout.flush()
+        time.sleep(_ASK_INTERVAL_S if is_root else _WATCH_INTERVAL_S)
+
+
+def _publish(listing: "Listing", state_dir: Path) -> None:
+    """Leave the list for users; where that fails, the admin still gets an answer."""
+    from qrmi_slurm import qpus as qpus_
+
+    try:
+        qpus_.publish(listing, state_dir)
+    except RecordError as error:
+        sys.stderr.write(f"warning: users do not see this: {error}\n")
+
+
+@app.command(
+    short_help="Serve emulated quantum services.",
     # Its options are its own: the emulator reads them, --help among them.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
@@ -137,7 +484,10 @@ def emulator(context: typer.Context) -> None:
 
 
 def _slurm_conf() -> Path:
-    return Path(os.environ.get(SLURM_CONF) or plugstack.DEFAULT_SLURM_CONF)
+    """Return Slurm's configuration file: where the environment says, where it usually is, or slurmd's copy of it."""
+    candidates = (plugstack.DEFAULT_SLURM_CONF, plugstack.CONFIGLESS_SLURM_CONF)
+    found = next((path for path in candidates if path.exists()), plugstack.DEFAULT_SLURM_CONF)
+    return Path(os.environ.get(SLURM_CONF) or found)
 
 
 def _installed_members() -> tuple[str, ...]:
@@ -159,6 +509,9 @@ def main() -> None:
             reconfigure(errors="backslashreplace")
     try:
         app(prog_name="qrmi-slurm")
+    except BrokenPipeError:  # `qrmi-slurm status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_EXIT_FAILED)
     except QrmiSlurmError as error:
         render.print_error(error, sys.stderr)
         sys.exit(_EXIT_FAILED)

@@ -26,61 +26,256 @@ class Rule:
         code: `QS` and three digits; never given to another rule, so that scripts can rely on it.
         severity: how bad a breach is.
         title: the breach in a few words.
+        why: what comes of it; for the page that is made of the rules.
     """
 
     code: str
     severity: Severity
     title: str
+    why: str
 
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 # 1xx: the file and its text
-SYNTAX: Final = Rule("QS101", _E, "the text is not JSON")
-DUPLICATE_KEY: Final = Rule("QS102", _E, "a key stands twice in one object")
-ENCODING: Final = Rule("QS103", _E, "the text is not UTF-8, or holds what is not a character")
-TOO_LARGE: Final = Rule("QS104", _E, "the file is larger than the hooks read")
-READABLE_BY_OTHERS: Final = Rule("QS110", _W, "other users can read the secrets in the file")
-WRITABLE_BY_OTHERS: Final = Rule("QS111", _W, "other users can change the file")
+SYNTAX: Final = Rule(
+    "QS101",
+    _E,
+    "the text is not JSON",
+    "JSON has no comments, no commas behind the last item, and double quotes only. QRMI and the hooks "
+    "refuse the whole file. Reading goes on behind the usual mistakes, so that one run tells all of them; "
+    "the line is shown with everything masked that might be a secret.",
+)
+DUPLICATE_KEY: Final = Rule(
+    "QS102",
+    _E,
+    "a key stands twice in one object",
+    "Readers differ in which of the two counts; the hooks and QRMI take the last one.",
+)
+ENCODING: Final = Rule(
+    "QS103",
+    _E,
+    "the text is not UTF-8, or holds what is not a character",
+    "The hooks and QRMI read UTF-8. An escape such as `\\ud800` alone is half a character, which no "
+    "environment can hold.",
+)
+TOO_LARGE: Final = Rule(
+    "QS104",
+    _E,
+    "the file is larger than the hooks read",
+    "The hooks read the file as root when a job with `--qpu` starts, and no more than 64 MiB of it.",
+)
+READABLE_BY_OTHERS: Final = Rule(
+    "QS110",
+    _W,
+    "other users can read the secrets in the file",
+    "Jobs get the variables of the QPUs that they hold from the hooks, which run as root. Nobody else "
+    "needs to read the file.",
+)
+WRITABLE_BY_OTHERS: Final = Rule(
+    "QS111",
+    _W,
+    "other users can change the file",
+    "The hooks act on the file as root: who can write it decides where the site's credentials go.",
+)
 
 # 2xx: the schema, and keys beside it
-WRONG_TYPE: Final = Rule("QS201", _E, "a value has the wrong JSON type")
-MISSING_KEY: Final = Rule("QS202", _E, "a key is missing")
-UNKNOWN_KEY: Final = Rule("QS203", _W, "nobody reads this key")
-BAD_NAME: Final = Rule("QS204", _E, "this cannot be a resource's name")
-BAD_VARIABLE_NAME: Final = Rule("QS205", _E, "this cannot be a variable's name")
-BAD_VALUE: Final = Rule("QS206", _E, "a value holds a control character")
-BAD_TYPE_NAME: Final = Rule("QS207", _E, "this cannot be a type's name")
-OUT_OF_RANGE: Final = Rule("QS208", _E, "a number or a name is outside of what is allowed")
-SCHEMA: Final = Rule("QS299", _E, "the schema refuses the value")
+WRONG_TYPE: Final = Rule(
+    "QS201",
+    _E,
+    "a value has the wrong JSON type",
+    "Each key takes one kind of value. Variables are texts: numbers among them stand in quotes too.",
+)
+MISSING_KEY: Final = Rule(
+    "QS202",
+    _E,
+    "a key is missing",
+    "A resource needs `name`, `type` and `environment`; the file needs `resources`.",
+)
+UNKNOWN_KEY: Final = Rule(
+    "QS203",
+    _W,
+    "nobody reads this key",
+    "Neither QRMI nor the hooks read it, so that what it should say is not said. Keys that begin with "
+    "`_`, `//`, `$` or `x-` are comments and are left alone.",
+)
+BAD_NAME: Final = Rule(
+    "QS204",
+    _E,
+    "this cannot be a resource's name",
+    "The name becomes the front part of environment variables, hence no `=` and no control character.",
+)
+BAD_VARIABLE_NAME: Final = Rule(
+    "QS205",
+    _E,
+    "this cannot be a variable's name",
+    "It becomes the name of an environment variable: not empty, no `=`, no control character, no blank at its end.",
+)
+BAD_VALUE: Final = Rule(
+    "QS206",
+    _E,
+    "a value holds a control character",
+    "A value is handed to tasks in one line. A line break in it often comes from a file that was pasted as a whole.",
+)
+BAD_TYPE_NAME: Final = Rule(
+    "QS207",
+    _E,
+    "this cannot be a type's name",
+    "A type is a name in one line.",
+)
+OUT_OF_RANGE: Final = Rule(
+    "QS208",
+    _E,
+    "a number or a name is outside of what is allowed",
+    "A capacity is a whole number from 1 on; a licence is one name as in `Licenses=` of slurm.conf, without a count.",
+)
+SCHEMA: Final = Rule(
+    "QS299",
+    _E,
+    "the schema refuses the value",
+    "The schema, `qrmi_config.schema.json`, says what is allowed there.",
+)
 
 # 3xx: resources
-DUPLICATE_NAME: Final = Rule("QS301", _E, "two resources have one name")
-UNKNOWN_TYPE: Final = Rule("QS302", _E, "neither QRMI nor the suite knows the type")
-TYPE_SPELLING: Final = Rule("QS303", _W, "QRMI spells the type otherwise")
-DEPRECATED_TYPE: Final = Rule("QS304", _N, "the type has a newer name")
-UNSELECTABLE_NAME: Final = Rule("QS305", _W, "no --qpu list can name the resource")
-AWKWARD_NAME: Final = Rule("QS306", _W, "some shells drop variables with this name in front")
-NO_RESOURCES: Final = Rule("QS307", _W, "the config offers no resource")
-TYPE_NOT_INSTALLED: Final = Rule("QS308", _W, "the QRMI installed here does not know the type")
+DUPLICATE_NAME: Final = Rule(
+    "QS301",
+    _E,
+    "two resources have one name",
+    "Users name a resource in `--qpu`; of two with one name the last one counts.",
+)
+UNKNOWN_TYPE: Final = Rule(
+    "QS302",
+    _E,
+    "neither QRMI nor the suite knows the type",
+    "Jobs that ask for the resource fail. A type that only the installed QRMI knows is accepted.",
+)
+TYPE_SPELLING: Final = Rule(
+    "QS303",
+    _W,
+    "QRMI spells the type otherwise",
+    "The hooks understand it, but QRMI, which programs may hand the same file to, does not.",
+)
+DEPRECATED_TYPE: Final = Rule(
+    "QS304",
+    _N,
+    "the type has a newer name",
+    "Both names work. New versions of QRMI may drop the older one.",
+)
+UNSELECTABLE_NAME: Final = Rule(
+    "QS305",
+    _W,
+    "no --qpu list can name the resource",
+    "`--qpu` takes names between commas, without the blanks around them, 4096 bytes in all.",
+)
+AWKWARD_NAME: Final = Rule(
+    "QS306",
+    _W,
+    "some shells drop variables with this name in front",
+    "dash, the `/bin/sh` of Debian and Ubuntu, keeps only variables whose names have letters, digits and "
+    "underscores. TaskProlog restores them for each step; a job script that begins with `#!/bin/sh` does "
+    "not see them.",
+)
+NO_RESOURCES: Final = Rule(
+    "QS307",
+    _W,
+    "the config offers no resource",
+    "Every job with `--qpu` fails.",
+)
+TYPE_NOT_INSTALLED: Final = Rule(
+    "QS308",
+    _W,
+    "the QRMI installed here does not know the type",
+    "Jobs that ask for the resource fail until another version of QRMI is installed beside the hooks.",
+)
 
 # 4xx: variables
-UNKNOWN_VARIABLE: Final = Rule("QS401", _W, "QRMI does not read this variable")
-FOREIGN_VARIABLE: Final = Rule("QS402", _W, "the variable belongs to another type")
-USERS_BRING: Final = Rule("QS403", _N, "every job has to bring these variables")
-INCOMPLETE: Final = Rule("QS404", _W, "what is there cannot be used without what is missing")
-PLACEHOLDER: Final = Rule("QS405", _E, "the value is still a placeholder")
-EMPTY_VALUE: Final = Rule("QS406", _E, "the value is empty")
-DEPRECATED_VARIABLE: Final = Rule("QS407", _N, "the variable has a newer name")
-RESERVED_VARIABLE: Final = Rule("QS408", _W, "only the hooks set this variable")
-PREFIXED_VARIABLE: Final = Rule("QS409", _W, "the resource's name stands in front already")
-UNUSABLE_VALUE: Final = Rule("QS410", _E, "QRMI cannot use the value")
-OUTER_BLANKS: Final = Rule("QS411", _W, "blanks around the value")
+UNKNOWN_VARIABLE: Final = Rule(
+    "QS401",
+    _W,
+    "QRMI does not read this variable",
+    "A misspelt variable is as good as none. A proxy belongs on the plugin's line: `--env:https_proxy=URL`.",
+)
+FOREIGN_VARIABLE: Final = Rule(
+    "QS402",
+    _W,
+    "the variable belongs to another type",
+    "QRMI looks for variables of the resource's own type alone.",
+)
+USERS_BRING: Final = Rule(
+    "QS403",
+    _N,
+    "every job has to bring these variables",
+    "As it should be where users have credentials of their own; jobs without them fail.",
+)
+INCOMPLETE: Final = Rule(
+    "QS404",
+    _W,
+    "what is there cannot be used without what is missing",
+    "A secret without its endpoint is never used: where a job brings the endpoint, it brings the whole set.",
+)
+PLACEHOLDER: Final = Rule(
+    "QS405",
+    _E,
+    "the value is still a placeholder",
+    "QRMI would send the placeholder as it stands.",
+)
+EMPTY_VALUE: Final = Rule(
+    "QS406",
+    _E,
+    "the value is empty",
+    "An empty value counts as set, also before the user's own is looked at by other programs.",
+)
+DEPRECATED_VARIABLE: Final = Rule(
+    "QS407",
+    _N,
+    "the variable has a newer name",
+    "Programs see it under both names. QRMI reads the newer one.",
+)
+RESERVED_VARIABLE: Final = Rule(
+    "QS408",
+    _W,
+    "only the hooks set this variable",
+    "A token, a session or a time limit belongs to one job. One that stood here would be shared, or "
+    "closed, by every job.",
+)
+PREFIXED_VARIABLE: Final = Rule(
+    "QS409",
+    _W,
+    "the resource's name stands in front already",
+    "`<name>_` is put in front when a job starts; with it QRMI would have to look for `<name>_<name>_...`.",
+)
+UNUSABLE_VALUE: Final = Rule(
+    "QS410",
+    _E,
+    "QRMI cannot use the value",
+    "QRMI would refuse the value when a job starts, or take its default without a word.",
+)
+OUTER_BLANKS: Final = Rule(
+    "QS411",
+    _W,
+    "blanks around the value",
+    "Slurm takes the blanks in front of an exported value away, so that tasks and hooks would differ.",
+)
 
 # 5xx: addresses
-NOT_A_URL: Final = Rule("QS501", _E, "the value is not a URL")
-PLAIN_HTTP: Final = Rule("QS502", _W, "requests go over the network unencrypted")
-SECRET_IN_URL: Final = Rule("QS503", _W, "the URL holds a password")
+NOT_A_URL: Final = Rule(
+    "QS501",
+    _E,
+    "the value is not a URL",
+    "Endpoints are written whole: scheme, host, and port and path where they are needed.",
+)
+PLAIN_HTTP: Final = Rule(
+    "QS502",
+    _W,
+    "requests go over the network unencrypted",
+    "Credentials go with every request. Plain http is for services on the same machine.",
+)
+SECRET_IN_URL: Final = Rule(
+    "QS503",
+    _W,
+    "the URL holds a password",
+    "URLs stand in logs and in error messages. Credentials have variables of their own.",
+)
 
 RULES: Final = tuple(rule for rule in globals().copy().values() if isinstance(rule, Rule))
 

@@ -3,20 +3,46 @@
 Results go to the stream that is passed in, usually standard output. rich honours NO_COLOR by itself.
 """
 
+import contextlib
 import json
-from typing import Any, Final, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from qrmi_slurm import checkup
+from qrmi_slurm.checkup import Level
 from qrmi_slurm.diagnosis import Diagnosis, Finding, Severity
 from qrmi_slurm.errors import QrmiSlurmError
+from qrmi_slurm.record import State
+from qrmi_slurm.recover import Result, Step
+from qrmi_slurm.selection import printable
+from qrmi_slurm.status import Line, Status
+
+if TYPE_CHECKING:
+    from qrmi_slurm.online import Report
+    from qrmi_slurm.qpus import Listing, Qpu
 
 # Grows by one when a field of the JSON output is renamed, removed or changes its meaning; new fields may come.
 JSON_VERSION: Final = 1
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_STATE_STYLES: Final = {
+    State.ACQUIRING: "cyan",
+    State.ACQUIRED: "green",
+    State.RELEASING: "yellow",
+    State.FAILED: "dim",
+    State.INDETERMINATE: "bold red",
+}
+_LEVEL_STYLES: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+_USABLE_STYLES: Final = {True: "green", False: "bold red", None: "dim"}
+_GITHUB_COMMANDS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 _INDENT: Final = "    "
+
+# A service may answer with a page; an admin reads a line.
+_MAX_CELL_CHARS: Final = 400
 
 
 class Printer:
@@ -82,8 +108,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def diagnosis_json(diagnosis: Diagnosis, *, strict: bool) -> str:
-    """Return a diagnosis as one JSON object; `valid` says what the exit status says."""
+def diagnosis_json(diagnosis: Diagnosis, reports: "Sequence[Report] | None" = None, *, strict: bool) -> str:
+    """Return a diagnosis as one JSON object; `valid` says what the exit status says, of the text alone."""
     document = {
         "version": JSON_VERSION,
         "file": diagnosis.file,
@@ -91,6 +117,7 @@ def diagnosis_json(diagnosis: Diagnosis, *, strict: bool) -> str:
         "resources": diagnosis.resources,
         **{f"{severity.value}s": diagnosis.count(severity) for severity in Severity},
         "findings": [_finding_json(finding) for finding in diagnosis.findings],
+        **({"online": _reports_json(reports)} if reports is not None else {}),
     }
     return json.dumps(document, indent=2)
 
@@ -108,6 +135,231 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "hint": finding.hint or None,
     }
+
+
+def print_status(status: Status, stream: TextIO) -> None:
+    """Print a line for each QPU of each job, under a heading, then what an admin has to look at."""
+    printer = Printer(stream)
+    rows = [_status_cells(line) for line in status.lines]
+    if rows:
+        heading = ("JOB", "QPU", "STATE", "FOR", "TRIES", "NEXT", "NODE", "NOTE")
+        widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+        printer.line(Text("  ".join(map(str.ljust, heading, widths)).rstrip(), style="bold"))
+        for cells, line in zip(rows, status.lines, strict=True):
+            padded = list(map(str.ljust, cells, widths))
+            state = (padded[2], _STATE_STYLES[line.state])
+            text = Text.assemble("  ".join(padded[:2]), "  ", state, "  ", "  ".join(padded[3:]))
+            text.rstrip()
+            printer.line(text)
+    else:
+        printer.line(Text(f"no job holds a QPU, by the records in {status.state_dir}"))
+    for fault in status.faults:
+        printer.line(Text.assemble(("cannot be read", _STYLES[Severity.ERROR]), f": {printable(fault)}"))
+    for path in status.set_aside:
+        printer.line(Text.assemble(("set aside", _STYLES[Severity.WARNING]), f": {printable(str(path))}"))
+
+
+def _status_cells(line: Line) -> tuple[str, ...]:
+    note = line.reason
+    if line.state is State.INDETERMINATE:
+        ends = "its end is not known" if line.ends_s is None else f"ends by itself within {_duration(line.ends_s)}"
+        note = f"a session may be open, {ends}{': ' if note else ''}{note}"
+    wait = "-" if line.next_try_s is None else _duration(line.next_try_s) if line.next_try_s else "now"
+    cells = (str(line.job_id), line.qpu, line.state.value, _duration(line.age_s), str(line.attempts), wait, line.node)
+    return tuple(printable(cell) for cell in (*cells, note))
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as people say them: `45s`, `12m`, `3h05m`, `2d04h`."""
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if minutes < 60:
+        return f"{minutes}m{int(seconds) % 60:02}s"
+    return f"{hours}h{minutes % 60:02}m" if hours < 24 else f"{days}d{hours % 24:02}h"
+
+
+def status_json(status: Status) -> str:
+    """Return a status as one JSON object."""
+    document = {
+        "version": JSON_VERSION,
+        "state_dir": str(status.state_dir),
+        "qpus": [asdict(line) for line in status.lines],
+        "faults": list(status.faults),
+        "set_aside": [str(path) for path in status.set_aside],
+    }
+    return json.dumps(document, indent=2)
+
+
+def print_recovery(results: Sequence[Result], stream: TextIO, *, dry_run: bool) -> None:
+    """Print a line for each job that something was or is to be done about; in a dry run, for every one."""
+    printer = Printer(stream)
+    for result in results:
+        if not dry_run and result.plan.step is Step.LEAVE and not result.is_left:
+            continue
+        what = result.outcome or ("would " if dry_run else "") + result.plan.step.value
+        style = _STYLES[Severity.ERROR] if result.is_left else "green" if result.outcome else ""
+        qpus = f" {','.join(result.qpus)}" if result.qpus else ""
+        head = printable(f"job {result.job_id}{qpus}")
+        printer.line(
+            Text.assemble(f"{head}: ", (printable(what, 1000), style), f" ({printable(result.plan.reason, 1000)})")
+        )
+
+
+def recovery_json(results: Sequence[Result], *, dry_run: bool) -> str:
+    """Return what recover did as one JSON object; `left` says what the exit status says."""
+    document = {
+        "version": JSON_VERSION,
+        "dry_run": dry_run,
+        "left": sum(result.is_left for result in results),
+        "jobs": [
+            {
+                "cluster": result.cluster,
+                "job_id": result.job_id,
+                "qpus": list(result.qpus),
+                "step": result.plan.step.value,
+                "reason": result.plan.reason,
+                "outcome": result.outcome or None,
+                "is_left": result.is_left,
+            }
+            for result in results
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+def print_lines(lines: Sequence[checkup.Line], stream: TextIO, indent: str = "") -> None:
+    """Print a line for each thing that was looked at, and what to do under those that are not well."""
+    printer = Printer(stream)
+    width = max((len(line.name) for line in lines), default=0)
+    for line in lines:
+        took = "" if line.duration_s is None else f" ({line.duration_s * 1000:.0f} ms)"
+        head = (f"{line.level.value:<7}", _LEVEL_STYLES[line.level])
+        message = printable(line.message, _MAX_CELL_CHARS)
+        printer.line(Text.assemble(indent, head, f"  {line.name:<{width}}  {message}", (took, "dim")))
+        if line.hint:
+            printer.line(Text(f"{indent}{'':<{width + 11}}{printable(line.hint, _MAX_CELL_CHARS)}", style="dim"))
+
+
+def print_checkup(lines: Sequence[checkup.Line], stream: TextIO) -> None:
+    """Print a checkup, and a line that sums up."""
+    print_lines(lines, stream)
+    counts = [(level, sum(line.level is level for line in lines)) for level in (Level.ERROR, Level.WARNING)]
+    found = ", ".join(_counted(number, level.value) for level, number in counts if number)
+    Printer(stream).line(Text(found or "all is well", style="bold"))
+
+
+def checkup_json(lines: Sequence[checkup.Line]) -> str:
+    """Return a checkup as one JSON object; `healthy` says what the exit status says."""
+    document = {"version": JSON_VERSION, "healthy": not checkup.has_errors(lines), "lines": _lines_json(lines)}
+    return json.dumps(document, indent=2)
+
+
+def _lines_json(lines: Sequence[checkup.Line]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": line.name,
+            "level": line.level.value,
+            "message": line.message,
+            "hint": line.hint or None,
+            "duration_ms": None if line.duration_s is None else round(line.duration_s * 1000, 1),
+        }
+        for line in lines
+    ]
+
+
+def print_reports(reports: "Sequence[Report]", stream: TextIO) -> None:
+    """Print the way to each resource, step by step."""
+    printer = Printer(stream)
+    for report in reports:
+        printer.line(Text(f"{printable(report.resource)} ({printable(report.type)})", style="bold"))
+        print_lines(report.lines, stream, "  ")
+
+
+def _reports_json(reports: "Sequence[Report]") -> list[dict[str, Any]]:
+    """Return the ways to all resources, for a JSON document."""
+    return [
+        {
+            "resource": report.resource,
+            "type": report.type,
+            "reached": not report.has_errors,
+            "steps": _lines_json(report.lines),
+        }
+        for report in reports
+    ]
+
+
+def diagnosis_github(diagnosis: Diagnosis) -> str:
+    """Return a diagnosis as GitHub's workflow commands, which show each finding at its line of a pull request."""
+    # https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+    lines = []
+    for finding in diagnosis.findings:
+        position = finding.position
+        place = {"file": diagnosis.file}
+        if position is not None:
+            place |= {"line": str(position.line), "col": str(position.column)}
+        place["title"] = f"{finding.rule.code}: {finding.rule.title}"
+        properties = ",".join(f"{name}={_github(value, ':,')}" for name, value in place.items())
+        where = f" (at {finding.path})" if finding.path else ""
+        hint = f"\n{finding.hint}" if finding.hint else ""
+        command = _GITHUB_COMMANDS[finding.rule.severity]
+        lines.append(f"::{command} {properties}::{_github(f'{finding.message}{where}{hint}')}\n")
+    return "".join(lines)
+
+
+def _github(text: str, further: str = "") -> str:
+    return "".join(f"%{ord(char):02X}" if char in f"%\r\n{further}" else char for char in text)
+
+
+def print_qpus(listing: "Listing", stream: TextIO, now_s: float) -> None:
+    """Print a line for each QPU under a heading; below, how old a list is that was not asked for just now."""
+    printer = Printer(stream)
+    if listing.qpus:
+        heading = ("QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS", *(("NOTE",) if listing.is_live else ()))
+        rows = [_qpu_cells(qpu)[: len(heading)] for qpu in listing.qpus]
+        widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+        printer.line(Text("  ".join(map(str.ljust, heading, widths)).rstrip(), style="bold"))
+        for cells, qpu in zip(rows, listing.qpus, strict=True):
+            padded = list(map(str.ljust, cells, widths))
+            usable = (padded[2], _USABLE_STYLES[qpu.is_usable])
+            text = Text.assemble("  ".join(padded[:2]), "  ", usable, "  ", "  ".join(padded[3:]))
+            text.rstrip()
+            printer.line(text)
+    else:
+        printer.line(Text("there is no QPU"))
+    if not listing.is_live:
+        age = _duration(max(0.0, now_s - listing.checked_s))
+        printer.line(Text(f"as of {age} ago", style="dim"))
+
+
+def _qpu_cells(qpu: "Qpu") -> tuple[str, ...]:
+    usable = {True: "yes", False: "no", None: "?"}[qpu.is_usable]
+    pending = "-" if qpu.pending_jobs is None else str(qpu.pending_jobs)
+    jobs = str(qpu.held_by) if qpu.job_ids is None else ",".join(map(str, qpu.job_ids)) or "-"
+    cells = (qpu.name, qpu.type, usable, qpu.state, pending, jobs, qpu.reason)
+    return tuple(printable(cell) for cell in cells)
+
+
+def qpus_json(listing: "Listing") -> str:
+    """Return a listing as one JSON object."""
+    document = {
+        "version": JSON_VERSION,
+        "is_live": listing.is_live,
+        "checked_s": listing.checked_s,
+        "qpus": [asdict(qpu) for qpu in listing.qpus],
+    }
+    return json.dumps(document, indent=2)
+
+
+@contextlib.contextmanager
+def progress(stream: TextIO) -> Iterator[Callable[[str], None]]:
+    """Show what is being done while it lasts, on a terminal; nothing anywhere else.
+
+    Args:
+        stream: standard error, usually: the result is standard output's.
+    """
+    with Console(file=stream, highlight=False, markup=False, emoji=False).status("") as status:
+        yield lambda what: status.update(Text(what))
 
 
 def print_error(error: QrmiSlurmError, stream: TextIO) -> None:

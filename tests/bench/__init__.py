@@ -1,0 +1,1 @@
+"""What the hooks cost: `make bench`."""

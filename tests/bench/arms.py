@@ -1,0 +1,89 @@
+"""The arms of a benchmark: clusters side by side that differ in their hooks and their plugin only.
+
+Each has its own slurmctld and slurmd on the same machine, and one is asked at a time: what is measured in turn on them
+is paired. Rewriting one cluster's slurm.conf between two measurements would cost `scontrol reconfigure` each time, and
+measure what comes after it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slurm.cluster import Cluster, ClusterOptions, Hooks
+from slurm.site import Site, SiteOptions
+
+OURS = "ours"
+NONE = "none"
+EMPTY = "empty hooks"
+QPUS = tuple(f"qpu{number}" for number in range(1, 9))
+
+# 256 tasks on one node, whatever the machine has; enough for every run of `--n256`.
+_CPUS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One cluster.
+
+    Args:
+        name: `none`, `ours`, or the other plugin's file name.
+        cluster: started.
+        has_qpus: whether `--qpu` is known there.
+    """
+
+    name: str
+    cluster: Cluster
+    has_qpus: bool
+
+    def qpu_option(self, count: int = 1) -> list[str]:
+        """Return the option for so many QPUs; none where there is no such option."""
+        return [f"--qpu={','.join(QPUS[:count])}"] if self.has_qpus and count else []
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """All arms, and the site whose emulator they share."""
+
+    site: Site
+    arms: tuple[Arm, ...]
+
+    @property
+    def ours(self) -> Arm:
+        """The arm with our hooks."""
+        return next(arm for arm in self.arms if arm.name == OURS)
+
+    @property
+    def with_qpus(self) -> tuple[Arm, ...]:
+        """The arms that know `--qpu`."""
+        return tuple(arm for arm in self.arms if arm.has_qpus)
+
+
+@contextmanager
+def started(plugins: Sequence[str], *, empty: bool) -> Iterator[Bench]:
+    """Start `none`, ours, and one cluster for each other SPANK plugin.
+
+    Args:
+        empty: whether to start one as well whose Prolog, TaskProlog and Epilog are /bin/true: what Slurm takes for
+            hooks of any kind.
+        plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
+    """
+    options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
+    with ExitStack() as stack:
+        site = Site(SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False))
+        stack.enter_context(site)
+        arms = [
+            Arm(NONE, stack.enter_context(Cluster(options)), has_qpus=False),
+            Arm(OURS, site.cluster, has_qpus=True),
+        ]
+        if empty:
+            hooks = Hooks("/bin/true", "/bin/true", "/bin/true")
+            arms.append(Arm(EMPTY, stack.enter_context(Cluster(replace(options, hooks=hooks))), has_qpus=False))
+        for plugin in plugins:
+            path, *arguments = plugin.replace("{config}", str(site.config_path)).split(",")
+            line = " ".join(["optional", path, *arguments])
+            other = Cluster(ClusterOptions(nodes=1, cpus_per_node=_CPUS, plugstack=(line,)))
+            name = re.sub(r"[^\w.-]", "_", Path(path).stem)
+            arms.append(Arm(name, stack.enter_context(other), has_qpus=True))
+        yield Bench(site, tuple(arms))

@@ -1,0 +1,118 @@
+"""Measures what the hooks cost a cluster: `make bench`, `make bench ARGS='--quick'`.
+
+Everything is measured on throwaway clusters side by side, one with our hooks and one without any, in turn and in pairs;
+`--plugin` adds any other SPANK plugin to the same run. Medians stand with their quartiles, and what counts are the
+ratios within one run: another machine has other milliseconds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.arms import NONE, OURS, Arm, started
+from bench.figures import Figure, table
+from bench.measures import QUICK, SECTIONS, Rounds
+from bench.plots import lines, ratio_bars
+from slurm.cluster import sweep
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+_BEGIN, _END = "<!-- results: written by `make bench ARGS=--docs` -->", "<!-- end of results -->"
+
+
+def main() -> int:
+    """Run the benchmark.
+
+    Returns:
+        0, or 1 where a target is not met.
+    """
+    options = _options()
+    rounds = QUICK if options.quick else Rounds()
+    figures: list[Figure] = []
+    sweep()
+    with started(options.plugin, empty=options.empty) as bench:
+        machine = _machine(bench.arms)
+        arms = [arm.name for arm in bench.arms]
+        for section in options.sections:
+            print(f"  bench     ({section}) {SECTIONS[section].__doc__}", file=sys.stderr, flush=True)
+            figures += SECTIONS[section](bench, rounds)
+            if options.json:  # after each section: a run is long
+                document = {"machine": machine, "figures": [figure.json() for figure in figures]}
+                options.json.write_text(json.dumps(document, indent=1) + "\n")
+    text = f"{machine}\n\n{table(figures, arms)}"
+    print(text)
+    if options.docs:
+        _write_docs(text, figures, arms)
+    missed = [figure.what for figure in figures if figure.is_met() is False]
+    for what in missed:
+        print(f"not met: {what}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds: shows that all of it works, and the large ratios"
+    )
+    parser.add_argument("--sections", default="".join(SECTIONS), help="which of %(default)s to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there")
+    parser.add_argument("--docs", action="store_true", help="write table and plots into docs/benchmarks.md")
+    parser.add_argument("--empty", action="store_true", help="a cluster with /bin/true for each hook as well")
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PATH,ARGS",
+        help="another SPANK plugin that registers --qpu, and its arguments; {config} is the path of qrmi_config.json",
+    )
+    options = parser.parse_args()
+    unknown = sorted(set(options.sections) - SECTIONS.keys())
+    if unknown:
+        parser.error(f"no section {' '.join(unknown)}; there are {' '.join(SECTIONS)}")
+    return options
+
+
+def _machine(arms: Sequence[Arm]) -> str:
+    """Return a sentence that says where this was measured and with what."""
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    slurm = arms[0].cluster.slurm("sinfo", "--version").strip()
+    shell = subprocess.run(["/usr/bin/readlink", "-f", "/bin/sh"], capture_output=True, text=True, check=True).stdout
+    return (
+        f"{os.cpu_count()} CPUs ({found.group(1) if found else platform.machine()}), {memory_gb:.0f} GB, "
+        f"Linux {platform.release().partition('-')[0]}, {slurm}, Python {platform.python_version()}, "
+        f"QRMI {version('qrmi')}, qrmi-slurm {version('qrmi-slurm')}, /bin/sh is {Path(shell.strip()).name}."
+    )
+
+
+def _write_docs(text: str, figures: Sequence[Figure], arms: Sequence[str]) -> None:
+    """Put the table between its marks in docs/benchmarks.md, and the plots beside it."""
+    page = DOCS / "benchmarks.md"
+    before, mark, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not mark or not end:
+        raise SystemExit(f"error: {page} has no place for results")
+    page.write_text(f"{before}{_BEGIN}\n\n{text}\n{end}{after}")
+    steps = [figure for figure in figures if figure.section == "b"]
+    if steps:
+        compared = [arm for arm in arms if arm != NONE]
+        svg = ratio_bars("srun: time over that without any plugin", steps, compared)
+        (DOCS / "benchmarks-steps.svg").write_text(svg)
+    closing = [figure for figure in figures if figure.what.startswith("last line to sessions closed")]
+    if closing:
+        series: dict[str, list[list[float]]] = {}
+        for figure in closing:
+            delay = figure.what.rpartition(", ")[2]
+            series.setdefault(delay, []).append(figure.values[OURS])
+        svg = lines("Last line of a job to its sessions closed, by number of QPUs", "ms", (1, 2, 4, 8), series)
+        (DOCS / "benchmarks-release.svg").write_text(svg)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

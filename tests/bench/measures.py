@@ -1,0 +1,419 @@
+"""What is measured, section by section as in the table: each function returns its figures."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from bench.arms import NONE, OURS, QPUS, Arm, Bench
+from bench.figures import Figure
+from bench.rpcs import calls_during, slurm_release
+from slurm.cluster import SYSTEM_PATH, Cluster
+from slurm.polling import wait_for
+from slurm.site import BIN, STUB
+
+_TRUE = "/bin/true"
+_DELAYS_S = (0.0, 0.02, 0.1)
+_COUNTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often things are measured.
+
+    Args:
+        steps: `srun` with 64 tasks, and jobs.
+        wide_steps: `srun` with 256 tasks.
+        latency: jobs for each number of QPUs and delay.
+        hooks: single hooks.
+        jobs: the sizes of the streams of jobs.
+        resources: the sizes of configs.
+    """
+
+    steps: int = 15
+    wide_steps: int = 4
+    latency: int = 5
+    hooks: int = 40
+    jobs: tuple[int, ...] = (100, 1000)
+    resources: tuple[int, ...] = (10, 1000, 10000)
+
+
+QUICK = Rounds(steps=5, wide_steps=2, latency=2, hooks=10, jobs=(20,), resources=(10, 1000))
+
+
+# --- (a) a job without a QPU ---------------------------------------------------------------------------------
+
+
+def plain_job(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """A job without `--qpu`, from its submission to its end: srun's return; for sbatch, slurmctld's own time."""
+    by_srun = Figure("a", "srun -n1 without QPU, submit to end", "ms")
+    by_sbatch = Figure("a", "sbatch without QPU, submit to end", "ms")
+    for _ in range(rounds.steps):
+        for arm in bench.arms:
+            by_srun.add(arm.name, _srun_ms(arm, "-n1"))
+        for arm in bench.arms:
+            began_s = time.time()
+            job_id = arm.cluster.sbatch("#!/bin/sh\n:\n", "--output=/dev/null")
+            by_sbatch.add(arm.name, (_completed_s(arm.cluster, job_id) - began_s) * 1000)
+    return [by_srun, by_sbatch]
+
+
+def _srun_ms(arm: Arm, *options: str) -> float:
+    began_s = time.perf_counter()
+    done = arm.cluster.run_as_user(["srun", *options, _TRUE])
+    took_ms = (time.perf_counter() - began_s) * 1000
+    if done.returncode != 0:
+        raise RuntimeError(f"srun {' '.join(options)} on {arm.name}: {done.stdout}{done.stderr}")
+    arm.cluster.wait_nodes_idle()
+    return took_ms
+
+
+def _completed_s(cluster: Cluster, job_id: int) -> float:
+    """Return when slurmctld took a job's end, by its log: asking for it would be a load of its own."""
+    pattern = re.compile(rf"^\[([^\]]+)\] _job_complete: JobId={job_id} done", re.MULTILINE)
+    found = wait_for(lambda: pattern.search(cluster.log("slurmctld").read_text(errors="replace")), "its end", 30)
+    cluster.wait_nodes_idle()
+    return datetime.fromisoformat(found.group(1)).timestamp()
+
+
+# --- (b) steps -----------------------------------------------------------------------------------------------
+
+_STEPPER = """#!/bin/sh
+while read -r command <{asks}; do
+    began=$(date +%s%N)
+    eval "$command" || exit 1
+    ended=$(date +%s%N)
+    echo $((ended - began)) >{answers}
+done
+"""
+
+
+@contextmanager
+def _stepper(arm: Arm, *options: str) -> Iterator[Callable[[str], float]]:
+    """Run a batch job that carries out commands when told, and yield what tells it: a command to its milliseconds."""
+    with tempfile.TemporaryDirectory(dir=arm.cluster.folder) as folder_name:
+        folder = Path(folder_name)
+        folder.chmod(0o755)
+        asks, answers = folder / "asks", folder / "answers"
+        for fifo in (asks, answers):
+            os.mkfifo(fifo)
+            os.chown(fifo, arm.cluster.user.uid, arm.cluster.user.gid)
+        job_id = arm.cluster.sbatch(_STEPPER.format(asks=asks, answers=answers), "-n256", "--overcommit", *options)
+        arm.cluster.wait_job(job_id, {"RUNNING"})
+
+        def ask(command: str) -> float:
+            asks.write_text(f"{command}\n")
+            return int(answers.read_text()) / 1e6
+
+        try:
+            yield ask
+        finally:
+            arm.cluster.slurm("scancel", str(job_id))
+            arm.cluster.wait_job_over(job_id)
+
+
+def steps(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """`srun -n64` and `-n256`: without QPU, in a QPU batch job, and direct."""
+    figures = []
+    for tasks, count in ((64, rounds.steps), (256, rounds.wide_steps)):
+        target = tasks == 64
+        plain = Figure("b", f"srun -n{tasks} in a batch job without QPU", "ms", at_most=1.2 if target else None)
+        control = Figure("b", f"the same again on none: what chance does to a ratio (-n{tasks})", "ms")
+        within = Figure("b", f"srun -n{tasks} in a QPU batch job", "ms", at_most=1.2 if target else None)
+        with ExitStack() as stack:
+            ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.arms}
+            for _ in range(count):
+                for name, one in ask.items():
+                    plain.add(name, one(f"srun -n{tasks} {_TRUE}"))
+                control.add(OURS, ask[NONE](f"srun -n{tasks} {_TRUE}"))
+        control.base = plain.values[NONE]
+        with ExitStack() as stack:
+            ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.arms}
+            for _ in range(count):
+                for name, one in ask.items():
+                    within.add(name, one(f"srun -n{tasks} {_TRUE}"))
+        direct = Figure("b", f"direct srun --qpu -n{tasks}, submit to end", "ms", at_most=1.5 if target else None)
+        for _ in range(count):
+            for arm in bench.arms:
+                direct.add(arm.name, _srun_ms(arm, f"-n{tasks}", *arm.qpu_option()))
+        figures += [plain, control, within, direct]
+    return figures
+
+
+# --- (c) latency ---------------------------------------------------------------------------------------------
+
+
+def latency(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """From submission to the script's first line, and from its last line to the last session's end."""
+    figures: list[Figure] = []
+    for delay_s in _DELAYS_S:
+        delay = f"{delay_s * 1000:.0f} ms a request"
+        begins = {count: Figure("c", f"submit to first line, {count} QPU, {delay}", "ms") for count in _COUNTS}
+        ends = {count: Figure("c", f"last line to sessions closed, {count} QPU, {delay}", "ms") for count in _COUNTS}
+        with bench.site.emulator.fault(call="*", kind="delay", delay_s=delay_s):
+            for _ in range(rounds.latency):
+                for count in _COUNTS:
+                    for arm in bench.arms:
+                        begin_ms, end_ms = _latency_ms(bench, arm, count)
+                        begins[count].add(arm.name, begin_ms)
+                        if arm.has_qpus:
+                            ends[count].add(arm.name, end_ms)
+        figures += begins.values()
+        for count, figure in ends.items():
+            figure.base = ends[1].values[OURS]
+            if delay_s == 0.1 and count == _COUNTS[-1]:
+                figure.at_most = 1.15
+        if delay_s == 0.1:
+            first = begins[_COUNTS[-1]]
+            eight = Figure("c", f"submit to first line, 8 QPU over 1, {delay}", "ms", at_most=1.15)
+            eight.values = {arm.name: first.values[arm.name] for arm in bench.with_qpus}
+            eight.base = begins[1].values[OURS]
+            figures.append(eight)
+        figures += ends.values()
+    return figures
+
+
+def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float]:
+    before = len(bench.site.emulator.sessions())
+    began_s = time.time()
+    job_id = arm.cluster.sbatch("#!/bin/sh\ndate +%s.%N\ndate +%s.%N\n", "--time=5", *arm.qpu_option(count))
+    info = arm.cluster.wait_job_over(job_id)
+    if info.state != "COMPLETED":
+        raise RuntimeError(f"job {job_id} on {arm.name}: {arm.cluster.job_output(job_id)}")
+    first_s, last_s = map(float, arm.cluster.job_output(job_id).split())
+    closed = [datetime.fromisoformat(one["closed"]).timestamp() for one in bench.site.emulator.sessions()[before:]]
+    if arm.has_qpus and len(closed) != count:
+        raise RuntimeError(f"job {job_id} on {arm.name} had {len(closed)} sessions, not {count}")
+    return (first_s - began_s) * 1000, (max(closed, default=last_s) - last_s) * 1000
+
+
+# --- (d) the hooks by themselves -----------------------------------------------------------------------------
+
+# QRMI's calls and nothing else, in a process of their own: what a hook takes beyond them is the hook's.
+_CALLS = """
+import json, os, sys, time
+import qrmi
+qrmi.set_log_callback(None)
+began = time.perf_counter()
+resource = qrmi.QuantumResource(sys.argv[1], qrmi.ResourceType.IBMQuantumComputeService)
+token = resource.acquire()
+acquired = time.perf_counter()
+os.environ[f"{sys.argv[1]}_QRMI_JOB_ACQUISITION_TOKEN"] = token
+again = time.perf_counter()
+qrmi.QuantumResource(sys.argv[1], qrmi.ResourceType.IBMQuantumComputeService).release(token)
+print(json.dumps([acquired - began, time.perf_counter() - again]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    wall_ms: float
+    cpu_ms: float
+    peak_mb: float
+
+
+def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """Each hook by itself, with the environment that slurmd gives it: CPU, wall time, memory."""
+    figures = _hooks_without_qpu(bench, rounds)
+    environment = _hook_environment(bench)
+    more = {
+        hook: Figure("d", f"{hook}, 1 QPU: beyond QRMI's calls", "ms", at_most=45, is_ratio=False) for hook in _HOOKS
+    }
+    cpu = {hook: Figure("d", f"{hook}, 1 QPU: CPU", "ms") for hook in _HOOKS}
+    peak = {hook: Figure("d", f"{hook}, 1 QPU: peak memory", "MB", at_most=40, is_ratio=False) for hook in _HOOKS}
+    for number in range(rounds.hooks):
+        calls_ms = dict(zip(_HOOKS, _calls_ms(bench), strict=True))
+        for hook in _HOOKS:
+            run = _run_hook(hook, {**environment, "SLURM_JOB_ID": str(900_000 + number)})
+            more[hook].add(OURS, run.wall_ms - calls_ms[hook])
+            cpu[hook].add(OURS, run.cpu_ms)
+            peak[hook].add(OURS, run.peak_mb)
+    figures += [*more.values(), *cpu.values(), *peak.values()]
+    loaded = Figure("d", "the stub, as slurmstepd maps it", "kB", 0, at_most=32, is_ratio=False)
+    loaded.add(OURS, _loaded_bytes(STUB) / 1000)
+    return [*figures, loaded]
+
+
+_HOOKS = ("prolog", "epilog")
+
+
+def _hooks_without_qpu(bench: Bench, rounds: Rounds) -> list[Figure]:
+    cpu = Figure("d", "all three hooks without QPU: CPU", "ms", 2, at_most=3, is_ratio=False)
+    environment = {"SLURM_JOB_ID": "1", "SLURM_CONF": str(bench.ours.cluster.slurm_conf)}
+    for _ in range(rounds.hooks):
+        runs = [_run_hook(hook, environment) for hook in ("prolog", "task-prolog", "epilog")]
+        cpu.add(OURS, sum(run.cpu_ms for run in runs))
+    return [cpu]
+
+
+def _hook_environment(bench: Bench) -> dict[str, str]:
+    now_s = int(time.time())
+    return {
+        "SLURMD_NODENAME": "n1",
+        "SLURM_JOB_UID": str(bench.ours.cluster.user.uid),
+        "SLURM_CLUSTER_NAME": "bench",
+        "SLURM_CONF": str(bench.ours.cluster.slurm_conf),
+        # As from 23.02: without them Prolog asks squeue.
+        "SLURM_JOB_START_TIME": str(now_s),
+        "SLURM_JOB_END_TIME": str(now_s + 300),
+        "SPANK_QRMI_QPU": QPUS[0],
+    }
+
+
+def _run_hook(hook: str, environment: dict[str, str]) -> _Run:
+    began_s = time.perf_counter()
+    process = subprocess.Popen(
+        [BIN / f"qrmi-slurm-{hook}"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    wall_ms = (time.perf_counter() - began_s) * 1000
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{hook}: exit status {process.returncode}")
+    return _Run(wall_ms, (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / 1000)
+
+
+def _calls_ms(bench: Bench) -> tuple[float, float]:
+    name = QPUS[0]
+    variables = bench.site.emulator.resource(name)["environment"]
+    environment = {f"{name}_{variable}": value for variable, value in variables.items()}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _CALLS, name], env=environment, capture_output=True, text=True, check=True
+    )
+    acquire_s, release_s = json.loads(done.stdout)
+    return acquire_s * 1000, release_s * 1000
+
+
+def _loaded_bytes(path: Path) -> int:
+    """Return the size of what is loaded of a shared object, from its file: all but debugging information."""
+    with tempfile.NamedTemporaryFile() as stripped:
+        subprocess.run(["strip", "-o", stripped.name, path], check=True)
+        return Path(stripped.name).stat().st_size
+
+
+# --- (e) remote procedure calls ------------------------------------------------------------------------------
+
+
+def remote_calls(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """RPCs to slurmctld, counted by itself: a batch job with a step, and a direct srun, each with one QPU."""
+    release = slurm_release(bench.ours.cluster)
+    at_most = 0.0 if release >= (23, 2) else 1.0
+    figures = []
+    batch = Figure("e", "RPCs of a QPU batch job with srun -n16, more than without QPU", "RPCs", 1)
+    direct = Figure("e", "RPCs of a direct srun --qpu -n16, more than without QPU", "RPCs", 1)
+    wide = Figure("e", "RPCs of a direct srun --qpu -n64, more than without QPU", "RPCs", 1)
+    script = f"#!/bin/sh\nsrun -n16 {_TRUE}\n"
+
+    def run_batch(arm: Arm, qpus: int) -> None:
+        options = ["-n16", "--time=5", "--output=/dev/null", *arm.qpu_option(qpus)]
+        _completed_s(arm.cluster, arm.cluster.sbatch(script, *options))
+
+    ways: list[tuple[Figure, Callable[[Arm, int], object]]] = [
+        (batch, run_batch),
+        (direct, lambda arm, qpus: _srun_ms(arm, "-n16", *arm.qpu_option(qpus))),
+        (wide, lambda arm, qpus: _srun_ms(arm, "-n64", *arm.qpu_option(qpus))),
+    ]
+    for figure, run in ways:
+        figure.at_most, figure.is_ratio = at_most, False
+        for _ in range(max(3, rounds.latency // 2)):
+            for arm in bench.with_qpus:
+                without, with_qpu = (calls_during(arm.cluster, partial(run, arm, qpus)) for qpus in (0, 1))
+                figure.add(arm.name, with_qpu - without)
+        figures.append(figure)
+    return figures
+
+
+# --- (f) a stream of jobs ------------------------------------------------------------------------------------
+
+
+def stream(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """Short jobs, one in twenty with a QPU, as fast as one user's sbatch can submit them."""
+    figures = []
+    for size in rounds.jobs:
+        rate = Figure("f", f"{size} short jobs, 5 % with a QPU", "jobs/s", 2)
+        for _ in range(3 if size <= 100 else 1):
+            for arm in bench.arms:
+                rate.add(arm.name, size / _stream_s(arm, size))
+        figures.append(rate)
+    return figures
+
+
+# So that eight jobs run at a time. With many more, Slurm 22.05 drains a node now and then, without any hook as well
+# ("REQUEST_LAUNCH_PROLOG notification failed").
+_STREAM_TASKS = 32
+
+
+def _stream_s(arm: Arm, size: int) -> float:
+    qpu = " ".join(arm.qpu_option())
+    script = arm.cluster.user.home / "short.sh"
+    script.write_text("#!/bin/sh\n:\n")
+    submit = f"""
+n=0
+while [ $n -lt {size} ]; do
+    if [ $((n % 20)) = 0 ]; then option="{qpu}"; else option=; fi
+    sbatch --quiet --output=/dev/null --time=5 --ntasks={_STREAM_TASKS} $option {script} || exit 1
+    n=$((n + 1))
+done >/dev/null"""
+    began_s = time.perf_counter()
+    done = arm.cluster.run_as_user(["/bin/sh", "-c", submit], deadline_s=600)
+    if done.returncode != 0:
+        raise RuntimeError(f"sbatch on {arm.name}: {done.stderr}")
+    wait_for(lambda: not arm.cluster.slurm("squeue", "--noheader").strip(), f"{size} jobs to end", 300)
+    took_s = time.perf_counter() - began_s
+    arm.cluster.wait_nodes_idle()
+    return took_s
+
+
+# --- (g) validate-config -------------------------------------------------------------------------------------
+
+
+def validate_config(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """The admin's check of a config, and Prolog with the same one."""
+    figures = []
+    sizes: Sequence[int] = rounds.resources
+    kept = bench.site.config_path.read_text()
+    try:
+        for size in sizes:
+            others = [{**bench.site.emulator.resource(QPUS[0]), "name": f"other{n}"} for n in range(size - 1)]
+            bench.site.config([*others, bench.site.emulator.resource(QPUS[0])])
+            check = Figure("g", f"validate-config, {size} resources", "ms", 0)
+            prolog = Figure("g", f"Prolog with 1 QPU of {size} resources", "ms", 0)
+            memory = Figure("g", f"Prolog with 1 QPU of {size} resources, peak memory", "MB")
+            for number in range(max(2, min(7, rounds.hooks))):
+                began_s = time.perf_counter()
+                subprocess.run(
+                    [BIN / "qrmi-slurm", "validate-config", bench.site.config_path],
+                    env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"},
+                    stdout=subprocess.DEVNULL,
+                    check=True,
+                )
+                check.add(OURS, (time.perf_counter() - began_s) * 1000)
+                environment = {**_hook_environment(bench), "SLURM_JOB_ID": str(990_000 + number)}
+                run = _run_hook("prolog", environment)
+                _run_hook("epilog", environment)
+                prolog.add(OURS, run.wall_ms)
+                memory.add(OURS, run.peak_mb)
+            figures += [check, prolog, memory]
+    finally:
+        bench.site.config_path.write_text(kept)
+    return figures
+
+
+SECTIONS: dict[str, Callable[[Bench, Rounds], list[Figure]]] = {
+    "a": plain_job,
+    "b": steps,
+    "c": latency,
+    "d": hooks,
+    "e": remote_calls,
+    "f": stream,
+    "g": validate_config,
+}

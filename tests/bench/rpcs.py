@@ -1,0 +1,31 @@
+"""Remote procedure calls to slurmctld, as slurmctld itself counts them (sdiag)."""
+
+import re
+from collections.abc import Callable
+
+from slurm.cluster import Cluster
+
+# What goes on without any job; our own questions (sdiag, sinfo); srun asking again and again whether Prolog has ended.
+_NOT_OF_HOOKS = re.compile(r"NODE_REGISTRATION|PING|STATS_INFO|NODE_INFO|PARTITION_INFO|JOB_READY")
+
+
+def calls_during(cluster: Cluster, run: Callable[[], object]) -> int:
+    """Return how many RPCs slurmctld has answered while something ran, but for those that no hook is behind."""
+    cluster.wait_nodes_idle()
+    before = rpcs(cluster)
+    run()
+    cluster.wait_nodes_idle()
+    after = rpcs(cluster)
+    return sum(count - before.get(name, 0) for name, count in after.items() if not _NOT_OF_HOOKS.search(name))
+
+
+def rpcs(cluster: Cluster) -> dict[str, int]:
+    """Return slurmctld's count of each RPC, by sdiag."""
+    text = cluster.slurm("sdiag").partition("by message type")[2].partition("by user")[0]
+    return {name: int(count) for name, count in re.findall(r"^\s*(\w+)\s+\(\s*\d+\)\s+count:(\d+)", text, re.MULTILINE)}
+
+
+def slurm_release(cluster: Cluster) -> tuple[int, int]:
+    """Return Slurm's release, as (22, 5)."""
+    found = re.search(r"(\d+)\.(\d+)", cluster.slurm("sinfo", "--version"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)

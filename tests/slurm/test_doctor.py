@@ -1,0 +1,276 @@
+"""`qrmi-slurm doctor` finds nothing wrong with a sound cluster, and each fault that can be made on one."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from slurm.polling import wait_for
+from slurm.site import BIN, STUB, Site
+
+LOOKED_AT = {
+    "Slurm": "ok",
+    "clock": "ok",
+    "plugstack": "ok",
+    "plugin": "ok",
+    "--qpu": "ok",
+    "Prolog": "ok",
+    "TaskProlog": "ok",
+    "Epilog": "ok",
+    "users": "ok",
+    "PrologFlags": "ok",
+    "BatchStartTimeout": "ok",
+    "MessageTimeout": "warning",  # 10 s by default: users of a slow service are told that Prolog hangs
+    "config": "ok",
+    "QRMI": "ok",
+    "state": "ok",
+    "space": "ok",
+    "shared": "warning",  # the test's state directory is this machine's alone, and the cluster has three nodes
+    "private /tmp": "warning",  # and lies in /tmp
+}
+
+
+def doctor(site: Site, *words: str) -> dict[str, dict[str, Any]]:
+    """Return what the doctor says, by the lines' names; its exit status must say the same."""
+    done = site.command("doctor", "--json", *words)
+    assert done.returncode in (0, 1), done.stderr
+    assert not done.stderr
+    said = json.loads(done.stdout)
+    assert said["healthy"] is (done.returncode == 0)
+    lines: dict[str, dict[str, Any]] = {}
+    for line in said["lines"]:
+        if line["name"] not in lines or line["level"] == "error":
+            lines[line["name"]] = line
+    return lines
+
+
+def levels(lines: dict[str, dict[str, Any]], level: str) -> set[str]:
+    """Return the names of the lines of a level."""
+    return {name for name, line in lines.items() if line["level"] == level}
+
+
+@contextmanager
+def settings(site: Site, **values: str | None) -> Iterator[None]:
+    """Let slurm.conf say something else until the block ends; None takes a setting out."""
+    conf = site.cluster.slurm_conf
+    before = conf.read_text()
+    text = before
+    for name, value in values.items():
+        text = re.sub(rf"^{name}=.*\n", "", text, flags=re.MULTILINE)
+        text = text if value is None else f"{name}={value}\n{text}"
+    try:
+        conf.write_text(text)
+        site.cluster.slurm("scontrol", "reconfigure")
+        yield
+    finally:
+        conf.write_text(before)
+        site.cluster.slurm("scontrol", "reconfigure")
+        wait_for(lambda: _answers_as(site, before), "slurmctld to have its settings back", 20)
+
+
+def _answers_as(site: Site, conf: str) -> bool:
+    shown = site.cluster.slurm("scontrol", "show", "config")
+    wanted = re.findall(r"^(Prolog|TaskProlog|Epilog)=(.*)$", conf, re.MULTILINE)
+    return all(re.search(rf"^{name}(\[0\])?\s*= {re.escape(value)}$", shown, re.MULTILINE) for name, value in wanted)
+
+
+def test_a_sound_cluster_has_no_error(site: Site) -> None:
+    """Every line is there; only what a test cluster on one machine cannot have otherwise is a warning."""
+    job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
+    site.cluster.wait_job_over(job_id)
+    found = {name: line["level"] for name, line in doctor(site).items()}
+    assert found.pop("syslog") in ("ok", "warning"), "as the machine has one or not"
+    timeouts = {name: found.pop(name) for name in list(found) if name.startswith("PrologEpilogTimeout")}
+    assert set(timeouts.values()) == {"ok"}
+    assert len(timeouts) == 2
+    assert found == LOOKED_AT
+
+
+def test_the_text_has_a_line_for_each_and_its_remedy(site: Site) -> None:
+    """Without --json: level, name and message on one line, the remedy below it, and a summing up."""
+    done = site.command("doctor")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    place = next(index for index, line in enumerate(lines) if line.startswith("warning  MessageTimeout"))
+    assert lines[place + 1].strip().startswith("MessageTimeout=")
+    assert re.fullmatch(r"\d warnings", lines[-1])
+
+
+def test_a_login_node_needs_less(site: Site) -> None:
+    """With --login-node neither hooks nor config nor state directory are looked at."""
+    site.config_path.unlink()
+    assert set(doctor(site, "--login-node")) == {"Slurm", "clock", "plugstack", "plugin", "--qpu"}
+
+
+def test_a_user_is_told_what_was_not_seen(site: Site) -> None:
+    """Run by a user, what only root can see is a warning, and nothing is called an error for it."""
+    site.state_dir.mkdir(mode=0o711)
+    done = site.cluster.run_as_user([BIN / "qrmi-slurm", "doctor", "--json"])
+    lines = {line["name"]: line for line in json.loads(done.stdout)["lines"]}
+    assert levels(lines, "error") == set()
+    assert {"config", "users", "root"} <= levels(lines, "warning")
+    assert done.returncode == 0
+
+
+# One run for each set: what is looked at does not depend on the rest of it.
+SETTINGS: tuple[tuple[dict[str, str | None], dict[str, tuple[str, str]]], ...] = (
+    (
+        {"Prolog": None, "TaskProlog": None, "Epilog": "/nonexistent/epilog.d/*", "PrologFlags": None},
+        {
+            "Prolog": ("error", "is not set"),
+            "TaskProlog": ("error", "is not set"),
+            "Epilog": ("error", "names no file"),
+            "PrologFlags": ("warning", "first step"),
+            "BatchStartTimeout": ("warning", "taken for lost"),
+        },
+    ),
+    (
+        {
+            "Prolog": "/bin/true",
+            "TaskProlog": "/nonexistent/task-prolog",
+            "PrologFlags": "Alloc,NoHold",
+            "PrologEpilogTimeout": "20",
+            "MessageTimeout": "60",
+        },
+        {
+            "Prolog": ("error", "none of them is ours"),
+            "TaskProlog": ("error", "names no file"),
+            "PrologFlags": ("warning", "NoHold"),
+            "PrologEpilogTimeout (for Prolog)": ("error", "drains the node"),
+            "PrologEpilogTimeout (for Epilog)": ("error", "drains the node"),
+            "MessageTimeout": ("ok", "60 s"),
+        },
+    ),
+)
+
+
+@pytest.mark.parametrize(("changes", "wanted"), SETTINGS, ids=["not set", "set wrongly"])
+def test_settings_of_slurm_conf(site: Site, changes: dict[str, str | None], wanted: dict[str, tuple[str, str]]) -> None:
+    """A setting that keeps the hooks from working, or Slurm from waiting for them, is found, with its remedy."""
+    with settings(site, **changes):
+        lines = doctor(site)
+    for name, (level, words) in wanted.items():
+        assert (lines[name]["level"], words in lines[name]["message"]) == (level, True), lines[name]
+        assert (lines[name]["hint"] is None) is (level == "ok")
+
+
+def test_hooks_that_cannot_be_run(site: Site) -> None:
+    """A Prolog that is not executable, and a TaskProlog in a folder that users cannot enter, are errors."""
+    closed = site.cluster.folder / "closed"
+    closed.mkdir(mode=0o700)
+    for name in ("prolog", "task-prolog"):
+        shutil.copy(BIN / f"qrmi-slurm-{name}", closed / f"qrmi-slurm-{name}")
+    (closed / "qrmi-slurm-prolog").chmod(0o644)
+    try:
+        prolog, task_prolog = (str(closed / f"qrmi-slurm-{name}") for name in ("prolog", "task-prolog"))
+        with settings(site, Prolog=prolog, TaskProlog=task_prolog):
+            lines = doctor(site)
+    finally:
+        shutil.rmtree(closed)
+    assert "not executable" in lines["Prolog"]["message"]
+    assert lines["TaskProlog"]["level"] == "warning", "it is another installation's"
+    assert lines["users"]["level"] == "error"
+    assert str(closed) in lines["users"]["message"]
+
+
+def test_a_venv_that_users_cannot_read(site: Site) -> None:
+    """A doctor of a venv with a closed folder tries as nobody, and says what nobody cannot do."""
+    folder = site.cluster.folder / "venv"
+    shutil.copytree(BIN.parent, folder, symlinks=True)
+    command = (folder / "bin" / "qrmi-slurm").read_text().replace(str(BIN.parent), str(folder))
+    (folder / "bin" / "qrmi-slurm").write_text(command)
+    (package,) = folder.glob("lib/python3*/site-packages/qrmi_slurm")
+    package.chmod(0o700)
+    try:
+        command_line = [str(folder / "bin" / "qrmi-slurm"), "doctor", "--json"]
+        done = subprocess.run(command_line, env=site.root_env("n1"), capture_output=True, text=True, timeout=60)
+        line = next(line for line in json.loads(done.stdout)["lines"] if line["name"] == "users")
+    finally:
+        shutil.rmtree(folder)
+    assert line["level"] == "error"
+    assert "nobody" in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("# nothing\n", {"plugstack": ("error", "no --qpu")}),
+        (
+            "{line} --acquire-timeot=3\n{line}\n",
+            {"plugstack": ("error", "unknown option --acquire-timeot|named again")},
+        ),
+        (
+            "include plugstack.conf.d/*.conf\n{line} --acquire-timeout=5\n",
+            {"plugstack": ("warning", "matches no file"), "MessageTimeout": ("ok", "5 s")},
+        ),
+        (
+            "required /nonexistent/spank_qrmi.so\n",
+            {"plugstack": ("warning", "required"), "plugin": ("error", "No such file")},
+        ),
+    ],
+    ids=["no line", "not well formed, and twice", "an include of nothing", "required, and no plugin there"],
+)
+def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]]) -> None:
+    """A line that is missing, cannot be read, stands twice or names no plugin is found."""
+    site.plugstack(text.format(line=site.plugstack_line()).rstrip("\n"))
+    lines = doctor(site)
+    for name, (level, words) in wanted.items():
+        assert lines[name]["level"] == level, lines[name]
+        assert any(word in lines[name]["message"] for word in words.split("|")), lines[name]
+
+
+def test_a_plugin_of_another_release(site: Site) -> None:
+    """A plugin that is built for another Slurm is named with both releases, and srun proves that it is not loaded."""
+    release = int.from_bytes(bytes([8, 5, 22, 0]), "little")  # as the headers of 22.05.8 have it
+    content = STUB.read_bytes()
+    assert content.count(release.to_bytes(4, "little")) == 1
+    other = site.cluster.etc / "spank_qrmi.so"
+    other.write_bytes(content.replace(release.to_bytes(4, "little"), bytes([1, 11, 23, 0])))
+    site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
+    lines = doctor(site)
+    assert "built for Slurm 23.11, and 22.05 runs" in lines["plugin"]["message"]
+    assert lines["--qpu"]["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "level", "words"),
+    [
+        (0o644, None, "warning", "read by others"),
+        (0o662, None, "error", "changed by others"),
+        (0o600, '{"resources": [{}]}', "error", "has 3 errors"),
+        (0o600, "{", "error", "has 1 error"),
+    ],
+)
+def test_the_config(site: Site, mode: int, content: str | None, level: str, words: str) -> None:
+    """Who may read and write the config, and whether it can be used, is looked at."""
+    if content is not None:
+        site.config_path.write_text(content)
+    site.config_path.chmod(mode)
+    line = doctor(site)["config"]
+    assert (line["level"], words in line["message"]) == (level, True), line
+
+
+def test_a_config_that_is_not_there_or_not_roots(site: Site) -> None:
+    """A missing config, and one that belongs to a user, are errors."""
+    shutil.chown(site.config_path, site.cluster.user.uid)
+    assert "belongs to uid" in doctor(site)["config"]["message"]
+    site.config_path.unlink()
+    assert "No such file" in doctor(site)["config"]["message"]
+
+
+@pytest.mark.parametrize(("mode", "words"), [(0o777, "the hooks refuse it"), (0o700, "users cannot pass")])
+def test_the_state_directorys_mode(site: Site, mode: int, words: str) -> None:
+    """A state directory that others can change, or that users cannot pass through, is an error; so is a user's."""
+    site.state_dir.mkdir()
+    site.state_dir.chmod(mode)
+    assert words in doctor(site)["state"]["message"]
+    site.state_dir.chmod(0o711)
+    assert doctor(site)["state"]["level"] == "ok"
+    shutil.chown(site.state_dir, site.cluster.user.uid)
+    assert "belongs to uid" in doctor(site)["state"]["message"]
+    assert list(site.state_dir.iterdir()) == [], "what was tried there was left behind"
