@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.figures import EMPTY
 from slurm.cluster import Cluster, ClusterOptions, Hooks
 from slurm.site import Site, SiteOptions
 
 OURS = "ours"
 NONE = "none"
-EMPTY = "empty hooks"
 QPUS = tuple(f"qpu{number}" for number in range(1, 9))
 
 # 256 tasks on one node, whatever the machine has; enough for every run of `--n256`.
@@ -55,21 +55,27 @@ class Bench:
         return next(arm for arm in self.arms if arm.name == OURS)
 
     @property
+    def compared(self) -> tuple[Arm, ...]:
+        """All arms but that with empty hooks, which is there for jobs and steps alone."""
+        return tuple(arm for arm in self.arms if arm.name != EMPTY)
+
+    @property
     def with_qpus(self) -> tuple[Arm, ...]:
         """The arms that know `--qpu`."""
         return tuple(arm for arm in self.arms if arm.has_qpus)
 
 
 @contextmanager
-def started(plugins: Sequence[str], *, empty: bool) -> Iterator[Bench]:
-    """Start `none`, ours, and one cluster for each other SPANK plugin.
+def started(plugins: Sequence[str]) -> Iterator[Bench]:
+    """Start `none`, ours, one whose hooks are /bin/true, and one cluster for each other SPANK plugin.
 
     Args:
-        empty: whether to start one as well whose Prolog, TaskProlog and Epilog are /bin/true: what Slurm takes for
-            hooks of any kind.
         plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
     """
     options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
+    # As a site without a Prolog has it. With PrologFlags=Alloc and no Prolog, slurmd 22.05 may wait for a notice of a
+    # Prolog that has come already: half a second a job, and now and then a drained node.
+    without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         site = Site(SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False))
         stack.enter_context(site)
@@ -77,13 +83,14 @@ def started(plugins: Sequence[str], *, empty: bool) -> Iterator[Bench]:
             Arm(NONE, stack.enter_context(Cluster(options)), has_qpus=False),
             Arm(OURS, site.cluster, has_qpus=True),
         ]
-        if empty:
-            hooks = Hooks("/bin/true", "/bin/true", "/bin/true")
-            arms.append(Arm(EMPTY, stack.enter_context(Cluster(replace(options, hooks=hooks))), has_qpus=False))
+        # What Slurm takes for hooks of any kind: it forks slurmstepd for each TaskProlog, and sleeps 10 ms after it
+        # (_run_script_and_set_env() in slurmstepd/task.c).
+        hooks = Hooks("/bin/true", "/bin/true", "/bin/true")
+        arms.append(Arm(EMPTY, stack.enter_context(Cluster(replace(options, hooks=hooks))), has_qpus=False))
         for plugin in plugins:
             path, *arguments = plugin.replace("{config}", str(site.config_path)).split(",")
             line = " ".join(["optional", path, *arguments])
-            other = Cluster(ClusterOptions(nodes=1, cpus_per_node=_CPUS, plugstack=(line,)))
+            other = Cluster(replace(without_prolog, plugstack=(line,)))
             name = re.sub(r"[^\w.-]", "_", Path(path).stem)
             arms.append(Arm(name, stack.enter_context(other), has_qpus=True))
         yield Bench(site, tuple(arms))

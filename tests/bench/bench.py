@@ -36,7 +36,7 @@ def main() -> int:
     rounds = QUICK if options.quick else Rounds()
     figures: list[Figure] = []
     sweep()
-    with started(options.plugin, empty=options.empty) as bench:
+    with started(options.plugin) as bench:
         machine = _machine(bench.arms)
         arms = [arm.name for arm in bench.arms]
         for section in options.sections:
@@ -63,7 +63,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sections", default="".join(SECTIONS), help="which of %(default)s to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there")
     parser.add_argument("--docs", action="store_true", help="write table and plots into docs/benchmarks.md")
-    parser.add_argument("--empty", action="store_true", help="a cluster with /bin/true for each hook as well")
     parser.add_argument(
         "--plugin",
         action="append",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BASE = "none"
+EMPTY = "empty hooks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,16 @@ class Figure:
         """Note one measurement."""
         self.values.setdefault(arm, []).append(value)
 
-    def ratio(self, arm: str) -> Spread | None:
-        """Return an arm's values over the base's of the same rounds; None where there is nothing to compare with."""
-        base = self.values.get(self.base) if isinstance(self.base, str) else self.base
-        if base is None or arm == self.base:
+    def ratio(self, arm: str, to: str = "") -> Spread | None:
+        """Return an arm's values over the base's of the same rounds; None where there is nothing to compare with.
+
+        Args:
+            arm: whose values.
+            to: another arm to compare with.
+        """
+        other = to or self.base
+        base = self.values.get(other) if isinstance(other, str) else other
+        if base is None or arm == other:
             return None
         return spread([value / other for value, other in zip(self.values[arm], base, strict=False) if other])
 
@@ -97,7 +104,7 @@ class Figure:
 def table(figures: Sequence[Figure], arms: Sequence[str]) -> str:
     """Return a Markdown table: a line a figure, median and quartiles of each arm, ratios, the target."""
     compared = [arm for arm in arms if arm != BASE]
-    heading = ["", "what", "unit", *arms, *(f"{arm} / base" for arm in compared), "target"]
+    heading = ["", "what", "unit", *arms, *(f"{arm} / base" for arm in compared), f"ours / {EMPTY}", "target"]
     rows = [heading, ["---"] * len(heading)]
     for figure in figures:
         cells = [figure.section, figure.what, figure.unit]
@@ -105,7 +112,8 @@ def table(figures: Sequence[Figure], arms: Sequence[str]) -> str:
         for arm in compared:
             ratio = figure.ratio(arm) if arm in figure.values else None
             cells.append(ratio.text(2) if ratio else "")
-        cells.append(_target(figure))
+        ratio = figure.ratio("ours", EMPTY) if "ours" in figure.values else None
+        cells += [ratio.text(2) if ratio else "", _target(figure)]
         rows.append(cells)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 

@@ -162,7 +162,7 @@ def latency(bench: Bench, rounds: Rounds) -> list[Figure]:
         with bench.site.emulator.fault(call="*", kind="delay", delay_s=delay_s):
             for _ in range(rounds.latency):
                 for count in _COUNTS:
-                    for arm in bench.arms:
+                    for arm in bench.compared:
                         begin_ms, end_ms = _latency_ms(bench, arm, count)
                         begins[count].add(arm.name, begin_ms)
                         if arm.has_qpus:
@@ -341,7 +341,7 @@ def stream(bench: Bench, rounds: Rounds) -> list[Figure]:
     for size in rounds.jobs:
         rate = Figure("f", f"{size} short jobs, 5 % with a QPU", "jobs/s", 2)
         for _ in range(3 if size <= 100 else 1):
-            for arm in bench.arms:
+            for arm in bench.compared:
                 rate.add(arm.name, size / _stream_s(arm, size))
         figures.append(rate)
     return figures
