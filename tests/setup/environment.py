@@ -40,6 +40,7 @@ DEBIAN_PACKAGES = (
     "libslurm-dev",
     "make",
     "munge",
+    "openssl",  # a certificate authority for the tests of --online
     "python3-venv",
     "slurm-client",
     "slurmctld",
