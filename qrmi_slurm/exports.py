@@ -154,6 +154,12 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
     return exports
 
 
+def held_of(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of a step's QPUs that its job holds, in the step's order."""
+    held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
+    return tuple(name for name in names_of_step if name in held)
+
+
 def narrowed(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> dict[str, str]:
     """Return the two lists, in each of their spellings, cut down to the QPUs that a step asked for.
 
@@ -165,7 +171,7 @@ def narrowed(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> di
         ExportsError: the job does not hold one of them.
     """
     held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
-    foreign = [name for name in names_of_step if name not in held]
+    foreign = [name for name in names_of_step if name not in held_of(variables, names_of_step)]
     if foreign:
         raise ExportsError(
             f"this job does not hold {printable(', '.join(foreign))}; it holds {printable(', '.join(held))}"

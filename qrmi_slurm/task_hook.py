@@ -67,7 +67,12 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
     variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
     notes = list(found.notes) if task.task_rank == 0 and not within_job else []
     if task.step_selection_text and task.step_selection_text != task.job_selection_text:
-        variables |= exports.narrowed(found.variables, parse_selection(task.step_selection_text))
+        wanted = parse_selection(task.step_selection_text)
+        if task.job_selection_text is None:
+            # The step's --qpu may be the job's own (srun without an allocation), with names that the job could not
+            # have; Prolog's notes say so. Only a step that has none of what it asked for is refused.
+            wanted = exports.held_of(found.variables, wanted) or wanted
+        variables |= exports.narrowed(found.variables, wanted)
     if names.RUST_LOG in variables and _is_users_rust_log(task, environment):
         del variables[names.RUST_LOG]
     variables |= _rust_log(task, environment, found.variables)

@@ -130,3 +130,12 @@ def test_a_plugin_line_that_stands_twice_counts_once(site: Site) -> None:
     done = site.cluster.run_as_user(["srun", "--qpu=ibm_demo", "true"])
     assert "plugstack.conf has 2 lines that load this plugin" in done.stderr
     assert done.returncode == 0
+
+
+def test_an_unknown_qpu_among_known_ones_is_ignored_for_a_direct_step_too(site: Site) -> None:
+    """`srun --qpu` without an allocation runs with what is known, and reads in one line what is not."""
+    done = site.cluster.run_as_user(["srun", "--qpu=ibm_demo,nowhere", "env"])
+    site.cluster.wait_nodes_idle()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "qrmi-slurm: not known at this site, ignored: nowhere" in done.stdout
+    assert environment_of(done.stdout)["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
