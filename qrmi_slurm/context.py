@@ -68,7 +68,6 @@ class TaskContext(NamedTuple):
         job_selection_text: the text of the job's `--qpu`; None where the job has none, or none is known of.
         step_selection_text: the text of the step's `--qpu`; None where it has none.
         inherited_job_id: the job whose QPU environment the task has inherited; None where it has none.
-        inherited: names of the variables that the task has already.
         srun_debug: srun's verbosity: 2 quiet, 3 default, 4 verbose, 5 and more for `-vv`.
         rust_log: the task's RUST_LOG, where somebody set it.
         slurm_conf: Slurm's configuration file.
@@ -84,7 +83,6 @@ class TaskContext(NamedTuple):
     job_selection_text: str | None
     step_selection_text: str | None
     inherited_job_id: str | None
-    inherited: frozenset[str]
     srun_debug: int
     rust_log: str | None
     slurm_conf: Path
@@ -144,7 +142,6 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
         job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
         step_selection_text=environment.get(names.QRMI_SLURM_QPU),
         inherited_job_id=environment.get(names.QRMI_JOB_ID),
-        inherited=frozenset(environment),
         srun_debug=_number(environment, names.SRUN_DEBUG, default=3),
         rust_log=environment.get(names.RUST_LOG),
         slurm_conf=_slurm_conf(environment),

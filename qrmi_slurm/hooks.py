@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from qrmi_slurm import acquire, context, exports, names, outcomes, plugstack, release
@@ -25,14 +25,7 @@ def prolog(environment: Mapping[str, str]) -> int:
         The exit status. Slurm effect: always 0, since any other would DRAIN the node and hold the job; what
         went wrong stands in the exports, where TaskProlog finds it.
     """
-    _open_standard_files()
-    log = HookLog("prolog", environment.get(names.SLURM_JOB_ID, "?"))
-    try:
-        _prolog(environment, log)
-    except QrmiSlurmError as error:
-        log.error("failed", reason=error)
-    except BaseException:  # the last line: a surprise must not drain the node
-        log.exception("surprise")
+    _guarded("prolog", _prolog, environment)
     return outcomes.PROLOG_EXIT
 
 
@@ -73,14 +66,7 @@ def epilog(environment: Mapping[str, str]) -> int:
         The exit status. Slurm effect: always 0, since any other would DRAIN the node; what could not be
         released stays recorded as pending.
     """
-    _open_standard_files()
-    log = HookLog("epilog", environment.get(names.SLURM_JOB_ID, "?"))
-    try:
-        _epilog(environment, log)
-    except QrmiSlurmError as error:
-        log.error("failed", reason=error)
-    except BaseException:  # the last line: a surprise must not drain the node
-        log.exception("surprise")
+    _guarded("epilog", _epilog, environment)
     return outcomes.EPILOG_EXIT
 
 
@@ -109,6 +95,18 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
             release.release(folder, current, options, log)
         elif current is None and job.is_first_node:  # Prolog failed before it acquired anything
             folder.remove()
+
+
+def _guarded(hook: str, work: Callable[[Mapping[str, str], HookLog], None], environment: Mapping[str, str]) -> None:
+    """Do a hook's work, and log whatever becomes of it: no fault and no surprise may drain the node."""
+    _open_standard_files()
+    log = HookLog(hook, environment.get(names.SLURM_JOB_ID, "?"))
+    try:
+        work(environment, log)
+    except QrmiSlurmError as error:
+        log.error("failed", reason=error)
+    except BaseException:  # the last line
+        log.exception("surprise")
 
 
 def _open_standard_files() -> None:

@@ -7,8 +7,6 @@ its environment variable reference.
 # --- Slurm: Prolog and Epilog (set by slurmd; every one of them may be missing) ------------------------
 SLURM_JOB_ID = "SLURM_JOB_ID"
 SLURM_JOB_UID = "SLURM_JOB_UID"
-SLURM_JOB_GID = "SLURM_JOB_GID"
-SLURM_JOB_USER = "SLURM_JOB_USER"
 SLURM_JOB_NODELIST = "SLURM_JOB_NODELIST"  # from 23.02
 SLURM_NODELIST = "SLURM_NODELIST"  # what 22.05 has instead
 SLURM_JOB_START_TIME = "SLURM_JOB_START_TIME"  # from 23.02; seconds since the epoch
@@ -19,7 +17,6 @@ SLURM_CLUSTER_NAME = "SLURM_CLUSTER_NAME"
 SLURM_CONF = "SLURM_CONF"
 
 # --- Slurm: tasks (set by slurmstepd, or carried there by srun from the submitting process) ------------
-SLURM_STEP_ID = "SLURM_STEP_ID"
 SLURM_PROCID = "SLURM_PROCID"
 SRUN_DEBUG = "SRUN_DEBUG"
 

@@ -137,20 +137,26 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _print_table(
+    printer: Printer, heading: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]
+) -> None:
+    """Print rows in columns under their heading; each row's third cell in that row's style."""
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    printer.line(Text("  ".join(map(str.ljust, heading, widths)).rstrip(), style="bold"))
+    for cells, style in zip(rows, styles, strict=True):
+        padded = list(map(str.ljust, cells, widths))
+        text = Text.assemble("  ".join(padded[:2]), "  ", (padded[2], style), "  ", "  ".join(padded[3:]))
+        text.rstrip()
+        printer.line(text)
+
+
 def print_status(status: Status, stream: TextIO) -> None:
     """Print a line for each QPU of each job, under a heading, then what an admin has to look at."""
     printer = Printer(stream)
-    rows = [_status_cells(line) for line in status.lines]
-    if rows:
+    if status.lines:
         heading = ("JOB", "QPU", "STATE", "FOR", "TRIES", "NEXT", "NODE", "NOTE")
-        widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-        printer.line(Text("  ".join(map(str.ljust, heading, widths)).rstrip(), style="bold"))
-        for cells, line in zip(rows, status.lines, strict=True):
-            padded = list(map(str.ljust, cells, widths))
-            state = (padded[2], _STATE_STYLES[line.state])
-            text = Text.assemble("  ".join(padded[:2]), "  ", state, "  ", "  ".join(padded[3:]))
-            text.rstrip()
-            printer.line(text)
+        styles = [_STATE_STYLES[line.state] for line in status.lines]
+        _print_table(printer, heading, [_status_cells(line) for line in status.lines], styles)
     else:
         printer.line(Text(f"no job holds a QPU, by the records in {status.state_dir}"))
     for fault in status.faults:
@@ -317,14 +323,7 @@ def print_qpus(listing: "Listing", stream: TextIO, now_s: float) -> None:
     if listing.qpus:
         heading = ("QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS", *(("NOTE",) if listing.is_live else ()))
         rows = [_qpu_cells(qpu)[: len(heading)] for qpu in listing.qpus]
-        widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-        printer.line(Text("  ".join(map(str.ljust, heading, widths)).rstrip(), style="bold"))
-        for cells, qpu in zip(rows, listing.qpus, strict=True):
-            padded = list(map(str.ljust, cells, widths))
-            usable = (padded[2], _USABLE_STYLES[qpu.is_usable])
-            text = Text.assemble("  ".join(padded[:2]), "  ", usable, "  ", "  ".join(padded[3:]))
-            text.rstrip()
-            printer.line(text)
+        _print_table(printer, heading, rows, [_USABLE_STYLES[qpu.is_usable] for qpu in listing.qpus])
     else:
         printer.line(Text("there is no QPU"))
     if not listing.is_live:

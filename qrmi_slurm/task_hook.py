@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from qrmi_slurm import context, exports, names, outcomes, plugstack
 from qrmi_slurm.context import TaskContext
-from qrmi_slurm.errors import ExportsError, QrmiSlurmError
+from qrmi_slurm.errors import ExportsError, PlugstackError, QrmiSlurmError
 from qrmi_slurm.exports import Exports
 from qrmi_slurm.selection import is_one_line, printable
 from qrmi_slurm.selection import parse as parse_selection
@@ -52,7 +52,7 @@ def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
 
 def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
     if not task.job_selection_text and not task.step_selection_text and not _holds_something(task):
-        return TaskOutcome(tuple(_unset_lines(environment)), outcomes.TASK_MAY_RUN_EXIT)
+        return TaskOutcome(tuple(_unset_lines(environment, _site_env(task))), outcomes.TASK_MAY_RUN_EXIT)
     within_job = task.inherited_job_id == str(task.job_id)
     found = _inherited(task, environment) if within_job else _read_exports(task, environment)
     if not found.is_ready:
@@ -77,7 +77,7 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
         del variables[names.RUST_LOG]
     variables |= _rust_log(task, environment, found.variables)
     lines = [f"print {note}" for note in notes]
-    stale = _unset_lines(environment) if task.inherited_job_id is not None and not within_job else []
+    stale = _unset_lines(environment, {}) if not within_job else []
     return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), outcomes.TASK_MAY_RUN_EXIT)
 
 
@@ -146,11 +146,25 @@ def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> boo
     return task.rust_log is not None and task.rust_log != environment.get(names.QRMI_SLURM_RUST_LOG)
 
 
-def _unset_lines(environment: Mapping[str, str]) -> list[str]:
-    """Return `unset NAME` lines for what a surrounding QPU job left in the environment."""
+def _site_env(task: TaskContext) -> Mapping[str, str]:
+    """Return the site's `--env:` variables; none where the line is faulty, which is no matter of a job without QPU."""
+    try:
+        return plugstack.read(task.slurm_conf).env
+    except PlugstackError:
+        return {}
+
+
+def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) -> list[str]:
+    """Return `unset NAME` lines for what a surrounding QPU job left in the environment, the site's variables too.
+
+    Without such a job there is nothing to unset: a user may have the site's proxy in his own environment.
+    """
+    if names.QRMI_JOB_ID not in environment:
+        return []
     foreign = environment.get(names.QRMI_JOB_QPU_RESOURCES) or environment.get(names.SLURM_JOB_QPU_RESOURCES, "")
     prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
     stale = {name for name in environment if prefixes and name.startswith(prefixes)}
+    stale |= {name for name, value in site_env.items() if environment.get(name) == value}
     stale |= {*exports.LISTS, names.QRMI_JOB_ID, names.QRMI_JOB_UID} & environment.keys()
     if environment.get(names.QRMI_SLURM_RUST_LOG) is not None:
         stale.add(names.QRMI_SLURM_RUST_LOG)

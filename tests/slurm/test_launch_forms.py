@@ -222,7 +222,8 @@ def test_a_job_submitted_within_a_qpu_job_has_only_its_own(site: Site, sessions:
 
 
 def test_a_job_without_qpu_submitted_within_a_qpu_job_sees_nothing_of_it(site: Site, sessions: Sessions) -> None:
-    """What came along in the environment is taken out again, for the script and for its steps."""
+    """What came along in the environment is taken out again, for the script and for its steps, the site's --env too."""
+    site.plugstack(site.plugstack_line("--env:QPU_PROXY=http://127.0.0.1:1"))
     inner = site.cluster.user.home / "inner.sh"
     inner.write_text("#!/bin/sh\nenv\nsrun env\n")
     option = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu"

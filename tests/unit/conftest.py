@@ -1,8 +1,12 @@
 """Fixtures of the unit tests."""
 
+import sys
+
 import pytest
 from doubles import Site, fake_qrmi_in_front
 from hypothesis import settings
+
+from qrmi_slurm import cli
 
 # No database: each run stands for itself. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
@@ -26,3 +30,17 @@ def syslog_lines(monkeypatch):
     lines = []
     monkeypatch.setattr("syslog.syslog", lambda level, line: lines.append((level, line)))
     return lines
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs the command and returns exit status, standard output, standard error."""
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qrmi-slurm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        streams = capsys.readouterr()
+        return exit_.value.code or 0, streams.out, streams.err
+
+    return run_command

@@ -17,20 +17,6 @@ SOUND = '{"resources": [{"name": "EMU_FREE", "type": "pasqal-cloud", "environmen
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs the command and returns exit status, standard output, standard error."""
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["qrmi-slurm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        streams = capsys.readouterr()
-        return exit_.value.code or 0, streams.out, streams.err
-
-    return run_command
-
-
-@pytest.fixture
 def sound(tmp_path):
     path = tmp_path / "qrmi_config.json"
     path.write_text(SOUND)

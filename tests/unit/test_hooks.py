@@ -257,6 +257,14 @@ def test_what_a_surrounding_job_left_is_taken_out_of_a_job_without_qpus(site):
     assert sorted(outcome.lines) == sorted(f"unset {name}" for name in INHERITED)
 
 
+def test_the_sites_own_variables_go_with_the_surrounding_job_but_a_users_stay(site):
+    site.configure("--env:PROXY=http://site", "--env:MINE=http://site")
+    own = {"PROXY": "http://site", "MINE": "http://user"}
+    assert task_hook.task_prolog(site.task_environment(None, **own)).lines == ()
+    outcome = task_hook.task_prolog(site.task_environment(None, **INHERITED, **own))
+    assert sorted(outcome.lines) == sorted(f"unset {name}" for name in [*INHERITED, "PROXY"])
+
+
 def test_what_a_surrounding_job_left_goes_before_the_jobs_own_comes(site, start):
     site.add("a")
     start("a")

@@ -4,33 +4,18 @@ import json
 import os
 import re
 import stat
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from doubles import SECRET
 
-from qrmi_slurm import backend, bounded, certificate, cli, proxies, qpus, render, slurm_conf
+from qrmi_slurm import backend, bounded, certificate, proxies, qpus, render, slurm_conf
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.installation import Installation
 from qrmi_slurm.plugstack import SiteOptions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs the command and returns exit status, standard output, standard error."""
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["qrmi-slurm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        streams = capsys.readouterr()
-        return exit_.value.code or 0, streams.out, streams.err
-
-    return run_command
 
 
 @pytest.fixture
