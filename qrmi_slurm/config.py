@@ -5,19 +5,18 @@ This is the loader of the hooks: no schema, no third-party import. It refuses wh
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from qrmi_slurm import sharing
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
+from qrmi_slurm.sharing import Sharing
 
 _CHECK_HINT: Final = "run: qrmi-slurm validate-config"
-
-_LICENCE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
 
 # The file is read as root at each QPU job's start. 10,000 resources take about 6 MB.
 MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
@@ -31,7 +30,7 @@ class Resource(NamedTuple):
         type: QRMI's name of its type, as configured.
         environment: variables without the resource's name in front; secrets among them, so never in a repr.
         is_dynamic: whether QRMI finds the backends behind it by itself.
-        slurm: what the site says of it to Slurm (licence, capacity, access).
+        slurm: what the site says of it to Slurm; `sharing` reads it.
     """
 
     name: str
@@ -42,6 +41,11 @@ class Resource(NamedTuple):
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment")
+
+    @property
+    def sharing(self) -> Sharing:
+        """How jobs share it."""
+        return sharing.of(self.name, self.slurm)
 
 
 class Config(NamedTuple):
@@ -118,19 +122,9 @@ def _resource(item: Any, index: int) -> Resource:
     slurm = item.get("slurm", {})
     if not isinstance(slurm, dict):
         raise ConfigError(f"{place}.slurm is not an object", _CHECK_HINT)
-    _check_slurm(slurm, place)
+    if fault := sharing.fault(slurm):
+        raise ConfigError(f"{place}.slurm{fault}", _CHECK_HINT)
     return Resource(name, _text(item, "type", place), environment, is_dynamic, slurm)
-
-
-def _check_slurm(slurm: dict[str, Any], place: str) -> None:
-    licence = slurm.get("license")
-    if licence is not None and not (isinstance(licence, str) and _LICENCE.fullmatch(licence)):
-        raise ConfigError(f"{place}.slurm.license is not the name of a Slurm licence", _CHECK_HINT)
-    capacity = slurm.get("capacity", 1)
-    # JSON Schema counts 2.0 as an integer; Python counts true as one.
-    is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1
-    if not is_whole or capacity < 1:
-        raise ConfigError(f"{place}.slurm.capacity is not a whole number from 1 on", _CHECK_HINT)
 
 
 def _text(item: dict[str, Any], key: str, place: str) -> str:

@@ -11,10 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from qrmi_slurm import diagnosis, json_source
+from qrmi_slurm import diagnosis, json_source, sharing
 from qrmi_slurm.diagnosis import Finding, Rule
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.json_source import Document
+from qrmi_slurm.near_match import near_match
 from qrmi_slurm.selection import printable
 
 if TYPE_CHECKING:
@@ -140,6 +141,10 @@ def _words(refusal: _Refusal) -> tuple[Rule, str, str]:
     """Return the rule that is broken, what is wrong, and what to do."""
     keyword, path = refusal.keyword, refusal.path
     last = path[-1] if path else ""
+    if refusal.of_key and last == "allow":
+        near = near_match(str(refusal.found), sharing.RULES)
+        hint = f'did you mean "{near}"?' if near else f"known here: {', '.join(sharing.RULES)}"
+        return diagnosis.BAD_ACCESS_RULE, f'there is no access rule "{printable(str(refusal.found))}"', hint
     if refusal.of_key:
         return (
             diagnosis.BAD_VARIABLE_NAME,
@@ -163,6 +168,8 @@ def _words(refusal: _Refusal) -> tuple[Rule, str, str]:
             "the name is empty, or holds a = or a control character",
             "letters, digits and underscores pass everywhere",
         )
+    if keyword == "pattern" and "allow" in path:
+        return diagnosis.BAD_ACCESS_RULE, "the name is empty, or holds a control character", "write one name in a line"
     if keyword == "pattern" and "environment" in path:
         return (
             diagnosis.BAD_VALUE,

@@ -129,6 +129,13 @@ OUT_OF_RANGE: Final = Rule(
     "a number or a name is outside of what is allowed",
     "A capacity is a whole number from 1 on; a licence is one name as in `Licenses=` of slurm.conf, without a count.",
 )
+BAD_ACCESS_RULE: Final = Rule(
+    "QS209",
+    _E,
+    "this cannot be an access rule",
+    "`allow` takes lists of names under `users`, `groups`, `accounts`, `partitions` and `qos`. A misspelt rule would "
+    "let everybody in, so it is refused.",
+)
 SCHEMA: Final = Rule(
     "QS299",
     _E,
@@ -186,6 +193,26 @@ TYPE_NOT_INSTALLED: Final = Rule(
     _W,
     "the QRMI installed here does not know the type",
     "Jobs that ask for the resource fail until another version of QRMI is installed beside the hooks.",
+)
+
+SHARED_LICENCE: Final = Rule(
+    "QS309",
+    _W,
+    "two resources are counted by one licence, each in another way",
+    "A licence has one count, so that one of the two capacities does not hold; and where neither resource names its "
+    "licence, jobs of the one wait for the other.",
+)
+UNCOUNTED_CAPACITY: Final = Rule(
+    "QS310",
+    _W,
+    "without a licence nothing counts the jobs",
+    'With `"license": null` jobs start whether the resource is free or not.',
+)
+NOBODY: Final = Rule(
+    "QS311",
+    _W,
+    "an access rule lets nobody in",
+    "An empty list is a list that nobody is in.",
 )
 
 # 4xx: variables

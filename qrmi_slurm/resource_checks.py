@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from qrmi_slurm import diagnosis, resource_types, variable_checks
+from qrmi_slurm import diagnosis, resource_types, sharing, variable_checks
 from qrmi_slurm.diagnosis import Finding, Rule
 from qrmi_slurm.json_source import Document, Path, describe_path
 from qrmi_slurm.near_match import near_match
 from qrmi_slurm.selection import MAX_SELECTION_BYTES, is_one_line, printable
+from qrmi_slurm.sharing import Sharing
 
 _TOP_KEYS: Final = ("$schema", "resources")
 _RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
-_SLURM_KEYS: Final = ("license", "capacity")
+_SLURM_KEYS: Final = ("license", "capacity", "allow")
 
 # Keys that say themselves that no program reads them: JSON's substitute for comments.
 _COMMENT_KEYS: Final = ("_", "//", "$", "x-")
@@ -36,6 +37,9 @@ class _Place:
         position = self.document.position(path, of_key=of_key)
         return Finding(rule, position, printable(describe_path(path)), message, hint, self.resource)
 
+    def within(self, *keys: str) -> "_Place":
+        return _Place(self.document, (*self.path, *keys), self.resource)
+
 
 def findings(document: Document, installed_members: Sequence[str]) -> Iterator[Finding]:
     """Yield what is wrong with the resources of a document, whether or not the schema accepts it.
@@ -54,7 +58,7 @@ def findings(document: Document, installed_members: Sequence[str]) -> Iterator[F
         yield _Place(document, ()).finding(
             diagnosis.NO_RESOURCES, "resources", "the list is empty", "no name in a job's --qpu will be found"
         )
-    config = _Config(document, tuple(installed_members), {})
+    config = _Config(document, tuple(installed_members), {}, {})
     for index, item in enumerate(items):
         if isinstance(item, dict):
             yield from _of_resource(config, index, item)
@@ -68,11 +72,13 @@ class _Config:
         document: the config.
         installed_members: as for `findings`.
         first_lines: for each name met so far, the line that gave it first.
+        licences: for each licence met so far, the resource that has it first, and whether it names it.
     """
 
     document: Document
     installed_members: tuple[str, ...]
     first_lines: dict[str, int]
+    licences: dict[str, tuple[str, Sharing, bool]]
 
 
 def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[Finding]:
@@ -104,7 +110,38 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
             )
     slurm = item.get("slurm")
     if isinstance(slurm, dict):
-        yield from _unknown_keys(_Place(document, (*place.path, "slurm"), place.resource), slurm, _SLURM_KEYS)
+        yield from _unknown_keys(place.within("slurm"), slurm, _SLURM_KEYS)
+    if name and isinstance(slurm, dict | None) and not sharing.fault(slurm or {}):
+        yield from _of_sharing(place, name, slurm or {}, config.licences)
+
+
+def _of_sharing(
+    place: _Place, name: str, slurm: dict[str, Any], licences: dict[str, tuple[str, Sharing, bool]]
+) -> Iterator[Finding]:
+    shared = sharing.of(name, slurm)
+    is_named = "license" in slurm
+    if shared.licence is None and "capacity" in slurm:
+        yield place.within("slurm").finding(
+            diagnosis.UNCOUNTED_CAPACITY,
+            "capacity",
+            "the capacity holds for no job, since the licence is null",
+            "name a licence, or leave out the capacity",
+        )
+    for rule, names in shared.access._asdict().items():
+        if names == ():
+            yield place.within("slurm", "allow").finding(
+                diagnosis.NOBODY, rule, "the list is empty, so that nobody may use it", "remove the rule, or name one"
+            )
+    if shared.licence is None:
+        return
+    other, before, other_is_named = licences.setdefault(shared.licence, (name, shared, is_named))
+    if other != name and (before.capacity != shared.capacity or not (is_named and other_is_named)):
+        yield place.finding(
+            diagnosis.SHARED_LICENCE,
+            "slurm" if slurm else "name",
+            f"the licence {shared.licence} counts the jobs of {printable(other)} as well",
+            'name another licence under "slurm", or this one under both with the same capacity',
+        )
 
 
 def _unknown_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:

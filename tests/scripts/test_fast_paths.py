@@ -450,7 +450,7 @@ COMMON = """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner linecache math select selectors signal syslog textwrap token
     tokenize traceback qrmi_slurm.acquire qrmi_slurm.backend qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.hooks
-    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types
+    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.sharing
 """
 MAY_LOAD = {"prolog": COMMON + OF_HOOKS, "epilog": COMMON + OF_HOOKS, "task_prolog": COMMON + "qrmi_slurm.task_hook"}
 

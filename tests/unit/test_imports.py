@@ -14,7 +14,7 @@ PACKAGE = Path(qrmi_slurm.__file__).parent
 # What each layer may import stands in a layer before it, or in its own; none imports in a circle (below).
 LAYERS = (
     ("names", "errors", "secret", "outcomes"),
-    ("selection", "resource_types", "environ", "config", "plugstack", "context", "credentials", "reasons"),
+    ("selection", "sharing", "resource_types", "environ", "config", "plugstack", "context", "credentials", "reasons"),
     ("scheduler", "backend", "record", "exports", "logs"),
     ("release", "acquire"),
     ("hooks", "task_hook"),

@@ -104,6 +104,20 @@ def test_the_schema_is_found_in_a_tree_and_in_a_wheel(tmp_path, place):
 JSON_SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
 TEXTS = st.text(alphabet="aZ_09 ,=-\t\n\r\0\x7f\x85\u2028\u00e4", max_size=4)
 ENVIRONMENTS = st.dictionaries(TEXTS, TEXTS | JSON_SCALARS, max_size=2) | JSON_SCALARS | st.lists(TEXTS, max_size=1)
+ALLOW = st.dictionaries(
+    st.sampled_from(["users", "groups", "accounts", "partitions", "qos", "user", ""]),
+    st.lists(TEXTS | JSON_SCALARS, max_size=2) | JSON_SCALARS,
+    max_size=2,
+)
+SLURM = st.fixed_dictionaries(
+    {},
+    optional={
+        "license": TEXTS | JSON_SCALARS,
+        "capacity": JSON_SCALARS,
+        "allow": ALLOW | JSON_SCALARS,
+        "other": JSON_SCALARS,
+    },
+)
 RESOURCES = st.fixed_dictionaries(
     {},
     optional={
@@ -111,7 +125,7 @@ RESOURCES = st.fixed_dictionaries(
         "type": TEXTS | st.just("iqm-server") | JSON_SCALARS,
         "environment": ENVIRONMENTS,
         "is_dynamic": JSON_SCALARS,
-        "slurm": st.just({}) | st.dictionaries(st.just("other"), JSON_SCALARS) | JSON_SCALARS,
+        "slurm": st.just({}) | SLURM | JSON_SCALARS,
         "other": JSON_SCALARS,
     },
 )
@@ -268,6 +282,15 @@ def test_broken_syntax_shows_the_line_and_a_caret():
         (one_resource(slurm={"capacity": True}), "QS201", "resources[0].slurm.capacity", None),
         (one_resource(slurm={"license": "a:2"}), "QS208", "resources[0].slurm.license", None),
         (one_resource(slurm={"license": 2}), "QS201", "resources[0].slurm.license", None),
+        (one_resource(slurm={"allow": []}), "QS201", "resources[0].slurm.allow", None),
+        (
+            one_resource(slurm={"allow": {"user": ["a"]}}),
+            "QS209",
+            "resources[0].slurm.allow.user",
+            'there is no access rule "user"',
+        ),
+        (one_resource(slurm={"allow": {"users": "a"}}), "QS201", "resources[0].slurm.allow.users", None),
+        (one_resource(slurm={"allow": {"users": [""]}}), "QS209", "resources[0].slurm.allow.users[0]", None),
         (one_resource(environment=[]), "QS201", "resources[0].environment", None),
     ],
 )
