@@ -20,6 +20,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -262,10 +263,47 @@ static bool is_word(const char *text, size_t length, const char *word)
 	return length == strlen(word) && strncmp(text, word, length) == 0;
 }
 
-/* Whether a NAME=VALUE entry of the environment is the user's own variable for the QPU, to be passed on to Prolog. */
-static bool is_forwarded(const char *entry, const char *qpu, size_t qpu_length)
+/* A term that leaves open which QPU it gets: one of these prefixes, or a pattern. The hooks know which QPUs there are
+ * (qrmi_slurm/selection.py). */
+static const char *const choice_prefixes[] = { "any:", "least-busy:" };
+
+/* Whether a QPU of this name may be what a term of the selection comes to. After a prefix a type may stand, which fits
+ * any name. */
+static bool is_of_term(const char *name, size_t name_length, const char *term, size_t term_length)
+{
+	static char text[VARIABLE_MAX_BYTES + 1];
+	static char pattern[SELECTION_MAX_BYTES + 1];
+	bool is_prefixed = false;
+
+	if (name_length == term_length && strncmp(name, term, term_length) == 0)
+		return true;
+	for (size_t i = 0; i < sizeof choice_prefixes / sizeof choice_prefixes[0]; i++) {
+		const size_t length = strlen(choice_prefixes[i]);
+
+		if (term_length > length && strncmp(term, choice_prefixes[i], length) == 0) {
+			term += length;
+			term_length -= length;
+			is_prefixed = true;
+			break;
+		}
+	}
+	if (name_length > VARIABLE_MAX_BYTES || term_length > SELECTION_MAX_BYTES)
+		return false;
+	memcpy(text, name, name_length);
+	text[name_length] = '\0';
+	memcpy(pattern, term, term_length);
+	pattern[term_length] = '\0';
+	if (strpbrk(pattern, "*?[") == NULL)
+		return is_prefixed;
+	return fnmatch(pattern, text, FNM_NOESCAPE) == 0;
+}
+
+/* Whether a NAME=VALUE entry of the environment is the user's own variable for a QPU that the term may come to, to be
+ * passed on to Prolog. */
+static bool is_forwarded(const char *entry, const char *term, size_t term_length)
 {
 	static const char infix[] = "_QRMI_";
+	const char *found = NULL;
 	const char *rest;
 	size_t length;
 
@@ -273,9 +311,13 @@ static bool is_forwarded(const char *entry, const char *qpu, size_t qpu_length)
 	 * variable could take the place of another one. SLURM_SPANK_* are an outer job's job-control variables. */
 	if (starts_with(entry, "SPANK_") || starts_with(entry, "SLURM_"))
 		return false;
-	if (strncmp(entry, qpu, qpu_length) != 0 || !starts_with(entry + qpu_length, infix))
+	/* A QPU's name may hold the infix as well. */
+	for (const char *at = strstr(entry, infix); found == NULL && at != NULL; at = strstr(at + 1, infix))
+		if (at < entry + strcspn(entry, "=") && is_of_term(entry, (size_t)(at - entry), term, term_length))
+			found = at;
+	if (found == NULL)
 		return false;
-	rest = entry + qpu_length + sizeof infix - 1;
+	rest = found + sizeof infix - 1;
 	length = strcspn(rest, "=");
 	if (length == 0 || rest[length] != '=')
 		return false;

@@ -2,23 +2,17 @@
 
 import os
 import time
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-from qrmi_slurm import backend, config, exports, names, record, release, selection
-from qrmi_slurm.backend import Answer, Call, Verdict
+from qrmi_slurm import backend, choice, config, exports, names, record, release, selection
+from qrmi_slurm.backend import Action, Answer, Availability, Call, Verdict
+from qrmi_slurm.choice import Candidate, Slot
 from qrmi_slurm.config import Resource
 from qrmi_slurm.context import JobContext
-from qrmi_slurm.credentials import Credentials, merge
-from qrmi_slurm.errors import (
-    BackendError,
-    ConfigError,
-    CredentialsError,
-    ExportsError,
-    QrmiSlurmError,
-    RecordError,
-    SelectionError,
-)
+from qrmi_slurm.credentials import merge
+from qrmi_slurm.draft import Draft
+from qrmi_slurm.errors import ConfigError, ExportsError, QrmiSlurmError, RecordError, SelectionError
 from qrmi_slurm.exports import Exports
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
@@ -26,7 +20,12 @@ from qrmi_slurm.plugstack import SiteOptions
 from qrmi_slurm.record import Entry, JobFolder, Record, State
 from qrmi_slurm.resource_types import describe, with_successors
 from qrmi_slurm.secret import Secret, mask
-from qrmi_slurm.selection import printable
+from qrmi_slurm.selection import Term, printable
+
+if TYPE_CHECKING:
+    from qrmi_slurm.access import Person
+    from qrmi_slurm.licences import JobLicences
+    from qrmi_slurm.scheduler import Allotment
 
 # What the IBM compute service gives a session that asks for nothing, in seconds.
 _DEFAULT_SESSION_TTL_S: Final = 28800
@@ -42,14 +41,6 @@ _MIN_GIVE_BACK_S: Final = 0.2
 
 # What of a service's answer stands in a job's output and in the record.
 _MAX_REASON_CHARS: Final = 400
-
-
-class _Wanted(NamedTuple):
-    """One QPU that is to be acquired."""
-
-    resource: Resource
-    credentials: Credentials
-    installed_type: str
 
 
 def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> Exports | None:
@@ -125,12 +116,14 @@ class _Acquisition:
         self._problems: list[str] = []
         self._tokens: dict[str, str] = {}
         self._record_fault: RecordError | None = None
+        self._person: Person | None = None
+        self._allotment: Allotment | None = None
 
     def run(self, earlier: Record | None) -> Exports:
         """Acquire, and return what the tasks get; `earlier` is what of an earlier run is still to be released."""
-        wanted: list[_Wanted] = []
+        slots: list[Slot] = []
         try:
-            wanted = self._find(selection.parse(self._context.selection_text))
+            slots = self._find(selection.parse(self._context.selection_text))
         except ConfigError as error:
             self._log.error("refused", reason=error)
             self._problems.append(
@@ -139,44 +132,64 @@ class _Acquisition:
         except QrmiSlurmError as error:
             self._log.error("refused", reason=error)
             self._problems.append(error.message)
-        if wanted and not (self._problems and self._options.require == "all"):
+        if slots and not (self._problems and self._options.require == "all"):
             self._time_limit_s = self._ask_time_limit_s()
-            self._acquire_all(wanted, earlier.entries if earlier else ())
-        result = self._exports([item for item in wanted if item.resource.name in self._tokens])
+            self._acquire_all(slots, earlier.entries if earlier else ())
+        result = self._exports(slots)
         if not result.is_ready:
             self._log.warning("job-fails", reason="; ".join(result.notes))
         return result
 
-    def _find(self, selected: Sequence[str]) -> list[_Wanted]:
+    def _find(self, terms: Sequence[Term]) -> list[Slot]:
         """Return what can be asked for of a selection; note of the rest why not."""
         resources = config.load(self._options.config_path).resources
-        unknown = [name for name in selected if name not in resources]
-        text = f"not known at this site{{}}: {', '.join(map(printable, unknown))}"
-        if len(unknown) == len(selected) or (unknown and self._options.require == "all"):
-            raise SelectionError(text.format(""))
-        if unknown:
-            self._notes.append(text.format(", ignored"))
         members = backend.known_members()
-        wanted = []
-        for resource in [resources[name] for name in selected if name in resources]:
-            try:
-                item = _Wanted(
-                    resource,
-                    merge(resource, self._context.user_environment),
-                    backend.installed_type(resource.type, members),
-                )
-                exports.export_lines(_prefixed(item))  # what no task can get is not acquired either
-                wanted.append(item)
-            except (CredentialsError, BackendError, ExportsError) as error:
-                self._note_failure(resource.name, error.message)
-                self._log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
-        return wanted
 
-    def _note_failure(self, name: str, reason: str) -> None:
-        self._problems.append(f"{printable(name)} could not be acquired: {reason}")
+        def prepare(resource: Resource) -> Candidate:
+            item = Candidate(
+                resource,
+                merge(resource, self._context.user_environment),
+                backend.installed_type(resource.type, members),
+                resource.name,
+            )
+            exports.export_lines(_prefixed(item))  # what no task can get is not acquired either
+            return item
 
-    def _acquire_all(self, wanted: Sequence[_Wanted], earlier: Sequence[Entry]) -> None:
-        now_s = time.time()
+        slots, unknown = choice.find(terms, resources, self._ask_person, prepare)
+        if len(unknown) == len(terms) or (unknown and self._options.require == "all"):
+            raise SelectionError(choice.not_known(unknown, resources))
+        if unknown:
+            self._notes.append(choice.not_known(unknown, resources, ", ignored"))
+        for slot in slots:
+            if not slot.candidates:
+                self._problems.append(slot.problem)
+                self._log.error("not-acquired", term=slot.term.text, reason=slot.problem)
+        return [slot for slot in slots if slot.candidates]
+
+    def _ask_person(self, needs_qos: bool) -> "Person":
+        """Return who asks; slurmctld is asked for the job's QOS only where a rule is about it and Slurm is older."""
+        if self._person is None:
+            from qrmi_slurm import access  # only where there is a rule
+
+            job = self._context
+            self._person = access.person_of(job.uid)._replace(account=job.account, partition=job.partition, qos=job.qos)
+        if needs_qos and self._person.qos is None:
+            self._person = self._person._replace(qos=self._ask_allotment().qos)
+        return self._person
+
+    def _ask_allotment(self) -> "Allotment":
+        """Return the job's licences and QOS; none of either where slurmctld does not tell."""
+        if self._allotment is None:
+            from qrmi_slurm import scheduler  # subprocess costs 5 ms that most jobs need not pay
+
+            told = scheduler.allotment(self._context.job_id, self._context.slurm_conf, self._ask_timeout_s())
+            if told is None:
+                self._log.warning("allotment-unknown", hint="squeue tells neither the job's licences nor its QOS")
+            self._allotment = told or scheduler.Allotment({}, "")
+        return self._allotment
+
+    def _acquire_all(self, slots: Sequence[Slot], earlier: Sequence[Entry]) -> None:
+        """Acquire for each slot what it comes to; one that cannot be had is tried again with its next candidate."""
         current = Record(
             cluster=self._context.cluster,
             job_id=self._context.job_id,
@@ -184,20 +197,47 @@ class _Acquisition:
             node=self._context.node,
             boot_id=record.boot_id(),
             restart_count=self._context.restart_count,
-            created_s=now_s,
+            created_s=time.time(),
             entries=tuple(earlier),
         )
-        for item in wanted:
-            current = current.with_another(self._entry(item, current.next_journal, now_s))
+        licences = self._licences_for(slots)
+        draft = Draft(slots, licences, self._ask_timeout_s)
+        self._look_around([slot for slot in slots if slot.is_open], licences.held if licences is not None else {})
+        while chosen := draft.next_round(self._tokens):
+            has_more = any(slot.candidates for slot, _ in chosen)
+            current = self._acquire_round({item.name: slot for slot, item in chosen}, current, has_more=has_more)
+        for slot in slots:
+            if slot.chosen is None or slot.chosen.name not in self._tokens:
+                self._problems.append(slot.problem)
+        if self._record_fault is not None:
+            raise self._record_fault
+        if self._problems and (self._options.require == "all" or not self._tokens):
+            self._give_back(current)
+
+    def _acquire_round(self, slots: Mapping[str, Slot], current: Record, *, has_more: bool) -> Record:
+        """Acquire QPUs side by side; what comes of each goes to disk as soon as it is known.
+
+        Args:
+            slots: by the QPU's name, the slot that it was chosen for.
+            current: the record so far.
+            has_more: whether another QPU can still be tried, so that time has to be left for it.
+        """
+        now_s = time.time()
+        first = len(current.entries)
+        for slot in slots.values():
+            if slot.chosen is not None:
+                current = current.with_another(self._entry(slot.chosen, current.next_journal, now_s))
         self._log.hide(record.secrets_of(current.entries))
         self._folder.write(current)
-        places = {entry.name: index for index, entry in enumerate(current.entries) if index >= len(earlier)}
+        places = {entry.name: index for index, entry in enumerate(current.entries) if index >= first}
         journals: list[int] = []
 
         def on_answer(answer: Answer) -> None:
             nonlocal current
             index = places[answer.call.resource]
-            current = current.with_entry(index, self._answered(current.entries[index], answer))
+            current = current.with_entry(
+                index, self._answered(current.entries[index], answer, slots[answer.call.resource])
+            )
             try:
                 self._folder.write(current)
                 self._folder.drop_journal(current.entries[index].journal)
@@ -211,14 +251,61 @@ class _Acquisition:
                 journals.append(self._folder.open_journal(entry.journal))
                 call = Call(entry.name, entry.type, "acquire", entry.environment, None, entry.run_as_uid, journals[-1])
                 calls.append(call)
-            backend.run(calls, min(self._options.acquire_timeout_s, _left_s(self._deadline_s)), on_answer)
+            left_s = _left_s(self._deadline_s)
+            backend.run(calls, min(self._options.acquire_timeout_s, left_s / 2 if has_more else left_s), on_answer)
         finally:
             for fd in journals:
                 os.close(fd)
-        if self._record_fault is not None:
-            raise self._record_fault
-        if self._problems and (self._options.require == "all" or not self._tokens):
-            self._give_back(current)
+        return current
+
+    def _look_around(self, slots: Sequence[Slot], licences: Mapping[str, int]) -> None:
+        """Ask QRMI for the state of all that open slots may come to, and put it into order.
+
+        Args:
+            slots: those that are open.
+            licences: the job's.
+        """
+        found: dict[str, Sequence[str] | str] = {}
+        told: dict[str, Availability | str] = {}
+        calls: dict[str, Call] = {}
+        for item in [item for slot in slots for item in slot.candidates]:
+            entry = self._entry(item, 0, time.time())
+            action: Action = "discover" if item.resource.is_dynamic else "check"
+            calls[item.name] = Call(item.name, entry.type, action, entry.environment, None, entry.run_as_uid)
+
+        def on_answer(answer: Answer) -> None:
+            name = answer.call.resource
+            secrets = record.secrets_in(answer.call.environment)
+            self._log.hide(secrets)
+            self._log.qrmi(name, answer.log)
+            if answer.verdict is not Verdict.DONE:
+                problem = _shown(answer.reason, secrets) or "QRMI gave no answer"
+                found[name], told[name] = problem, problem
+            elif answer.availability is not None:
+                said = answer.availability
+                told[name] = said._replace(reason=_shown(said.reason, secrets))
+            else:
+                found[name] = answer.found
+
+        backend.run(list(calls.values()), _left_s(self._deadline_s) / 2, on_answer)
+        for slot in slots:
+            choice.expand(slot, found)
+            choice.rank(slot, told, licences)
+            self._log.info("choice", term=slot.term.text, order=",".join(item.name for item in slot.candidates))
+
+    def _licences_for(self, slots: Sequence[Slot]) -> "JobLicences | None":
+        """Return the job's licences where the choice of a QPU may change them."""
+        if all(len({item.licence for item in slot.candidates}) < 2 for slot in slots):
+            return None
+        from qrmi_slurm import licences, scheduler
+
+        text = self._context.licences_text
+        held = scheduler.parse_licences(text) if text is not None else self._ask_allotment().licences
+        return licences.JobLicences(self._context.job_id, held, self._context.slurm_conf, self._log) if held else None
+
+    def _ask_timeout_s(self) -> float:
+        """Return how long one more question to slurmctld may take, in seconds."""
+        return _left_s(self._deadline_s) / 4
 
     def _give_back(self, current: Record) -> None:
         """Release what the job cannot use without the rest; what time is lacking for, Epilog and recover release."""
@@ -230,7 +317,7 @@ class _Acquisition:
         options = self._options._replace(release_timeout_s=min(self._options.release_timeout_s, left_s))
         release.release(self._folder, current, options, self._log, keep_folder=True)
 
-    def _answered(self, entry: Entry, answer: Answer) -> Entry:
+    def _answered(self, entry: Entry, answer: Answer, slot: Slot) -> Entry:
         """Return where a QPU stands after its call; note the token or the reason."""
         # A child that was killed just after its answer came has still left the token behind.
         token = answer.token or self._folder.journaled_token(entry.journal)
@@ -242,16 +329,16 @@ class _Acquisition:
             self._log.info("acquired", **details)
             self._tokens[entry.name] = token.reveal()
             return entry.to(State.ACQUIRED, token=token)
-        reason = printable(mask(answer.reason, record.secrets_of([entry])), _MAX_REASON_CHARS)
+        reason = _shown(answer.reason, record.secrets_of([entry]))
         reason = reason or "QRMI returned a token that is empty or not one line"
         state = _state_without_token(entry, answer, token)
         self._log.error("not-acquired", **details, state=state, reason=reason)
         from qrmi_slurm import reasons  # only where something failed
 
-        self._note_failure(entry.name, reasons.plain(reason))
+        slot.failures.append(choice.not_acquired(entry.name, reasons.plain(reason)))
         return entry.to(state, token=token, reason=reason)
 
-    def _entry(self, item: _Wanted, journal: int, now_s: float) -> Entry:
+    def _entry(self, item: Candidate, journal: int, now_s: float) -> Entry:
         """Return the intent to acquire a QPU, with the whole environment that QRMI is called in."""
         name = item.resource.name
         variables = with_successors(item.credentials.environment)
@@ -278,23 +365,28 @@ class _Acquisition:
             expires_s=expires_s,
         )
 
-    def _exports(self, held: Sequence[_Wanted]) -> Exports:
+    def _exports(self, slots: Sequence[Slot]) -> Exports:
         job_id, restart_count = self._context.job_id, self._context.restart_count
+        held = {slot: slot.chosen for slot in slots if slot.chosen is not None and slot.chosen.name in self._tokens}
         if not held:
             sentence = f"{exports.PREFIX}: job {job_id} has no QPU"
             notes = tuple(f"{sentence}: {reason}" for reason in (*self._problems, *self._notes))
             return Exports(job_id, restart_count, is_ready=False, notes=notes)
-        notes = tuple(f"{exports.PREFIX}: {note}" for note in (*self._notes, *self._problems))
-        return Exports(job_id, restart_count, is_ready=True, notes=notes, variables=self._variables(held))
+        chosen = [(slot.term.text, item.name) for slot, item in held.items() if slot.is_choice_of(item)]
+        said = [f"{printable(text)} is {printable(name)}" for text, name in chosen]
+        notes = tuple(f"{exports.PREFIX}: {note}" for note in (*said, *self._notes, *self._problems))
+        variables = self._variables(list(held.values()))
+        if chosen:
+            variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
+        return Exports(job_id, restart_count, is_ready=True, notes=notes, variables=variables)
 
-    def _variables(self, held: Sequence[_Wanted]) -> dict[str, str]:
-        resource_names = ",".join(item.resource.name for item in held)
+    def _variables(self, held: Sequence[Candidate]) -> dict[str, str]:
+        resource_names = ",".join(item.name for item in held)
         variables = dict(self._options.env)
         for item in held:
-            name = item.resource.name
             variables |= _prefixed(item)
-            variables[of_resource(name, names.ACQUISITION_TOKEN)] = self._tokens[name]
-            variables[of_resource(name, names.TIMEOUT_SECONDS)] = str(self._time_limit_s)
+            variables[of_resource(item.name, names.ACQUISITION_TOKEN)] = self._tokens[item.name]
+            variables[of_resource(item.name, names.TIMEOUT_SECONDS)] = str(self._time_limit_s)
         variables |= {
             names.QRMI_JOB_QPU_RESOURCES: resource_names,
             names.QRMI_JOB_QPU_TYPES: ",".join(item.installed_type for item in held),
@@ -319,7 +411,12 @@ class _Acquisition:
         return min(seconds, names.UNLIMITED_TIMEOUT_S)
 
 
-def _prefixed(item: _Wanted) -> dict[str, str]:
+def _shown(text: str, secrets: Sequence[Secret]) -> str:
+    """Return a service's words fit for a job's output."""
+    return printable(mask(text, secrets), _MAX_REASON_CHARS)
+
+
+def _prefixed(item: Candidate) -> dict[str, str]:
     """Return a QPU's variables as its tasks get them: under the resource's name, the renamed ones under both names."""
     variables = with_successors(item.credentials.environment)
     return {of_resource(item.resource.name, variable): value for variable, value in variables.items()}

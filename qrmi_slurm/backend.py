@@ -23,8 +23,9 @@ from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
 from qrmi_slurm.resource_types import describe, matching_member
 from qrmi_slurm.secret import Secret, masked_repr
+from qrmi_slurm.selection import name_fault
 
-Action = Literal["acquire", "release", "check"]
+Action = Literal["acquire", "release", "check", "discover"]
 
 # What a child may say in answer and in log lines before the rest is thrown away. A token is some 40 bytes, an
 # error repeats at most the service's answer.
@@ -33,6 +34,9 @@ _MAX_LOG_BYTES: Final = 256 * 1024
 
 # A refusal repeats what the service or a proxy answered, which may be a page; far below _MAX_ANSWER_BYTES when escaped.
 _MAX_REASON_CHARS: Final = 4096
+
+# How many QPUs behind one dynamic resource are looked at.
+_MAX_FOUND: Final = 100
 
 # QRMI's words for a login at IAM that failed (ibm/quantum_compute_service.rs), after which it goes on without one.
 _LOGIN_FAILED: Final = "Token renewal failed"
@@ -72,7 +76,8 @@ class Call(NamedTuple):
     Args:
         resource: the resource's name.
         type: its type as configured.
-        action: acquire it, release what was acquired, or only check whether it can be used.
+        action: acquire it, release what was acquired, only check whether it can be used, or discover the QPUs
+            behind it.
         environment: the child's whole environment; secrets in it, so never in a repr.
         token: what acquire returned; for release.
         run_as_uid: the user to run as, where the user supplied any of the variables; None is root.
@@ -117,6 +122,7 @@ class Answer(NamedTuple):
         duration_s: how long it took, in seconds.
         log: QRMI's own log records, a line each. Mask before showing.
         availability: what a check was told, where it is done.
+        found: the online QPUs that were discovered, the least busy first.
     """
 
     call: Call
@@ -126,6 +132,7 @@ class Answer(NamedTuple):
     duration_s: float
     log: tuple[str, ...]
     availability: Availability | None = None
+    found: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return masked_repr(self, "reason", "log")
@@ -268,8 +275,8 @@ def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
         reason = f"{reason}; {login_failure[login_failure.index(_LOGIN_FAILED) :]}"
         if child.answer:
             verdict = Verdict.REFUSED  # without a login the service has done nothing
-    availability = _read_availability(bytes(child.answer)) if verdict is Verdict.DONE else None
-    return Answer(child.call, verdict, token, reason, duration_s, lines, availability)
+    told = json.loads(child.answer) if verdict is Verdict.DONE else {}
+    return Answer(child.call, verdict, token, reason, duration_s, lines, _availability_of(told), _found_of(told))
 
 
 def _drain_log(child: _Child) -> None:
@@ -292,14 +299,20 @@ def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None
     return verdict, Secret(token) if isinstance(token, str) and token else None, str(answer.get("reason", ""))
 
 
-def _read_availability(content: bytes) -> Availability | None:
-    told = json.loads(content).get("availability")
+def _availability_of(answer: Mapping[str, Any]) -> Availability | None:
+    told = answer.get("availability")
     if not isinstance(told, dict):
         return None
     pending = told.get("pending_jobs")
     return Availability(
         str(told.get("state", "unknown")), str(told.get("reason", "")), pending if isinstance(pending, int) else None
     )
+
+
+def _found_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what was discovered; a name that no variable can begin with is left out."""
+    found = answer.get("found")
+    return tuple(name for name in found if not name_fault(name)) if isinstance(found, list) else ()
 
 
 # --- In the child ------------------------------------------------------------------------------------------
@@ -369,6 +382,8 @@ def _ask(call: Call) -> dict[str, Any]:
         if hasattr(qrmi, "set_log_callback"):
             qrmi.set_log_callback(None)  # from 0.22: to stderr, as before it, and not through Python's logging
         member = matching_member(installed_type(call.type, known_members()), known_members())
+        if call.action == "discover":
+            return {"verdict": Verdict.DONE, "found": _discover(qrmi, call, str(member))}
         resource = qrmi.QuantumResource(call.resource, getattr(qrmi.ResourceType, str(member)))
         if call.action == "release":
             resource.release(call.token.reveal() if call.token else "")
@@ -391,6 +406,14 @@ def _ask(call: Call) -> dict[str, Any]:
         elif asked and not _says_no(error, reason):
             verdict = Verdict.UNANSWERED
         return {"verdict": verdict, "reason": reason}
+
+
+def _discover(qrmi: Any, call: Call, member: str) -> list[str]:
+    """Return the names of the online QPUs that QRMI finds behind a dynamic resource, the least busy first."""
+    prefix = of_resource(call.resource, "")
+    environment = {name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)}
+    provider = qrmi.ResourceProvider(getattr(qrmi.ResourceType, member), environment)
+    return [str(resource.resource_id()) for resource in provider.resources("status=online")][:_MAX_FOUND]
 
 
 def _require_service(resource: Any) -> None:

@@ -31,6 +31,10 @@ class JobContext(NamedTuple):
         user_environment: the user's own variables that the stub passed on, without Slurm's prefix; never in a
             repr.
         slurm_conf: Slurm's configuration file.
+        account: the job's Slurm account; None where it has none.
+        partition: its partition; None where Slurm does not say.
+        qos: its quality of service; None where Slurm (before 26.05) does not say.
+        licences_text: its licences; None where Slurm (22.05) does not say.
     """
 
     job_id: int
@@ -43,6 +47,10 @@ class JobContext(NamedTuple):
     selection_text: str
     user_environment: Mapping[str, str]
     slurm_conf: Path
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    licences_text: str | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "user_environment")
@@ -116,6 +124,12 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
             if key.startswith(names.SPANK_PREFIX) and key != names.SPANK_QRMI_QPU
         },
         slurm_conf=_slurm_conf(environment),
+        account=environment.get(names.SLURM_JOB_ACCOUNT),
+        partition=environment.get(names.SLURM_JOB_PARTITION),
+        qos=environment.get(names.SLURM_JOB_QOS),
+        # Slurm leaves the variable out of a job without licences; from 23.02 on its neighbours tell the version.
+        licences_text=environment.get(names.SLURM_JOB_LICENSES)
+        or ("" if names.SLURM_JOB_START_TIME in environment else None),
     )
 
 

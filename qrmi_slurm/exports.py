@@ -6,7 +6,7 @@ a first line that says whose it is and a last one that shows that it is whole.
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from qrmi_slurm import names
 from qrmi_slurm.errors import ExportsError
 from qrmi_slurm.secret import masked_repr
-from qrmi_slurm.selection import is_one_line, printable
+from qrmi_slurm.selection import Term, is_one_line, printable
 
 _FORMAT: Final = "1"
 _END: Final = "# end"
@@ -154,29 +154,50 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
     return exports
 
 
-def held_of(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of a step's QPUs that its job holds, in the step's order."""
+def assigned(variables: Mapping[str, str], terms: Sequence[Term]) -> list[str | None]:
+    """Return which of the QPUs that a job holds each term of a step's `--qpu` stands for; None where it is none.
+
+    Args:
+        variables: the job's environment.
+        terms: the step's own `--qpu`, in its order.
+    """
     held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
-    return tuple(name for name in names_of_step if name in held)
+    types = variables.get(names.QRMI_JOB_QPU_TYPES, "").split(",")
+    pairs = [pair.rpartition("=")[::2] for pair in variables.get(names.QRMI_SLURM_CHOICES, "").split(",")]
+    found: dict[int, str] = {}
+    for place, term in sorted(enumerate(terms), key=lambda item: item[1].is_choice and item[1].text not in held):
+        candidates = [name for text, name in pairs if text == term.text]  # what Prolog chose for the very same words
+        candidates += [name for name in held if term.text == name or (term.is_choice and term.fits_name(name))]
+        if term.prefix:
+            from qrmi_slurm import resource_types  # only here does a task need it
+
+            candidates += [
+                name for name, type_ in zip(held, types, strict=False) if resource_types.are_one(type_, term.pattern)
+            ]
+        name = next((name for name in candidates if name in held and name not in found.values()), None)
+        if name is not None:
+            found[place] = name
+    return [found.get(place) for place in range(len(terms))]
 
 
-def narrowed(variables: Mapping[str, str], names_of_step: tuple[str, ...]) -> dict[str, str]:
+def narrowed(variables: Mapping[str, str], terms: Sequence[Term]) -> dict[str, str]:
     """Return the two lists, in each of their spellings, cut down to the QPUs that a step asked for.
 
     Args:
         variables: the job's environment.
-        names_of_step: the step's own `--qpu`, in its order.
+        terms: the step's own `--qpu`, in its order.
 
     Raises:
         ExportsError: the job does not hold one of them.
     """
     held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
-    foreign = [name for name in names_of_step if name not in held_of(variables, names_of_step)]
+    chosen = assigned(variables, terms)
+    foreign = [term.text for term, name in zip(terms, chosen, strict=True) if name is None]
     if foreign:
         raise ExportsError(
             f"this job does not hold {printable(', '.join(foreign))}; it holds {printable(', '.join(held))}"
         )
-    places = [held.index(name) for name in names_of_step]
+    places = [held.index(name) for name in chosen if name is not None]
     result = {}
     for name in LISTS:
         items = variables.get(name, "").split(",")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from qrmi_slurm import acquire, context, exports, names, outcomes, plugstack, release
+from qrmi_slurm import context, exports, names, outcomes, plugstack, release
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.record import JobFolder
@@ -30,6 +30,8 @@ def prolog(environment: Mapping[str, str]) -> int:
 
 
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
+    from qrmi_slurm import acquire  # Epilog needs nothing of it
+
     job = context.of_job(environment)
     if not job.is_first_node:
         return

@@ -12,6 +12,10 @@ SLURM_NODELIST = "SLURM_NODELIST"  # what 22.05 has instead
 SLURM_JOB_START_TIME = "SLURM_JOB_START_TIME"  # from 23.02; seconds since the epoch
 SLURM_JOB_END_TIME = "SLURM_JOB_END_TIME"  # from 23.02; seconds since the epoch
 SLURM_JOB_RESTART_COUNT = "SLURM_JOB_RESTART_COUNT"
+SLURM_JOB_ACCOUNT = "SLURM_JOB_ACCOUNT"
+SLURM_JOB_PARTITION = "SLURM_JOB_PARTITION"
+SLURM_JOB_QOS = "SLURM_JOB_QOS"  # from 26.05
+SLURM_JOB_LICENSES = "SLURM_JOB_LICENSES"  # from 23.02
 SLURMD_NODENAME = "SLURMD_NODENAME"
 SLURM_CLUSTER_NAME = "SLURM_CLUSTER_NAME"
 SLURM_CONF = "SLURM_CONF"
@@ -26,6 +30,7 @@ SPANK_QRMI_QPU = "SPANK_QRMI_QPU"  # Prolog, Epilog
 SLURM_SPANK_QRMI_QPU = "SLURM_SPANK_QRMI_QPU"  # task: the job's selection
 QRMI_SLURM_JOB_ID = "QRMI_SLURM_JOB_ID"  # task of a further het component: its own job's id, set by the stub
 QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub in slurmstepd
+QRMI_SLURM_CHOICES = "QRMI_SLURM_CHOICES"  # task: what each choice in --qpu came to, `TERM=NAME,...`
 QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
 
 # --- QRMI: what a task reads -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qrmi_slurm import backend, names
-from qrmi_slurm.backend import Answer, Availability, Call, Verdict
+from qrmi_slurm.backend import Action, Answer, Availability, Call, Verdict
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import of_resource
@@ -96,7 +96,8 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
             problem = f"every job brings {', '.join(missing) or 'its own variables'}"
             findings[resource.name] = Finding(resource.name, resource.type, None, problem, is_users=True)
             continue
-        calls.append(Call(resource.name, installed, "check", _environment(resource, options)))
+        action: Action = "discover" if resource.is_dynamic else "check"
+        calls.append(Call(resource.name, installed, action, _environment(resource, options)))
     answers = _Answers()
     backend.run(calls, timeout_s, answers.take)
     for resource in resources:
@@ -125,5 +126,9 @@ def _finding(resource: Resource, options: SiteOptions, answer: Answer) -> Findin
         said = answer.availability
         availability = Availability(shown(said.state), shown(said.reason), said.pending_jobs)
         return Finding(resource.name, resource.type, availability, duration_s=answer.duration_s)
+    if answer.verdict is Verdict.DONE and resource.is_dynamic:
+        state = "online" if answer.found else "offline"
+        reason = shown(f"QRMI finds {', '.join(answer.found) or 'no online QPU'}")
+        return Finding(resource.name, resource.type, Availability(state, reason), duration_s=answer.duration_s)
     problem = shown(answer.reason) or "QRMI gave no answer"
     return Finding(resource.name, resource.type, None, problem, duration_s=answer.duration_s)

@@ -492,14 +492,11 @@ def _replace(path: Path, content: bytes, mode: int, uid: int | None = None) -> N
 
 
 def secrets_of(entries: Sequence[Entry]) -> list[Secret]:
-    """Return every secret that entries hold, for masking what is said about them.
-
-    A proxy's URL from `--env:` counts where it carries a password.
-    """
+    """Return every secret that entries hold, for masking what is said about them."""
     tokens = [entry.token for entry in entries if entry.token]
-    return tokens + [
-        Secret(value)
-        for entry in entries
-        for variable, value in entry.environment.items()
-        if is_secret(variable) or "@" in value
-    ]
+    return tokens + [secret for entry in entries for secret in secrets_in(entry.environment)]
+
+
+def secrets_in(environment: Mapping[str, str]) -> list[Secret]:
+    """Return every secret of an environment; a proxy's URL from `--env:` counts where it carries a password."""
+    return [Secret(value) for variable, value in environment.items() if is_secret(variable) or "@" in value]

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from qrmi_slurm import backend, config, record
+from qrmi_slurm import backend, record
 from qrmi_slurm.backend import Answer, Call, Verdict
-from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import BackendError, ConfigError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
@@ -15,6 +14,9 @@ from qrmi_slurm.record import Entry, JobFolder, Record, State
 from qrmi_slurm.resource_types import describe, is_ours_alone, is_secret, with_successors
 from qrmi_slurm.secret import mask
 from qrmi_slurm.selection import printable
+
+if TYPE_CHECKING:
+    from qrmi_slurm.config import Resource
 
 # With less time than this left, a second try would only be killed.
 _MIN_TRY_S: Final = 0.1
@@ -115,6 +117,8 @@ class _Release:
         if not refused or self._deadline_s - time.monotonic() < _MIN_TRY_S:
             return {}
         try:
+            from qrmi_slurm import config  # only where something was refused
+
             resources = config.load(self._options.config_path).resources
         except ConfigError:
             return {}
@@ -150,7 +154,7 @@ def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:
         log.error("not-recorded", reason=error)
 
 
-def _with_secrets_of(entry: Entry, resource: Resource | None) -> Entry | None:
+def _with_secrets_of(entry: Entry, resource: "Resource | None") -> Entry | None:
     """Return an entry with the secrets that the config has now; None where they are the same, or not for it.
 
     What a user supplied is the user's to change. Nothing but a secret may differ: a new key must not go to an old

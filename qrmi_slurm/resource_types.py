@@ -189,6 +189,16 @@ def describe(type_name: str) -> ResourceType:
     return ResourceType(name=type_name, prefix="QRMI_")
 
 
+def are_one(first: str, second: str) -> bool:
+    """Tell whether two type names mean one type: in another spelling, or by its name of before."""
+    return _current(first) == _current(second)
+
+
+def _current(type_name: str) -> str:
+    known = describe(type_name)
+    return canonical(known.successor or known.name)
+
+
 def canonical(type_name: str) -> str:
     """Return the name reduced to its letters and digits, as `IBMQuantumSystem` and `ibm-quantum-system` share."""
     return "".join(char for char in type_name.lower() if char.isalnum())

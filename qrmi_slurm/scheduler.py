@@ -1,8 +1,9 @@
-"""The scheduler: what slurmctld tells of jobs.
+"""The scheduler: what slurmctld tells of jobs and licences, and what it is told of them.
 
 Prolog asks for one job's time limit, and only where its environment does not say (22.05), with scontrol: that is one
-RPC, where squeue takes two or three. The command asks for all jobs, with squeue in a format that holds no user's text.
-Nothing else of a hook comes here.
+RPC, where squeue takes two or three. For a job that leaves the choice of a QPU open it may ask for licences and change
+the job's; for access rules on the QOS it asks for that. The command asks for all jobs. What is asked of squeue is asked
+in a format that holds no user's text. Nothing else of a hook comes here.
 """
 
 import os
@@ -17,6 +18,9 @@ from qrmi_slurm.names import SLURM_CONF, UNLIMITED_TIMEOUT_S
 # slurmctld answers in milliseconds; a busy one must not hold a job's start for long. All jobs may be 100,000.
 _ONE_JOB_TIMEOUT_S: Final = 5.0
 _ALL_JOBS_TIMEOUT_S: Final = 30.0
+
+# Columns of squeue's answer: the longest list of licences that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
+_FIELD_CHARS: Final = 1024
 
 _DIRECTORIES: Final = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin")
 # A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
@@ -73,6 +77,69 @@ def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIME
     # Slurm's own line is among them, so it says what all of them say.
     limits = set(_TIMES_LINE.findall(answer or ""))
     return parse_time_limit_s(limits.pop()) if len(limits) == 1 else None
+
+
+class Allotment(NamedTuple):
+    """What Slurm has given a job.
+
+    Args:
+        licences: how many of each, by name.
+        qos: its quality of service; empty where it has none.
+    """
+
+    licences: Mapping[str, int]
+    qos: str
+
+
+def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Allotment | None:
+    """Ask for a job's licences and quality of service; None where slurmctld does not tell.
+
+    Args:
+        job_id: Slurm's id.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long that may take, in seconds; 5 at the most.
+    """
+    arguments = ["--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
+    arguments += [f"--Format=JobID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
+    for line in (_ask("squeue", arguments, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == str(job_id):
+            return Allotment(parse_licences(words[2]), "" if words[1] == "(null)" else words[1])
+    return None
+
+
+def parse_licences(text: str) -> dict[str, int]:
+    """Return how many of each licence a job has, from Slurm's `a:1,b:2`; a licence without a count is one."""
+    found: dict[str, int] = {}
+    for word in re.split(r"[,;]", text):
+        name, _, count = word.strip().replace("=", ":").partition(":")
+        if name and name != "(null)":
+            found[name] = found.get(name, 0) + (int(count) if count.isdecimal() else 1)
+    return found
+
+
+def free_licences(slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Mapping[str, int] | None:
+    """Ask how many of each licence are free, those kept by reservations not counted; None where that is not told."""
+    answer = _ask("scontrol", ["--oneliner", "show", "licenses"], slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    if answer is None:
+        return None
+    found = {}
+    for line in answer.splitlines():
+        words = dict(word.partition("=")[::2] for word in line.split())
+        counts = [words.get(key, "0") for key in ("Total", "Used", "Reserved")]
+        if "LicenseName" in words and all(count.isdecimal() for count in counts):
+            total, used, reserved = map(int, counts)
+            found[words["LicenseName"]] = total - used - reserved
+    return found
+
+
+def change_licences(
+    job_id: int, licences: Mapping[str, int], slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S
+) -> bool:
+    """Let a running job have other licences than it was started with, as an operator may; tell whether it has them."""
+    text = ",".join(f"{name}:{count}" for name, count in licences.items())
+    arguments = ["update", f"JobId={job_id}", f"Licenses={text}"]
+    return _ask("scontrol", arguments, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) is not None
 
 
 def parse_time_limit_s(text: str) -> int | None:

@@ -71,7 +71,8 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
         if task.job_selection_text is None:
             # The step's --qpu may be the job's own (srun without an allocation), with names that the job could not
             # have; Prolog's notes say so. Only a step that has none of what it asked for is refused.
-            wanted = exports.held_of(found.variables, wanted) or wanted
+            held = exports.assigned(found.variables, wanted)
+            wanted = tuple(term for term, name in zip(wanted, held, strict=True) if name) or wanted
         variables |= exports.narrowed(found.variables, wanted)
     if names.RUST_LOG in variables and _is_users_rust_log(task, environment):
         del variables[names.RUST_LOG]
@@ -92,7 +93,8 @@ def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     try:
         return exports.read(_exports_path(options, task), task.uid, task.job_id)
     except FileNotFoundError:
-        variables = {name: environment[name] for name in exports.LISTS if name in environment}
+        of_lists = (*exports.LISTS, names.QRMI_SLURM_CHOICES)
+        variables = {name: environment[name] for name in of_lists if name in environment}
         return Exports(task.job_id, 0, is_ready=True, notes=(), variables=variables)
 
 
@@ -165,7 +167,8 @@ def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) ->
     prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
     stale = {name for name in environment if prefixes and name.startswith(prefixes)}
     stale |= {name for name, value in site_env.items() if environment.get(name) == value}
-    stale |= {*exports.LISTS, names.QRMI_JOB_ID, names.QRMI_JOB_UID} & environment.keys()
+    of_job = {*exports.LISTS, names.QRMI_SLURM_CHOICES, names.QRMI_JOB_ID, names.QRMI_JOB_UID}
+    stale |= of_job & environment.keys()
     if environment.get(names.QRMI_SLURM_RUST_LOG) is not None:
         stale.add(names.QRMI_SLURM_RUST_LOG)
         if environment.get(names.RUST_LOG) == environment[names.QRMI_SLURM_RUST_LOG]:

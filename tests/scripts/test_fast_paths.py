@@ -253,7 +253,7 @@ def test_a_job_that_gets_no_qpu_is_told_why_and_only_once(site, tmp_path):
     assert site.run("prolog", environment).returncode == 0
     task = site.run("task_prolog", environment)
     assert task.returncode == 1
-    assert task.stdout == "print qrmi-slurm: job 12 has no QPU: not known at this site: unknown\n"
+    assert task.stdout == "print qrmi-slurm: job 12 has no QPU: not known at this site: unknown; known are: a, ibm-x\n"
     assert task.stderr == ""
     other = site.run("task_prolog", {**environment, "SLURM_PROCID": "1"})
     assert (other.returncode, other.stdout) == (1, "")
@@ -449,10 +449,17 @@ COMMON = """
 """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner linecache math select selectors signal syslog textwrap token
-    tokenize traceback qrmi_slurm.acquire qrmi_slurm.backend qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.hooks
-    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.sharing
+    tokenize traceback qrmi_slurm.backend qrmi_slurm.hooks qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release
+    qrmi_slurm.resource_types
 """
-MAY_LOAD = {"prolog": COMMON + OF_HOOKS, "epilog": COMMON + OF_HOOKS, "task_prolog": COMMON + "qrmi_slurm.task_hook"}
+OF_PROLOG = """
+    qrmi_slurm.acquire qrmi_slurm.choice qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.draft qrmi_slurm.sharing
+"""
+MAY_LOAD = {
+    "prolog": COMMON + OF_HOOKS + OF_PROLOG,
+    "epilog": COMMON + OF_HOOKS,
+    "task_prolog": COMMON + "qrmi_slurm.task_hook",
+}
 
 
 @pytest.mark.parametrize("script", NAMES)

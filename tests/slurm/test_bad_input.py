@@ -38,7 +38,7 @@ def test_an_unknown_qpu_among_known_ones_is_ignored_with_a_line(site: Site) -> N
 
 def test_only_unknown_qpus_fail_the_job(site: Site) -> None:
     """The job reads which names the site does not know."""
-    assert_refused(site, "nowhere,neither", "not known at this site: nowhere, neither")
+    assert_refused(site, "nowhere,neither", "not known at this site: nowhere, neither; known are: ")
 
 
 def test_a_service_that_is_down_fails_the_job(site: Site) -> None:

@@ -48,12 +48,21 @@ class Site:
         self.slurm_conf.write_text("ClusterName=test\n")
         self.configure()
 
-    def add(self, name: str, *, type: str = "ibm-quantum-compute-service", **fake: str) -> "Site":
+    def add(
+        self,
+        name: str,
+        *,
+        type: str = "ibm-quantum-compute-service",
+        slurm: dict[str, object] | None = None,
+        is_dynamic: bool = False,
+        **fake: str,
+    ) -> "Site":
         """Add a QPU; `acquire="hang"` and the like tell the stand-in what to do."""
         base = COMPUTE_SERVICE if type.replace("_", "-") == "ibm-quantum-compute-service" else {}
         told = {f"QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
         environment = {**base, "QRMI_FAKE_CALLS": str(self.calls_path), **told}
-        self.resources.append({"name": name, "type": type, "environment": environment})
+        entry = {"name": name, "type": type, "environment": environment, "is_dynamic": is_dynamic}
+        self.resources.append(entry | ({"slurm": slurm} if slurm is not None else {}))
         self.write_config(json.dumps({"resources": self.resources}))
         return self
 

@@ -120,7 +120,7 @@ def test_names_that_the_site_does_not_know_are_left_out_with_a_note(site, run):
 
 def test_a_job_that_names_only_unknown_qpus_fails_with_the_reason(site, run):
     site.add("a")
-    assert run("x,y").notes == ("qrmi-slurm: job 12 has no QPU: not known at this site: x, y",)
+    assert run("x,y").notes == ("qrmi-slurm: job 12 has no QPU: not known at this site: x, y; known are: a",)
     assert site.calls() == []
 
 

@@ -8,7 +8,7 @@ from doubles import SECRET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm import exports
+from qrmi_slurm import exports, selection
 from qrmi_slurm.errors import ExportsError
 from qrmi_slurm.exports import Exports
 
@@ -204,7 +204,7 @@ JOB = {
 
 
 def test_a_step_gets_its_qpus_in_its_own_order_with_their_types():
-    assert exports.narrowed(JOB, ("c", "b")) == {
+    assert exports.narrowed(JOB, selection.parse("c,b")) == {
         "QRMI_JOB_QPU_RESOURCES": "c,b",
         "QRMI_JOB_QPU_TYPES": "tc,tb",
         "SLURM_JOB_QPU_RESOURCES": "c,b",
@@ -212,15 +212,43 @@ def test_a_step_gets_its_qpus_in_its_own_order_with_their_types():
     }
 
 
+CHOSEN = {
+    "QRMI_JOB_QPU_RESOURCES": "ibm_a,garnet,ibm_b",
+    "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service,iqm-server,ibm-quantum-compute-service",
+    "QRMI_SLURM_CHOICES": "any:ibm_*=ibm_b,ibm_inst1=ibm_a",
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got"),
+    [
+        ("any:ibm_*", ["ibm_b"]),
+        ("ibm_inst1", ["ibm_a"]),
+        ("ibm_*", ["ibm_a"]),
+        ("ibm_*,ibm_*", ["ibm_a", "ibm_b"]),
+        ("ibm_*,ibm_a", ["ibm_b", "ibm_a"]),
+        ("any:iqm-server", ["garnet"]),
+        ("any:qiskit-runtime-service", ["ibm_a"]),
+        ("least-busy:IBMQuantumComputeService", ["ibm_a"]),
+        ("any:pasqal-cloud", [None]),
+        ("ibm_*,ibm_*,ibm_*", ["ibm_a", "ibm_b", None]),
+        ("ibm_c", [None]),
+    ],
+)
+def test_a_steps_choice_is_among_what_the_job_holds(wanted, got):
+    """What Prolog chose for the very same words comes first; a QPU goes to one term only."""
+    assert exports.assigned(CHOSEN, selection.parse(wanted)) == got
+
+
 @pytest.mark.parametrize("held", [JOB, {}])
 def test_a_step_cannot_have_what_the_job_does_not_hold(held):
     with pytest.raises(ExportsError, match="this job does not hold z"):
-        exports.narrowed(held, ("z",))
+        exports.narrowed(held, selection.parse("z"))
 
 
 def test_the_sentence_for_a_foreign_qpu_says_what_is_held():
     with pytest.raises(ExportsError, match="it holds a, b, c"):
-        exports.narrowed(JOB, ("a", "z"))
+        exports.narrowed(JOB, selection.parse("a,z"))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,21 @@ PACKAGE = Path(qrmi_slurm.__file__).parent
 # What each layer may import stands in a layer before it, or in its own; none imports in a circle (below).
 LAYERS = (
     ("names", "errors", "secret", "outcomes"),
-    ("selection", "sharing", "resource_types", "environ", "config", "plugstack", "context", "credentials", "reasons"),
+    (
+        "selection",
+        "sharing",
+        "resource_types",
+        "environ",
+        "config",
+        "plugstack",
+        "context",
+        "credentials",
+        "reasons",
+        "near_match",
+        "access",
+    ),
     ("scheduler", "backend", "record", "exports", "logs"),
-    ("release", "acquire"),
+    ("release", "licences", "choice", "draft", "acquire"),
     ("hooks", "task_hook"),
 )
 HOOK_MODULES = tuple(module for layer in LAYERS for module in layer)

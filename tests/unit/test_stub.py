@@ -310,6 +310,30 @@ def test_user_variables_are_passed_on(stub: Stub, context: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("selection", "passed"),
+    [
+        ("ibm_*", {"ibm_a_QRMI_KEY", "ibm_b_QRMI_KEY", "ibm_a_QRMI_b_QRMI_KEY"}),
+        ("ibm_[b-z]", {"ibm_b_QRMI_KEY"}),
+        ("least-busy:ibm_?", {"ibm_a_QRMI_KEY", "ibm_b_QRMI_KEY", "ibm_a_QRMI_b_QRMI_KEY"}),
+        ("any:iqm-server", {"ibm_a_QRMI_KEY", "ibm_b_QRMI_KEY", "c_QRMI_KEY", "ibm_a_QRMI_b_QRMI_KEY"}),
+        ("c,any:ibm_b*", {"ibm_b_QRMI_KEY", "c_QRMI_KEY"}),
+        ("any:", set()),
+        ("ibm_a_QRMI_b", {"ibm_a_QRMI_b_QRMI_KEY"}),
+        ("ibm_\\*", set()),
+    ],
+)
+def test_variables_for_each_qpu_that_a_choice_may_come_to(
+    stub: Stub, sanitized: Stub, selection: str, passed: set[str]
+) -> None:
+    """Which QPUs there are is known on the compute nodes only, and where a type stands any name may be of it."""
+    env = {name: "k" for name in ("ibm_a_QRMI_KEY", "ibm_b_QRMI_KEY", "c_QRMI_KEY", "ibm_a_QRMI_b_QRMI_KEY")}
+    env |= {"ibm_a_QRMI_JOB_ACQUISITION_TOKEN": "stale", "HOME": "/x_QRMI_KEY"}
+    for watching in (stub, sanitized):
+        control = submit(watching, option(selection), env=env).control
+        assert {name for name in control if "_QRMI_" in name} == passed
+
+
 def test_variables_of_another_job_stay_out(stub: Stub) -> None:
     """Tokens, timeouts and sessions of a surrounding job never get in, nor what Slurm's own names would hide."""
     env = {

@@ -47,9 +47,10 @@ class PanicException(BaseException):
 class Status:
     """What `status()` returns."""
 
-    def __init__(self, status, status_reason):
+    def __init__(self, status, status_reason, pending_job_count):
         self.status = status
         self.status_reason = status_reason
+        self.pending_job_count = pending_job_count
 
 
 class QuantumResource:
@@ -73,10 +74,16 @@ class QuantumResource:
         word = self._own("STATUS")
         if word == "unsupported":
             raise UnsupportedFunctionError("not supported")
-        return Status(f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon")
+        if word == "raise":
+            raise AuthenticationFailedError(f"the service says no to {self._own('SECRET') or 'you'}")
+        queue = self._own("QUEUE")
+        return Status(f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon", int(queue) if queue else None)
 
     def is_accessible(self):
         return self._own("STATUS") in ("", "Online")
+
+    def resource_id(self):
+        return self._name
 
     def _own(self, what):
         return os.environ.get(f"{self._name}_QRMI_FAKE_{what}", "")
@@ -127,6 +134,20 @@ class QuantumResource:
                 "cwd": str(Path.cwd()),
             }
             _log(f"TOLD {json.dumps(told)}\n")
+
+
+class ResourceProvider:
+    """Finds the resources named in `QRMI_FAKE_BEHIND`."""
+
+    def __init__(self, resource_type, environment):
+        self._environment = environment
+
+    def resources(self, filters=None):
+        assert filters == "status=online"
+        if "QRMI_FAKE_BEHIND" not in self._environment:
+            raise AuthenticationFailedError("the service says no")
+        names = self._environment["QRMI_FAKE_BEHIND"].split()
+        return [QuantumResource(name, ResourceType.IBMQuantumComputeService) for name in names]
 
 
 def _log(text):
