@@ -146,14 +146,11 @@ class _Acquisition:
         members = backend.known_members()
 
         def prepare(resource: Resource) -> Candidate:
-            item = Candidate(
-                resource,
-                merge(resource, self._context.user_environment),
-                backend.installed_type(resource.type, members),
-                resource.name,
-            )
-            exports.export_lines(_prefixed(item))  # what no task can get is not acquired either
-            return item
+            try:
+                return self._candidate(resource, members)
+            except QrmiSlurmError as error:  # the job's output has no hint: that is the admin's
+                self._log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
+                raise
 
         slots, unknown = choice.find(terms, resources, self._ask_person, prepare)
         if len(unknown) == len(terms) or (unknown and self._options.require == "all"):
@@ -163,8 +160,23 @@ class _Acquisition:
         for slot in slots:
             if not slot.candidates:
                 self._problems.append(slot.problem)
-                self._log.error("not-acquired", term=slot.term.text, reason=slot.problem)
+                self._log.error("not-found", term=slot.term.text, reason=slot.problem)
         return [slot for slot in slots if slot.candidates]
+
+    def _candidate(self, resource: Resource, members: Sequence[str]) -> Candidate:
+        """Return what QRMI is to be called with for a resource; raise where the job cannot have it."""
+        if "secrets" in resource.slurm:
+            from qrmi_slurm import stored_secrets  # only where the config names a place
+
+            resource = stored_secrets.fill(resource, _left_s(self._deadline_s) / 2)
+        item = Candidate(
+            resource,
+            merge(resource, self._context.user_environment),
+            backend.installed_type(resource.type, members),
+            resource.name,
+        )
+        exports.export_lines(_prefixed(item))  # what no task can get is not acquired either
+        return item
 
     def _ask_person(self, needs_qos: bool) -> "Person":
         """Return who asks; slurmctld is asked for the job's QOS only where a rule is about it and Slurm is older."""

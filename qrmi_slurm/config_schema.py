@@ -141,6 +141,9 @@ def _words(refusal: _Refusal) -> tuple[Rule, str, str]:
     """Return the rule that is broken, what is wrong, and what to do."""
     keyword, path = refusal.keyword, refusal.path
     last = path[-1] if path else ""
+    if "secrets" in path and keyword != "type" and (not refusal.of_key or last != "secrets"):
+        hint = 'write {"file": "/etc/qrmi/ibm.key"} or {"command": ["/usr/bin/vault", "kv", "get", ...]}'
+        return diagnosis.BAD_SOURCE, "this is no absolute path to one file or one command", hint
     if refusal.of_key and last == "allow":
         near = near_match(str(refusal.found), sharing.RULES)
         hint = f'did you mean "{near}"?' if near else f"known here: {', '.join(sharing.RULES)}"

@@ -136,6 +136,12 @@ BAD_ACCESS_RULE: Final = Rule(
     "`allow` takes lists of names under `users`, `groups`, `accounts`, `partitions` and `qos`. A misspelt rule would "
     "let everybody in, so it is refused.",
 )
+BAD_SOURCE: Final = Rule(
+    "QS210",
+    _E,
+    "this does not say where a secret is",
+    'It is `{"file": PATH}` or `{"command": [PATH, ARGUMENT, ...]}` with absolute paths, no shell.',
+)
 SCHEMA: Final = Rule(
     "QS299",
     _E,
@@ -282,6 +288,19 @@ OUTER_BLANKS: Final = Rule(
     _W,
     "blanks around the value",
     "Slurm takes the blanks in front of an exported value away, so that tasks and hooks would differ.",
+)
+
+STORED_TWICE: Final = Rule(
+    "QS412",
+    _W,
+    "the variable stands in the environment too",
+    "The value that is kept elsewhere is used; the one in the file may be an old key that nobody misses.",
+)
+UNREADABLE_SECRET: Final = Rule(
+    "QS413",
+    _W,
+    "the secret cannot be read from where it is kept",
+    "The hooks read it as root each time that a job starts, and refuse a file that others can read.",
 )
 
 # 5xx: addresses

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from qrmi_slurm import hop, probe, service_check, targets
+from qrmi_slurm import hop, probe, service_check, stored_secrets, targets
 from qrmi_slurm.bounded import side_by_side
 from qrmi_slurm.checkup import Line, error, has_errors, ok, warning
 from qrmi_slurm.config import Resource
+from qrmi_slurm.errors import CredentialsError
 from qrmi_slurm.plugstack import SiteOptions
 from qrmi_slurm.secret import mask
 
@@ -75,6 +76,7 @@ def check(
     # First of all: it forks, and threads that a deadline left behind are better not there then.
     tell(f"QRMI is asked for {len(resources)} resources")
     answers = probe.ask(resources, options, limits.qrmi_s)
+    resources = [_with_stored_secrets(resource) for resource in resources]
     targets_of = {resource.name: targets.of_resource(resource, options) for resource in resources}
     tell("the services' addresses are tried")
     # Ten QPUs of one service share the way there.
@@ -91,6 +93,14 @@ def check(
         masked = (replace(line, message=mask(line.message, secrets)) for line in [*lines, _line_of(answer)])
         reports.append(Report(resource.name, resource.type, tuple(masked)))
     return reports
+
+
+def _with_stored_secrets(resource: Resource) -> Resource:
+    """Return the resource as jobs get it; where a secret cannot be had, QRMI's line says why."""
+    try:
+        return stored_secrets.fill(resource)
+    except CredentialsError:
+        return resource
 
 
 def _line_of(finding: probe.Finding) -> Line:

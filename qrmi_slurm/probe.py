@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qrmi_slurm import backend, names
+from qrmi_slurm import backend, names, stored_secrets
 from qrmi_slurm.backend import Action, Answer, Availability, Call, Verdict
 from qrmi_slurm.config import Resource
-from qrmi_slurm.errors import BackendError
+from qrmi_slurm.errors import BackendError, CredentialsError
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.plugstack import SiteOptions
 from qrmi_slurm.resource_types import describe, is_ours_alone, is_secret, with_successors
@@ -85,7 +85,12 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
     members = backend.known_members()
     findings: dict[str, Finding] = {}
     calls = []
-    for resource in resources:
+    filled = {}
+    for resource in map(_filled, resources):
+        if isinstance(resource, Finding):
+            findings[resource.resource] = resource
+            continue
+        filled[resource.name] = resource
         missing = missing_variables(resource)
         try:
             installed = backend.installed_type(resource.type, members)
@@ -100,10 +105,17 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
         calls.append(Call(resource.name, installed, action, _environment(resource, options)))
     answers = _Answers()
     backend.run(calls, timeout_s, answers.take)
-    for resource in resources:
+    for resource in filled.values():
         if resource.name in answers.by_name:
             findings[resource.name] = _finding(resource, options, answers.by_name[resource.name])
     return [findings[resource.name] for resource in resources]
+
+
+def _filled(resource: Resource) -> Resource | Finding:
+    try:
+        return stored_secrets.fill(resource)
+    except CredentialsError as error:
+        return Finding(resource.name, resource.type, None, error.hint)
 
 
 def _environment(resource: Resource, options: SiteOptions) -> Mapping[str, str]:

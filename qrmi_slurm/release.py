@@ -1,12 +1,12 @@
 """Releasing: from a record to sessions that are proven closed, and then to no record."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import backend, record
 from qrmi_slurm.backend import Answer, Call, Verdict
-from qrmi_slurm.errors import BackendError, ConfigError, RecordError
+from qrmi_slurm.errors import BackendError, ConfigError, CredentialsError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.plugstack import SiteOptions
@@ -117,15 +117,23 @@ class _Release:
         if not refused or self._deadline_s - time.monotonic() < _MIN_TRY_S:
             return {}
         try:
-            from qrmi_slurm import config  # only where something was refused
+            from qrmi_slurm import config, stored_secrets  # only where something was refused
 
             resources = config.load(self._options.config_path).resources
         except ConfigError:
             return {}
         renewed = {}
+        left_s = (self._deadline_s - time.monotonic()) / 2
         for index in refused:
             entry = self.current.entries[index]
-            changed = _with_secrets_of(entry, resources.get(entry.name))
+            # A QPU that was found behind a dynamic resource has no entry of its own.
+            of_config = [resources[entry.name]] if entry.name in resources else _dynamic(resources.values())
+            renewals = (_with_secrets_of(entry, stored_secrets.fill(resource, left_s)) for resource in of_config)
+            try:
+                changed = next(filter(None, renewals), None)
+            except CredentialsError as error:
+                self._log.error("no-new-secrets", qpu=entry.name, reason=error)
+                continue
             if changed is not None:
                 self._log.hide(record.secrets_of([changed]))
                 self._log.info("again", qpu=entry.name, type=entry.type, why="the config has new secrets")
@@ -154,13 +162,17 @@ def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:
         log.error("not-recorded", reason=error)
 
 
-def _with_secrets_of(entry: Entry, resource: "Resource | None") -> Entry | None:
+def _dynamic(resources: "Iterable[Resource]") -> "list[Resource]":
+    return [resource for resource in resources if resource.is_dynamic]
+
+
+def _with_secrets_of(entry: Entry, resource: "Resource") -> Entry | None:
     """Return an entry with the secrets that the config has now; None where they are the same, or not for it.
 
     What a user supplied is the user's to change. Nothing but a secret may differ: a new key must not go to an old
     address, nor to another instance of the service.
     """
-    if resource is None or entry.run_as_uid is not None:
+    if entry.run_as_uid is not None:
         return None
     environment = dict(entry.environment)
     for variable, value in with_successors(resource.environment).items():

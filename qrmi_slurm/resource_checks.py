@@ -1,12 +1,13 @@
 """What a schema cannot say of resources: clashing names, types that nobody knows, keys that nobody reads."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from qrmi_slurm import diagnosis, resource_types, sharing, variable_checks
+from qrmi_slurm import diagnosis, resource_types, sharing, stored_secrets, variable_checks
 from qrmi_slurm.diagnosis import Finding, Rule
 from qrmi_slurm.json_source import Document, Path, describe_path
 from qrmi_slurm.near_match import near_match
@@ -15,7 +16,7 @@ from qrmi_slurm.sharing import Sharing
 
 _TOP_KEYS: Final = ("$schema", "resources")
 _RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
-_SLURM_KEYS: Final = ("license", "capacity", "allow")
+_SLURM_KEYS: Final = ("license", "capacity", "allow", "secrets")
 
 # Keys that say themselves that no program reads them: JSON's substitute for comments.
 _COMMENT_KEYS: Final = ("_", "//", "$", "x-")
@@ -96,10 +97,15 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
         described = resource_types.describe(type_name)
         known = described if described.name in resource_types.KNOWN else None
     environment = item.get("environment")
+    slurm = item.get("slurm")
+    is_shared_well = isinstance(slurm, dict | None) and not sharing.fault(slurm or {})
+    stored = slurm.get("secrets", {}) if isinstance(slurm, dict) and is_shared_well else {}
     if isinstance(environment, dict):
-        within = (*place.path, "environment")
-        for fault in variable_checks.faults(name, known, environment):
-            path = (*within, fault.variable) if fault.variable else within
+        # What is kept elsewhere is there, whatever it is.
+        for fault in variable_checks.faults(name, known, environment | dict.fromkeys(stored)):
+            path: Path = (*place.path, "environment")
+            if fault.variable:
+                path = (*(path if fault.variable in environment else (*place.path, "slurm", "secrets")), fault.variable)
             yield Finding(
                 fault.rule,
                 document.position(path, of_key=fault.of_name),
@@ -108,11 +114,32 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
                 fault.hint,
                 place.resource,
             )
-    slurm = item.get("slurm")
+        yield from _of_stored(place.within("slurm", "secrets"), environment, stored)
     if isinstance(slurm, dict):
         yield from _unknown_keys(place.within("slurm"), slurm, _SLURM_KEYS)
-    if name and isinstance(slurm, dict | None) and not sharing.fault(slurm or {}):
+    if name and is_shared_well:
         yield from _of_sharing(place, name, slurm or {}, config.licences)
+
+
+def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any]) -> Iterator[Finding]:
+    for variable, source in stored.items():
+        if variable in environment:
+            yield place.finding(
+                diagnosis.STORED_TWICE,
+                variable,
+                f"{printable(variable)} has a value in the environment as well",
+                "remove it there",
+                of_key=True,
+            )
+        # A command is not run for a look at the config, and who is not root cannot read what is root's.
+        problem = stored_secrets.file_fault(source["file"]) if "file" in source and os.geteuid() == 0 else ""
+        if problem:
+            yield place.finding(
+                diagnosis.UNREADABLE_SECRET,
+                variable,
+                f"{printable(source['file'])}: {problem}",
+                "chmod 600, owner root, one line",
+            )
 
 
 def _of_sharing(

@@ -96,6 +96,22 @@ def fault(slurm: Mapping[str, Any]) -> str:
     for rule, texts in allow.items():
         if not isinstance(texts, list) or not all(isinstance(text, str) and _is_plain(text) for text in texts):
             return f".allow.{rule} is not a list of names"
+    return _fault_of_secrets(slurm.get("secrets", {}))
+
+
+def _fault_of_secrets(secrets: Any) -> str:
+    if not isinstance(secrets, dict):
+        return ".secrets is not an object"
+    for variable, source in secrets.items():
+        if not _is_plain(variable) or "=" in variable or variable.endswith(" "):
+            return ".secrets has a key that is not a variable's name"
+        if not isinstance(source, dict) or source.keys() not in ({"file"}, {"command"}):
+            return f'.secrets.{variable} is not {{"file": PATH}} or {{"command": [PATH, ...]}}'
+        words = source["command"] if "command" in source else [source["file"]]
+        if not isinstance(words, list) or not words or not all(isinstance(w, str) and _is_plain(w) for w in words):
+            return f".secrets.{variable} holds something that is not a text of one line"
+        if not words[0].startswith("/"):
+            return f".secrets.{variable} does not begin with an absolute path"
     return ""
 
 

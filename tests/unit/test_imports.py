@@ -28,7 +28,8 @@ LAYERS = (
         "access",
     ),
     ("scheduler", "backend", "record", "exports", "logs"),
-    ("release", "licences", "choice", "draft", "acquire"),
+    ("stored_secrets", "licences", "choice"),
+    ("release", "draft", "acquire"),
     ("hooks", "task_hook"),
 )
 HOOK_MODULES = tuple(module for layer in LAYERS for module in layer)

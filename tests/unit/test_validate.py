@@ -109,12 +109,20 @@ ALLOW = st.dictionaries(
     st.lists(TEXTS | JSON_SCALARS, max_size=2) | JSON_SCALARS,
     max_size=2,
 )
+PATHS = st.sampled_from(["/a", "/", "a", "", "/a b", "/a\n"])
+SOURCES = st.dictionaries(
+    st.sampled_from(["file", "command", "other"]),
+    PATHS | JSON_SCALARS | st.lists(PATHS | JSON_SCALARS, max_size=2),
+    max_size=2,
+)
+SECRETS = st.dictionaries(TEXTS, SOURCES | JSON_SCALARS, max_size=1)
 SLURM = st.fixed_dictionaries(
     {},
     optional={
         "license": TEXTS | JSON_SCALARS,
         "capacity": JSON_SCALARS,
         "allow": ALLOW | JSON_SCALARS,
+        "secrets": SECRETS | JSON_SCALARS,
         "other": JSON_SCALARS,
     },
 )
