@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
+from qrmi_slurm import confinement
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
 from qrmi_slurm.resource_types import describe, matching_member
@@ -345,6 +346,7 @@ def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) ->
         os.umask(0o077)
         if call.run_as_uid is not None:
             _become(call.run_as_uid)
+        confinement.confine(alarm_s)
     except (OSError, ValueError, KeyError) as error:
         return {"verdict": Verdict.REFUSED, "reason": f"QRMI could not be called: {error}"}
     return _ask(call)

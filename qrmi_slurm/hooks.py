@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from qrmi_slurm import context, exports, names, outcomes, plugstack, release
+from qrmi_slurm import confinement, context, exports, names, outcomes, plugstack, release
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.record import JobFolder
@@ -104,6 +104,7 @@ def _guarded(hook: str, work: Callable[[Mapping[str, str], HookLog], None], envi
     _open_standard_files()
     log = HookLog(hook, environment.get(names.SLURM_JOB_ID, "?"))
     try:
+        confinement.hide_memory()  # QPUs' credentials will be in it
         work(environment, log)
     except QrmiSlurmError as error:
         log.error("failed", reason=error)
