@@ -5,7 +5,8 @@
  *   allocator (sbatch, salloc)  --qpu is checked; the selection and the user's own <name>_QRMI_* variables go into the
  *   local (srun)                job-control environment, which Prolog and Epilog see with SPANK_ before each name
  *   remote (slurmstepd)         the step's selection goes into the step's environment as QRMI_SLURM_QPU, and with it
- *                               --state-dir as QRMI_SLURM_STATE_DIR
+ *                               --state-dir as QRMI_SLURM_STATE_DIR; the ids of a task of a job array go into its
+ *                               job's folder there, for the accounting: no hook is told them
  *   slurmd, job_script          nothing: all other work is done by Prolog, TaskProlog and Epilog
  *
  * There is neither slurm_spank_job_prolog nor slurm_spank_job_epilog: slurmd starts one more slurmstepd a job for a
@@ -20,6 +21,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,6 +30,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <slurm/slurm.h>
 #include <slurm/spank.h>
 
 /* The build hides every symbol (-fvisibility=hidden) but those that Slurm's plugin loader looks for. */
@@ -70,6 +73,13 @@ extern char **environ;
 #define STATE_DIR "QRMI_SLURM_STATE_DIR"
 #define STATE_DIR_OPTION "--state-dir="
 #define STATE_DIR_DEFAULT "/var/spool/qrmi-slurm"
+
+/* In a job's folder below it: the ids of its array and of the task, as in 10_2; record.py's JobFolder.array_ids(). */
+#define ARRAY_FILE "array"
+
+/* A cluster's name becomes a folder's, which context.py's _PATH_COMPONENT allows 255 bytes. */
+#define CLUSTER_MAX_BYTES 255U
+#define CLUSTER_BYTES "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
 /* In a step of a heterogeneous job: the id of the component's own job, under which its Prolog ran. SLURM_JOB_ID is the
  * first component's there (slurmstepd's src/slurmd/slurmstepd/task.c and src/common/env.c, het_job_id). */
@@ -656,6 +666,42 @@ static const char *state_dir(int ac, char *argv[])
 	return STATE_DIR_DEFAULT;
 }
 
+/*
+ * Leaves the array's ids in the folder that Prolog has made for the job; where there is none, nothing was acquired. Only
+ * a batch step's are slurmctld's own: of a step of srun they are read from the tasks' environment, which is the user's
+ * (slurmstepd_job.c, stepd_step_rec_create()), whereas SLURM_CLUSTER_NAME of a batch step is overwritten (env.c,
+ * env_array_for_batch_job()). Array jobs are batch jobs.
+ */
+static void spank_qrmi_remote_array(spank_t sp, const char *dir)
+{
+	static char path[4096];
+	char cluster[CLUSTER_MAX_BYTES + 1];
+	uint32_t step_id;
+	uint32_t job_id;
+	uint32_t array_id;
+	uint32_t task_id;
+	int length;
+	int fd;
+
+	if (spank_get_item(sp, S_JOB_STEPID, &step_id) != ESPANK_SUCCESS || step_id != SLURM_BATCH_SCRIPT)
+		return;
+	if (spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_ARRAY_ID, &array_id) != ESPANK_SUCCESS ||
+	    spank_get_item(sp, S_JOB_ARRAY_TASK_ID, &task_id) != ESPANK_SUCCESS || array_id == 0 || array_id >= NO_VAL)
+		return;
+	if (spank_getenv(sp, "SLURM_CLUSTER_NAME", cluster, (int)sizeof cluster) != ESPANK_SUCCESS ||
+	    cluster[0] == '.' || cluster[0] == '\0' || cluster[strspn(cluster, CLUSTER_BYTES)] != '\0')
+		return;
+	length = snprintf(path, sizeof path, "%s/%s/%u/" ARRAY_FILE, dir, cluster, job_id);
+	if (length < 0 || (size_t)length >= sizeof path)
+		return;
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	dprintf(fd, "%u_%u\n", array_id, task_id);
+	close(fd);
+}
+
 /* The step's environment may be written from here on, and all options are known (spank.c, spank_stack_post_opt()). */
 static int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
 {
@@ -667,6 +713,7 @@ static int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
 		spank_unsetenv(sp, STATE_DIR);
 		return (int)spank_unsetenv(sp, STEP_SELECTION);
 	}
+	spank_qrmi_remote_array(sp, state_dir(ac, argv));
 	rc = (int)spank_setenv(sp, STEP_SELECTION, current.names, 1);
 	if (rc == ESPANK_SUCCESS)
 		rc = (int)spank_setenv(sp, STATE_DIR, state_dir(ac, argv), 1);

@@ -211,6 +211,9 @@ class _Acquisition:
             restart_count=self._context.restart_count,
             created_s=time.time(),
             entries=tuple(earlier),
+            user=self._context.user,
+            account=self._context.account or "",
+            het_job_id=self._context.het_job_id,
         )
         licences = self._licences_for(slots)
         draft = Draft(slots, licences, self._ask_timeout_s)
@@ -372,6 +375,7 @@ class _Acquisition:
             environment=environment,
             run_as_uid=self._context.uid if item.credentials.are_users else None,
             since_s=now_s,
+            asked_s=now_s,
             restart_count=self._context.restart_count,
             journal=journal,
             expires_s=expires_s,

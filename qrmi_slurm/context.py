@@ -35,6 +35,8 @@ class JobContext(NamedTuple):
         partition: its partition; None where Slurm does not say.
         qos: its quality of service; None where Slurm (before 26.05) does not say.
         licences_text: its licences; None where Slurm (22.05) does not say.
+        user: login name of the job's owner; empty where Slurm does not say.
+        het_job_id: the id of the heterogeneous job that this one is a component of; None where it is of none.
     """
 
     job_id: int
@@ -51,6 +53,8 @@ class JobContext(NamedTuple):
     partition: str | None = None
     qos: str | None = None
     licences_text: str | None = None
+    user: str = ""
+    het_job_id: int | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "user_environment")
@@ -130,6 +134,8 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         # Slurm leaves the variable out of a job without licences; from 23.02 on its neighbours tell the version.
         licences_text=environment.get(names.SLURM_JOB_LICENSES)
         or ("" if names.SLURM_JOB_START_TIME in environment else None),
+        user=environment.get(names.SLURM_JOB_USER, ""),
+        het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,
     )
 
 

@@ -57,6 +57,7 @@ class HookLog:
         self._echo = echo
         self._job_id = job_id
         self._secrets: list[Secret] = []
+        self.hook = hook
         self._name = f"qrmi-slurm-{hook}"
         self._has_syslog = True
         syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)

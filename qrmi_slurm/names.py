@@ -7,6 +7,8 @@ its environment variable reference.
 # --- Slurm: Prolog and Epilog (set by slurmd; every one of them may be missing) ------------------------
 SLURM_JOB_ID = "SLURM_JOB_ID"
 SLURM_JOB_UID = "SLURM_JOB_UID"
+SLURM_JOB_USER = "SLURM_JOB_USER"
+SLURM_HET_JOB_ID = "SLURM_HET_JOB_ID"  # of each component of a heterogeneous job: the first one's id
 SLURM_JOB_NODELIST = "SLURM_JOB_NODELIST"  # from 23.02
 SLURM_NODELIST = "SLURM_NODELIST"  # what 22.05 has instead
 SLURM_JOB_START_TIME = "SLURM_JOB_START_TIME"  # from 23.02; seconds since the epoch

@@ -1,8 +1,9 @@
 """The record: what was acquired for a job, on disk before QRMI is called, so that nothing is lost with a process.
 
 One folder a job, `<state dir>/<cluster>/<job id>/`: root's, `0711`. In it `record.json` (`0600`), `lock`, one
-`token-<n>` a QPU that the acquiring child writes by itself, and `exports`, the job's user's. What nobody can read goes
-into a folder of its own below `<state dir>/<cluster>/.set-aside/`.
+`token-<n>` a QPU that the acquiring child writes by itself, `array`, which the plugin leaves there for a task of a job
+array, and `exports`, the job's user's. What nobody can read goes into a folder of its own below
+`<state dir>/<cluster>/.set-aside/`.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.resource_types import is_secret
@@ -64,6 +65,8 @@ class Entry(NamedTuple):
         attempts: how often its release was tried.
         reason: why it failed, or why the last release did; masked.
         expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
+        asked_s: when acquiring it began; seconds since the epoch.
+        acquired_s: when the token came; None until then.
     """
 
     name: str
@@ -78,6 +81,8 @@ class Entry(NamedTuple):
     attempts: int = 0
     reason: str = ""
     expires_s: float | None = None
+    asked_s: float = 0.0
+    acquired_s: float | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment")
@@ -89,13 +94,38 @@ class Entry(NamedTuple):
 
     def to(self, state: State, *, token: Secret | None = None, reason: str = "", attempts: int = 0) -> Self:
         """Return the entry in another state, from now."""
+        now_s = time.time()
         return self._replace(
             state=state,
-            since_s=time.time(),
+            since_s=now_s,
+            acquired_s=now_s if state is State.ACQUIRED else self.acquired_s,
             token=token or self.token,
             reason=reason,
             attempts=self.attempts + attempts,
         )
+
+
+# How an acquisition's life ended:
+#   released    given back, confirmed by the service
+#   gone        the service no longer knew it: it had ended by itself, or by somebody else's hand
+#   failed      never acquired
+#   expired     no answer came to acquiring it; what there was has ended by itself
+#   forgotten   as `expired`, but dropped before that by an admin: `qrmi-slurm release --forget`
+Result = Literal["released", "gone", "failed", "expired", "forgotten"]
+
+
+class Ended(NamedTuple):
+    """A QPU of a job whose life there has ended.
+
+    Args:
+        entry: the QPU.
+        result: how it ended.
+        ended_s: when; seconds since the epoch.
+    """
+
+    entry: Entry
+    result: Result
+    ended_s: float
 
 
 class Record(NamedTuple):
@@ -110,6 +140,9 @@ class Record(NamedTuple):
         restart_count: how often the job had been requeued.
         created_s: seconds since the epoch.
         entries: the QPUs; those of an earlier run of a requeued job first.
+        user: the owner's login name; empty where Slurm did not say.
+        account: the job's account; empty where it has none.
+        het_job_id: the id of the heterogeneous job that it is a component of; None where it is of none.
     """
 
     cluster: str
@@ -120,6 +153,9 @@ class Record(NamedTuple):
     restart_count: int
     created_s: float
     entries: tuple[Entry, ...] = ()
+    user: str = ""
+    account: str = ""
+    het_job_id: int | None = None
 
     @property
     def next_journal(self) -> int:
@@ -326,6 +362,14 @@ class JobFolder:
             return None
         return Secret(content.decode("utf-8", "surrogateescape")) if content else None
 
+    def array_ids(self) -> tuple[int, int] | None:
+        """Return the ids of the job array and of the job in it; None where the plugin has left none."""
+        try:
+            array, _, task = _read_own(self.path / "array").decode().strip().partition("_")
+            return int(array), int(task)
+        except (OSError, ValueError):
+            return None
+
     def drop_journal(self, number: int) -> None:
         """Remove the journal of an entry whose token the record has; one that stays does no harm."""
         with contextlib.suppress(OSError):
@@ -355,7 +399,10 @@ class JobFolder:
         for index, entry in enumerate(record.entries):
             token = self.journaled_token(entry.journal) if entry.token is None else None
             if token is not None:
-                record = record.with_entry(index, entry.to(State.ACQUIRED, token=token))
+                held = entry.to(State.ACQUIRED, token=token)
+                with contextlib.suppress(OSError):  # it is held since its child has said so
+                    held = held._replace(acquired_s=self._journal_path(entry.journal).stat().st_mtime)
+                record = record.with_entry(index, held)
         return record
 
 
@@ -369,6 +416,9 @@ def _encode(record: Record) -> dict[str, Any]:
         "boot_id": record.boot_id,
         "restart_count": record.restart_count,
         "created_s": record.created_s,
+        "user": record.user,
+        "account": record.account,
+        "het_job_id": record.het_job_id,
         "entries": [
             {
                 "name": entry.name,
@@ -383,6 +433,8 @@ def _encode(record: Record) -> dict[str, Any]:
                 "attempts": entry.attempts,
                 "reason": entry.reason,
                 "expires_s": entry.expires_s,
+                "asked_s": entry.asked_s,
+                "acquired_s": entry.acquired_s,
             }
             for entry in record.entries
         ],
@@ -398,6 +450,8 @@ def _decode(content: bytes, path: Path) -> Record:
                 f"{path} is of version {str(version)[:20]!r}, this program reads {RECORD_VERSION}",
                 "an admin can move it back and let the qrmi-slurm that wrote it run: qrmi-slurm recover",
             )
+        created_s = float(document["created_s"])
+        het_job_id = document.get("het_job_id")
         return Record(
             cluster=str(document["cluster"]),
             job_id=int(document["job_id"]),
@@ -405,23 +459,29 @@ def _decode(content: bytes, path: Path) -> Record:
             node=str(document["node"]),
             boot_id=str(document["boot_id"]),
             restart_count=int(document["restart_count"]),
-            created_s=float(document["created_s"]),
-            entries=tuple(_decode_entry(item) for item in document["entries"]),
+            created_s=created_s,
+            entries=tuple(_decode_entry(item, created_s) for item in document["entries"]),
+            # What accounting needs was added later: an older record lacks it, and an older program reads past it.
+            user=str(document.get("user", "")),
+            account=str(document.get("account", "")),
+            het_job_id=None if het_job_id is None else int(het_job_id),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordFormatError(f"{path} is not a record: {type(error).__name__}") from None
 
 
-def _decode_entry(item: Mapping[str, Any]) -> Entry:
+def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
     environment = item["environment"]
     if not all(isinstance(part, str) for pair in environment.items() for part in pair):
         raise ValueError("environment")
+    state = State(item["state"])
+    acquired_s = item.get("acquired_s", item["since_s"] if state is State.ACQUIRED else None)
     return Entry(
         name=str(item["name"]),
         type=str(item["type"]),
         environment=environment,
         run_as_uid=None if item["run_as_uid"] is None else int(item["run_as_uid"]),
-        state=State(item["state"]),
+        state=state,
         since_s=float(item["since_s"]),
         token=None if item["token"] is None else Secret(str(item["token"])),
         restart_count=int(item["restart_count"]),
@@ -429,6 +489,8 @@ def _decode_entry(item: Mapping[str, Any]) -> Entry:
         attempts=int(item["attempts"]),
         reason=str(item["reason"]),
         expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
+        asked_s=float(item.get("asked_s", created_s)),
+        acquired_s=None if acquired_s is None else float(acquired_s),
     )
 
 

@@ -260,8 +260,11 @@ class _Run:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
             return result
-        if record is None or result.plan.step is Step.FORGET:
+        if record is None:
             item.folder.remove()
+            return replace(result, outcome="removed")
+        if result.plan.step is Step.FORGET:
+            release.forget(item.folder, record, _log_of("recover", item))
             return replace(result, outcome="removed")
         only_pending = result.plan.only_pending
         left = release.release(
@@ -301,9 +304,10 @@ def take_back(item: Item, options: SiteOptions, *, is_living: bool, forget: bool
         record = folder.read()
         if record is None or item.record is None or _run_of(record) != _run_of(item.record):
             raise RecordError(f"what job {folder.job_id} holds has changed meanwhile", "look again: qrmi-slurm status")
+        log = _log_of("release", item)
         if forget:
-            record = record._replace(entries=tuple(entry for entry in record.entries if entry.token is not None))
-        left = release.release(folder, record, options, _log_of("release", item), keep_folder=is_living)
+            record = release.forget_tokenless(folder, record, log)
+        left = release.release(folder, record, options, log, keep_folder=is_living)
         if is_living:
             note = f"{exports.PREFIX}: job {folder.job_id} has no QPU: an admin has released it"
             told = exports.Exports(folder.job_id, record.restart_count, is_ready=False, notes=(note,))

@@ -1,7 +1,7 @@
 """Releasing: from a record to sessions that are proven closed, and then to no record."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import backend, record
@@ -10,7 +10,7 @@ from qrmi_slurm.errors import BackendError, ConfigError, CredentialsError, Recor
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.plugstack import SiteOptions
-from qrmi_slurm.record import Entry, JobFolder, Record, State
+from qrmi_slurm.record import Ended, Entry, JobFolder, Record, State
 from qrmi_slurm.resource_types import describe, is_ours_alone, is_secret, with_successors
 from qrmi_slurm.secret import mask
 from qrmi_slurm.selection import printable
@@ -62,7 +62,8 @@ def release(
     run = _Release(folder, current, options, log)
     run.ask({index: entries[index] for index in sorted(held)})
     run.ask(run.with_the_sites_new_secrets(sorted(held)))
-    left = _left(run.current.entries, run.released, log)
+    left, ended = _sort_out(run.current.entries, run.released, log)
+    account(folder, current, ended, log)
     if left:
         current = current._replace(entries=tuple(left))
         folder.write(current)
@@ -72,6 +73,54 @@ def release(
     else:
         folder.remove()
     return None
+
+
+def forget(folder: JobFolder, current: Record, log: HookLog) -> None:
+    """Remove the folder of a job that holds nothing, and account for what it asked for.
+
+    Raises:
+        RecordError: something cannot be removed.
+    """
+    ended = []
+    for entry in current.entries:
+        if entry.is_pending:
+            ended.append(Ended(entry, "expired", entry.since_s if entry.expires_s is None else entry.expires_s))
+        else:
+            ended.append(Ended(entry, "failed", entry.since_s))
+    account(folder, current, ended, log)
+    folder.remove()
+
+
+def forget_tokenless(folder: JobFolder, current: Record, log: HookLog) -> Record:
+    """Return a record without the QPUs that no token is known of, and account for them; an admin has looked."""
+    now_s = time.time()
+    dropped = [entry for entry in current.entries if entry.token is None]
+    ended = [
+        Ended(entry, "forgotten", now_s) if entry.is_pending else Ended(entry, "failed", entry.since_s)
+        for entry in dropped
+    ]
+    account(folder, current, ended, log)
+    return current._replace(entries=tuple(entry for entry in current.entries if entry.token is not None))
+
+
+def account(folder: JobFolder, current: Record, ended: Sequence[Ended], log: HookLog) -> None:
+    """Leave a line in the ledger for each acquisition whose life has ended.
+
+    Before the record goes: a crash in between accounts for it twice, under one id. A disk that does not take the lines
+    keeps nothing from being released; they are logged then, without the token.
+    """
+    if not ended:
+        return
+    from qrmi_slurm import ledger  # a Prolog that only acquires need not pay for it
+
+    array_ids = folder.array_ids()
+    lines = [ledger.line_of(current, item, array_ids, log.hook) for item in ended]
+    try:
+        ledger.write(folder, lines)
+    except RecordError as error:
+        for line in lines:
+            told = " ".join(f"{name}={value}" for name, value in line.items() if name not in ("version", "token"))
+            log.error("not-accounted", reason=error, line=told)
 
 
 def to_be_released(current: Record) -> Record:
@@ -85,7 +134,7 @@ class _Release:
 
     def __init__(self, folder: JobFolder, current: Record, options: SiteOptions, log: HookLog) -> None:
         self.current = current
-        self.released: set[int] = set()
+        self.released: dict[int, Ended] = {}
         self._folder = folder
         self._options = options
         self._log = log
@@ -146,7 +195,7 @@ class _Release:
         self._log.qrmi(entry.name, answer.log)
         if answer.verdict in (Verdict.DONE, Verdict.GONE):
             self._log.info("released", **details, how=answer.verdict)
-            self.released.add(index)
+            self.released[index] = _ended(entry, answer.verdict)
             return
         reason = printable(mask(answer.reason, record.secrets_of([entry])), 300)
         self._log.error("not-released", **details, reason=reason, hint="it stays recorded as pending")
@@ -196,21 +245,35 @@ def _to_release(entry: Entry) -> Entry:
     return entry
 
 
-def _left(entries: Sequence[Entry], released: set[int], log: HookLog) -> list[Entry]:
-    """Return what may still be open at a service: not released, not refused, not past its own end."""
+def _ended(entry: Entry, verdict: Verdict) -> Ended:
+    """Return a QPU whose release has just been proven."""
     now_s = time.time()
-    left = []
+    if verdict is Verdict.GONE:  # since when nobody can tell, but not for longer than it could live
+        return Ended(entry, "gone", now_s if entry.expires_s is None else min(now_s, entry.expires_s))
+    return Ended(entry, "released", now_s)
+
+
+def _sort_out(entries: Sequence[Entry], released: Mapping[int, Ended], log: HookLog) -> tuple[list[Entry], list[Ended]]:
+    """Return what may still be open at a service, and what is not: released, refused, or past its own end."""
+    now_s = time.time()
+    left: list[Entry] = []
+    ended: list[Ended] = []
     for index, entry in enumerate(entries):
-        if index in released or not entry.is_pending:
+        if index in released:
+            ended.append(released[index])
+            continue
+        if not entry.is_pending:
+            ended.append(Ended(entry, "failed", entry.since_s))
             continue
         if entry.token is None and entry.expires_s is not None and entry.expires_s <= now_s:
             log.info("expired", qpu=entry.name, type=entry.type)
+            ended.append(Ended(entry, "expired", entry.expires_s))
             continue
         if entry.state is State.INDETERMINATE:
             ends = {"ends": _utc(entry.expires_s)} if entry.expires_s is not None else {}
             log.warning("indeterminate", qpu=entry.name, type=entry.type, reason=entry.reason, **ends)
         left.append(entry)
-    return left
+    return left, ended
 
 
 def _utc(epoch_s: float) -> str:

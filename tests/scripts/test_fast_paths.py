@@ -457,7 +457,7 @@ OF_PROLOG = """
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,
-    "epilog": COMMON + OF_HOOKS,
+    "epilog": COMMON + OF_HOOKS + " qrmi_slurm.ledger",
     "task_prolog": COMMON + "qrmi_slurm.task_hook",
 }
 

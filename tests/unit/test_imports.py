@@ -27,7 +27,7 @@ LAYERS = (
         "near_match",
         "access",
     ),
-    ("scheduler", "backend", "record", "exports", "logs"),
+    ("scheduler", "backend", "record", "ledger", "exports", "logs"),
     ("stored_secrets", "licences", "choice"),
     ("release", "draft", "acquire"),
     ("hooks", "task_hook"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qrmi_slurm.plugstack import DEFAULT_STATE_DIR
+from qrmi_slurm.record import JobFolder
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cli_filter"
@@ -558,6 +559,57 @@ def test_het_step_in_a_batch_job(stub: Stub) -> None:
     assert "QRMI_SLURM_QPU" not in launch(stub, *variables, "job_id 8", option("a")).step
     assert launch(stub, *variables, "job_id 8", option("b")).step["QRMI_SLURM_QPU"] == "b"
     assert launch(stub, *variables, "job_id 7", option("a")).step["QRMI_SLURM_QPU"] == "a"
+
+
+@pytest.fixture
+def array_job(tmp_path: Path) -> Path:
+    """The folder that Prolog has made for job 12."""
+    folder = tmp_path / "c" / "12"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def launch_of_array(stub: Stub, state_dir: Path, *commands: str, cluster: str = "c") -> Outcome:
+    variables = job_env(SLURM_JOB_ID="12", SLURM_CLUSTER_NAME=cluster)
+    return launch(stub, *variables, f"state_dir {state_dir}", "job_id 12", "array 10 3", *commands)
+
+
+def test_ids_of_a_job_array_go_into_the_jobs_folder(stub: Stub, watched: Stub, array_job: Path, tmp_path: Path) -> None:
+    """For root alone, and again after a requeue."""
+    for one in (stub, watched):
+        done = launch_of_array(one, tmp_path, "batch_step", option("a"))
+        assert done.step["QRMI_SLURM_QPU"] == "a"
+        [path] = array_job.iterdir()
+        assert path.read_text() == "10_3\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert JobFolder(tmp_path, "c", 12).array_ids() == (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("commands", "cluster"),
+    [
+        ([option("a")], "c"),  # a step of srun, whose environment says so: that may be the user's word
+        (["batch_step"], "c"),  # no --qpu
+        (["batch_step", "array 0 4294967294", option("a")], "c"),
+        (["batch_step", "array 4294967294 3", option("a")], "c"),
+        (["batch_step", option("a")], "x/../c"),
+        (["batch_step", option("a")], "../c"),
+        (["batch_step", option("a")], ""),
+        (["batch_step", option("a")], "c" * 300),
+        (["batch_step", "job_id 13", option("a")], "c"),
+    ],
+)
+def test_no_ids_of_a_job_array(stub: Stub, array_job: Path, tmp_path: Path, commands: list[str], cluster: str) -> None:
+    """Where there is no array, no folder, or not Slurm's own word for it, nothing is written."""
+    (tmp_path / "x").mkdir()
+    launch_of_array(stub, tmp_path, *commands, cluster=cluster)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_link_in_the_place_of_the_ids_is_not_followed(stub: Stub, array_job: Path, tmp_path: Path) -> None:
+    (array_job / "array").symlink_to(tmp_path / "elsewhere")
+    launch_of_array(stub, tmp_path, "batch_step", option("a"))
+    assert not (tmp_path / "elsewhere").exists()
 
 
 # --- logging, memory ---

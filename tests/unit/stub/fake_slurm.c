@@ -13,6 +13,8 @@
  *   clear_environ     no process environment, as sbatch --export-file has after a component
  *   fail_setenv       the job-control environment takes nothing more
  *   job_id N          what the plugin gets for S_JOB_ID
+ *   array N N         the same for S_JOB_ARRAY_ID and S_JOB_ARRAY_TASK_ID
+ *   batch_step        the step is that of a batch script
  *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
  *   dump              prints the job-control, step and process environment
@@ -30,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <slurm/slurm.h>
 #include <slurm/spank.h>
 
 #define OPTION "_SLURM_SPANK_OPTION_spank_qrmi_qpu"
@@ -52,6 +55,9 @@ static struct table job_control;
 static struct table step;
 static struct spank_option *registered;
 static uint32_t job_id;
+static uint32_t step_id;
+static uint32_t array_id;
+static uint32_t array_task_id = NO_VAL;
 /* What the line in plugstack.conf has after the path. */
 static char *arguments[4] = {"/etc/slurm/qrmi_config.json", "--env:https_proxy=http://u:PROXYSECRET@p:1"};
 static int arguments_count = 2;
@@ -162,10 +168,14 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 	va_list arguments;
 
 	(void)sp;
-	if (context != S_CTX_REMOTE || item != S_JOB_ID)
+	if (context != S_CTX_REMOTE ||
+	    (item != S_JOB_ID && item != S_JOB_STEPID && item != S_JOB_ARRAY_ID && item != S_JOB_ARRAY_TASK_ID))
 		return ESPANK_NOT_AVAIL;
 	va_start(arguments, item);
-	*va_arg(arguments, uint32_t *) = job_id;
+	*va_arg(arguments, uint32_t *) = item == S_JOB_ID	  ? job_id
+					 : item == S_JOB_STEPID	  ? step_id
+					 : item == S_JOB_ARRAY_ID ? array_id
+								  : array_task_id;
 	va_end(arguments);
 	return ESPANK_SUCCESS;
 }
@@ -342,11 +352,18 @@ static void run(void *plugin, const char *word, const char *argument)
 		clearenv();
 	} else if (strcmp(word, "fail_setenv") == 0) {
 		setenv_fails = true;
+	} else if (strcmp(word, "array") == 0) {
+		if (sscanf(argument, "%u %u", &array_id, &array_task_id) != 2)
+			abort();
+	} else if (strcmp(word, "batch_step") == 0) {
+		step_id = SLURM_BATCH_SCRIPT;
 	} else if (strcmp(word, "job_id") == 0) {
 		job_id = (uint32_t)strtoul(argument, NULL, 10);
 	} else if (strcmp(word, "state_dir") == 0) {
-		if (asprintf(&arguments[arguments_count++], "--state-dir=%s", argument) < 0)
-			abort();
+		static char state_dir[4096];
+
+		snprintf(state_dir, sizeof state_dir, "--state-dir=%s", argument);
+		arguments[arguments_count++] = state_dir;
 	} else if (strcmp(word, "job_env") == 0) {
 		char *entry = from_hex(argument);
 		char *value = strchr(entry, '=');
