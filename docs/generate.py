@@ -59,6 +59,7 @@ _FILES: Final = {
     "/etc/slurm/plugstack.conf": "The plugin's line, with the site's options.",
     "/etc/slurm/qrmi_config.json": "The resources; root's alone (mode 0600).",
     "/var/spool/qrmi-slurm": "The records of what jobs hold, and qpus.json, the list for users.",
+    "/var/spool/qrmi-slurm/<cluster>/.accounting": "The ledger: a line for each acquisition; root's alone.",
 }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qrmi_slurm.online import Report
     from qrmi_slurm.qpus import Listing
     from qrmi_slurm.recover import World
+    from qrmi_slurm.usage import Usage
 
 _EXIT_FAULTS: Final = 1
 _EXIT_FAILED: Final = 2
@@ -40,6 +41,7 @@ _EXAMPLES: Final = """Examples:
   qrmi-slurm recover                                release what the hooks could not
   qrmi-slurm doctor                                 is everything around the hooks as it should be?
   qrmi-slurm qpus                                   which QPUs there are, and whether they can be used now
+  qrmi-slurm report --by account                    who held which QPU, and for how long
   qrmi-slurm slurm-conf                             the lines for slurm.conf, plugstack.conf and systemd
   qrmi-slurm COMMAND --help                         what a command does, with examples
 """
@@ -464,6 +466,102 @@ def _publish(listing: "Listing", state_dir: Path) -> None:
         qpus_.publish(listing, state_dir)
     except RecordError as error:
         sys.stderr.write(f"warning: users do not see this: {error}\n")
+
+
+@app.command(
+    short_help="Say who held which QPU, and for how long.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm report                                  the last seven days, by user
+  qrmi-slurm report --since 2026-01 --until 2026-02 --by account
+  qrmi-slurm report --since 30d --by account,qpu --csv >month.csv
+  qrmi-slurm report --since today --by acquisition   each one in a line
+  qrmi-slurm report --since 7d --html /tmp/qpus.html
+  qrmi-slurm report --from n1.jsonl --from n2.jsonl  ledgers copied from nodes that share no --state-dir
+
+A time is today, yesterday, now, an amount that lies back (90m, 12h, 7d, 4w), a month, a date (its first moment) or a
+date with a time of day, as 2026-01-31T12:00; local, where no zone stands there.
+
+--by is one or more of user, account, qpu, type, node, cluster and day, separated by commas; or acquisition alone.
+
+HELD: for how long QPUs were held within that time, as Slurm writes times. SHARE: of all that was held. USED: of what
+there was to be held; a QPU's capacity is the config's. FAILED: what could not be acquired. What is held now counts up
+to now, by the records. The picture is one file that needs nothing else; in it are users, accounts and jobs, but no
+session's id: that stands in the JSON of --by acquisition alone.
+
+Exit status: 0, or 2 where the ledger cannot be read or the file not be written.""",
+)
+def report(
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="From when on.")] = "7d",
+    until: Annotated[str, typer.Option("--until", metavar="TIME", help="Until when.")] = "now",
+    by: Annotated[str, typer.Option("--by", metavar="KEY[,KEY]...", help="What the lines are made by.")] = "user",
+    as_json: _Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead of text.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="PATH", show_default=False, help="Write a page with picture and tables there."),
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="PATH", show_default=False, help="Write the picture alone there.")
+    ] = None,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            show_default=False,
+            help="A ledger's file, or a folder with some, instead of this node's; repeatable.",
+        ),
+    ] = None,
+    state_dir: _StateDir = None,
+) -> None:
+    """Say who held which QPU, and for how long: by user, account, QPU or day, as a table, JSON, CSV or a picture.
+
+    Each acquisition leaves a line in the ledger below the state directory when it ends; this adds them up.
+    """
+    from qrmi_slurm import report_page, timeline, usage
+
+    keys = usage.parse_keys(by)
+    found = _usage(since, until, from_ or [], state_dir)
+    if found.damaged:
+        sys.stderr.write(f"warning: {found.damaged} lines of the ledger cannot be read, and are left out\n")
+    who = usage.KEYS[next((key for key in keys if key in ("user", "account", "type")), "user")]
+    if html is not None:
+        _write(html, report_page.render(found, keys, who))
+    if svg is not None:
+        _write(svg, timeline.svg(found, who, is_alone=True))
+    if as_json:
+        sys.stdout.write(render.usage_json(found, keys) + "\n")
+    elif as_csv:
+        sys.stdout.write(render.usage_csv(found, keys))
+    elif html is None and svg is None:
+        render.print_usage(found, keys, sys.stdout)
+
+
+def _usage(since: str, until: str, sources: list[Path], state_dir: Path | None) -> "Usage":
+    """Read what there is of some time: this site's, or what the admin names."""
+    from qrmi_slurm import config, timespan, usage
+
+    now_s = time.time()
+    span = timespan.parse(since, until, now_s)
+    options = _site(state_dir)
+    acquisitions, damaged = (
+        usage.read_from(sources, span, now_s) if sources else usage.read(options.state_dir, span, now_s)
+    )
+    try:
+        resources = config.load(options.config_path).resources
+        capacities = {name: resource.sharing.capacity for name, resource in resources.items()}
+    except ConfigError:  # not root, or not a node that has it
+        capacities = {}
+    return usage.Usage(span, tuple(acquisitions), capacities, damaged)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QrmiSlurmError(f"cannot write {printable(str(path))}: {error.strerror}") from error
 
 
 @app.command(

@@ -4,15 +4,19 @@ Results go to the stream that is passed in, usually standard output. rich honour
 """
 
 import contextlib
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from qrmi_slurm import checkup
+from qrmi_slurm import checkup, timeline
+from qrmi_slurm import usage as usage_
 from qrmi_slurm.checkup import Level
 from qrmi_slurm.diagnosis import Diagnosis, Finding, Severity
 from qrmi_slurm.errors import QrmiSlurmError
@@ -24,6 +28,7 @@ from qrmi_slurm.status import Line, Status
 if TYPE_CHECKING:
     from qrmi_slurm.online import Report
     from qrmi_slurm.qpus import Listing, Qpu
+    from qrmi_slurm.usage import Acquisition, Row, Usage
 
 # Grows by one when a field of the JSON output is renamed, removed or changes its meaning; new fields may come.
 JSON_VERSION: Final = 1
@@ -348,6 +353,110 @@ def qpus_json(listing: "Listing") -> str:
         "qpus": [asdict(qpu) for qpu in listing.qpus],
     }
     return json.dumps(document, indent=2)
+
+
+def print_usage(usage: "Usage", keys: Sequence[str], stream: TextIO) -> None:
+    """Print a line for each group of acquisitions, and what they come to; without keys, one for each acquisition."""
+    printer = Printer(stream)
+    heading, rows = _usage_table(usage, keys)
+    printer.line(Text(f"{_local(usage.span.since_s)} to {_local(usage.span.until_s)}", style="dim"))
+    if len(rows) > 1 or not keys:
+        _print_table(printer, heading, [tuple(map(printable, row)) for row in rows], [""] * len(rows))
+    else:
+        printer.line(Text("no QPU was asked for"))
+
+
+def _usage_table(usage: "Usage", keys: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heading and cells; the last row is the total."""
+    all_of_it = usage_.total(usage)
+    if not keys:
+        heading = ("ASKED", "JOB", "USER", "ACCOUNT", "QPU", "HELD", "RESULT", "BY", "NODE")
+        return heading, [_acquisition_cells(one, usage) for one in usage.acquisitions]
+    rows = [(*(word or "-" for word in row.key), *_row_cells(row, all_of_it)) for row in usage_.group(usage, keys)]
+    rows.append(("total", *[""] * (len(keys) - 1), *_row_cells(all_of_it, all_of_it)))
+    return (*map(str.upper, keys), "JOBS", "ACQUIRED", "FAILED", "HELD", "SHARE", "USED"), rows
+
+
+def _acquisition_cells(one: "Acquisition", usage: "Usage") -> tuple[str, ...]:
+    held = "-" if one.acquired_s is None else timeline.duration(one.held_s(usage.span))
+    cells = (_local(one.asked_s), one.job, one.user, one.account or "-", one.qpu, held, one.result, one.by or "-")
+    return (*cells, one.node)
+
+
+def _row_cells(row: "Row", all_of_it: "Row") -> tuple[str, ...]:
+    share = row.held_s / all_of_it.held_s if all_of_it.held_s else 0.0
+    used = "-" if row.utilisation is None else timeline.percent(row.utilisation)
+    counts = (len(row.jobs), row.acquired, row.failed)
+    return (*map(str, counts), timeline.duration(row.held_s), timeline.percent(share), used)
+
+
+def _local(epoch_s: float) -> str:
+    """Return a moment as Slurm's commands write it: local time, without a zone."""
+    return datetime.fromtimestamp(epoch_s).isoformat(timespec="seconds")
+
+
+def usage_json(usage: "Usage", keys: Sequence[str]) -> str:
+    """Return a report as one JSON object; without keys, with each acquisition and its token."""
+    document: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "since_s": round(usage.span.since_s, 3),
+        "until_s": round(usage.span.until_s, 3),
+        "by": list(keys) or ["acquisition"],
+        "damaged_lines": usage.damaged,
+        "total": _row_json(usage_.total(usage)),
+    }
+    if keys:
+        found = usage_.group(usage, keys)
+        document["rows"] = [{**dict(zip(keys, row.key, strict=True)), **_row_json(row)} for row in found]
+    else:
+        document["rows"] = [_acquisition_json(one, usage) for one in usage.acquisitions]
+    return json.dumps(document, indent=2)
+
+
+def _row_json(row: "Row") -> dict[str, Any]:
+    return {
+        "jobs": len(row.jobs),
+        "acquired": row.acquired,
+        "failed": row.failed,
+        "held_s": round(row.held_s, 3),
+        "utilisation": None if row.utilisation is None else round(row.utilisation, 6),
+    }
+
+
+def _acquisition_json(one: "Acquisition", usage: "Usage") -> dict[str, Any]:
+    token = one.token.reveal() if one.token is not None else None
+    return {**asdict(one), "token": token, "held_s": round(one.held_s(usage.span), 3)}
+
+
+def usage_csv(usage: "Usage", keys: Sequence[str]) -> str:
+    """Return a report as comma-separated values (RFC 4180 but for its line ends), for a table of other programs."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    if keys:
+        writer.writerow([*keys, "jobs", "acquired", "failed", "held_s", "utilisation"])
+        for row in usage_.group(usage, keys):
+            writer.writerow([*map(_cell, row.key), *_row_json(row).values()])
+        return stream.getvalue()
+    words = ["asked", "acquired", "ended", "cluster", "job_id", "array_job_id", "array_task_id", "het_job_id"]
+    writer.writerow([*words, "restart", "user", "account", "node", "qpu", "type", "result", "by", "held_s"])
+    for one in usage.acquisitions:
+        times = (one.asked_s, one.acquired_s, one.ended_s)
+        ids = (one.job_id, one.array_job_id, one.array_task_id, one.het_job_id, one.restart)
+        texts = (one.user, one.account, one.node, one.qpu, one.type, one.result, one.by)
+        held_s = round(one.held_s(usage.span), 3)
+        cells = ["" if at_s is None else _zoned(at_s) for at_s in times]
+        writer.writerow([*cells, _cell(one.cluster), *ids, *map(_cell, texts), held_s])
+    return stream.getvalue()
+
+
+def _zoned(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s).astimezone().isoformat(timespec="seconds")
+
+
+def _cell(text: str) -> str:
+    """Return a text for a table of other programs, some of which would take one that begins so for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 @contextlib.contextmanager
