@@ -39,12 +39,14 @@ DEBIAN_PACKAGES = (
     "libc6-dev",
     "libslurm-dev",
     "make",
+    "mariadb-server-core",  # slurmdbd keeps its tables there; the server alone, without services, clients and galera
     "munge",
     "openssl",  # a certificate authority for the tests of --online
     "python3-venv",
     "slurm-client",
     "slurmctld",
     "slurmd",
+    "slurmdbd",
     "valgrind",
 )
 # What the example programs import; the wheel itself needs only qrmi.

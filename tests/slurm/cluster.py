@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from slurm.database import Database, slurmdbd_conf
 from slurm.polling import DeadlineError, wait_for
 from slurm.processes import Belongings, end_all, start_ticks
 
@@ -79,6 +80,7 @@ class ClusterOptions:
         settings: settings of slurm.conf, over ours.
         conf_lines: whole lines to add to slurm.conf.
         path: folders in front of the PATH of the users' commands.
+        slurmdbd: have a slurmdbd, with a MariaDB of its own, in which the users have no account yet.
         requeue_after_s: how long a requeued job waits before it starts again. It is the lifetime of a job's
             credential (cred_expire in slurm.conf(5)), so Prolog must not take longer; and slurmd runs no Prolog
             for a job whose earlier credential it still has, which is what StartTime=now would bring about.
@@ -92,6 +94,7 @@ class ClusterOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     conf_lines: tuple[str, ...] = ()
     path: tuple[Path, ...] = ()
+    slurmdbd: bool = False
     requeue_after_s: int = 120  # Slurm's default
 
 
@@ -513,9 +516,9 @@ class Cluster:
             self.users.append(User(name, entry.pw_uid, entry.pw_gid, home))
 
     def _start_daemons(self) -> None:
-        ctld_port, *slurmd_ports = _free_ports(1 + self.options.nodes)
+        ctld_port, dbd_port, *slurmd_ports = _free_ports(2 + self.options.nodes)
         (self.etc / "plugstack.conf").write_text("".join(f"{line}\n" for line in self.options.plugstack))
-        self.slurm_conf.write_text(self._render_slurm_conf(ctld_port, slurmd_ports))
+        self.slurm_conf.write_text(self._render_slurm_conf(ctld_port, dbd_port, slurmd_ports))
         munge = self.folder / "munge"
         self.start_daemon(
             "munged",
@@ -531,11 +534,26 @@ class Cluster:
             {},
         )
         self._wait_until("munged", lambda: (munge / "socket").exists(), "munged")
+        if self.options.slurmdbd:
+            self._start_slurmdbd(dbd_port)
         self.start_daemon("slurmctld", ["slurmctld", "-D"], {})
         self._wait_until("slurmctld", lambda: "UP" in (self.try_slurm("scontrol", "ping") or ""), "slurmctld")
         for node in self.nodes:
             self.start_slurmd(node)
         self._wait_until(self.nodes[0], self._all_idle, "the nodes to be idle")
+
+    def _start_slurmdbd(self, port: int) -> None:
+        """Start MariaDB and slurmdbd, and let it know of this cluster, without which slurmctld would not start."""
+        database = Database(self.folder / "mariadb")
+        database.make()
+        self.start_daemon("mariadbd", database.command(), {})
+        self._wait_until("mariadbd", database.socket.exists, "mariadbd")
+        conf = self.etc / "slurmdbd.conf"
+        conf.touch(mode=0o600)  # slurmdbd insists
+        conf.write_text(slurmdbd_conf(self.folder, port))
+        self.start_daemon("slurmdbd", ["slurmdbd", "-D"], database.client_env())
+        self._wait_until("slurmdbd", lambda: self.try_slurm("sacctmgr", "show", "cluster") is not None, "slurmdbd")
+        self.slurm("sacctmgr", "--immediate", "add", "cluster", f"throwaway-{self.token}")
 
     def _all_idle(self) -> bool:
         lines = self.try_slurm("sinfo", "--noheader", "--Node", "--format=%T")
@@ -553,7 +571,7 @@ class Cluster:
         except DeadlineError as error:
             raise ClusterError(str(error)) from error
 
-    def _render_slurm_conf(self, ctld_port: int, slurmd_ports: Sequence[int]) -> str:
+    def _render_slurm_conf(self, ctld_port: int, dbd_port: int, slurmd_ports: Sequence[int]) -> str:
         host = socket.gethostname().partition(".")[0]
         hooks = self.options.hooks
         settings = {
@@ -595,6 +613,13 @@ class Cluster:
         for name, path in (("Prolog", hooks.prolog), ("TaskProlog", hooks.task_prolog), ("Epilog", hooks.epilog)):
             if path is not None:
                 settings[name] = str(path)
+        if self.options.slurmdbd:
+            settings |= {
+                "AccountingStorageType": "accounting_storage/slurmdbd",
+                "AccountingStorageHost": "localhost",
+                "AccountingStoragePort": str(dbd_port),
+                "AccountingStoragePass": f"{self.folder}/munge/socket",  # slurm.conf(5): munge's socket, not a password
+            }
         settings |= self.options.settings
         lines = [f"{name}={value}" for name, value in settings.items()]
         lines += self.options.conf_lines

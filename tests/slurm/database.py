@@ -1,0 +1,75 @@
+"""What slurmdbd needs: a MariaDB of its own in one folder, reached by a socket there alone."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+MARIADBD = "/usr/sbin/mariadbd"
+SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_system_tables_data.sql")  # what mariadb-install-db would read
+SQL = Path("/usr/share/mysql")
+MAKE_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One MariaDB server.
+
+    Args:
+        folder: where its data and its socket are; made by `make`.
+    """
+
+    folder: Path
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens, and nowhere else."""
+        return self.folder / "socket"
+
+    def make(self) -> None:
+        """Make the data folder with the system tables, from nothing."""
+        self.socket.unlink(missing_ok=True)
+        data = self.folder / "data"
+        if data.exists():
+            return
+        data.mkdir(parents=True)
+        tables = "".join((SQL / name).read_text() for name in SYSTEM_TABLES)
+        subprocess.run(
+            [*self._options(), "--bootstrap"],
+            input=f"create database mysql;\nuse mysql;\n{tables}",
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=MAKE_DEADLINE_S,
+        )
+
+    def command(self) -> list[str]:
+        """Return the server's command line: no network, no grant tables, nothing of the machine's own settings."""
+        return [*self._options(), f"--socket={self.socket}", "--skip-networking", "--skip-grant-tables"]
+
+    def client_env(self) -> dict[str, str]:
+        """Return what its clients' library looks at."""
+        return {"MYSQL_UNIX_PORT": str(self.socket)}
+
+    def _options(self) -> list[str]:
+        # The machine may lose it all: no syncing, no logs beside the smallest.
+        fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-log-file-size=8M"]
+        small = ["--innodb-buffer-pool-size=16M", "--skip-log-bin", f"--pid-file={self.folder}/pid"]
+        return [MARIADBD, "--no-defaults", "--user=root", f"--datadir={self.folder}/data", *fast, *small]
+
+
+def slurmdbd_conf(folder: Path, port: int) -> str:
+    """Return slurmdbd.conf for a cluster's folder."""
+    settings = {
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={folder}/munge/socket",
+        "DbdHost": "localhost",
+        "DbdPort": str(port),
+        "SlurmUser": "root",
+        "PidFile": f"{folder}/slurmdbd.pid",
+        "LogFile": f"{folder}/log/slurmdbd.log",
+        "StorageType": "accounting_storage/mysql",
+        "StorageHost": "localhost",
+        "StorageUser": "root",
+        "StorageLoc": "slurm_acct",
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
