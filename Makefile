@@ -66,8 +66,9 @@ soak:  ## run JOBS=300 short QPU jobs while calls fail and processes die; nothin
 	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P -m slurm.soak --jobs $(JOBS)
 
 .PHONY: lint
-lint:  ## check style, types and the stub's compiler warnings
+lint:  ## check style, types, the Lua files and the stub's compiler warnings
 	@$(IN_ENVIRONMENT) ruff check --quiet --output-format=concise
 	@$(IN_ENVIRONMENT) ruff format --check --quiet
 	@$(IN_ENVIRONMENT) mypy --no-error-summary
+	@report=$$(luacheck --quiet --no-color --config cli_filter/.luacheckrc cli_filter/*.lua) || { echo "$$report"; exit 1; }
 	@mkdir -p build && $(MAKE) --always-make --silent -C cli_filter BUILD_DIR="$(CURDIR)/build"

@@ -43,6 +43,7 @@ _EXAMPLES: Final = """Examples:
   qrmi-slurm qpus                                   which QPUs there are, and whether they can be used now
   qrmi-slurm report --by account                    who held which QPU, and for how long
   qrmi-slurm slurm-conf                             the lines for slurm.conf, plugstack.conf and systemd
+  qrmi-slurm catalogue                              tell Slurm's controller of the QPUs, for scheduling by licences
   qrmi-slurm COMMAND --help                         what a command does, with examples
 """
 
@@ -456,6 +457,53 @@ def qpus(
             return
         sys.stdout.flush()
         time.sleep(_ASK_INTERVAL_S if is_root else _WATCH_INTERVAL_S)
+
+
+@app.command(
+    short_help="Write what Slurm's Lua plugins know of the QPUs.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm catalogue
+  qrmi-slurm catalogue --check
+  qrmi-slurm catalogue --output /shared/etc/slurm/qrmi_catalogue.lua
+
+Run it as root, where the config is, after each change of it. job_submit.lua on the controller and cli_filter.lua on
+login nodes read it at the next job; it holds names, licences and access rules, and no secret.
+
+Exit status: 0, 1 where --check finds it missing or out of date, 2 where it cannot be read or written.""",
+)
+def catalogue(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="PATH", show_default=False, help="Default: qrmi_catalogue.lua beside slurm.conf."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say whether the file is as the config is now.")
+    ] = False,
+) -> None:
+    """Write the catalogue: the QPUs, their licences and who may use them, for job_submit.lua and cli_filter.lua."""
+    from qrmi_slurm import catalogue as catalogue_
+    from qrmi_slurm import config
+
+    where = _slurm_conf()
+    path = output or catalogue_.path_beside(where)
+    resources = list(config.load(plugstack.read(where).config_path).resources.values())
+    if not check:
+        catalogue_.write(path, resources, _notices())
+        sys.stdout.write(f"{path}: {len(resources)} QPU{'s' if len(resources) != 1 else ''}\n")
+    elif catalogue_.is_current(path, resources, _notices()):
+        sys.stdout.write(f"{path}: up to date\n")
+    else:
+        sys.stdout.write(f"{path}: missing or out of date; run: qrmi-slurm catalogue\n")
+        raise typer.Exit(_EXIT_FAULTS)
+
+
+def _notices() -> dict[str, str]:
+    """Return why QPUs are out of service, by name."""
+    return {}
 
 
 def _publish(listing: "Listing", state_dir: Path) -> None:

@@ -42,6 +42,10 @@ class BackendError(QrmiSlurmError):
     """QRMI did not do what was asked of it."""
 
 
+class CatalogueError(QrmiSlurmError):
+    """The catalogue cannot be read or written."""
+
+
 class RecordError(QrmiSlurmError):
     """A job's record cannot be read or written."""
 

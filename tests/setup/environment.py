@@ -38,6 +38,11 @@ DEBIAN_PACKAGES = (
     "libc6-dbg",  # valgrind does not start without it
     "libc6-dev",
     "libslurm-dev",
+    "lua-check",
+    "lua5.1",
+    "lua5.2",
+    "lua5.3",
+    "lua5.4",
     "make",
     "mariadb-server-core",  # slurmdbd keeps its tables there; the server alone, without services, clients and galera
     "munge",
@@ -214,6 +219,9 @@ def _make_suite(suite: Path, base: Path) -> None:
             "-C",
             CHECKOUT / "cli_filter",
             f"BUILD_DIR={suite / 'lib'}",
+            f"SLURM_PLUGIN_DIR={suite / 'lib'}",
+            "all",
+            "install-lua",
         ]
         _run("building the SPANK stub", make)
     (suite / COMPLETE).touch()

@@ -1,0 +1,99 @@
+-- What Slurm's Lua plugins give a script (src/lua/slurm_lua.c and src/plugins/job_submit/lua of 22.05), and what the tests
+-- see of it: `emit(value)` prints a value as JSON.
+local unpack = table.unpack or unpack -- luacheck: ignore
+
+slurm = { SUCCESS = 0, ERROR = -1, FAILURE = -1, ESLURM_ACCESS_DENIED = 2002, ESLURM_INVALID_LICENSES = 2048 }
+local said
+
+local function note(list)
+    return function(...)
+        local text = string.format(unpack({ ... }))
+        said[list][#said[list] + 1] = text
+    end
+end
+
+slurm.log_user = note("user")
+slurm.log_error = note("log")
+slurm.log_info = note("log")
+
+local NUMBERS = { group_id = true, user_id = true }
+
+-- A job_desc: what is not set is nil, a text set to "" is taken away, and nothing but texts and numbers can be set.
+local function job_desc(values)
+    return setmetatable({}, {
+        __index = function(_, name)
+            return values[name]
+        end,
+        __newindex = function(_, name, value)
+            assert(NUMBERS[name] and type(value) == "number" or type(value) == "string", name)
+            values[name] = value ~= "" and value or nil
+        end,
+    })
+end
+
+local function job_rec(values)
+    return setmetatable({}, {
+        __index = function(_, name)
+            return values[name]
+        end,
+        __newindex = function(_, name)
+            error("a job's record is not to be written: " .. name)
+        end,
+    })
+end
+
+local function quoted(text)
+    return '"' .. text:gsub('[%c"\\]', function(char)
+        return string.format("\\u%04x", char:byte())
+    end) .. '"'
+end
+
+local function json(value)
+    if type(value) == "string" then
+        return quoted(value)
+    elseif type(value) == "number" then
+        return string.format("%d", value)
+    elseif type(value) ~= "table" then
+        return value == nil and "null" or tostring(value)
+    end
+    local words = {}
+    if #value > 0 or next(value) == nil then
+        for index, item in ipairs(value) do
+            words[index] = json(item)
+        end
+        return "[" .. table.concat(words, ",") .. "]"
+    end
+    for key, item in pairs(value) do
+        words[#words + 1] = quoted(tostring(key)) .. ":" .. json(item)
+    end
+    return "{" .. table.concat(words, ",") .. "}"
+end
+
+function emit(value)
+    print(json(value))
+end
+
+-- Call a function as Slurm does; emit what it returned and said, and the job's fields after it.
+local function report(values, work)
+    said = { user = {}, log = {} }
+    local code = work(job_desc(values))
+    emit({ code = code, user = said.user, log = said.log, job = next(values) and values or { none = true } })
+end
+
+function submit(qrmi, values, parts)
+    report(values, function(desc)
+        return qrmi.job_submit(desc, parts or {}, values.user_id or 1000)
+    end)
+end
+
+function modify(qrmi, values, had, parts, uid)
+    report(values, function(desc)
+        return qrmi.job_modify(desc, job_rec(had), parts or {}, uid or had.user_id)
+    end)
+end
+
+function cli(qrmi, options)
+    report({}, function()
+        return qrmi.cli_pre_submit(options)
+    end)
+end
