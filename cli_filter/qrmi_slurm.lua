@@ -1113,7 +1113,8 @@ function M.cli_pre_submit(options)
         local plugins = options.spank
         local text = type(plugins) == "table" and type(plugins.spank_qrmi) == "table" and plugins.spank_qrmi.qpu
         -- A step chooses among what its job holds, and TaskProlog says what is wrong with that.
-        local is_step = options.type == "srun" and (os.getenv("SLURM_JOB_ID") or given(options.jobid))
+        local jobid = given(options.jobid) or "" -- "unset" where there is none
+        local is_step = options.type == "srun" and (os.getenv("SLURM_JOB_ID") or jobid:match("^%d+"))
         local catalogue = text and not is_step and read_catalogue()
         if catalogue then
             local _, choices = resolve(text, catalogue, person_of_options(options))

@@ -18,6 +18,7 @@ from slurm.processes import living
 
 BIN = Path(sys.executable).parent
 STUB = Path(sys.prefix) / "lib" / "spank_qrmi.so"
+LUA_DIR = STUB.parent / "lua"
 HOLDABLE = ("before-prolog", "after-prolog", "before-epilog", "after-epilog")
 HOLD_AT_MOST_S = 60
 
@@ -48,6 +49,8 @@ class SiteOptions:
         watched: put scripts around Prolog and Epilog that note each run and can be held.
         hooks_log: keep what Prolog and Epilog print, which else only syslog has; False, and slurm.conf names
             the installed scripts themselves, as an admin's does.
+        licences: what `Licenses=` of slurm.conf counts; with any, Slurm has job_submit.lua and cli_filter.lua, and each
+            new config comes with its catalogue.
     """
 
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
@@ -55,6 +58,7 @@ class SiteOptions:
     plugstack_args: tuple[str, ...] = ()
     watched: bool = False
     hooks_log: bool = True
+    licences: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Site:
         self.cluster.options = replace(
             self.options.cluster,
             hooks=hooks,
+            settings={**self._lua_settings(), **self.options.cluster.settings},
             plugstack=(self.plugstack_line(*self.options.plugstack_args),),
             path=(*self.options.cluster.path, BIN),
         )
@@ -114,6 +119,8 @@ class Site:
         self.cluster.make()
         for hook in ("prolog", "epilog"):
             self._install(hook)
+        for script in ("job_submit.lua", "cli_filter.lua") if self.options.licences else ():
+            shutil.copy(LUA_DIR / script, self.cluster.etc)
         self.cluster.start()
 
     def start_emulator(self) -> None:
@@ -132,6 +139,9 @@ class Site:
         new.touch(mode=0o600)
         new.write_text(json.dumps({"resources": list(resources)}, indent=2) + "\n")
         new.replace(self.config_path)
+        if self.options.licences:
+            done = self.command("catalogue")
+            assert done.returncode == 0, done.stderr
 
     def plugstack_line(self, *args: str, requirement: str = "optional") -> str:
         """Return the plugin's line with these arguments after the config and the state directory."""
@@ -299,6 +309,12 @@ class Site:
         finally:
             for path, text in zip(paths, kept, strict=True):
                 _write_script(path, text)
+
+    def _lua_settings(self) -> dict[str, str]:
+        if not self.options.licences:
+            return {}
+        counts = ",".join(f"{name}:{count}" for name, count in self.options.licences.items())
+        return {"Licenses": counts, "JobSubmitPlugins": "lua", "CliFilterPlugins": "lua"}
 
     def _path_of(self, hook: str) -> Path:
         """Return what slurm.conf names as Prolog or Epilog: the installed script, ours around it, or a glob."""

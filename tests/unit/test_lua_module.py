@@ -545,7 +545,7 @@ def test_the_login_node_passes_what_only_the_controller_knows(lua):
         assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
     lua.cli("nothing", type="srun")
     assert lua.run(env={"SLURM_JOB_ID": "7"})[0].code == 0, "a step is TaskProlog's to judge"
-    lua.cli("nothing", type="srun")
+    lua.cli("nothing", type="srun", jobid="unset")
     lua.cli("nothing", type="sbatch")
     assert [outcome.code for outcome in lua.run()] == [-1, -1]
 

@@ -1,0 +1,423 @@
+"""A QPU is scheduled as a licence: jobs wait for it in the queue, and whoever asks otherwise is told at submission."""
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm.cluster import ClusterOptions, JobInfo, User
+from slurm.jobs import PRINT_ENVIRONMENT, environment_of
+from slurm.polling import wait_for
+from slurm.site import Site, SiteOptions
+
+# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded only for the partition `quantum` and its first user.
+BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
+LICENCES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
+
+FORGED = Path(__file__).with_name("submit_forged.c")
+
+HOLD = """#!/bin/sh
+echo begun
+while [ ! -e {gate} ]; do sleep 0.05; done
+"""
+
+
+def slurm_keys(site: Site) -> Mapping[str, Mapping[str, Any]]:
+    """Return what each resource's `slurm` says."""
+    return {
+        "ibm_second": {"license": "second", "capacity": 2},
+        "ibm_guarded": {"allow": {"users": [site.cluster.user.name], "partitions": ["quantum"]}},
+    }
+
+
+def write_config(site: Site, **keys: Mapping[str, Any]) -> None:
+    """Write the config with its catalogue; other `slurm` keys than the usual ones by the resource's name."""
+    wanted = {**slurm_keys(site), **keys}
+    site.config([{**site.emulator.resource(name), "slurm": dict(wanted.get(name, {}))} for name in BACKENDS])
+
+
+@pytest.fixture(scope="module")
+def licensed_site() -> Iterator[Site]:
+    """Start a site of two nodes whose QPUs are licences."""
+    cluster = ClusterOptions(
+        nodes=2, users=2, conf_lines=("PartitionName=quantum Nodes=ALL MaxTime=60", "PartitionName=debug Nodes=ALL")
+    )
+    options = SiteOptions(cluster, dict.fromkeys(BACKENDS, "FakeSherbrooke"), licences=LICENCES)
+    with Site(options) as started:
+        without = re.sub("^CliFilterPlugins=.*\n", "", started.cluster.slurm_conf.read_text(), flags=re.MULTILINE)
+        (started.cluster.etc / "without_filter.conf").write_text(without)
+        yield started
+
+
+@pytest.fixture
+def site(licensed_site: Site) -> Iterator[Site]:
+    """Return the module's site without jobs; held jobs end with the test."""
+    write_config(licensed_site)
+    gate(licensed_site).unlink(missing_ok=True)
+    yield licensed_site
+    for user in licensed_site.cluster.users:
+        licensed_site.cluster.slurm("scancel", f"--user={user.name}")
+    gate(licensed_site).touch()
+    licensed_site.cluster.wait_nodes_idle()
+
+
+def gate(site: Site) -> Path:
+    """Return the file that held jobs wait for."""
+    return site.cluster.folder / "gate"
+
+
+def hold(site: Site, *options: str) -> int:
+    """Submit a job that runs until the gate is there."""
+    return site.cluster.sbatch(HOLD.format(gate=gate(site)), *options)
+
+
+def pending(site: Site, job_id: int | str) -> JobInfo:
+    """Wait until a job waits for licences, on no node."""
+
+    def waits() -> JobInfo | None:
+        info = site.cluster.job(job_id)
+        return info if (info.state, info.reason) == ("PENDING", "Licenses") else None
+
+    info = wait_for(waits, f"job {job_id} to wait for licences", 20, on_timeout=lambda: str(site.cluster.job(job_id)))
+    assert info.nodes in ("", "(null)")
+    return info
+
+
+def licences_of(site: Site, job_id: int | str) -> list[str]:
+    """Return what each job or component has, as scontrol says."""
+    return [info.fields["Licenses"] for info in site.cluster.jobs(job_id)]
+
+
+def counted(site: Site, licence: str) -> dict[str, int]:
+    """Return what `scontrol show lic` says of a licence."""
+    shown = site.cluster.slurm("scontrol", "--oneliner", "show", "lic", licence)
+    return {name: int(count) for name, count in re.findall(r"(Total|Used|Free|Reserved)=(\d+)", shown)}
+
+
+def refusal(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return what a refused command has said."""
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+# --- waiting -----------------------------------------------------------------------------------------------
+
+
+def test_the_second_job_on_a_qpu_waits_in_the_queue_without_a_node(site: Site) -> None:
+    """It starts when the first is done, and both have had the QPU."""
+    first = hold(site, "--qpu=ibm_demo")
+    site.cluster.wait_job(first, {"RUNNING"})
+    second = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
+    pending(site, second)
+    assert counted(site, "qpu_ibm_demo") == {"Total": 1, "Used": 1, "Free": 0, "Reserved": 0}
+    assert len(site.emulator.open_sessions()) == 1
+    other = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_second")
+    assert site.cluster.wait_job(other).state == "COMPLETED", "another QPU is free all the while"
+    gate(site).touch()
+    assert site.cluster.wait_job_over(second).state == "COMPLETED"
+    assert environment_of(site.cluster.job_output(second))["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
+    assert counted(site, "qpu_ibm_demo")["Used"] == 0
+
+
+def test_a_capacity_of_two_runs_two(site: Site) -> None:
+    """And the third waits."""
+    jobs = [hold(site, "--qpu=ibm_second") for _ in range(2)]
+    for job_id in jobs:
+        site.cluster.wait_job(job_id, {"RUNNING"})
+    third = hold(site, "--qpu=ibm_second")
+    pending(site, third)
+    assert counted(site, "second") == {"Total": 2, "Used": 2, "Free": 0, "Reserved": 0}
+    assert licences_of(site, third) == ["second:1"]
+
+
+def test_srun_and_salloc_wait_as_well(site: Site) -> None:
+    """Their jobs have the licence, and run when it is free."""
+    first = hold(site, "--qpu=ibm_demo")
+    site.cluster.wait_job(first, {"RUNNING"})
+    commands = (
+        ["srun", "--job-name=s", "--qpu=ibm_demo", "true"],
+        ["salloc", "--job-name=s", "--qpu=ibm_demo", "true"],
+    )
+    waiting = [site.cluster.popen_as_user(command) for command in commands]
+
+    def ids() -> list[str]:
+        found = site.cluster.slurm("squeue", "--noheader", "--name=s", "--format=%i").split()
+        return found if len(found) == len(waiting) else []
+
+    jobs = wait_for(ids, "both jobs to be in the queue", 20)
+    for job_id in jobs:
+        assert pending(site, job_id).fields["Licenses"] == "qpu_ibm_demo:1"
+    gate(site).touch()
+    for process in waiting:
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+
+
+def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
+    """Each has the licence, which one at a time holds."""
+    job_id = hold(site, "--qpu=ibm_demo", "--array=1-3")
+    wait_for(lambda: counted(site, "qpu_ibm_demo")["Used"] == 1, "the first task to run", 20)
+
+    def states() -> list[str]:
+        return [f"{info.state} {info.reason}" for info in site.cluster.jobs(job_id)]
+
+    wait_for(lambda: sorted(states()) == ["PENDING Licenses", "RUNNING None"], "the others to wait", 20)
+    gate(site).touch()
+    wait_for(lambda: set(states()) == {"COMPLETED None"}, "all to be done", 60, on_timeout=lambda: str(states()))
+    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"] * 3
+
+
+def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
+    """A component without --qpu has none."""
+    two = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--licenses=matlab:2")
+    one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
+    assert licences_of(site, two) == ["qpu_ibm_demo:1", "matlab:2,second:1"]
+    assert licences_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
+    site.cluster.slurm("scontrol", "update", f"JobId={one}", "Licenses=matlab:1")
+    assert licences_of(site, one) == ["matlab:1,qpu_ibm_demo:1", "matlab:1"]
+
+
+def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
+    """sbatch in a QPU job: by Slurm's inheritance the inner job asks for the same QPU."""
+    outer = site.cluster.sbatch(f"#!/bin/sh\nsbatch --parsable {write_script(site)}\n", "--qpu=ibm_demo")
+    site.cluster.wait_job_over(outer)
+    inner = int(site.cluster.job_output(outer).strip())
+    assert site.cluster.wait_job_over(inner).state == "COMPLETED"
+    assert licences_of(site, inner) == ["qpu_ibm_demo:1"]
+
+
+def write_script(site: Site) -> Path:
+    """Return a batch script that the user can read."""
+    path = site.cluster.user.home / "inner.sh"
+    path.write_text(PRINT_ENVIRONMENT)
+    path.chmod(0o644)
+    return path
+
+
+def test_a_choice_waits_for_one_of_its_qpus_and_says_which_others_would_do(site: Site) -> None:
+    """Each job gets another one of them than the job before."""
+    jobs = [site.cluster.sbatch(PRINT_ENVIRONMENT, "--hold", "--qpu=any:ibm_[ds]*") for _ in range(4)]
+    found = [site.cluster.job(job_id).fields for job_id in jobs]
+    assert sorted(fields["Licenses"] for fields in found) == ["qpu_ibm_demo:1"] * 2 + ["second:1"] * 2
+    assert {fields["AdminComment"] for fields in found} == {"qrmi-slurm:any=qpu_ibm_demo|second"}
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+def commands(*options: str) -> list[list[str]]:
+    """Return the three ways to submit."""
+    return [["sbatch", *options, "--wrap=true"], ["srun", *options, "true"], ["salloc", *options, "true"]]
+
+
+@pytest.mark.parametrize("has_filter", [True, False])
+def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -> None:
+    """By cli_filter on the login node where it is there, by the controller at any rate."""
+    env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
+    before = site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i")
+    for command in commands("--qpu=ibm_dmeo"):
+        said = refusal(site.cluster.run_as_user(command, env=env))
+        known = "known are: ibm_demo, ibm_second, ibm_guarded"
+        assert f"qrmi-slurm: not known at this site: ibm_dmeo (did you mean ibm_demo?); {known}\n" in said
+        assert ("cli_filter plugin terminated with error" in said) is has_filter
+    assert site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i") == before
+
+
+@pytest.mark.parametrize("has_filter", [True, False])
+def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
+    """The rules of the config, at submission."""
+    env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
+    owner, other = site.cluster.users
+    by_user = f"ibm_guarded may not be used by user {other.name}: it is for user {owner.name}\n"
+    in_debug = "ibm_guarded may not be used in partition debug: it is for partition quantum\n"
+    in_default = "ibm_guarded may not be used in partition main: it is for partition quantum\n"
+
+    def said(user: User, command: list[str]) -> str:
+        return refusal(site.cluster.run_as_user(command, user=user, env=env))
+
+    for command in commands("--qpu=ibm_guarded", "--partition=quantum"):
+        assert by_user in said(other, command)
+    for command in commands("--qpu=ibm_guarded", "--partition=quantum,debug"):
+        assert in_debug in said(owner, command)
+    for command in commands("--qpu=ibm_guarded"):
+        assert in_default in said(owner, command)
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_guarded", "--partition=quantum")
+    assert licences_of(site, job_id) == ["qpu_ibm_guarded:1"]
+
+
+def test_a_group_and_an_account_are_known(site: Site) -> None:
+    """The user's own group has its members in the catalogue; without accounting an account is what --account says."""
+    owner, other = site.cluster.users
+    write_config(site, ibm_demo={"allow": {"groups": [owner.name], "accounts": ["physics"]}})
+    job_id = hold(site, "--qpu=ibm_demo", "--account=Physics")
+    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"]
+    command = ["sbatch", "--qpu=ibm_demo", "--account=physics", "--wrap=true"]
+    said = refusal(site.cluster.run_as_user(command, user=other))
+    assert f"by user {other.name}: it is for group {owner.name}\n" in said
+    said = refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+    assert "ibm_demo may not be used with no account: it is for account physics\n" in said
+
+
+def test_a_licence_asked_for_by_hand_is_refused(site: Site) -> None:
+    """It would keep a QPU from jobs that use it."""
+    for command in commands("--licenses=matlab:1,qpu_ibm_demo:1"):
+        said = refusal(site.cluster.run_as_user(command))
+        assert "qpu_ibm_demo is the licence of ibm_demo, which --qpu=ibm_demo asks for" in said
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab:1")
+    assert licences_of(site, job_id) == ["matlab:1"]
+
+
+def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site) -> None:
+    """The admin finds why in slurmctld's log."""
+    path = site.cluster.etc / "qrmi_catalogue.lua"
+    path.unlink()
+    said = refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+    assert "what is known of this site's QPUs cannot be read; please tell its admins\n" in said
+    assert f"{path}: No such file or directory; run: qrmi-slurm catalogue" in site.cluster.log("slurmctld").read_text()
+    plain = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab")
+    assert site.cluster.wait_job_over(plain).state == "COMPLETED"
+    path.write_text("return {")
+    assert "cannot be read" in refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+    write_config(site)
+    assert site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def forge(licensed_site: Site) -> Path:
+    """Return a program that submits a job with any SPANK environment."""
+    program = licensed_site.cluster.folder / "submit_forged"
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-o", program, FORGED, "-lslurm"], check=True)
+    return program
+
+
+@pytest.mark.parametrize("entry", ["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU= ibm_demo,ibm_demo"])
+def test_a_forged_selection_that_prolog_sees_has_its_licence(site: Site, forge: Path, entry: str) -> None:
+    """Slurm gives Prolog SPANK_QRMI_QPU from either name, so that job_submit looks for both."""
+    done = site.cluster.run_as_user([forge, entry])
+    job_id = int(done.stdout)
+    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"]
+    count = len(site.emulator.sessions())
+    site.cluster.wait_job_over(job_id)
+    assert len(site.emulator.sessions()) <= count + 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["SPANK_SPANK_QRMI_QPU=ibm_demo", "qrmi_qpu=ibm_demo", "QRMI_QPU =ibm_demo", " QRMI_QPU=ibm_demo", "QRMI_QPU"],
+)
+def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, forge: Path, entry: str) -> None:
+    """No licence, and no session."""
+    count = len(site.emulator.sessions())
+    job_id = int(site.cluster.run_as_user([forge, entry]).stdout)
+    assert licences_of(site, job_id) == ["(null)"]
+    site.cluster.wait_job_over(job_id)
+    assert len(site.emulator.sessions()) == count
+    assert "QRMI_JOB_QPU_RESOURCES" not in site.cluster.job_output(job_id)
+
+
+def test_a_selection_that_is_there_twice_is_refused(site: Site, forge: Path) -> None:
+    """Prolog would see one of them, and job_submit another."""
+    for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
+        said = refusal(site.cluster.run_as_user([forge, *entries]))
+        assert "names its QPUs twice" in said
+
+
+def test_a_step_gets_no_qpu_that_its_job_has_no_licence_for(site: Site) -> None:
+    """A step's --qpu goes past job_submit, and with PrologFlags=Alloc past Prolog as well."""
+    count = len(site.emulator.sessions())
+    job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo env\n")
+    site.cluster.wait_job_over(job_id)
+    assert len(site.emulator.sessions()) == count
+    assert "ACQUISITION_TOKEN" not in site.cluster.job_output(job_id)
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_job_keeps_its_qpus_licences_through_changes(site: Site) -> None:
+    """Whoever changes them, its user or root."""
+    job_id = str(hold(site, "--hold", "--qpu=ibm_demo"))
+    for licences, expected in (
+        ("matlab:2", "matlab:2,qpu_ibm_demo:1"),
+        ("", "qpu_ibm_demo:1"),
+        ("second", "qpu_ibm_demo:1"),
+    ):
+        update = ["scontrol", "update", f"JobId={job_id}", f"Licenses={licences}"]
+        assert site.cluster.run_as_user(update).returncode == 0
+        assert licences_of(site, job_id) == [expected]
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=matlab:1")
+    assert licences_of(site, job_id) == ["matlab:1,qpu_ibm_demo:1"]
+    plain = str(hold(site, "--hold"))
+    done = site.cluster.run_as_user(["scontrol", "update", f"JobId={plain}", "Licenses=qpu_ibm_demo"])
+    assert "Invalid license specification" in refusal(done)
+    assert licences_of(site, plain) == ["(null)"]
+
+
+def test_a_waiting_choice_can_be_moved_to_another_licence_of_it(site: Site) -> None:
+    """As `qrmi-slurm sensor` does; to one that is none of the choice, it cannot."""
+    job_id = str(hold(site, "--hold", "--qpu=any:ibm_[ds]*"))
+    for licence in ("second:1", "qpu_ibm_demo:1", "second:1"):
+        site.cluster.slurm("scontrol", "update", f"JobId={job_id}", f"Licenses={licence}")
+        assert licences_of(site, job_id) == [licence]
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=qpu_ibm_guarded:1")
+    assert licences_of(site, job_id) == ["second:1"]
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "AdminComment=seen")
+    assert site.cluster.job(job_id).fields["AdminComment"] == "seen qrmi-slurm:any=qpu_ibm_demo|second"
+
+
+def test_a_running_job_keeps_its_licence_unless_an_operator_changes_it(site: Site) -> None:
+    """Slurm lets a user drop a running job's licences: two jobs would be on the QPU then."""
+    job_id = hold(site, "--qpu=ibm_demo")
+    site.cluster.wait_job(job_id, {"RUNNING"})
+    done = site.cluster.run_as_user(["scontrol", "update", f"JobId={job_id}", "Licenses="])
+    assert "Invalid license specification" in refusal(done)
+    assert counted(site, "qpu_ibm_demo")["Used"] == 1
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=second:1")
+    assert licences_of(site, job_id) == ["second:1"]
+    assert (counted(site, "qpu_ibm_demo")["Used"], counted(site, "second")["Used"]) == (0, 1)
+
+
+def test_a_change_must_fit_the_access_rules(site: Site) -> None:
+    """A waiting job cannot go to a partition in which it may not have its QPU."""
+    job_id = hold(site, "--hold", "--qpu=ibm_guarded", "--partition=quantum")
+    done = site.cluster.run_as_user(["scontrol", "update", f"JobId={job_id}", "Partition=debug"])
+    assert "Access/permission denied" in refusal(done)
+    assert site.cluster.job(job_id).fields["Partition"] == "quantum"
+    free = hold(site, "--hold", "--qpu=ibm_demo", "--partition=quantum")
+    assert site.cluster.run_as_user(["scontrol", "update", f"JobId={free}", "Partition=debug"]).returncode == 0
+    assert licences_of(site, free) == ["qpu_ibm_demo:1"]
+
+
+# --- reservations ------------------------------------------------------------------------------------------
+
+
+def test_a_reserved_licence_is_for_those_of_the_reservation(site: Site) -> None:
+    """Slurm's own way to keep a QPU for a class or a maintenance: others wait, and start when it is over."""
+    owner, other = site.cluster.users
+    create = ["ReservationName=class", "StartTime=now", "Duration=60", f"Users={owner.name}", "Flags=LICENSE_ONLY"]
+    site.cluster.slurm("scontrol", "create", "reservation", *create, "Licenses=qpu_ibm_demo:1")
+    try:
+        assert counted(site, "qpu_ibm_demo")["Reserved"] == 1
+        outside = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", user=other)
+        pending(site, outside)
+        inside = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--reservation=class", user=owner)
+        assert site.cluster.wait_job(inside).state == "COMPLETED"
+        assert site.cluster.job(outside).state == "PENDING"
+    finally:
+        site.cluster.slurm("scontrol", "delete", "ReservationName=class")
+    assert site.cluster.wait_job_over(outside).state == "COMPLETED"
+
+
+def test_a_partitions_limits_are_those_of_a_qpu_that_is_for_it_alone(site: Site) -> None:
+    """MaxTime of the partition holds for each job on the QPU."""
+    job_id = hold(site, "--qpu=ibm_guarded", "--partition=quantum", "--time=90")
+    info = wait_for(lambda: _with_reason(site, job_id), "the job to be held back", 20)
+    assert info.reason in ("PartitionTimeLimit", "PartitionConfig")
+
+
+def _with_reason(site: Site, job_id: int) -> JobInfo | None:
+    info = site.cluster.job(job_id)
+    return info if info.reason not in ("None", "Priority") else None
