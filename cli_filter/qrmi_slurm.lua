@@ -285,6 +285,7 @@ local function index_of(qpus)
     for index, qpu in ipairs(qpus) do
         found.names[index] = qpu.name
         found.by_name[qpu.name] = qpu
+        found.has_dynamic = found.has_dynamic or qpu.dynamic
         if qpu.licence then
             local shared = found.by_licence[qpu.licence] or { count = qpu.capacity, names = {} }
             shared.count = math.min(shared.count, qpu.capacity)
@@ -637,14 +638,15 @@ end
 
 -- --- what a job gets ---------------------------------------------------------------------------------------
 
--- Give each slot one of its candidates, none to two of them; return the slot for which none is left, or nil.
+-- Give each slot one of its candidates, none to two of them; return the slot for which none is left, or nil. What QRMI
+-- finds behind a dynamic entry is several QPUs: that may serve all.
 local function assign(slots)
     local holder = {}
     local function place(slot, seen)
         for _, candidate in ipairs(slot.candidates) do
             if not seen[candidate] then
                 seen[candidate] = true
-                if not holder[candidate] or place(holder[candidate], seen) then
+                if candidate.dynamic or not holder[candidate] or place(holder[candidate], seen) then
                     holder[candidate] = slot
                     slot.chosen = candidate
                     return true
@@ -691,7 +693,7 @@ local function resolve(text, catalogue, person)
         if #found == 0 then
             unknown[#unknown + 1] = term.text
         elseif catalogue.by_name[term.text] then
-            is_named[found[1]] = true
+            is_named[found[1]] = not found[1].dynamic
             faults[#faults + 1] = access_fault(found[1], person)
             named[#named + 1] = found[1]
         else
@@ -701,7 +703,7 @@ local function resolve(text, catalogue, person)
     if #unknown > 0 then
         refuse(not_known(unknown, catalogue.names))
     end
-    if #terms > #catalogue.qpus then
+    if #terms > #catalogue.qpus and not catalogue.has_dynamic then
         refuse(none_left({ term = terms[#terms] }))
     end
     for _, slot in ipairs(choices) do
@@ -785,8 +787,9 @@ local function joined(rest, needed, catalogue)
     for _, licence in ipairs(needed.names) do
         local shared, count = catalogue.by_licence[licence], needed.count[licence]
         if shared and count > shared.count then
-            local why = "%s share the licence %s, and there is no more than %d of it"
-            refuse(string.format(why, printables(shared.names), licence, shared.count), slurm.ESLURM_INVALID_LICENSES)
+            local why = "--qpu asks for %d of the licence %s of %s, and there is no more than %d of it"
+            local sentence = string.format(why, count, licence, printables(shared.names), shared.count)
+            refuse(sentence, slurm.ESLURM_INVALID_LICENSES)
         end
         words[#words + 1] = string.format("%s:%d", licence, count)
     end

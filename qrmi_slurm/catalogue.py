@@ -119,6 +119,8 @@ def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[st
     if sharing.licence is not None:
         found["licence"] = _string(sharing.licence)
     found["capacity"] = str(sharing.capacity)
+    if resource.is_dynamic:
+        found["dynamic"] = "true"
     if not sharing.access.is_open:
         found["allow"] = _table(_rules(sharing.access, ask_group))
     if resource.name in notices:

@@ -13,7 +13,7 @@ from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.site import Site, SiteOptions
 
-# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded only for the partition `quantum` and its first user.
+# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user, in the partition quantum.
 BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
 LICENCES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 import pytest
 from lua import INTERPRETERS, SOURCES, Lua, spank
 
-from qrmi_slurm import catalogue
+from qrmi_slurm import access, catalogue, choice, resource_types, selection
+from qrmi_slurm.access import Person
 from qrmi_slurm.catalogue import Group
 from qrmi_slurm.config import Resource
 from qrmi_slurm.near_match import near_match
@@ -82,7 +83,7 @@ def test_qpus_that_share_a_licence_take_as_many_of_it(lua):
     assert lua.run()[0].job["licenses"] == "l:2"
     site(lua, resource("a", license="l"), resource("b", license="l", capacity=2))
     lua.submit("a,b")
-    assert refused(lua.run()[0]) == "a, b share the licence l, and there is no more than 1 of it"
+    assert refused(lua.run()[0]) == "--qpu asks for 2 of the licence l of a, b, and there is no more than 1 of it"
 
 
 def test_what_slurmd_will_call_the_selection_is_seen(lua):
@@ -208,6 +209,8 @@ def test_an_unknown_name_is_refused_with_the_one_that_was_meant(lua):
     meant, no_type, hostile, empty = lua.run()
     known = "; known are: ibm_demo, ibm_second"
     assert refused(meant) == f"not known at this site: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
+    assert refused(meant) == choice.not_known(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
+    assert refused(hostile) == choice.not_known(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
     assert refused(no_type) == f"not known at this site: any:ibm-quantum-systm{known}"
     assert refused(hostile) == f"not known at this site: x\\x1b[31m\\ny\\x85{known}"
     assert refused(empty) == "--qpu=a,,b: a name is empty; write --qpu=NAME or --qpu=NAME,NAME"
@@ -217,7 +220,8 @@ def test_a_long_list_of_known_names_is_cut(lua):
     site(lua, *(resource(f"q{number}") for number in range(32)))
     lua.submit("nothing")
     names = ", ".join(f"q{number}" for number in range(20))
-    assert refused(lua.run()[0]) == f"not known at this site: nothing; known are: {names}, ... and 12 more"
+    sentence = f"not known at this site: nothing; known are: {names}, ... and 12 more"
+    assert refused(lua.run()[0]) == sentence == choice.not_known(["nothing"], [f"q{number}" for number in range(32)])
 
 
 def test_the_name_that_was_meant_is_pythons(lua):
@@ -293,6 +297,41 @@ def test_a_choice_takes_one_licence_and_names_the_others(lua, term):
         assert outcome.job["admin_comment"] == "seen by  bob qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"
 
 
+def test_a_type_is_what_prolog_takes_for_it(lua):
+    """Today's name, the one of before, QRMI's class and other spellings."""
+    resources = [resource(f"q{place}", name) for place, name in enumerate((*resource_types.KNOWN, "Some-New_Type"))]
+    site(lua, *resources)
+    words = [f"{front}{name}" for name in resource_types.KNOWN for front in ("", "IBM", "x-")]
+    words += ["SomeNewType", "some-new-types"]
+    words += [word.title().replace("-", "") for word in words]
+    for word in words:
+        lua.submit(f"any:{word}")
+    known = {item.name: item for item in resources}
+    for word, outcome in zip(words, lua.run(), strict=True):
+        found = choice.find(selection.parse(f"any:{word}"), known, None, prepared)
+        fitting = [item.licence for slot in found.slots for item in slot.candidates]
+        if not fitting:
+            assert refused(outcome).startswith("not known at this site: "), word
+            continue
+        assert outcome.job.get("admin_comment", "").removeprefix("qrmi-slurm:any=") in ("|".join(fitting), ""), word
+        assert outcome.job["licenses"].removesuffix(":1") in fitting, word
+
+
+def prepared(item):
+    return choice.Candidate(item, None, item.type, item.name)
+
+
+def test_what_is_behind_a_dynamic_entry_is_several(lua):
+    """So two choices may both come to it, where its licence has as many."""
+    dynamic = Resource("ibm", QCS, {}, True, {"capacity": 2})
+    site(lua, dynamic)
+    for term in ("any:ibm,any:ibm", "ibm,any:*", "any:ibm,ibm,any:ibm"):
+        lua.submit(term)
+    two, named, three = lua.run()
+    assert two.job["licenses"] == named.job["licenses"] == "qpu_ibm:2"
+    assert refused(three) == "--qpu asks for 3 of the licence qpu_ibm of ibm, and there is no more than 2 of it"
+
+
 def test_choices_and_names_take_different_qpus(lua):
     three(lua)
     lua.submit("ibm_a,any:*")
@@ -308,8 +347,8 @@ def test_choices_and_names_take_different_qpus(lua):
 
 def test_a_choice_for_which_none_is_left_is_refused(lua):
     three(lua)
-    for selection in ("ibm_*,ibm_*,ibm_*", "ibm_a,any:ibm_a", "any:*,any:*,any:*,any:*"):
-        lua.submit(selection)
+    for terms in ("ibm_*,ibm_*,ibm_*", "ibm_a,any:ibm_a", "any:*,any:*,any:*,any:*"):
+        lua.submit(terms)
     sentences = [refused(outcome) for outcome in lua.run()]
     assert sentences == [f"{term}: no other QPU is left for it" for term in ("ibm_*", "any:ibm_a", "any:*")]
 
@@ -396,7 +435,19 @@ def test_who_may_use_a_qpu(lua, rules, job, sentence):
     if sentence is None:
         assert (guarded.user, guarded.job["licenses"]) == ([], "qpu_ibm_demo:1")
     else:
-        assert refused(guarded) == f"ibm_demo may not be used {sentence}"
+        assert refused(guarded) == f"ibm_demo may not be used {sentence}" == as_prolog_says(rules, job)
+
+
+def as_prolog_says(rules, job):
+    """Return Prolog's sentence for alice, whose groups are those that the catalogue knows."""
+    person = Person(
+        job.get("user_name", "alice") or str(job["user_id"]),
+        frozenset({"quantum"}),
+        job.get("account") or job.get("default_account"),
+        job.get("partition", "main").rpartition(",")[2],
+        job.get("qos") or job.get("default_qos"),
+    )
+    return access.refusal("ibm_demo", allowed("ibm_demo", **rules).sharing.access, person)
 
 
 def test_a_choice_leaves_out_what_its_user_may_not_use(lua):
