@@ -365,7 +365,7 @@ def doctor(
     from qrmi_slurm import checkup, installation
     from qrmi_slurm import doctor as doctor_
 
-    patient = doctor_.Patient(_slurm_conf(), installation.this_one(), is_login_node=login_node)
+    patient = doctor_.Patient(_slurm_conf(), installation.this_one(), login_node, _notices())
     with render.progress(sys.stderr) as tell:
         lines = doctor_.examine(patient, tell)
     if as_json:
@@ -386,6 +386,7 @@ def doctor(
   qrmi-slurm slurm-conf --existing-task-prolog /etc/slurm/task_prolog.sh
 
 A site's own TaskProlog keeps running: the script that is printed for it runs both, and Slurm reads the lines of both.
+The last part is optional: the QPUs as licences, for which jobs wait in the queue. As root it has the config's counts.
 
 Exit status: 0, or 2 where a path cannot stand in Slurm's files.""",
 )
@@ -396,13 +397,19 @@ def slurm_conf(
     ] = None,
 ) -> None:
     """Print the lines for slurm.conf, plugstack.conf and systemd, with the paths of this installation."""
-    from qrmi_slurm import installation
+    from qrmi_slurm import catalogue, config, installation
     from qrmi_slurm import slurm_conf as slurm_conf_
 
     existing = existing_task_prolog.absolute() if existing_task_prolog is not None else None
     where = _slurm_conf()
-    found = slurm_conf_.parts(installation.this_one(), plugstack.read(where), where, existing)
-    sys.stdout.write(slurm_conf_.render(found))
+    ours, options = installation.this_one(), plugstack.read(where)
+    found = slurm_conf_.parts(ours, options, where, existing)
+    licences, fault = None, ""
+    try:
+        licences = catalogue.licences(config.load(options.config_path).resources.values())
+    except ConfigError as error:
+        fault = error.message
+    sys.stdout.write(slurm_conf_.render([*found, slurm_conf_.licence_part(ours, where, licences, fault)]))
 
 
 @app.command(

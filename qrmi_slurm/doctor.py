@@ -7,13 +7,13 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import hook_checks, plugin_file, plugstack, slurm_settings, state_checks
+from qrmi_slurm import hook_checks, licence_checks, plugin_file, plugstack, slurm_settings, state_checks
 from qrmi_slurm.checkup import Line, error, ok, warning
 from qrmi_slurm.errors import PlugstackError, SchedulerError
 from qrmi_slurm.installation import Installation
@@ -43,11 +43,13 @@ class Patient:
         slurm_conf: Slurm's configuration file.
         installation: whose hooks they should be.
         is_login_node: look only at what login nodes need.
+        notices: why QPUs are out of service, by name.
     """
 
     slurm_conf: Path
     installation: Installation
     is_login_node: bool = False
+    notices: Mapping[str, str] = field(default_factory=dict)
 
 
 def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -> list[Line]:
@@ -83,6 +85,8 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
     if options is not None:
         tell("the config and the state directory are looked at")
         lines += state_checks.config_lines(options)
+        if settings is not None:
+            lines += licence_checks.lines(settings, options, patient.slurm_conf, patient.notices)
         lines += state_checks.state_lines(options, settings, patient.slurm_conf, _node_count(patient.slurm_conf))
     lines.append(syslog())
     if os.geteuid() != 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 PLUGIN_FILE: Final = "spank_qrmi.so"
+LUA_MODULE: Final = "qrmi_slurm.lua"
 
 # Where `make -C cli_filter install` may have put the plugin, beside the venv's own lib.
 _PLUGIN_DIRECTORIES: Final = ("/usr/lib64/slurm", "/usr/lib/slurm", "/usr/local/lib/slurm", "/opt/slurm/lib/slurm")
@@ -57,6 +58,11 @@ class Installation:
         folders = (str(self.prefix / "lib"), *_PLUGIN_DIRECTORIES)
         found = (Path(folder) / PLUGIN_FILE for folder in folders)
         return next((path for path in found if path.exists()), None)
+
+    def lua_dir(self) -> Path | None:
+        """Return where the files for Slurm's Lua plugins are; None where they were not installed."""
+        folders = (self.prefix / "lib", *map(Path, _PLUGIN_DIRECTORIES))
+        return next((folder / "lua" for folder in folders if (folder / "lua" / LUA_MODULE).exists()), None)
 
 
 def this_one() -> Installation:

@@ -143,7 +143,16 @@ def cluster_name(slurm_conf: Path) -> str | None:
     Raises:
         PlugstackError: slurm.conf is there and cannot be read.
     """
-    return _slurm_conf_value(slurm_conf, "clustername", depth=0)
+    return setting(slurm_conf, "ClusterName")
+
+
+def setting(slurm_conf: Path, name: str) -> str | None:
+    """Return a setting's value as slurm.conf says, the last one where there are several; None where it says none.
+
+    Raises:
+        PlugstackError: slurm.conf is there and cannot be read.
+    """
+    return _slurm_conf_value(slurm_conf, name.lower(), depth=0)
 
 
 def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:

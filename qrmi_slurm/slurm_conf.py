@@ -5,14 +5,17 @@ They are printed, never written: the files are the admin's.
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import plugstack
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.installation import Installation
 from qrmi_slurm.plugstack import DEFAULT_SLURM_CONF, DEFAULT_STATE_DIR, SiteOptions
+from qrmi_slurm.selection import printable
 
 # What slurm.conf, plugstack.conf and systemd all take as one word: neither knows a way to quote a blank in a path.
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9_./+@:,=-]*")
@@ -47,6 +50,7 @@ class Part:
         is_whole: whether the file is these lines; otherwise they are added to what is there.
         mode: the file's mode, where it is whole and matters.
         note: what to know of it; comment lines.
+        purpose: what the lines are for, where they are not for everybody.
     """
 
     path: Path
@@ -54,6 +58,7 @@ class Part:
     is_whole: bool
     mode: int | None = None
     note: tuple[str, ...] = ()
+    purpose: str = ""
 
 
 def parts(
@@ -126,6 +131,64 @@ def _systemd(installation: Installation, slurm_conf: Path) -> list[Part]:
     return found
 
 
+def licence_part(installation: Installation, slurm_conf: Path, wanted: Mapping[str, int] | None, fault: str) -> Part:
+    """Return the lines by which jobs wait for QPUs in the queue; each takes the place of what slurm.conf has.
+
+    Args:
+        installation: whose paths to name.
+        slurm_conf: Slurm's configuration file.
+        wanted: the count of each licence of the config; None where it cannot be read.
+        fault: why it cannot.
+
+    Raises:
+        PlugstackError: slurm.conf is there and cannot be read.
+    """
+
+    def before(name: str) -> str:
+        return plugstack.setting(slurm_conf, name) or ""
+
+    lua_dir = installation.lua_dir()
+    etc, lua = slurm_conf.parent, lua_dir or installation.prefix / "lib" / "lua"
+    note = [
+        "Optional. With these lines a job waits in the queue until its QPUs are free; without them it starts whether",
+        "they are or not, and all else is the same. They take the place of those that slurm.conf has. Do this before,",
+        "since slurmctld does not start without the first file, nor any sbatch, srun and salloc without the second:",
+        f"  on the controller:  install -m 0644 {lua}/job_submit.lua {etc}/ && {installation.command} catalogue",
+        f"  on every node:      install -m 0644 {lua}/cli_filter.lua {etc}/",
+        "With such files of your own, docs/scheduling.md has the lines to add to them; they begin with",
+        f'  package.path = "{lua}/?.lua;" .. package.path',
+    ]
+    if lua_dir is None:
+        make = f"make -C cli_filter install-lua SLURM_PLUGIN_DIR={installation.prefix / 'lib'}"
+        note.insert(0, f"These files are not installed yet, in a checkout: {make}")
+    lines = [f"{name}={_with_words(before(name), ['lua'])}" for name in ("JobSubmitPlugins", "CliFilterPlugins")]
+    if wanted is None:
+        lines.insert(0, f"# Licenses= needs the config: {printable(fault)}")
+    elif wanted:
+        lines.insert(0, f"Licenses={with_counts(before('Licenses'), wanted)}")
+        tracked = _with_words(before("AccountingStorageTRES"), [f"license/{name}" for name in wanted])
+        has_database = before("AccountingStorageType").lower().endswith("slurmdbd")
+        lines.append(f"{'' if has_database else '# with slurmdbd: '}AccountingStorageTRES={tracked}")
+    text = "\n".join(lines) + "\n"
+    return Part(slurm_conf, text, is_whole=False, note=tuple(note), purpose="to let jobs wait for QPUs (optional)")
+
+
+def with_counts(before: str, wanted: Mapping[str, int]) -> str:
+    """Return `Licenses=` of slurm.conf with other counts for some of them.
+
+    Args:
+        before: what it says: names, each with a count behind `:` (or `=`), between commas.
+        wanted: the counts that are to stand there.
+    """
+    kept = [word.strip() for word in re.split(r"[,;]", before) if re.split(r"[:=]", word)[0].strip() not in wanted]
+    return ",".join([*filter(None, kept), *(f"{name}:{count}" for name, count in wanted.items())])
+
+
+def _with_words(before: str, wanted: Sequence[str]) -> str:
+    words = [word.strip() for word in before.split(",") if word.strip()]
+    return ",".join([*words, *(word for word in wanted if word not in words)])
+
+
 def _unit_text(name: str) -> str:
     """Return a unit: from the installed package, or from the tree that the package stands in."""
     package = Path(str(resources.files("qrmi_slurm")))
@@ -142,6 +205,7 @@ def render(found: list[Part]) -> str:
     blocks = []
     for part in found:
         what = f"{part.path}" if part.is_whole else f"{part.path}: add"
+        what += f", {part.purpose}" if part.purpose else ""
         mode = f" (mode {part.mode:04o})" if part.mode is not None else ""
         head = [f"### {what}{mode}", *(f"# {line}" for line in part.note)]
         blocks.append("\n".join(head) + "\n" + part.text)

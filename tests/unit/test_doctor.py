@@ -1,5 +1,6 @@
 """What the doctor makes of answers, files and sockets; a real cluster is looked at in tests/slurm/test_doctor.py."""
 
+import json
 import os
 import socket
 import struct
@@ -9,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_slurm import doctor, hook_checks, plugin_file, plugstack, slurm_settings, state_checks
+from qrmi_slurm import (
+    catalogue,
+    doctor,
+    hook_checks,
+    licence_checks,
+    plugin_file,
+    plugstack,
+    slurm_settings,
+    state_checks,
+)
+from qrmi_slurm.config import load
 from qrmi_slurm.errors import PlugstackError, SchedulerError
 from qrmi_slurm.installation import Installation
 
@@ -386,3 +397,88 @@ def test_includes_that_match_nothing(tmp_path):
     (tmp_path / "plugstack.conf").write_text("include d/*.conf\ninclude gone.conf # not there\n")
     found = plugstack.empty_includes(tmp_path / "plugstack.conf")
     assert found == [f"{tmp_path}/d/lost/*", f"{tmp_path}/gone.conf"]
+
+
+# --- licences ----------------------------------------------------------------------------------------------
+
+HERE = os.uname().nodename.partition(".")[0]
+USED = {"JobSubmitPlugins": "lua", "PrologFlags": "Alloc", "SlurmctldHost": f"{HERE}(127.0.0.1)"}
+
+
+@pytest.fixture
+def licensed(tmp_path):
+    """Return a function that tells what the doctor says of licences, with files beside slurm.conf as they should be."""
+    config = tmp_path / "qrmi_config.json"
+    config.write_text(
+        json.dumps({"resources": [{"name": name, "type": "iqm-server", "environment": {}} for name in "ab"]})
+    )
+    options = options_of(config_path=config)
+    (tmp_path / "job_submit.lua").write_text('local qrmi = require("qrmi_slurm")\n')
+    catalogue.write(tmp_path / "qrmi_catalogue.lua", load(config).resources.values(), {})
+
+    def look(notices=None, **values):
+        return list(licence_checks.lines(settings_of(**values), options, tmp_path / "slurm.conf", notices or {}))
+
+    look.folder = tmp_path
+    return look
+
+
+def test_licences_that_are_as_they_should_be(licensed):
+    lines = licensed(**USED, Licenses="matlab:2,qpu_a:1,qpu_b:1")
+    assert told(lines) == {"JobSubmitPlugins": "ok", "catalogue": "ok", "Licenses": "ok"}
+
+
+def test_a_site_without_licences_reads_one_line(licensed):
+    """Whether it has Lua plugins for other things or none."""
+    assert told(licensed(PrologFlags="Alloc")) == {"licences": "ok"}
+    (licensed.folder / "qrmi_catalogue.lua").unlink()
+    (licensed.folder / "job_submit.lua").write_text("-- qrmi_slurm is not used\n")
+    assert told(licensed(**USED, Licenses="matlab:2")) == {"licences": "ok"}
+    (licensed.folder / "qrmi_config.json").write_text("{")
+    assert licensed(**USED) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "level", "words"),
+    [
+        ({"Licenses": "qpu_a:1"}, "Licenses", "error", "Licenses=qpu_a:1,qpu_b:1; then: scontrol reconfigure"),
+        ({"Licenses": "qpu_a:1,qpu_b:3"}, "Licenses", "warning", "qpu_b (3, not 1)"),
+        ({"JobSubmitPlugins": "(null)"}, "JobSubmitPlugins", "warning", "without lua no job gets the licences"),
+        ({"PrologFlags": "(null)"}, "licences", "error", "a step's own --qpu"),
+    ],
+)
+def test_settings_that_do_not_fit_the_config(licensed, values, name, level, words):
+    lines = {line.name: line for line in licensed(**{**USED, "Licenses": "qpu_a:1,qpu_b:1", **values})}
+    assert lines[name].level.value == level
+    assert words in f"{lines[name].message} {lines[name].hint}"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "level", "words"),
+    [
+        (lambda etc: (etc / "qrmi_catalogue.lua").unlink(), "catalogue", "error", "jobs with --qpu are refused"),
+        (lambda etc: (etc / "qrmi_catalogue.lua").chmod(0o666), "catalogue", "error", "chmod 0644"),
+        (lambda etc: (etc / "qrmi_catalogue.lua").chmod(0o600), "catalogue", "warning", "read by root alone"),
+        (lambda etc: os.chown(etc / "qrmi_catalogue.lua", 1, 1), "catalogue", "error", "belongs to uid 1"),
+        (lambda etc: (etc / "qrmi_catalogue.lua").write_text(""), "catalogue", "warning", "out of date"),
+        (lambda etc: (etc / "job_submit.lua").write_text("x"), "JobSubmitPlugins", "warning", "does not use ours"),
+        (lambda etc: (etc / "job_submit.lua").unlink(), "JobSubmitPlugins", "error", "will not start again"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be(licensed, change, name, level, words):
+    change(licensed.folder)
+    lines = {line.name: line for line in licensed(**USED, Licenses="qpu_a:1,qpu_b:1")}
+    assert lines[name].level.value == level
+    assert words in f"{lines[name].message} {lines[name].hint}"
+
+
+def test_a_notice_is_part_of_the_catalogue(licensed):
+    lines = licensed({"a": "offline"}, **USED, Licenses="qpu_a:1,qpu_b:1")
+    assert told(lines)["catalogue"] == "warning"
+
+
+def test_a_compute_node_needs_neither_script_nor_catalogue(licensed):
+    for name in ("job_submit.lua", "qrmi_catalogue.lua"):
+        (licensed.folder / name).unlink()
+    lines = licensed(**{**USED, "SlurmctldHost": "elsewhere"}, Licenses="qpu_a:1,qpu_b:1")
+    assert told(lines) == {"JobSubmitPlugins": "ok", "Licenses": "ok"}
