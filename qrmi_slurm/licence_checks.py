@@ -54,8 +54,9 @@ def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Ma
         yield _catalogue(file, resources, notices)
     yield _counts(settings, wanted, counted)
     if not settings.flags("PrologFlags") & _PROLOG_AT_START:
-        message = "a step's own --qpu would acquire a QPU that its job has no licence for"
-        yield error("licences", f"without PrologFlags=Alloc {message}", "PrologFlags=Alloc; then: scontrol reconfigure")
+        # slurmd/req.c, _rpc_launch_tasks(): where Prolog runs at the first step, srun says what it sees.
+        message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no licence for"
+        yield error("licences", message, "PrologFlags=Alloc; then: scontrol reconfigure")
 
 
 def _uses_us(script: Path) -> bool | None:

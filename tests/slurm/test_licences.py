@@ -1,5 +1,7 @@
 """A QPU is scheduled as a licence: jobs wait for it in the queue, and whoever asks otherwise is told at submission."""
 
+import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -11,12 +13,13 @@ import pytest
 from slurm.cluster import ClusterOptions, JobInfo, User
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
-from slurm.site import Site, SiteOptions
+from slurm.site import LUA_DIR, Site, SiteOptions
 
 # ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user, in the partition quantum.
 BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
 LICENCES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "scheduling.md"
 FORGED = Path(__file__).with_name("submit_forged.c")
 
 HOLD = """#!/bin/sh
@@ -332,6 +335,100 @@ def test_a_step_gets_no_qpu_that_its_job_has_no_licence_for(site: Site) -> None:
     site.cluster.wait_job_over(job_id)
     assert len(site.emulator.sessions()) == count
     assert "ACQUISITION_TOKEN" not in site.cluster.job_output(job_id)
+
+
+def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
+    """Run a step whose srun has a plugin of the user's own, in a job without --qpu."""
+    home = site.cluster.user.home
+    plugin = site.cluster.folder / "forge_selection.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, FORGED.with_name("forge_selection.c")], check=True)
+    (home / "plugstack.conf").write_text(f"required {plugin}\n")
+    conf = re.sub(
+        "^PlugStackConfig=.*$",
+        f"PlugStackConfig={home}/plugstack.conf",
+        site.cluster.slurm_conf.read_text(),
+        flags=re.MULTILINE,
+    )
+    (home / "slurm.conf").write_text(re.sub("^CliFilterPlugins=.*$", "", conf, flags=re.MULTILINE))
+    for path in (home / "slurm.conf", home / "plugstack.conf"):
+        path.chmod(0o644)
+    return site.cluster.run_as_user(["salloc", "srun", "env"], env={"SLURM_CONF": f"{home}/slurm.conf"})
+
+
+def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> None:
+    """Prolog has run then, with what the controller has seen."""
+    count = len(site.emulator.sessions())
+    done = forged_step(site)
+    assert done.returncode == 0, done.stderr
+    assert "ACQUISITION_TOKEN" not in done.stdout
+    assert len(site.emulator.sessions()) == count
+
+
+def test_without_prologflags_alloc_it_would() -> None:
+    """Why the doctor calls that an error: slurmd takes the SPANK environment from srun at a job's first step."""
+    cluster = ClusterOptions(nodes=1, settings={"PrologFlags": "Serial"})
+    with Site(SiteOptions(cluster, licences={"qpu_ibm_demo": 1})) as site:
+        forged_step(site)
+        assert len(site.emulator.sessions()) == 1
+        assert licences_of(site, 1) == ["(null)"]
+        said = json.loads(site.command("doctor", "--json").stdout)["lines"]
+        assert [line["level"] for line in said if line["name"] == "licences"] == ["error"]
+
+
+# --- how a site has it --------------------------------------------------------------------------------------
+
+
+def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> None:
+    """Others' licences stay, and the files that are named are there."""
+    done = site.command("slurm-conf")
+    part = done.stdout.partition(f"### {site.cluster.slurm_conf}: add, to let jobs wait for QPUs (optional)\n")[2]
+    lines = [line for line in part.splitlines() if not line.startswith("# ")]
+    assert lines == [
+        "Licenses=matlab:4,qpu_ibm_demo:1,second:2,qpu_ibm_guarded:1",
+        "JobSubmitPlugins=lua",
+        "CliFilterPlugins=lua",
+    ]
+    assert "# with slurmdbd: AccountingStorageTRES=license/qpu_ibm_demo,license/second,license/qpu_ibm_guarded" in part
+    for path in re.findall(r"install -m 0644 (\S+) ", part):
+        assert Path(path).read_text().count(f'"{LUA_DIR}/?.lua;') == 1
+
+
+def test_the_doctor_finds_licences_in_order_and_says_what_is_not(site: Site) -> None:
+    """A config without a new catalogue is a warning; a licence that Slurm does not count is an error."""
+    names = ("JobSubmitPlugins", "catalogue", "Licenses", "licences")
+
+    def levels() -> dict[str, str]:
+        said = json.loads(site.command("doctor", "--json").stdout)["lines"]
+        return {line["name"]: line["level"] for line in said if line["name"] in names}
+
+    assert levels() == {"JobSubmitPlugins": "ok", "catalogue": "ok", "Licenses": "ok"}
+    config = json.loads(site.config_path.read_text())
+    config["resources"].append({**config["resources"][0], "name": "ibm_new"})
+    site.config_path.write_text(json.dumps(config))
+    assert levels() == {"JobSubmitPlugins": "ok", "catalogue": "warning", "Licenses": "error"}
+
+
+def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
+    """As docs/scheduling.md has them; slurmctld takes the new file at the next job."""
+    path = site.cluster.etc / "job_submit.lua"
+    ready = path.read_text()
+    [block] = re.findall(r"^```lua\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    own = block.replace("/opt/qrmi-slurm/lib/lua", str(LUA_DIR))
+    own = own.replace("    -- what your site does\n", '    job_desc.comment = "seen by the site"\n')
+    mtime = path.stat().st_mtime
+    try:
+        for text in (own, ready):
+            path.write_text(text)
+            mtime += 2  # slurmctld compares seconds
+            os.utime(path, (mtime, mtime))
+            job_id = hold(site, "--hold", "--qpu=ibm_demo", "--licenses=matlab")
+            assert licences_of(site, job_id) == ["matlab,qpu_ibm_demo:1"]
+            assert ("Comment" in site.cluster.job(job_id).fields) is (text is own)
+            env = {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
+            done = site.cluster.run_as_user(["sbatch", "--qpu=ibm_dmeo", "--wrap=true"], env=env)
+            assert "not known at this site" in refusal(done)
+    finally:
+        path.write_text(ready)
 
 
 # --- changes -----------------------------------------------------------------------------------------------

@@ -444,7 +444,7 @@ def test_a_site_without_licences_reads_one_line(licensed):
         ({"Licenses": "qpu_a:1"}, "Licenses", "error", "Licenses=qpu_a:1,qpu_b:1; then: scontrol reconfigure"),
         ({"Licenses": "qpu_a:1,qpu_b:3"}, "Licenses", "warning", "qpu_b (3, not 1)"),
         ({"JobSubmitPlugins": "(null)"}, "JobSubmitPlugins", "warning", "without lua no job gets the licences"),
-        ({"PrologFlags": "(null)"}, "licences", "error", "a step's own --qpu"),
+        ({"PrologFlags": "(null)"}, "licences", "error", "a user's own srun can ask Prolog"),
     ],
 )
 def test_settings_that_do_not_fit_the_config(licensed, values, name, level, words):
