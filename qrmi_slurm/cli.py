@@ -6,6 +6,8 @@ called wrongly. Results go to standard output, all else to standard error.
 
 import os
 import platform
+import pwd
+import re
 import sys
 import time
 import traceback
@@ -17,11 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from qrmi_slurm import plugstack, render
-from qrmi_slurm.errors import BackendError, ConfigError, QrmiSlurmError, RecordError
+from qrmi_slurm.errors import BackendError, ConfigError, QrmiSlurmError, RecordError, SchedulerError
 from qrmi_slurm.names import SLURM_CONF, SLURMD_NODENAME
 from qrmi_slurm.selection import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qrmi_slurm.config import Resource
     from qrmi_slurm.online import Report
     from qrmi_slurm.qpus import Listing
     from qrmi_slurm.recover import World
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 _EXIT_FAULTS: Final = 1
 _EXIT_FAILED: Final = 2
 _WATCH_INTERVAL_S: Final = 2.0
+_NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself tries for 9 s where slurmctld is down
 _ASK_INTERVAL_S: Final = 30.0  # each time is a login and a request at every service
 
 _EXAMPLES: Final = """Examples:
@@ -42,6 +48,8 @@ _EXAMPLES: Final = """Examples:
   qrmi-slurm doctor                                 is everything around the hooks as it should be?
   qrmi-slurm qpus                                   which QPUs there are, and whether they can be used now
   qrmi-slurm report --by account                    who held which QPU, and for how long
+  qrmi-slurm drain ibm_quebec --reason "..."        its jobs wait, until: qrmi-slurm resume ibm_quebec
+  qrmi-slurm sensor                                 jobs of a QPU that is offline wait; for a timer
   qrmi-slurm slurm-conf                             the lines for slurm.conf, plugstack.conf and systemd
   qrmi-slurm catalogue                              tell Slurm's controller of the QPUs, for scheduling by licences
   qrmi-slurm COMMAND --help                         what a command does, with examples
@@ -421,9 +429,10 @@ def slurm_conf(
   qrmi-slurm qpus --watch
   qrmi-slurm qpus --json ibm_quebec
 
-USABLE: whether a job could use it now. QUEUE: jobs that wait at the service, where it tells. JOBS: Slurm jobs that hold
-it; for root their ids, by the records on this node. For others than root the list is that of root's last run here;
-qrmi-slurm-qpus.timer (qrmi-slurm slurm-conf prints it) keeps it fresh.
+USABLE: whether a job could use it now. STATE: what its service says, or drained, where an admin has taken it out of
+service. QUEUE: jobs that wait at the service, where it tells. JOBS: Slurm jobs that hold it; for root their ids, by the
+records on this node. NOTE: why jobs wait for it. For others than root the list is that of root's last run here;
+qrmi-slurm-sensor.timer or qrmi-slurm-qpus.timer (qrmi-slurm slurm-conf prints both) keeps it fresh.
 
 Exit status: 0, or 2 where there is neither a config nor a list that can be read.""",
 )
@@ -450,6 +459,7 @@ def qpus(
             with render.progress(sys.stderr) as tell:
                 tell(f"QRMI is asked for {len(resources)} QPUs")
                 listing = qpus_.ask(resources, options, timeout_s)
+            listing = qpus_.with_notices(listing, _notices(resources))
             _publish(listing, options.state_dir)
         else:
             listing = qpus_.read_published(options.state_dir)
@@ -498,19 +508,15 @@ def catalogue(
     where = _slurm_conf()
     path = output or catalogue_.path_beside(where)
     resources = list(config.load(plugstack.read(where).config_path).resources.values())
+    notices = _notices(resources)
     if not check:
-        catalogue_.write(path, resources, _notices())
+        catalogue_.write(path, resources, notices)
         sys.stdout.write(f"{path}: {len(resources)} QPU{'s' if len(resources) != 1 else ''}\n")
-    elif catalogue_.is_current(path, resources, _notices()):
+    elif catalogue_.is_current(path, resources, notices):
         sys.stdout.write(f"{path}: up to date\n")
     else:
         sys.stdout.write(f"{path}: missing or out of date; run: qrmi-slurm catalogue\n")
         raise typer.Exit(_EXIT_FAULTS)
-
-
-def _notices() -> dict[str, str]:
-    """Return why QPUs are out of service, by name."""
-    return {}
 
 
 def _publish(listing: "Listing", state_dir: Path) -> None:
@@ -521,6 +527,141 @@ def _publish(listing: "Listing", state_dir: Path) -> None:
         qpus_.publish(listing, state_dir)
     except RecordError as error:
         sys.stderr.write(f"warning: users do not see this: {error}\n")
+
+
+def _notices(resources: "Sequence[Resource]") -> dict[str, str]:
+    """Return why QPUs are out of service; where Slurm cannot be asked that is said, and none is known to be."""
+    from qrmi_slurm import reservations
+
+    try:
+        return reservations.notices(resources, reservations.read(_slurm_conf(), _NOTICES_TIMEOUT_S).outages)
+    except SchedulerError as error:
+        sys.stderr.write(f"warning: which QPUs are drained is not known: {error.message}\n")
+        return {}
+
+
+@app.command(
+    short_help="Take QPUs out of service.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm drain ibm_quebec --reason "maintenance until Friday"
+  qrmi-slurm drain ibm_quebec ibm_sherbrooke --reason "new keys" --json
+  scontrol show reservations                        what Slurm knows of it
+
+Jobs that ask for it wait in Slurm's queue, and users read the reason where they submit and in qrmi-slurm qpus. Running
+jobs keep it. The same again, with another reason, changes the reason. Slurm keeps it, as a reservation of the QPU's
+licence, for a year at the most. To try the QPU meanwhile, as root: sbatch --reservation=qpu_out_LICENCE ...
+
+Exit status: 0 done, 1 Slurm refused one, 2 nothing was done.""",
+)
+def drain(
+    names: Annotated[list[str], typer.Argument(metavar="QPU...", show_default=False, help="Which, as in --qpu.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; users read it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the licence.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Take QPUs out of service, with a reason for users: jobs that ask for them wait."""
+    from qrmi_slurm import reservations
+
+    checked = reservations.checked_reason(reason)
+    if checked is None:
+        raise QrmiSlurmError(
+            "the reason is empty, of several lines, or too long",
+            f"one line of 1 to {reservations.MAX_REASON_CHARS} characters",
+        )
+    _switch(names, checked, yes=yes, as_json=as_json)
+
+
+@app.command(
+    short_help="Put QPUs back into service.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm resume ibm_quebec
+
+Jobs that waited start by themselves. One whose service was offline when the sensor looked last stays out of service
+until the sensor sees it online.
+
+Exit status: 0 done, 1 Slurm refused one, 2 nothing was done.""",
+)
+def resume(
+    names: Annotated[list[str], typer.Argument(metavar="QPU...", show_default=False, help="Which, as in --qpu.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the licence.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Put QPUs back into service that `qrmi-slurm drain` has taken out."""
+    _switch(names, None, yes=yes, as_json=as_json)
+
+
+def _switch(names: list[str], reason: str | None, *, yes: bool, as_json: bool) -> None:
+    from qrmi_slurm import config
+    from qrmi_slurm import drain as drain_
+    from qrmi_slurm.sensor import Place
+
+    options = _site(None)
+    resources = list(config.load(options.config_path).resources.values())
+    order = drain_.Order(tuple(names), reason, _caller(), with_others=yes)
+    results = drain_.carry_out(order, resources, Place(options, _slurm_conf()))
+    if as_json:
+        sys.stdout.write(render.switched_json(results) + "\n")
+    else:
+        render.print_switched(results, sys.stdout)
+    if any(result.fault for result in results):
+        raise typer.Exit(_EXIT_FAULTS)
+
+
+def _caller() -> str:
+    """Return the login name of whoever calls, behind sudo; empty where it cannot be told."""
+    name = os.environ.get("SUDO_USER", "")
+    if not name:
+        try:
+            name = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            return ""
+    return name if re.fullmatch(r"[A-Za-z0-9_.@\\-]{1,64}", name) else ""
+
+
+@app.command(
+    short_help="Let jobs wait for QPUs that are offline.",
+    epilog="""Examples:
+
+\b
+  qrmi-slurm sensor
+  qrmi-slurm sensor --json
+
+For qrmi-slurm-sensor.timer, once a minute, on one node that can read the config and ask Slurm: best slurmctld's. A QPU
+is taken out of service when its service says that it is offline or paused, or gives no answer two times in a row; it is
+back when its service says online. What an admin has drained stays so, and a QPU whose users bring the credentials is
+left alone. Jobs that left open which QPU they get (--qpu='any:...') are moved to one that is free. The lists that users
+see, in qrmi-slurm qpus and where they submit, are written.
+
+What it takes out of service is back by itself an hour after its last run.
+
+Exit status: 0, 1 Slurm refused something, 2 nothing was done: QRMI, Slurm or the state directory cannot be used.""",
+)
+def sensor(
+    as_json: _Json = False,
+    state_dir: _StateDir = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=600, help="How long QRMI may take for all.")
+    ] = 20.0,
+) -> None:
+    """Bring Slurm in line with the QPUs' state, once: jobs of a QPU that is offline wait, and do not fail."""
+    from qrmi_slurm import config
+    from qrmi_slurm import sensor as sensor_
+
+    options = _site(state_dir)
+    resources = list(config.load(options.config_path).resources.values())
+    report = sensor_.run(resources, sensor_.Place(options, _slurm_conf()), timeout_s)
+    if as_json:
+        sys.stdout.write(render.sensed_json(report) + "\n")
+    else:
+        render.print_sensed(report, sys.stdout)
+    for fault in report.faults:
+        sys.stderr.write(printable(f"error: {fault}", 1000) + "\n")
+    if report.faults:
+        raise typer.Exit(_EXIT_FAULTS)
 
 
 @app.command(

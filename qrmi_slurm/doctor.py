@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import hook_checks, licence_checks, plugin_file, plugstack, slurm_settings, state_checks
+from qrmi_slurm import hook_checks, licence_checks, plugin_file, plugstack, sensor, slurm_settings, state_checks
 from qrmi_slurm.checkup import Line, error, ok, warning
 from qrmi_slurm.errors import PlugstackError, SchedulerError
 from qrmi_slurm.installation import Installation
@@ -88,6 +88,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         if settings is not None:
             lines += licence_checks.lines(settings, options, patient.slurm_conf, patient.notices)
         lines += state_checks.state_lines(options, settings, patient.slurm_conf, _node_count(patient.slurm_conf))
+        lines += sensor_line(sensor.last_run(options.state_dir), time.time())
     lines.append(syslog())
     if os.geteuid() != 0:
         lines.append(warning("root", "this user cannot see all that the hooks see", "run this as root"))
@@ -251,6 +252,23 @@ def _batch_start(settings: SlurmSettings, acquire_s: float) -> Iterable[Line]:
         yield warning(name, f"{limit_s} s: a batch job whose Prolog takes longer may be taken for lost", hint)
     else:
         yield ok(name, f"{limit_s} s; --acquire-timeout is {acquire_s:g} s")
+
+
+def sensor_line(last: sensor.Memory | None, now_s: float) -> Iterable[Line]:
+    """Look at when the sensor ran last, on the node where it runs.
+
+    Args:
+        last: what its last run has left; None where it runs elsewhere, or nowhere.
+        now_s: seconds since the epoch.
+    """
+    if last is None:
+        return
+    age_s = now_s - last.ran_s
+    if age_s > sensor.FRESH_S:
+        hint = "systemctl status qrmi-slurm-sensor.timer; what it took out of service is back within an hour"
+        yield warning("sensor", f"has not run for {age_s / 60:.0f} minutes: jobs of a QPU that is offline fail", hint)
+    else:
+        yield ok("sensor", f"ran {max(0.0, age_s):.0f} s ago")
 
 
 def _node_count(slurm_conf: Path) -> int:

@@ -23,10 +23,12 @@ LIST_FILE: Final = "qpus.json"
 LIST_VERSION: Final = 1
 
 _MAX_LIST_BYTES: Final = 16 * 1024 * 1024
+_MAX_NOTICE_CHARS: Final = 300
 
-# What a state that QRMI does not give is called: no answer came; each job brings its own credentials.
+# What a state that QRMI does not give is called: no answer; each job brings its own credentials; an admin's switch.
 UNREACHABLE: Final = "unreachable"
 USERS_OWN: Final = "users-own"
+DRAINED: Final = "drained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Qpu:
         held_by: how many Slurm jobs hold it, by the records here.
         job_ids: which; None in the public list, since Slurm may keep jobs private.
         reason: the service's words; empty in the public list.
+        notice: why jobs wait for it, in words for everybody (reservations.py); empty where they do not.
     """
 
     name: str
@@ -52,6 +55,15 @@ class Qpu:
     held_by: int
     job_ids: tuple[int, ...] | None
     reason: str = ""
+    notice: str = ""
+
+    @property
+    def shown(self) -> "Qpu":
+        """How people see it: one that is out of service cannot be used, whatever QRMI says of it."""
+        if not self.notice:
+            return self
+        state = DRAINED if self.notice.startswith(f"{DRAINED}: ") else self.state
+        return replace(self, state=state, is_usable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,25 +134,50 @@ def publish(listing: Listing, state_dir: Path) -> None:
                 "is_usable": qpu.is_usable,
                 "pending_jobs": qpu.pending_jobs,
                 "held_by": qpu.held_by,
+                "notice": qpu.notice,
             }
             for qpu in listing.qpus
         ],
     }
-    path = state_dir / LIST_FILE
-    new = state_dir / f".{LIST_FILE}.{os.getpid()}"
+    leave(state_dir, LIST_FILE, document, 0o644)
+
+
+def leave(state_dir: Path, name: str, document: Mapping[str, Any], mode: int) -> None:
+    """Leave a JSON file in the state directory, whole or not at all.
+
+    Args:
+        state_dir: the site's; made where it is not there.
+        name: the file's.
+        document: what is in it.
+        mode: the file's.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    path = state_dir / name
+    new = state_dir / f".{name}.{os.getpid()}"
     try:
-        with contextlib.suppress(FileExistsError):
-            state_dir.mkdir(mode=0o711, parents=True)
-            state_dir.chmod(0o711)  # whatever the umask: users pass through to their jobs' exports
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        make_state_dir(state_dir)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            os.fchmod(fd, 0o644)
+            os.fchmod(fd, mode)
             json.dump(document, file)
         new.rename(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink()
         raise RecordError(f"cannot write {path}: {error.strerror}", "see: qrmi-slurm doctor") from error
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """Make the state directory where it is not there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        state_dir.mkdir(mode=0o711, parents=True)
+        state_dir.chmod(0o711)  # whatever the umask: users pass through to their jobs' exports
 
 
 def read_published(state_dir: Path) -> Listing:
@@ -176,7 +213,13 @@ def _published(item: Mapping[str, Any]) -> Qpu:
         pending_jobs=pending if isinstance(pending, int) else None,
         held_by=int(item["held_by"]),
         job_ids=None,
+        notice=printable(str(item.get("notice", "")), _MAX_NOTICE_CHARS),
     )
+
+
+def with_notices(listing: Listing, notices: Mapping[str, str]) -> Listing:
+    """Return the listing with why jobs wait for a QPU, by its name."""
+    return replace(listing, qpus=tuple(replace(qpu, notice=notices.get(qpu.name, "")) for qpu in listing.qpus))
 
 
 def only(listing: Listing, names: Sequence[str]) -> Listing:

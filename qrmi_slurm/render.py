@@ -26,9 +26,11 @@ from qrmi_slurm.selection import printable
 from qrmi_slurm.status import Line, Status
 
 if TYPE_CHECKING:
+    from qrmi_slurm.drain import Result as Switched
     from qrmi_slurm.online import Report
     from qrmi_slurm.qpus import Listing, Qpu
     from qrmi_slurm.usage import Acquisition, Row, Usage
+    from qrmi_slurm.sensor import Report as Sensed
 
 # Grows by one when a field of the JSON output is renamed, removed or changes its meaning; new fields may come.
 JSON_VERSION: Final = 1
@@ -326,9 +328,11 @@ def print_qpus(listing: "Listing", stream: TextIO, now_s: float) -> None:
     """Print a line for each QPU under a heading; below, how old a list is that was not asked for just now."""
     printer = Printer(stream)
     if listing.qpus:
-        heading = ("QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS", *(("NOTE",) if listing.is_live else ()))
-        rows = [_qpu_cells(qpu)[: len(heading)] for qpu in listing.qpus]
-        _print_table(printer, heading, rows, [_USABLE_STYLES[qpu.is_usable] for qpu in listing.qpus])
+        qpus = [qpu.shown for qpu in listing.qpus]
+        has_notes = listing.is_live or any(qpu.notice for qpu in qpus)
+        heading = ("QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS", *(("NOTE",) if has_notes else ()))
+        rows = [_qpu_cells(qpu)[: len(heading)] for qpu in qpus]
+        _print_table(printer, heading, rows, [_USABLE_STYLES[qpu.is_usable] for qpu in qpus])
     else:
         printer.line(Text("there is no QPU"))
     if not listing.is_live:
@@ -340,8 +344,9 @@ def _qpu_cells(qpu: "Qpu") -> tuple[str, ...]:
     usable = {True: "yes", False: "no", None: "?"}[qpu.is_usable]
     pending = "-" if qpu.pending_jobs is None else str(qpu.pending_jobs)
     jobs = str(qpu.held_by) if qpu.job_ids is None else ",".join(map(str, qpu.job_ids)) or "-"
-    cells = (qpu.name, qpu.type, usable, qpu.state, pending, jobs, qpu.reason)
-    return tuple(printable(cell) for cell in cells)
+    note = "; ".join(text for text in (qpu.notice, qpu.reason) if text)
+    cells = (qpu.name, qpu.type, usable, qpu.state, pending, jobs, note)
+    return tuple(printable(cell, _MAX_CELL_CHARS) for cell in cells)
 
 
 def qpus_json(listing: "Listing") -> str:
@@ -350,7 +355,55 @@ def qpus_json(listing: "Listing") -> str:
         "version": JSON_VERSION,
         "is_live": listing.is_live,
         "checked_s": listing.checked_s,
-        "qpus": [asdict(qpu) for qpu in listing.qpus],
+        "qpus": [asdict(qpu.shown) for qpu in listing.qpus],
+    }
+    return json.dumps(document, indent=2)
+
+
+def print_switched(results: "Sequence[Switched]", stream: TextIO) -> None:
+    """Print what came of draining or resuming: a line for each licence."""
+    printer = Printer(stream)
+    for result in results:
+        said = result.fault or result.notice or "in service"
+        if not result.fault and not result.is_changed:
+            said = f"unchanged: {said}"
+        kept = f" ({_counted(result.running, 'running job')} keep it)" if result.running > 1 else ""
+        kept = " (1 running job keeps it)" if result.running == 1 else kept
+        style = _STYLES[Severity.ERROR] if result.fault else "yellow" if result.notice else "green"
+        head = printable(", ".join(result.qpus), _MAX_CELL_CHARS)
+        shown = printable(said, _MAX_CELL_CHARS)
+        printer.line(Text.assemble(f"{head}: ", (shown, style), kept if result.notice else ""))
+
+
+def switched_json(results: "Sequence[Switched]") -> str:
+    """Return what came of draining or resuming as one JSON object."""
+    return json.dumps({"version": JSON_VERSION, "licences": [asdict(result) for result in results]}, indent=2)
+
+
+def print_sensed(report: "Sensed", stream: TextIO) -> None:
+    """Print what a run of the sensor has changed; nothing where nothing has."""
+    printer = Printer(stream)
+    if report.is_skipped:
+        printer.line(Text("another run has not ended: nothing was done"))
+    for change in report.changes:
+        head = printable(", ".join(change.qpus), _MAX_CELL_CHARS)
+        style = "yellow" if change.notice else "green"
+        printer.line(Text.assemble(f"{head}: ", (printable(change.notice or "back in service"), style)))
+    for move in report.moves:
+        before, after = (",".join(counts) for counts in (move.before, move.after))
+        printer.line(Text(printable(f"job {move.job}: moved from {before} to {after}", _MAX_CELL_CHARS)))
+
+
+def sensed_json(report: "Sensed") -> str:
+    """Return a run of the sensor as one JSON object."""
+    document = {
+        "version": JSON_VERSION,
+        "is_skipped": report.is_skipped,
+        "changes": [asdict(change) for change in report.changes],
+        "out": dict(report.out),
+        "uncounted": list(report.uncounted),
+        "moves": [{"job": move.job, "before": dict(move.before), "after": dict(move.after)} for move in report.moves],
+        "faults": list(report.faults),
     }
     return json.dumps(document, indent=2)
 

@@ -34,7 +34,9 @@ exec {ours}
 _UNITS: Final = {
     "qrmi-slurm-recover.service": "",
     "qrmi-slurm-recover.timer": "On every compute node: systemctl enable --now qrmi-slurm-recover.timer",
-    "qrmi-slurm-qpus.service": "On one node that can read the config, and only if users are to see the list.",
+    "qrmi-slurm-sensor.service": "On one node that can read the config, best slurmctld's; for licences.",
+    "qrmi-slurm-sensor.timer": "There: systemctl enable --now qrmi-slurm-sensor.timer",
+    "qrmi-slurm-qpus.service": "On one node that can read the config, where users see the list and no sensor runs.",
     "qrmi-slurm-qpus.timer": "There: systemctl enable --now qrmi-slurm-qpus.timer",
 }
 _UNITS_COMMAND: Final = "/opt/qrmi-slurm/bin/qrmi-slurm"

@@ -16,6 +16,21 @@ from typing import Final
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.names import SLURM_CONF
 
+
+class RefusedError(SchedulerError):
+    """One of Slurm's commands failed.
+
+    Args:
+        message: what is wrong.
+        hint: what to do next.
+        said: all that it has written to its standard error.
+    """
+
+    def __init__(self, message: str, hint: str, said: str) -> None:
+        super().__init__(message, hint)
+        self.said = said
+
+
 _TIMEOUT_S: Final = 10.0
 _DIRECTORIES: Final = "/usr/bin:/usr/local/bin:/opt/slurm/bin"
 
@@ -88,11 +103,18 @@ def ask(slurm_conf: Path) -> SlurmSettings:
     return parse(run(["scontrol", "show", "config"], slurm_conf))
 
 
-def run(command: Sequence[str], slurm_conf: Path) -> str:
+def run(command: Sequence[str], slurm_conf: Path, timeout_s: float = _TIMEOUT_S, time_format: str = "standard") -> str:
     """Run one of Slurm's commands and return its output.
 
+    Args:
+        command: its name and arguments.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long it may take, in seconds.
+        time_format: SLURM_TIME_FORMAT: how it writes times; `%s` is seconds since the epoch.
+
     Raises:
-        SchedulerError: it is not there, took too long, or failed.
+        SchedulerError: it is not there, or took too long.
+        RefusedError: it failed.
     """
     name = command[0]
     program = shutil.which(name, path=f"{_DIRECTORIES}:{os.environ.get('PATH', '')}")
@@ -101,19 +123,19 @@ def run(command: Sequence[str], slurm_conf: Path) -> str:
     try:
         done = subprocess.run(
             [program, *command[1:]],
-            env={SLURM_CONF: str(slurm_conf), "PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": "standard"},
+            env={SLURM_CONF: str(slurm_conf), "PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": time_format},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{name} gave no answer within {_TIMEOUT_S:.0f} s", "does slurmctld run?") from None
+        raise SchedulerError(f"{name} gave no answer within {timeout_s:g} s", "does slurmctld run?") from None
     except OSError as error:
         raise SchedulerError(f"{program} cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit status {done.returncode}")
-        raise SchedulerError(f"{name} failed: {last}", "does slurmctld run, and munge?")
+        raise RefusedError(f"{name} failed: {last}", "does slurmctld run, and munge?", done.stderr)
     return done.stdout

@@ -265,6 +265,12 @@ class Cluster:
         daemon.kill()
         daemon.wait()
 
+    def stop_daemon(self, name: str) -> None:
+        """Ask one daemon to end, and wait until it has saved its state."""
+        daemon = self._daemons.pop(name)
+        daemon.terminate()
+        daemon.wait(DAEMON_DEADLINE_S)
+
     def kill_slurmd(self, node: str) -> None:
         """Kill a node's slurmd; its jobs' slurmstepds live on."""
         self.kill_daemon(node)

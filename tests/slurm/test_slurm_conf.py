@@ -61,7 +61,7 @@ def test_the_lines_are_those_of_this_installation(site: Site) -> None:
     line = f"optional {STUB} {site.config_path} --state-dir={site.state_dir}\n"
     assert found[f"{site.cluster.etc}/plugstack.conf: add"] == line
     units = {name: text for name, text in found.items() if name.startswith("/etc/systemd/system/")}
-    assert len(units) == 4
+    assert len(units) == 6
     for text in units.values():
         for program in re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE):
             assert Path(program) == BIN / "qrmi-slurm"

@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-from doubles import Site, fake_qrmi_in_front
+from doubles import FakeSlurm, Site, fake_qrmi_in_front
 from hypothesis import settings
 
-from qrmi_slurm import cli
+from qrmi_slurm import cli, slurm_settings
 
 # No database: each run stands for itself. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
@@ -22,6 +22,14 @@ def fake_qrmi():
 @pytest.fixture
 def site(tmp_path, fake_qrmi):
     return Site(tmp_path)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Let Slurm's commands be those of a stand-in."""
+    fake = FakeSlurm()
+    monkeypatch.setattr(slurm_settings, "run", fake.run)
+    return fake
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qrmi_slurm import context, plugstack, record
+from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.slurm_settings import RefusedError
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 
@@ -34,6 +36,94 @@ def fake_qrmi_in_front() -> Iterator[None]:
         for name in [name for name in sys.modules if name.partition(".")[0] == "qrmi"]:
             del sys.modules[name]
         sys.modules.update(real)
+
+
+class FakeSlurm:
+    """slurmctld with licences, reservations and waiting jobs, in the words of scontrol and squeue.
+
+    Args:
+        knows_comments: whether reservations have one: 23.02 and newer.
+    """
+
+    def __init__(self, *, knows_comments: bool = True) -> None:
+        self.knows_comments = knows_comments
+        self.is_up = True
+        self.licences: dict[str, tuple[int, int]] = {}  # total, used
+        self.reservations: dict[str, dict[str, str]] = {}
+        self.jobs: list[tuple[str, int, str, str, str]] = []  # number, priority, reason, licences, admin comment
+        self.changes: list[str] = []
+        self.now_s = 1_000_000.0
+
+    def run(self, command, slurm_conf, timeout_s=10.0, time_format="standard") -> str:
+        """Stand for slurm_settings.run()."""
+        if not self.is_up:
+            raise SchedulerError("scontrol failed: Unable to contact slurm controller", "does slurmctld run?")
+        program, *words = command
+        if program == "squeue":
+            return self._squeue(words)
+        if words[0] == "show":
+            return self._licences() if words[1] == "licenses" else self._shown(time_format)
+        self.changes.append(" ".join(words))
+        told = dict(word.split("=", 1) for word in words if "=" in word)
+        if "Comment" in told and not self.knows_comments:
+            _refuse(f"scontrol: error: Unknown parameter Comment={told['Comment']}.\nslurm_update error: No error\n")
+        if "JobId" in told:
+            return self._move(told)
+        name = told.pop("ReservationName")
+        if words[0] == "delete":
+            if self.reservations.pop(name, None) is None:
+                _refuse("delete_reservation: Requested reservation is invalid\n")
+            return ""
+        if words[0] == "update":
+            self.reservations[name].update(told)
+            return ""
+        assert name not in self.reservations, "Slurm refuses a second one of the name"
+        licence, _, count = told["Licenses"].partition(":")
+        if self._reserved(licence) + int(count) > self.licences.get(licence, (0, 0))[0]:
+            _refuse("Error creating the reservation: Invalid license specification\n")
+        self.reservations[name] = told
+        return ""
+
+    def _reserved(self, licence: str) -> int:
+        words = [told["Licenses"].partition(":") for told in self.reservations.values()]
+        return sum(int(count) for name, _, count in words if name == licence)
+
+    def _licences(self) -> str:
+        return "".join(
+            f"LicenseName={name} Total={total} Used={used} Free={total - used} "
+            f"Reserved={self._reserved(name)} Remote=no\n"
+            for name, (total, used) in self.licences.items()
+        )
+
+    def _shown(self, time_format: str) -> str:
+        assert time_format == "%s"
+        return "".join(self._line(name, told) for name, told in self.reservations.items()) or "No reservations\n"
+
+    def _line(self, name: str, told: dict[str, str]) -> str:
+        minutes = int(told["EndTime"].removeprefix("now+").removesuffix("minutes")) if "EndTime" in told else 525600
+        comment = f" Comment={told['Comment']}" if "Comment" in told else ""
+        return (
+            f"ReservationName={name} StartTime={self.now_s:.0f} EndTime={self.now_s + minutes * 60:.0f} Duration=x "
+            f"Nodes=(null) NodeCnt=0 CoreCnt=0 Features={told.get('Features', '(null)')} PartitionName=(null) "
+            f"Flags=ANY_NODES TRES=(null) Users=root Groups=(null) Accounts=(null) Licenses={told['Licenses']} "
+            f"State=ACTIVE BurstBuffer=(null) MaxStartDelay=(null){comment}\n"
+        )
+
+    def _squeue(self, words: list[str]) -> str:
+        (fields,) = [word.removeprefix("--Format=") for word in words if word.startswith("--Format=")]
+        mark = fields.split(",")[0].removeprefix("JobArrayID:")
+        return "".join(f"{number}{mark}{'|'.join(map(str, rest))}\n" for number, *rest in self.jobs)
+
+    def _move(self, told: dict[str, str]) -> str:
+        for place, (number, priority, reason, _, comment) in enumerate(self.jobs):
+            if number == told["JobId"] and "gone" not in comment:
+                self.jobs[place] = (number, priority, reason, told["Licenses"], comment)
+                return ""
+        return _refuse("Job/step already completing or completed\n")
+
+
+def _refuse(said: str) -> str:
+    raise RefusedError(f"scontrol failed: {said.splitlines()[-1]}", "does slurmctld run, and munge?", said)
 
 
 class Site:

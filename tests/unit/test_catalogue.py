@@ -101,7 +101,7 @@ def test_what_cannot_be_written_or_read_is_said(tmp_path):
         catalogue.is_current(tmp_path, [], {})
 
 
-def test_the_command_writes_it_and_checks_it(run, tmp_path, monkeypatch):
+def test_the_command_writes_it_and_checks_it(slurm, run, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     (tmp_path / "slurm.conf").touch()
     config = tmp_path / "qrmi_config.json"

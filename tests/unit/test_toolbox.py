@@ -24,7 +24,7 @@ def as_root(monkeypatch):
 
 
 @pytest.fixture
-def of_site(site, monkeypatch):
+def of_site(site, slurm, monkeypatch):
     """Return the site, after the environment was told where its slurm.conf is."""
     monkeypatch.setenv("SLURM_CONF", str(site.slurm_conf))
     return site
@@ -35,7 +35,10 @@ def of_site(site, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    ["validate-config", "doctor", "slurm-conf", "qpus", "status", "recover", "release", "catalogue"],
+    [
+        *("validate-config", "doctor", "slurm-conf", "qpus", "status", "recover", "release", "catalogue"),
+        *("drain", "resume", "sensor"),
+    ],
 )
 def test_help_has_examples_and_exit_status(run, command):
     """--help shows examples on lines of their own, and the command's exit status."""

@@ -74,8 +74,7 @@ class QuantumResource:
         word = self._own("STATUS")
         if word == "unsupported":
             raise UnsupportedFunctionError("not supported")
-        if word == "raise":
-            raise AuthenticationFailedError(f"the service says no to {self._own('SECRET') or 'you'}")
+        self._do(word)
         queue = self._own("QUEUE")
         return Status(f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon", int(queue) if queue else None)
 
