@@ -120,12 +120,12 @@ def _one(
     fault, is_changed = "", False
     try:
         if wanted is not None:
-            is_changed = reservations.put(wanted, before, place.slurm_conf, now_s)
+            is_changed = reservations.put(wanted, found, place.slurm_conf, now_s)
         elif before is not None:
             reservations.remove(licence.name, place.slurm_conf)
             is_changed = True
     except SchedulerError as error:
-        wanted, fault = before, str(reservations.in_words(error, licence.name, found.others))
+        wanted, fault = before, reservations.in_words(error)
     return Result(tuple(names), licence.name, is_changed, wanted.notice if wanted else "", licence.used, fault)
 
 

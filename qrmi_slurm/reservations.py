@@ -1,8 +1,10 @@
 """The reservations that take a QPU's licence out of service, so that jobs wait for it: Slurm keeps them, we do not.
 
-One reservation a licence, `qpu_out_<licence>`, with all that there is of the licence: Slurm refuses a second one that
-would make it more (src/slurmctld/reservation.c, _license_validate2(), 22.05 to 26.05), so the admin's switch and the
-sensor share it. Its text says whose it is:
+One reservation a licence, `qpu_out_<licence>`, with all that there is of the licence. Slurm makes none that would
+reserve more than there is at any time (src/slurmctld/reservation.c, _license_validate2(), 22.05 to 26.05). So the
+admin's switch and the sensor share one, and where the site has reserved the licence for a course on Friday ours is made
+for a minute after that, and then moved to begin now: a change of its times alone is not compared with others. Its text
+says whose it is:
 
     drained by root at 2026-11-23T06:30: maintenance until Friday
     offline: paused
@@ -34,6 +36,9 @@ MAX_REASON_CHARS: Final = 200
 _LASTS_MINUTES: Final = 60
 _RENEWED_BELOW_S: Final = 30 * 60.0
 
+# Between the last of other reservations and the minute that ours is made for.
+_APART_S: Final = 120.0
+
 # src/api/reservation_info.c, 22.05 to 26.05. Ours has no blank or `=` in any value but Features and Comment, and
 # no `=` there either (_written()).
 _HEAD: Final = re.compile(r"ReservationName=(\S+) StartTime=(\d+) EndTime=(\d+) ")
@@ -45,6 +50,7 @@ _DRAINED: Final = re.compile(r"drained by (\S+) at (\S+): (.*)")
 _OFFLINE: Final = re.compile(r"offline: ([a-z0-9_-]{1,40})")
 _STATE: Final = re.compile(r"[a-z0-9_-]{1,40}")
 _NO_COMMENT: Final = "Unknown parameter Comment="
+_NOT_TO_BE_HAD: Final = "Invalid license specification"
 _IS_GONE: Final = "Requested reservation is invalid"
 
 
@@ -103,11 +109,11 @@ class Reservations:
 
     Args:
         outages: ours, by licence.
-        others: the names of all others, by licence.
+        busy_until_s: when the last of all others ends, by licence; seconds since the epoch.
     """
 
     outages: Mapping[str, Outage]
-    others: Mapping[str, tuple[str, ...]]
+    busy_until_s: Mapping[str, float]
 
 
 def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
@@ -127,7 +133,7 @@ def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
 def parse(text: str) -> Reservations:
     """Return what scontrol has printed, with times in seconds since the epoch."""
     outages: dict[str, Outage] = {}
-    others: dict[str, tuple[str, ...]] = {}
+    busy_until_s: dict[str, float] = {}
     for line in text.splitlines():
         head, held = _HEAD.match(line), _LICENCES.search(line)
         counts = licence_counts.counts(held[1]) if held else None
@@ -141,8 +147,8 @@ def parse(text: str) -> Reservations:
             outages[licence] = _outage(licence, counts[licence], said[1] if said else "", float(head[3]))
         else:
             for held_licence in counts:
-                others[held_licence] = (*others.get(held_licence, ()), name)
-    return Reservations(outages, others)
+                busy_until_s[held_licence] = max(busy_until_s.get(held_licence, 0.0), float(head[3]))
+    return Reservations(outages, busy_until_s)
 
 
 def _outage(licence: str, count: int, text: str, ends_s: float) -> Outage:
@@ -156,12 +162,12 @@ def _outage(licence: str, count: int, text: str, ends_s: float) -> Outage:
     return Outage(licence, count, is_drained=True, reason=reason, by=by, since=since, ends_s=ends_s)
 
 
-def put(wanted: Outage, before: Outage | None, slurm_conf: Path, now_s: float) -> bool:
+def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> bool:
     """Let a licence be out of service, or be so for another reason; running jobs keep what they have.
 
     Args:
         wanted: how it is to be.
-        before: how it is.
+        found: how things are.
         slurm_conf: Slurm's configuration file.
         now_s: seconds since the epoch.
 
@@ -171,6 +177,7 @@ def put(wanted: Outage, before: Outage | None, slurm_conf: Path, now_s: float) -
     Raises:
         SchedulerError: Slurm refused, or cannot be asked.
     """
+    before = found.outages.get(wanted.licence)
     lasts = "Duration=UNLIMITED" if wanted.is_drained else f"EndTime=now+{_LASTS_MINUTES}minutes"
     if before is not None and before.count == wanted.count:
         if before.says_as(wanted):
@@ -187,15 +194,30 @@ def put(wanted: Outage, before: Outage | None, slurm_conf: Path, now_s: float) -
     if before is not None:
         # Within these milliseconds a job could begin; slurmctld looks for one once a second at the most.
         remove(wanted.licence, slurm_conf)
+    try:
+        _create(wanted, ["StartTime=now", lasts], slurm_conf)
+    except RefusedError as error:
+        busy_s = found.busy_until_s.get(wanted.licence, 0.0) - now_s
+        if _NOT_TO_BE_HAD not in error.said or busy_s < 0:
+            raise
+        _create(wanted, [f"StartTime=now+{busy_s + _APART_S:.0f}", "Duration=1"], slurm_conf)
+        try:
+            _scontrol(["update", f"ReservationName={wanted.name}", "StartTime=now", lasts], slurm_conf)
+        except SchedulerError:
+            remove(wanted.licence, slurm_conf)
+            raise
+    return True
+
+
+def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
     words = [f"ReservationName={wanted.name}", f"Licenses={wanted.licence}:{wanted.count}", "Users=root"]
-    words += ["Flags=LICENSE_ONLY,IGNORE_JOBS", "StartTime=now", lasts]
+    words += ["Flags=LICENSE_ONLY,IGNORE_JOBS", *times]
     try:
         _scontrol(["create", "reservation", *words, f"Comment={wanted.text}"], slurm_conf)
     except RefusedError as error:
         if _NO_COMMENT not in error.said:
             raise
         _scontrol(["create", "reservation", *words, f"Features={wanted.text}"], slurm_conf)
-    return True
 
 
 def remove(licence: str, slurm_conf: Path) -> None:
@@ -221,15 +243,10 @@ def notices(resources: Iterable[Resource], outages: Mapping[str, Outage]) -> dic
     return found
 
 
-def in_words(error: SchedulerError, licence: str, others: Mapping[str, tuple[str, ...]]) -> SchedulerError:
-    """Return an error of `put` with the reason that Slurm does not tell: another reservation of the licence."""
-    if not isinstance(error, RefusedError) or "Unable to contact" in error.said:
-        return error
-    if "Invalid license specification" not in error.said or licence not in others:
-        return SchedulerError(error.message)
-    names = ", ".join(others[licence])
-    message = f"licence {licence} is reserved already, by {printable(names)}: Slurm reserves nothing twice"
-    return SchedulerError(message, "end that one, or let it begin later: scontrol show reservations")
+def in_words(error: SchedulerError) -> str:
+    """Return what an error of `put` says; where Slurm has answered, without a hint to see whether it runs."""
+    is_answer = isinstance(error, RefusedError) and "Unable to contact" not in error.said
+    return error.message if is_answer else str(error)
 
 
 def checked_reason(text: str) -> str | None:

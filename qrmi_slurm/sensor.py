@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,7 +173,7 @@ class _Run:
                 word, state = _of_all([states[name] for name in names if name in states])
                 if word is _Word.DOWN or (word is _Word.NOT_KNOWN and licence in before.offline):
                     offline[licence] = state or before.offline[licence]
-                self._attempt(lambda a=licence, b=word, c=state: self._settle(known[a], b, c, found))
+                self._attempt(partial(self._settle, known[licence], word, state, found), f"licence {licence}: ")
             outages = reservations.read(self._place.slurm_conf).outages
         notices = reservations.notices(self._resources, outages)
         announce(self._resources, self._place, self._listing, notices)
@@ -198,17 +199,14 @@ class _Run:
         names = tuple(resource.name for resource in self._resources if resource.sharing.licence == licence.name)
         if before is not None and before.is_drained:
             # slurm.conf may have another number by now.
-            reservations.put(reservations.with_count(before, licence.total), before, slurm_conf, time.time())
+            reservations.put(reservations.with_count(before, licence.total), found, slurm_conf, time.time())
         elif word is _Word.UP and before is not None:
             reservations.remove(licence.name, slurm_conf)
             self._changes.append(Change(licence.name, names, ""))
         elif word is _Word.DOWN or (word is _Word.NOT_KNOWN and before is not None):
             reason = state if word is _Word.DOWN or before is None else before.reason
             wanted = Outage(licence.name, licence.total, is_drained=False, reason=reason)
-            try:
-                is_done = reservations.put(wanted, before, slurm_conf, time.time())
-            except SchedulerError as error:
-                raise reservations.in_words(error, licence.name, found.others) from error
+            is_done = reservations.put(wanted, found, slurm_conf, time.time())
             if is_done and (before is None or not before.says_as(wanted)):
                 self._changes.append(Change(licence.name, names, wanted.notice))
 
@@ -225,7 +223,7 @@ class _Run:
             self._faults.append(str(error))
             return done
         for move in moves.plan(jobs, free)[:_MAX_MOVES]:
-            if self._attempt(lambda move=move: moves.carry_out(move, slurm_conf), f"job {move.job}: "):
+            if self._attempt(partial(moves.carry_out, move, slurm_conf), f"job {move.job}: "):
                 done.append(move)
         return done
 
@@ -238,7 +236,7 @@ class _Run:
         try:
             work()
         except SchedulerError as error:
-            self._faults.append(f"{what}{error}")
+            self._faults.append(f"{what}{reservations.in_words(error)}")
             return False
         return True
 

@@ -216,13 +216,31 @@ def test_what_cannot_be_drained(site: Site) -> None:
         assert sentence in done.stderr
         assert "hint: " in done.stderr
     assert not reservations(site), "nothing is done where one name is wrong"
-    site.cluster.slurm(
-        *("scontrol", "create", "reservation", "ReservationName=weekly", "Licenses=qpu_ibm_demo:1", "Users=root"),
-        *("Flags=LICENSE_ONLY", "StartTime=now+2hours", "Duration=60"),
-    )
-    done = site.command("drain", "ibm_demo", "--reason", "x")
-    assert done.returncode == 1
-    assert "licence qpu_ibm_demo is reserved already, by weekly" in done.stdout
+
+
+def test_a_qpu_that_is_reserved_for_others(site: Site) -> None:
+    """Neither a reservation that runs nor one to come keeps it in service; their own jobs wait as well."""
+    user = site.cluster.user.name
+    for name, start in (("now", "now"), ("later", "now+2hours")):
+        site.cluster.slurm(
+            *("scontrol", "create", "reservation", f"ReservationName={name}", "Licenses=qpu_ibm_demo:1"),
+            *(f"Users={user}", "Flags=LICENSE_ONLY", f"StartTime={start}", "Duration=60"),
+        )
+    state(site, "ibm_demo", "paused")
+    assert sensor(site)["out"] == {"ibm_demo": "offline: paused"}
+    state(site, "ibm_demo", "online")
+    assert told(site, "drain", "ibm_demo", "--reason", "x") == "ibm_demo: drained: x\n"
+    assert sensor(site)["out"] == {"ibm_demo": "drained: x"}
+    line = reservations(site)["qpu_out_qpu_ibm_demo"]
+    assert " Duration=365-00:00:00 " in line
+    assert " State=ACTIVE " in line
+    jobs = [site.cluster.sbatch(QUICK, DEMO, "--time=1", *words) for words in ((), ("--reservation=now",))]
+    for job_id in jobs:
+        wait_for_licence(site, job_id)
+    stays_pending(site, *jobs)
+    told(site, "resume", "ibm_demo")
+    assert site.cluster.wait_job(jobs[1]).state == "COMPLETED"
+    assert site.cluster.job(jobs[0]).state == "PENDING", "its user has reserved it, and the job does not say so"
 
 
 def test_a_shared_licence(site: Site) -> None:

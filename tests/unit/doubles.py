@@ -48,10 +48,12 @@ class FakeSlurm:
     def __init__(self, *, knows_comments: bool = True) -> None:
         self.knows_comments = knows_comments
         self.is_up = True
+        self.refuses_update = False
         self.licences: dict[str, tuple[int, int]] = {}  # total, used
         self.reservations: dict[str, dict[str, str]] = {}
         self.jobs: list[tuple[str, int, str, str, str]] = []  # number, priority, reason, licences, admin comment
         self.changes: list[str] = []
+        self.full: set[str] = set()  # licences of which no more can be reserved, at any time
         self.now_s = 1_000_000.0
 
     def run(self, command, slurm_conf, timeout_s=10.0, time_format="standard") -> str:
@@ -74,12 +76,19 @@ class FakeSlurm:
             if self.reservations.pop(name, None) is None:
                 _refuse("delete_reservation: Requested reservation is invalid\n")
             return ""
+        if words[0] == "update" and self.refuses_update:
+            _refuse("Error updating the reservation: Invalid time specified\n")
         if words[0] == "update":
+            if {"EndTime", "Duration"} & told.keys():
+                self.reservations[name].pop("EndTime", "")
+                self.reservations[name].pop("Duration", "")
             self.reservations[name].update(told)
             return ""
         assert name not in self.reservations, "Slurm refuses a second one of the name"
         licence, _, count = told["Licenses"].partition(":")
-        if self._reserved(licence) + int(count) > self.licences.get(licence, (0, 0))[0]:
+        is_later = told.get("StartTime", "now") != "now"
+        reserved = 0 if is_later else self._reserved(licence)
+        if licence in self.full or reserved + int(count) > self.licences.get(licence, (0, 0))[0]:
             _refuse("Error creating the reservation: Invalid license specification\n")
         self.reservations[name] = told
         return ""
@@ -100,7 +109,8 @@ class FakeSlurm:
         return "".join(self._line(name, told) for name, told in self.reservations.items()) or "No reservations\n"
 
     def _line(self, name: str, told: dict[str, str]) -> str:
-        minutes = int(told["EndTime"].removeprefix("now+").removesuffix("minutes")) if "EndTime" in told else 525600
+        ends = "now+525600minutes" if told.get("Duration") == "UNLIMITED" else told.get("EndTime", "now+1minutes")
+        minutes = int(ends.removeprefix("now+").removesuffix("minutes"))
         comment = f" Comment={told['Comment']}" if "Comment" in told else ""
         return (
             f"ReservationName={name} StartTime={self.now_s:.0f} EndTime={self.now_s + minutes * 60:.0f} Duration=x "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qrmi_slurm import reservations, slurm_settings
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import SchedulerError
-from qrmi_slurm.reservations import Outage
+from qrmi_slurm.reservations import Outage, Reservations
 
 CONF = Path("/etc/slurm/slurm.conf")
 NOW_S = 1_000_000.0
@@ -36,6 +36,10 @@ def offline(state="paused", count=1, ends_s=0.0):
     return Outage("qpu_a", count, is_drained=False, reason=state, ends_s=ends_s)
 
 
+def having(*outages):
+    return Reservations({outage.licence: outage for outage in outages}, {})
+
+
 def only(found):
     (outage,) = found.outages.values()
     return outage
@@ -53,7 +57,7 @@ def test_a_reason_is_read_as_it_was_written(line, reason):
     assert (outage.licence, outage.count, outage.is_drained, outage.ends_s) == ("qpu_a", 2, True, 1795417430)
     assert (outage.by, outage.since) == ("root", "2026-11-23T06:30")
     assert outage.reason == reason
-    assert not found.others
+    assert not found.busy_until_s
 
 
 @pytest.mark.parametrize("line", [LINE_22, LINE_26], ids=["22.05", "26.05"])
@@ -80,13 +84,13 @@ def test_what_else_stands_there(line, text, notice):
 
 
 def test_what_is_not_ours():
-    """Others' reservations are known by the licences in them; those without are passed over."""
+    """Of others' reservations it is known until when they have which licences; those without are passed over."""
     other = LINE_26.replace("qpu_out_qpu_a", "weekly").replace("qpu_a:2", "qpu_a:1,qpu_b:1")
     wrong = LINE_26.replace("qpu_out_qpu_a", "qpu_out_qpu_z")
     nodes = LINE_26.replace("qpu_out_qpu_a", "maint").replace("qpu_a:2", "(null)")
     found = reservations.parse("No reservations\n" + other + wrong + nodes + "ReservationName=cut")
     assert not found.outages
-    assert found.others == {"qpu_a": ("weekly", "qpu_out_qpu_z"), "qpu_b": ("weekly",)}
+    assert found.busy_until_s == {"qpu_a": 1795417430, "qpu_b": 1795417430}
 
 
 @pytest.mark.parametrize("knows_comments", [True, False], ids=["23.02", "22.05"])
@@ -95,8 +99,7 @@ def test_from_offline_to_drained_and_back(slurm, knows_comments):
     slurm.knows_comments = knows_comments
     slurm.licences["qpu_a"] = (1, 1)
     for wanted in (offline(), drained(), drained("later"), offline("offline")):
-        before = reservations.read(CONF).outages.get("qpu_a")
-        assert reservations.put(wanted, before, CONF, NOW_S)
+        assert reservations.put(wanted, reservations.read(CONF), CONF, NOW_S)
         after = only(reservations.read(CONF))
         assert after.says_as(wanted)
     deleted = [change for change in slurm.changes if change.startswith("delete")]
@@ -110,7 +113,7 @@ def test_the_same_again_is_left_alone(slurm):
     """Nothing is sent, so that slurmctld and its database have no new entry each minute."""
     slurm.licences["qpu_a"] = (1, 0)
     for wanted in (drained(), offline(ends_s=NOW_S + 31 * 60)):
-        assert not reservations.put(wanted, wanted, CONF, NOW_S)
+        assert not reservations.put(wanted, having(wanted), CONF, NOW_S)
     assert slurm.changes == []
 
 
@@ -118,34 +121,55 @@ def test_the_sensors_is_renewed_in_time(slurm):
     """With less than half an hour to go it gets another hour, and nothing that Slurm could refuse is sent."""
     before = offline(ends_s=NOW_S + 29 * 60)
     slurm.reservations["qpu_out_qpu_a"] = {}
-    assert reservations.put(offline(), before, CONF, NOW_S)
+    assert reservations.put(offline(), having(before), CONF, NOW_S)
     assert slurm.changes == ["update ReservationName=qpu_out_qpu_a EndTime=now+60minutes"]
 
 
 def test_another_count(slurm):
     """Where slurm.conf has another number of licences the reservation is made again."""
     slurm.licences["qpu_a"] = (3, 0)
-    reservations.put(drained(count=1), None, CONF, NOW_S)
-    reservations.put(drained(count=3), drained(count=1), CONF, NOW_S)
+    reservations.put(drained(count=1), having(), CONF, NOW_S)
+    reservations.put(drained(count=3), having(drained(count=1)), CONF, NOW_S)
     assert only(reservations.read(CONF)).count == 3
 
 
-def test_what_slurm_refuses(slurm, monkeypatch):
-    """A licence that another reservation has is said; of other refusals, Slurm's own word without a false hint."""
+@pytest.mark.parametrize("knows_comments", [True, False], ids=["23.02", "22.05"])
+def test_a_licence_that_another_reservation_has(slurm, knows_comments):
+    """Ours is made for a time after the other's, and then moved to begin now, with the time that it is to last."""
+    slurm.knows_comments = knows_comments
     slurm.licences["qpu_a"] = (1, 0)
-    slurm.reservations["weekly"] = {"Licenses": "qpu_a:1"}
-    found = reservations.read(CONF)
+    slurm.now_s = NOW_S
+    slurm.reservations["course"] = {"Licenses": "qpu_a:1", "EndTime": "now+90minutes"}
+    assert reservations.put(drained(), reservations.read(CONF), CONF, NOW_S)
+    *_, made, moved = slurm.changes
+    assert " StartTime=now+5520 Duration=1 " in made
+    assert moved == "update ReservationName=qpu_out_qpu_a StartTime=now Duration=UNLIMITED"
+    assert only(reservations.read(CONF)).says_as(drained())
+
+
+def test_a_move_that_slurm_refuses(slurm, monkeypatch):
+    """Nothing is left of the reservation that was made for later: its licences are forgotten by Slurm."""
+    slurm.licences["qpu_a"] = (1, 0)
+    slurm.now_s = NOW_S
+    slurm.reservations["course"] = {"Licenses": "qpu_a:1", "EndTime": "now+90minutes"}
+    monkeypatch.setattr(slurm, "refuses_update", True)
+    with pytest.raises(SchedulerError):
+        reservations.put(drained(), reservations.read(CONF), CONF, NOW_S)
+    assert set(slurm.reservations) == {"course"}
+
+
+def test_what_slurm_refuses(slurm):
+    """Its own word is told, with a hint to see whether it runs only where it has not answered."""
+    slurm.licences["qpu_a"] = (1, 0)
+    slurm.full = {"qpu_a"}
     with pytest.raises(SchedulerError) as refused:
-        reservations.put(drained(), None, CONF, NOW_S)
-    assert str(reservations.in_words(refused.value, "qpu_a", found.others)) == (
-        "licence qpu_a is reserved already, by weekly: Slurm reserves nothing twice; "
-        "end that one, or let it begin later: scontrol show reservations"
-    )
-    assert "munge" not in str(reservations.in_words(refused.value, "qpu_a", {}))
+        reservations.put(drained(), having(), CONF, NOW_S)
+    said = reservations.in_words(refused.value)
+    assert said == "scontrol failed: Error creating the reservation: Invalid license specification"
     slurm.is_up = False
     with pytest.raises(SchedulerError) as down:
-        reservations.put(drained(), None, CONF, NOW_S)
-    assert reservations.in_words(down.value, "qpu_a", {}) is down.value
+        reservations.put(drained(), having(), CONF, NOW_S)
+    assert "does slurmctld run" in reservations.in_words(down.value)
 
 
 def test_slurm_says_more_than_one_line(tmp_path, monkeypatch):
