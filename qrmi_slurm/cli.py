@@ -373,7 +373,7 @@ def doctor(
     from qrmi_slurm import checkup, installation
     from qrmi_slurm import doctor as doctor_
 
-    patient = doctor_.Patient(_slurm_conf(), installation.this_one(), login_node, _notices())
+    patient = doctor_.Patient(_slurm_conf(), installation.this_one(), login_node)
     with render.progress(sys.stderr) as tell:
         lines = doctor_.examine(patient, tell)
     if as_json:

@@ -8,14 +8,24 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import hook_checks, licence_checks, plugin_file, plugstack, sensor, slurm_settings, state_checks
+from qrmi_slurm import (
+    config,
+    hook_checks,
+    licence_checks,
+    plugin_file,
+    plugstack,
+    reservations,
+    sensor,
+    slurm_settings,
+    state_checks,
+)
 from qrmi_slurm.checkup import Line, error, ok, warning
-from qrmi_slurm.errors import PlugstackError, SchedulerError
+from qrmi_slurm.errors import ConfigError, PlugstackError, SchedulerError
 from qrmi_slurm.installation import Installation
 from qrmi_slurm.plugstack import PluginLine, SiteOptions
 from qrmi_slurm.slurm_settings import SlurmSettings
@@ -43,13 +53,11 @@ class Patient:
         slurm_conf: Slurm's configuration file.
         installation: whose hooks they should be.
         is_login_node: look only at what login nodes need.
-        notices: why QPUs are out of service, by name.
     """
 
     slurm_conf: Path
     installation: Installation
     is_login_node: bool = False
-    notices: Mapping[str, str] = field(default_factory=dict)
 
 
 def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -> list[Line]:
@@ -86,7 +94,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         tell("the config and the state directory are looked at")
         lines += state_checks.config_lines(options)
         if settings is not None:
-            lines += licence_checks.lines(settings, options, patient.slurm_conf, patient.notices)
+            lines += licence_checks.lines(settings, options, patient.slurm_conf, _notices(options, patient.slurm_conf))
         lines += state_checks.state_lines(options, settings, patient.slurm_conf, _node_count(patient.slurm_conf))
         lines += sensor_line(sensor.last_run(options.state_dir), time.time())
     lines.append(syslog())
@@ -252,6 +260,15 @@ def _batch_start(settings: SlurmSettings, acquire_s: float) -> Iterable[Line]:
         yield warning(name, f"{limit_s} s: a batch job whose Prolog takes longer may be taken for lost", hint)
     else:
         yield ok(name, f"{limit_s} s; --acquire-timeout is {acquire_s:g} s")
+
+
+def _notices(options: SiteOptions, slurm_conf: Path) -> Mapping[str, str]:
+    """Return why QPUs are out of service, by name; where it cannot be told, other lines say why."""
+    try:
+        resources = config.load(options.config_path).resources.values()
+        return reservations.notices(resources, reservations.read(slurm_conf).outages)
+    except (ConfigError, SchedulerError):
+        return {}
 
 
 def sensor_line(last: sensor.Memory | None, now_s: float) -> Iterable[Line]:

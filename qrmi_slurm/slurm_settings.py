@@ -103,13 +103,13 @@ def ask(slurm_conf: Path) -> SlurmSettings:
     return parse(run(["scontrol", "show", "config"], slurm_conf))
 
 
-def run(command: Sequence[str], slurm_conf: Path, timeout_s: float = _TIMEOUT_S, time_format: str = "standard") -> str:
+def run(command: Sequence[str], slurm_conf: Path, timeout_s: float | None = None, time_format: str = "standard") -> str:
     """Run one of Slurm's commands and return its output.
 
     Args:
         command: its name and arguments.
         slurm_conf: Slurm's configuration file.
-        timeout_s: how long it may take, in seconds.
+        timeout_s: how long it may take, in seconds; 10 where nothing is said.
         time_format: SLURM_TIME_FORMAT: how it writes times; `%s` is seconds since the epoch.
 
     Raises:
@@ -117,6 +117,7 @@ def run(command: Sequence[str], slurm_conf: Path, timeout_s: float = _TIMEOUT_S,
         RefusedError: it failed.
     """
     name = command[0]
+    timeout_s = _TIMEOUT_S if timeout_s is None else timeout_s
     program = shutil.which(name, path=f"{_DIRECTORIES}:{os.environ.get('PATH', '')}")
     if program is None:
         raise SchedulerError(f"there is no {name} on this node", "install Slurm's client commands, or set PATH")

@@ -159,6 +159,8 @@ def test_a_drained_qpu(site: Site) -> None:
         row = next(line for line in shown.splitlines() if line.startswith("ibm_demo"))
         assert row.split()[2:4] == ["no", "drained"]
         assert row.endswith("drained: new fridge [bold] = 5%, Flags=x")
+    looked_at = {line["name"]: line["level"] for line in json.loads(site.command("doctor", "--json").stdout)["lines"]}
+    assert (looked_at["catalogue"], looked_at["sensor"]) == ("ok", "ok")
     site.cluster.slurm("scancel", str(running))
     site.cluster.wait_job(running)
     assert sensor(site)["changes"] == []
