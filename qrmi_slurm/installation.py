@@ -12,6 +12,9 @@ LUA_MODULE: Final = "qrmi_slurm.lua"
 # Where `make -C cli_filter install` may have put the plugin, beside the venv's own lib.
 _PLUGIN_DIRECTORIES: Final = ("/usr/lib64/slurm", "/usr/lib/slurm", "/usr/local/lib/slurm", "/opt/slurm/lib/slurm")
 
+# As many links in a row as a command may be called through: /usr/local/bin/qrmi-slurm is one.
+_MAX_LINKS: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Installation:
@@ -66,5 +69,17 @@ class Installation:
 
 
 def this_one() -> Installation:
-    """Return the installation that this process runs from."""
-    return Installation(Path(os.path.normpath(sys.prefix)))
+    """Return the installation that this process runs from, by the path that it was called by.
+
+    `/opt/qrmi-slurm` may be a link to the version in use. Slurm's settings are to name the link, which stays.
+    """
+    prefix = Path(os.path.normpath(sys.prefix))
+    program = Path(sys.argv[0]).absolute()
+    for _ in range(_MAX_LINKS):
+        called = program.parent.parent
+        if program.parent.name == "bin" and called.resolve() == prefix.resolve():
+            return Installation(called)
+        if not program.is_symlink():
+            break
+        program = Path(os.path.normpath(program.parent / program.readlink()))
+    return Installation(prefix)

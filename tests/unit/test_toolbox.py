@@ -12,7 +12,7 @@ from doubles import SECRET
 
 from qrmi_slurm import backend, bounded, certificate, proxies, qpus, render, slurm_conf
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
-from qrmi_slurm.installation import Installation
+from qrmi_slurm.installation import Installation, this_one
 from qrmi_slurm.plugstack import SiteOptions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
@@ -282,6 +282,25 @@ def test_the_lua_files_are_named_where_they_are(tmp_path):
     assert slurm_conf.render([part]).startswith(
         f"### {tmp_path}/slurm.conf: add, to let jobs wait for QPUs (optional)\n# "
     )
+
+
+def test_an_installation_goes_by_the_path_that_it_is_called_by(tmp_path, monkeypatch):
+    """A link to the version in use is what Slurm's settings are to name, also where the command is a link itself."""
+    real, link = tmp_path / "qrmi-slurm-1", tmp_path / "qrmi-slurm"
+    (real / "bin").mkdir(parents=True)
+    (real / "bin" / "qrmi-slurm").touch()
+    link.symlink_to(real.name)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "qrmi-slurm").symlink_to("../qrmi-slurm/bin/qrmi-slurm")
+    monkeypatch.setattr("sys.prefix", str(real))
+    for called, prefix in (
+        (real / "bin" / "qrmi-slurm", real),
+        (link / "bin" / "qrmi-slurm", link),
+        (tmp_path / "local" / "qrmi-slurm", link),
+        (tmp_path / "elsewhere.py", real),
+    ):
+        monkeypatch.setattr("sys.argv", [str(called)])
+        assert this_one() == Installation(prefix)
 
 
 def test_units_are_those_of_the_tree():
