@@ -8,6 +8,7 @@ There are these in a cache folder that jobs' users may enter, not in the checkou
     base-<hash>     a venv with every dependency, made once for each state of pyproject.toml's lists
     suite-<hash>    a venv that adds this checkout's wheel and SPANK stub to it, one for each content
     qrmi-<version>  the oldest QRMI that is to work, for the tests that run with it
+    wheels-<hash>   what `pip install .` takes from an index, for the tests that install as an admin does
 
 so two checkouts do not disturb each other, and an unchanged one costs next to nothing.
 """
@@ -88,6 +89,7 @@ def main(command: Sequence[str]) -> int:
         install_debian_packages()
         suite, base = make_layers()
         oldest_qrmi(base / "bin" / "python3")
+        wheels(base / "bin" / "python3")
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -190,6 +192,29 @@ def oldest_qrmi(python: str | Path) -> Path:
             _run(f"installing QRMI {version}, the oldest that is to work", command)
         (folder / COMPLETE).touch()
         _prune("qrmi-*", UNUSED_BASE_S)
+    return folder
+
+
+def wheels(python: str | Path) -> Path:
+    """Download what `pip install .` installs and builds with, where it is missing, and return the folder.
+
+    Args:
+        python: one that has pip.
+
+    Raises:
+        SetupError: pip failed.
+    """
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    requirements = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    folder = CACHE / f"wheels-{_digest([*requirements, sys.version])}"
+    with _lock():
+        if not _is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+            command = [*pip, "download", "--dest", folder, *requirements]
+            _run("downloading wheels, to install the suite from as an admin does", command)
+        (folder / COMPLETE).touch()
+        _prune("wheels-*", UNUSED_BASE_S)
     return folder
 
 

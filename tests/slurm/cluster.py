@@ -77,7 +77,7 @@ class ClusterOptions:
         users: how many unprivileged users to make.
         hooks: the scripts around each job.
         plugstack: lines of plugstack.conf.
-        settings: settings of slurm.conf, over ours.
+        settings: settings of slurm.conf, over ours; an empty one is left out.
         conf_lines: whole lines to add to slurm.conf.
         path: folders in front of the PATH of the users' commands.
         slurmdbd: have a slurmdbd, with a MariaDB of its own, in which the users have no account yet.
@@ -134,6 +134,8 @@ class Cluster:
         self.token = secrets.token_hex(4)
         self.folder = PARENT / f"{FOLDER_PREFIX}{self.token}"
         self.users: list[User] = []
+        # In front of each daemon and each of root's Slurm commands: nsenter, where they are to see another machine.
+        self.enter: tuple[str, ...] = ()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._sessions: set[int] = set()
 
@@ -236,7 +238,7 @@ class Cluster:
         """Start a program that ends with the cluster, its output in its log; return its process id."""
         with self.log(name).with_suffix(".out").open("ab") as output:
             daemon = subprocess.Popen(
-                command,
+                [*self.enter, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -627,7 +629,7 @@ class Cluster:
                 "AccountingStoragePass": f"{self.folder}/munge/socket",  # slurm.conf(5): munge's socket, not a password
             }
         settings |= self.options.settings
-        lines = [f"{name}={value}" for name, value in settings.items()]
+        lines = [f"{name}={value}" for name, value in settings.items() if value]
         lines += self.options.conf_lines
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
@@ -639,7 +641,7 @@ class Cluster:
 
     def _run_slurm(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
+            [*self.enter, *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

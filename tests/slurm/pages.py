@@ -1,0 +1,104 @@
+"""What the pages tell people to type: the commands of their blocks and those within their sentences."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# An inline span that begins with one of these and goes on is a command; the others are names, options, values.
+PROGRAMS = frozenset(
+    {"apt-get", "dnf", "env", "export", "journalctl", "ln", "make", "man", "pip", "qrmi-slurm", "rm", "salloc"}
+    | {"sbatch", "scontrol", "sed", "sinfo", "squeue", "srun", "systemctl", "systemd-analyze"}
+)
+_LAUNCHERS = frozenset({"salloc", "sbatch", "srun"})
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block.
+
+    Args:
+        page: the page's path below the checkout.
+        section: the heading above it.
+        language: what stands behind the fence; empty where nothing does.
+        text: its lines.
+    """
+
+    page: str
+    section: str
+    language: str
+    text: str
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether there are commands in it, and not a script."""
+        return self.language in ("sh", "console") and not self.text.startswith("#!")
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands in it, comments left out: each line of `sh`, each line with a prompt of `console`."""
+        if self.language == "sh":
+            return [line.partition(" # ")[0].strip() for line in self.text.splitlines() if line.strip()]
+        return [command for command, _ in self.session]
+
+    @property
+    def session(self) -> list[tuple[str, list[str]]]:
+        """The commands of a console, each with the lines that are shown below it; root's have the prompt `# `."""
+        found: list[tuple[str, list[str]]] = []
+        for line in self.text.splitlines():
+            # What make prints shows other prompts, which are its output.
+            if line.startswith(("# ", "$ ")) and not (found and found[0][0].startswith("make ")):
+                found.append((line[2:], []))
+            elif found:
+                found[-1][1].append(line)
+        return found
+
+
+def pages() -> list[str]:
+    """Return the paths of all pages for people, below the checkout."""
+    return ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str) -> list[Block]:
+    """Return the fenced blocks of a page, in their order."""
+    text = (ROOT / page).read_text()
+    found = []
+    for match in _FENCE.finditer(text):
+        headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", text[: match.start()]), re.MULTILINE)
+        found.append(Block(page, headings[-1], match[1], match[2]))
+    return found
+
+
+def block(page: str, section: str, language: str, number: int = 0) -> Block:
+    """Return one block: the n-th of its language below a heading."""
+    return [one for one in blocks(page) if (one.section, one.language) == (section, language)][number]
+
+
+def inline_commands(page: str) -> Iterator[str]:
+    """Yield the commands within a page's sentences and tables."""
+    text = _FENCE.sub("", (ROOT / page).read_text())
+    for span in re.findall(r"`([^`]+)`", text):
+        command = " ".join(span.split())
+        if _is_command(command):
+            yield command
+
+
+def _is_command(span: str) -> bool:
+    """Tell a command from a mention: `srun -n4` starts nothing."""
+    try:
+        words = shlex.split(span)
+    except ValueError:
+        return False
+    if len(words) < 2 or words[0].rpartition("/")[2] not in PROGRAMS:
+        return False
+    return words[0] not in _LAUNCHERS or words[1] == "--help" or not all(word.startswith("-") for word in words[1:])
+
+
+def commands(page: str) -> list[str]:
+    """Return all commands of a page, each once, in the order of the page's blocks and then its sentences."""
+    in_blocks = [command for one in blocks(page) if one.is_typed for command in one.commands]
+    return list(dict.fromkeys([*in_blocks, *inline_commands(page)]))
