@@ -57,8 +57,8 @@ bench:  ## measure what the hooks cost, against none and any other plugin; ARGS=
 	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P tests/bench/bench.py $(ARGS)
 
 .PHONY: docs
-docs:  ## write the pages that are made from the code: the codes of validate-config, the man pages
-	@$(IN_ENVIRONMENT) python -P docs/generate.py
+docs:  ## write the pages that are made from the code: the environment, the codes of validate-config, the man pages
+	@PYTHONPATH="$(CURDIR)/docs" $(IN_ENVIRONMENT) python -P docs/generate.py
 
 JOBS ?= 300
 .PHONY: soak

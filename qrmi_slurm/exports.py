@@ -23,7 +23,7 @@ _END: Final = "# end"
 _MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
 
 # execve(2): MAX_ARG_STRLEN, name, '=' and NUL included; slurmstepd leaves out what is longer, without a word.
-_MAX_VARIABLE_BYTES: Final = 128 * 1024
+MAX_VARIABLE_BYTES: Final = 128 * 1024
 
 # How we begin what a user reads in a job's output.
 PREFIX: Final = "qrmi-slurm"
@@ -79,7 +79,7 @@ def export_lines(variables: Mapping[str, str]) -> list[str]:
             size_bytes = len(f"{name}={value}\0".encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
             raise ExportsError(f"the value of {printable(name)} is no text") from None
-        if size_bytes >= _MAX_VARIABLE_BYTES:
+        if size_bytes >= MAX_VARIABLE_BYTES:
             raise ExportsError(f"the value of {printable(name)} is too long for an environment ({size_bytes} bytes)")
     return [f"export {name}={value}" for name, value in variables.items()]
 

@@ -40,6 +40,7 @@ class ResourceType(NamedTuple):
             tells whether the service answers; a Warden that is down has opened nothing, which a lost answer to
             acquire does not say. IBM's opens sessions on a QPU that is offline too, and their jobs wait.
         session_max_ttl: the variable that bounds a session's life in seconds; empty where there is none.
+        note: what QRMI expects of such a resource, and what an admin would not guess; for docs/environment.md.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ResourceType(NamedTuple):
     locks: bool = False
     asks_status: bool = True
     session_max_ttl: str = ""
+    note: str = ""
 
     @property
     def variables(self) -> frozenset[str]:
@@ -110,6 +112,7 @@ def _ibm_quantum_system(name: str, prefix: str, s3_for_service: str, successor: 
             }
         ),
         successor=successor,
+        note="QRMI repeats a failed request for about 11 s; keep `--acquire-timeout` above 15.",
     )
 
 
@@ -136,6 +139,7 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             ),
             secrets=frozenset({"QRMI_PASQAL_CLOUD_AUTH_TOKEN", "QRMI_PASQAL_CLOUD_CLIENT_SECRET"}),
             endpoints=frozenset({"QRMI_PASQAL_CLOUD_AUTH_ENDPOINT", "QRMI_PASQAL_CLOUD_BASE_URL"}),
+            note="The resource's name has to be QRMI's name of the device (`FRESNEL`, `EMU_MPS`, ...).",
         ),
         ResourceType(
             name="pasqal-local",
@@ -143,6 +147,8 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             optional=frozenset({"QRMI_WARDEN_URL", "QRMI_URL"}),  # one of the two; the second is older
             endpoints=frozenset({"QRMI_WARDEN_URL", "QRMI_URL"}),
             locks=True,
+            note="One of the two has to be set. It needs QRMI 0.26.1 or newer, libmunge, and munge at its usual socket "
+            "on the compute node. The Warden sees root, or the user where the user supplied variables.",
         ),
         ResourceType(
             name="iqm-server",
@@ -150,6 +156,7 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             required=frozenset({"QRMI_IQM_ISA_ENDPOINT", "QRMI_IQM_ISA_TOKEN"}),
             secrets=frozenset({"QRMI_IQM_ISA_TOKEN"}),
             endpoints=frozenset({"QRMI_IQM_ISA_ENDPOINT"}),
+            note="QRMI turns the last `_` of the name into `:`.",
         ),
         ResourceType(
             name="alice-bob-felis",
@@ -157,6 +164,8 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             required=frozenset({"QRMI_AB_FELIS_API_KEY", "QRMI_AB_FELIS_BASE_ENDPOINT"}),
             secrets=frozenset({"QRMI_AB_FELIS_API_KEY"}),
             endpoints=frozenset({"QRMI_AB_FELIS_BASE_ENDPOINT"}),
+            note="The key is the base64 of `user:password`; a wrong one shows in the first task only, since QRMI asks "
+            "nobody before.",
         ),
         ResourceType(
             name="oqtopus",
@@ -175,6 +184,7 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             ),
             secrets=frozenset({"QRMI_OQTOPUS_API_TOKEN"}),
             endpoints=frozenset({"QRMI_OQTOPUS_URL", "QRMI_OQTOPUS_PROXY"}),
+            note="QRMI loads a bridge library; `--env:PY_BRIDGE_PATH=...` names it.",
         ),
     )
 }

@@ -1,14 +1,15 @@
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
-from qrmi_slurm import diagnosis
+from qrmi_slurm import diagnosis, names
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("generate", CHECKOUT / "docs" / "generate.py")
-generate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(generate)
+sys.path.insert(0, str(CHECKOUT / "docs"))
+
+import generate  # noqa: E402
+from made import environment, man, validate_config  # noqa: E402
 
 PAGES = generate.pages()
 
@@ -27,7 +28,7 @@ def test_there_is_no_man_page_of_a_command_that_is_gone():
 @pytest.mark.parametrize("rule", diagnosis.RULES, ids=lambda rule: rule.code)
 def test_each_code_is_produced_by_its_example(rule):
     """The example of a code has that fault, at the severity that the page says, and shows no secret."""
-    found = generate.diagnose(rule)
+    found = validate_config.diagnose(rule)
     assert rule in [finding.rule for finding in found.findings]
     assert "planted-secret" not in repr(found)
 
@@ -36,13 +37,13 @@ def test_each_code_is_produced_by_its_example(rule):
 def test_an_example_has_no_other_error_of_its_severity(rule):
     """An example shows its own fault: what else is found in it is less grave, or is that same fault."""
     order = list(diagnosis.Severity)
-    others = {finding.rule for finding in generate.diagnose(rule).findings} - {rule}
+    others = {finding.rule for finding in validate_config.diagnose(rule).findings} - {rule}
     assert not [other for other in others if order.index(other.severity) < order.index(rule.severity)], others
 
 
 def test_each_example_belongs_to_a_code():
     """No example is left of a code that is gone."""
-    assert {path.stem for path in generate.EXAMPLES.iterdir()} == {rule.code for rule in diagnosis.RULES}
+    assert {path.stem for path in validate_config.EXAMPLES.iterdir()} == {rule.code for rule in diagnosis.RULES}
 
 
 def test_each_code_has_its_section():
@@ -66,11 +67,22 @@ def test_man_pages_have_what_people_look_for(path):
     assert not [line for line in text.splitlines() if line.startswith((".", "'")) and not line.startswith(known)]
 
 
+def test_a_variable_that_the_page_does_not_tell_of_is_an_error(monkeypatch):
+    """What the hooks come to export, or what names.py gets, has to be described."""
+    monkeypatch.setattr(names, "QRMI_JOB_UID", "QRMI_JOB_OWNER")
+    with pytest.raises(LookupError, match=r"QRMI_JOB_OWNER.*QRMI_JOB_UID"):
+        environment.page()
+    monkeypatch.undo()
+    monkeypatch.setattr(names, "ANOTHER", "QRMI_SLURM_ANOTHER", raising=False)
+    with pytest.raises(LookupError, match="QRMI_SLURM_ANOTHER"):
+        environment.page()
+
+
 def test_stale_pages_are_named(tmp_path, monkeypatch, capsys):
     """--check writes nothing, names what is stale and exits 1; without it the page is written."""
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     monkeypatch.setattr(generate, "CHECKOUT", tmp_path.parent)
-    monkeypatch.setattr(generate, "man_pages", dict)
+    monkeypatch.setattr(man, "pages", dict)
     assert generate.main(["--check"]) == 1
     assert "validate-config.md is not as the code has it" in capsys.readouterr().err
     assert generate.main([]) == 0

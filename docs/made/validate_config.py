@@ -1,0 +1,118 @@
+"""docs/validate-config.md: what each code stands for, with an example and what the command says of it."""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+from made.text import CHECKOUT, made_from, wrapped
+from qrmi_slurm import config_schema, diagnosis, render, validate
+from qrmi_slurm.config import MAX_CONFIG_BYTES
+from qrmi_slurm.diagnosis import Diagnosis, Rule
+
+EXAMPLES: Final = CHECKOUT / "tests" / "fixtures" / "config" / "codes"
+
+# The members of QRMI 0.26, but for OQTOPUS: an installed QRMI that lacks a type (QS308).
+OLDER_MEMBERS: Final = (
+    "AliceBobFelis",
+    "IBMQuantumComputeService",
+    "IBMQuantumSystem",
+    "IQMServer",
+    "PasqalCloud",
+    "PasqalLocal",
+)
+_MEMBERS: Final = (*OLDER_MEMBERS, "OQTOPUS")
+_FILE_MODES: Final = {"QS110": 0o644, "QS111": 0o622}
+_CHAPTERS: Final = {
+    "1": "The file and its text",
+    "2": "Keys and the kinds of their values",
+    "3": "Resources",
+    "4": "Variables",
+    "5": "Addresses",
+}
+
+
+def example_of(rule: Rule) -> Path:
+    """Return the example of a rule."""
+    return EXAMPLES / f"{rule.code}.json"
+
+
+def diagnose(rule: Rule) -> Diagnosis:
+    """Check the example of a rule, under the conditions that it is an example for."""
+    with _conditions(rule):
+        path = example_of(rule)
+        members = OLDER_MEMBERS if rule.code == "QS308" else _MEMBERS
+        found = validate.validate_file(path, members)
+    return Diagnosis("qrmi_config.json", found.resources, found.findings)
+
+
+@contextmanager
+def _conditions(rule: Rule) -> Iterator[None]:
+    """Let the example's file be one of root's, or of another mode, too large, or held against a stricter schema."""
+    path = example_of(rule)
+    before = path.stat().st_mode & 0o7777
+    schema = {"properties": {"resources": {"minItems": 2}}}
+    try:
+        path.chmod(_FILE_MODES.get(rule.code, 0o600))
+        with (
+            mock.patch.object(validate, "MAX_CONFIG_BYTES", 10 if rule.code == "QS104" else MAX_CONFIG_BYTES),
+            mock.patch.object(
+                config_schema,
+                "validator",
+                (lambda: _validator(schema)) if rule.code == "QS299" else config_schema.validator,
+            ),
+        ):
+            yield
+    finally:
+        path.chmod(before)
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema)
+
+
+def page() -> str:
+    """Return the page of the codes."""
+    lines = [
+        "# What `qrmi-slurm validate-config` finds",
+        "",
+        made_from("qrmi_slurm/diagnosis.py"),
+        "",
+        *wrapped(
+            "Each finding has a code that never stands for anything else. **error**: the config is refused, or the "
+            "resource cannot work. **warning**: it works, but hardly as meant; `--strict` counts it as an error. "
+            "**note**: good to know. Exit status: 0 the config can be used, 1 it has errors, 2 it cannot be read."
+        ),
+        "",
+        "| code | | what |",
+        "|---|---|---|",
+        *(f"| [{rule.code}](#{rule.code.lower()}) | {rule.severity} | {rule.title} |" for rule in diagnosis.RULES),
+    ]
+    chapter = ""
+    for rule in diagnosis.RULES:
+        if rule.code[2] != chapter:
+            chapter = rule.code[2]
+            lines += ["", f"## {_CHAPTERS[chapter]}"]
+        lines += ["", *_section(rule)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(rule: Rule) -> list[str]:
+    lines = [f"### {rule.code}", "", *wrapped(f"**{rule.severity}**: {rule.title}. {rule.why}")]
+    if rule.code not in ("QS104", "QS110", "QS111", "QS299"):  # there is nothing to see in the file itself
+        text = example_of(rule).read_bytes().decode("utf-8", "replace")
+        lines += ["", "```json", *text.rstrip("\n").split("\n"), "```"]
+    return [*lines, "", "```", *_finding(rule), "```"]
+
+
+def _finding(rule: Rule) -> list[str]:
+    """Return what the command prints of a rule's finding in its example."""
+    found = diagnose(rule)
+    finding = next(finding for finding in found.findings if finding.rule is rule)
+    stream = io.StringIO()
+    render.print_diagnosis(Diagnosis(found.file, found.resources, (finding,)), stream, strict=False)
+    return stream.getvalue().rstrip("\n").split("\n")[:-1]
