@@ -19,7 +19,8 @@ BETWEEN_PARTS = r"NAME\w*|TERM|ADDRESS|\bN\b|\b\d+\b|\.\.\.|offline|--qpu|[:;,]|
 
 def messages():
     """Return the messages in the tables of docs/user.md."""
-    chapter = (CHECKOUT / "docs" / "user.md").read_text().partition("\n## What messages mean\n")[2].partition("\n## ")[0]
+    page = (CHECKOUT / "docs" / "user.md").read_text()
+    chapter = page.partition("\n## What messages mean\n")[2].partition("\n## ")[0]
     rows = [line.split(" | ")[0] for line in chapter.splitlines() if line.startswith("| `")]
     return [message for row in rows for message in re.findall("`([^`]+)`", row) if SLURMS_OWN not in message]
 
