@@ -268,6 +268,12 @@ def a_qpu_job(installed: Installed) -> str:
     return str(job_id)
 
 
+def a_program(installed: Installed) -> str:
+    """Write a program into the user's home."""
+    (installed.machine.cluster.user.home / "program.py").write_text("print('ran')\n")
+    return "program.py"
+
+
 OF_PROLOG, OF_EPILOG = r"qrmi-slurm-prolog info: acquired: job=\d+", r"qrmi-slurm-epilog info: released: job=\d+"
 STEPS = {
     "/opt/qrmi-emulator/bin/qrmi-slurm emulator --help": Step("--backend", env={"PYTHONPATH": str(BASE_PACKAGES)}),
@@ -306,6 +312,7 @@ STEPS = {
     "scontrol --local show job": Step("JobId="),
     "scontrol release 4711": Step(given=a_held_job),
     "scontrol update NodeName=n1 State=RESUME": Step(given=a_drained_node, stands_for="n1"),
+    "srun python3 program.py": Step("ran", given=a_program, stands_for="program.py", as_user=True),
     "systemctl edit qrmi-slurm-recover.service": Step(),
 }
 
