@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from qrmi_slurm.drain import Result as Switched
     from qrmi_slurm.online import Report
     from qrmi_slurm.qpus import Listing, Qpu
-    from qrmi_slurm.usage import Acquisition, Row, Usage
     from qrmi_slurm.sensor import Report as Sensed
+    from qrmi_slurm.usage import Acquisition, Row, Usage
 
 # Grows by one when a field of the JSON output is renamed, removed or changes its meaning; new fields may come.
 JSON_VERSION: Final = 1
