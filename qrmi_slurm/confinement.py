@@ -5,6 +5,7 @@ The hooks run as root on users' text, and QRMI's calls on what a service answers
 """
 
 import resource
+from pathlib import Path
 from typing import Final
 
 # prctl(2), from linux/prctl.h.
@@ -17,8 +18,8 @@ _MAX_FILE_BYTES: Final = 1024 * 1024
 # A connection or two, and what QRMI's runtime needs for each core.
 _MAX_FILES: Final = 1024
 
-# QRMI keeps a service's whole answer in memory. A call takes some 20 MB; the stacks of its threads count as well, 2 MB
-# for each core.
+# QRMI keeps a service's whole answer in memory. On top of what the hook has, a call takes some 20 MB; the stacks of its
+# threads count as well, 2 MB for each core.
 _MAX_DATA_BYTES: Final = 1024 * 1024 * 1024
 
 
@@ -43,12 +44,18 @@ def confine(cpu_s: float) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
         (resource.RLIMIT_NOFILE, _MAX_FILES),
-        (resource.RLIMIT_DATA, _MAX_DATA_BYTES),
+        (resource.RLIMIT_DATA, _data_bytes() + _MAX_DATA_BYTES),
         (resource.RLIMIT_CPU, max(int(cpu_s) + 1, 1)),
     ):
         _, hard = resource.getrlimit(limit)
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(limit, (value, value))
+
+
+def _data_bytes() -> int:
+    """Return how much data and stack this process has, in bytes: proc_pid_statm(5)."""
+    with Path("/proc/self/statm").open("rb") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def _prctl(option: int, value: int) -> None:
