@@ -57,6 +57,8 @@ entries = st.builds(
     attempts=st.integers(0, 99),
     reason=texts,
     expires_s=st.none() | seconds,
+    asked_s=seconds,
+    acquired_s=st.none() | seconds,
 )
 records = st.builds(
     Record,
@@ -68,6 +70,9 @@ records = st.builds(
     restart_count=st.integers(0, 99),
     created_s=seconds,
     entries=st.lists(entries, max_size=3).map(tuple),
+    user=texts,
+    account=texts,
+    het_job_id=st.none() | st.integers(1, 2**32 - 2),
 )
 
 
