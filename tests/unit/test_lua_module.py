@@ -1,6 +1,7 @@
 """What cli_filter/qrmi_slurm.lua does for jobs with --qpu, under each Lua that Slurm is built with."""
 
 import random
+import subprocess
 from fnmatch import fnmatchcase
 
 import pytest
@@ -622,3 +623,16 @@ def test_the_ready_files_need_the_module_for_jobs_with_qpu_alone(interpreter, tm
     assert asking.user == ["qrmi-slurm: jobs with --qpu cannot be taken now; please tell this site's admins"]
     assert (asking.code, other.code, change.code, login.code) == (-1, 0, 0, 0)
     assert other.job["licenses"] == "m"
+
+
+def test_make_installs_them_with_the_modules_folder(tmp_path):
+    """For a controller that has nothing else of the suite, into a package's root."""
+    folder = "/srv/slurm/lib/lua"
+    command = ["make", "-C", SOURCES, "install-lua", f"DESTDIR={tmp_path}", "SLURM_PLUGIN_DIR=/srv/slurm/lib"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    installed = tmp_path / folder.lstrip("/")
+    assert sorted(path.name for path in installed.iterdir()) == ["cli_filter.lua", "job_submit.lua", "qrmi_slurm.lua"]
+    for path in installed.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o644
+        line = f'package.path = "{folder}/?.lua;" .. package.path\n'
+        assert (line in path.read_text()) is (path.name != "qrmi_slurm.lua")
