@@ -6,13 +6,13 @@ the job's; for access rules on the QOS it asks for that. The command asks for al
 in a format that holds no user's text. Nothing else of a hook comes here.
 """
 
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qrmi_slurm import slurm_commands
 from qrmi_slurm.names import SLURM_CONF, UNLIMITED_TIMEOUT_S
 
 # slurmctld answers in milliseconds; a busy one must not hold a job's start for long. All jobs may be 100,000.
@@ -22,7 +22,6 @@ _ALL_JOBS_TIMEOUT_S: Final = 30.0
 # Columns of squeue's answer: the longest list of licences that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
 _FIELD_CHARS: Final = 1024
 
-_DIRECTORIES: Final = ("/usr/bin", "/usr/local/bin", "/opt/slurm/bin")
 # A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
 _TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
 _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
@@ -181,7 +180,7 @@ def parse_jobs(text: str) -> dict[int, Job]:
 
 
 def _ask(command: str, arguments: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
-    program = _program(command)
+    program = slurm_commands.find(command)
     if program is None:
         return None
     try:
@@ -198,26 +197,3 @@ def _ask(command: str, arguments: Sequence[str], slurm_conf: Path, timeout_s: fl
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout
-
-
-def _program(command: str) -> str | None:
-    """Find a command of Slurm beside the running slurmd (its parent folder's bin), or where packages put it."""
-    for folder in (*_beside_ancestors(), *_DIRECTORIES):
-        program = f"{folder}/{command}"
-        if os.access(program, os.X_OK):
-            return program
-    return None
-
-
-def _beside_ancestors() -> list[str]:
-    """Return the bin folders beside this process's ancestors: a hook's shell, and the slurmd that started it."""
-    folders = []
-    pid = os.getppid()
-    for _ in range(2):
-        try:
-            folders.append(str(Path(f"/proc/{pid}/exe").readlink().parent.parent / "bin"))
-            # proc_pid_stat(5): pid, (name), state, parent; the name may hold blanks and brackets.
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-    return folders

@@ -3,9 +3,7 @@
 Not slurm.conf itself: includes, defaults and what was not reconfigured yet are in slurmctld's answer alone.
 """
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import slurm_commands
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.names import SLURM_CONF
 
@@ -32,7 +31,6 @@ class RefusedError(SchedulerError):
 
 
 _TIMEOUT_S: Final = 10.0
-_DIRECTORIES: Final = "/usr/bin:/usr/local/bin:/opt/slurm/bin"
 
 # src/api/config_info.c: `Name = value`; from 24.05 a Prolog or Epilog has a line each: `Prolog[0] = ...`.
 _LINE: Final = re.compile(r"([A-Za-z_]\w*)(?:\[\d+\])?\s*=\s?(.*)")
@@ -118,7 +116,7 @@ def run(command: Sequence[str], slurm_conf: Path, timeout_s: float | None = None
     """
     name = command[0]
     timeout_s = _TIMEOUT_S if timeout_s is None else timeout_s
-    program = shutil.which(name, path=f"{_DIRECTORIES}:{os.environ.get('PATH', '')}")
+    program = slurm_commands.find(name)
     if program is None:
         raise SchedulerError(f"there is no {name} on this node", "install Slurm's client commands, or set PATH")
     try:

@@ -17,6 +17,7 @@ from qrmi_slurm import (
     licence_checks,
     plugin_file,
     plugstack,
+    slurm_commands,
     slurm_settings,
     state_checks,
 )
@@ -100,9 +101,11 @@ def test_the_answer_of_26_05():
 )
 def test_a_slurm_that_does_not_answer(tmp_path, monkeypatch, program, words):
     """A command that fails, hangs or is missing is one sentence."""
-    monkeypatch.setattr(slurm_settings, "_DIRECTORIES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm_commands, "_USUAL", ())
     monkeypatch.setattr(slurm_settings, "_TIMEOUT_S", 0.2)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm_commands, "_USUAL", ())
     if program is not None:
         (tmp_path / "scontrol").write_text(program)
         (tmp_path / "scontrol").chmod(0o755)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm import reservations, slurm_settings
+from qrmi_slurm import reservations, slurm_commands, slurm_settings
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.reservations import Outage, Reservations
@@ -177,7 +177,8 @@ def test_slurm_says_more_than_one_line(tmp_path, monkeypatch):
     program = tmp_path / "scontrol"
     program.write_text("#!/bin/sh\necho 'scontrol: error: Unknown parameter Comment=x' >&2\necho last >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(slurm_settings, "_DIRECTORIES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm_commands, "_USUAL", ())
     with pytest.raises(slurm_settings.RefusedError, match="scontrol failed: last") as refused:
         slurm_settings.run(["scontrol", "update"], CONF)
     assert "Unknown parameter Comment=" in refused.value.said

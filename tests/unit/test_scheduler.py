@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm import scheduler
+from qrmi_slurm import scheduler, slurm_commands
 
 
 @given(st.integers(0, 999), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
@@ -35,7 +35,7 @@ def fake_command(tmp_path, monkeypatch):
         program = tmp_path / "command"
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
-        monkeypatch.setattr(scheduler, "_program", lambda command: str(program))
+        monkeypatch.setattr(slurm_commands, "find", lambda name: str(program))
 
     return make
 
@@ -111,5 +111,5 @@ def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path, monkey
 
 
 def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "_program", lambda command: None)
+    monkeypatch.setattr(slurm_commands, "find", lambda name: None)
     assert scheduler.time_limit_s(12, tmp_path) is None
