@@ -104,8 +104,6 @@ def test_a_slurm_that_does_not_answer(tmp_path, monkeypatch, program, words):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(slurm_commands, "_USUAL", ())
     monkeypatch.setattr(slurm_settings, "_TIMEOUT_S", 0.2)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(slurm_commands, "_USUAL", ())
     if program is not None:
         (tmp_path / "scontrol").write_text(program)
         (tmp_path / "scontrol").chmod(0o755)
