@@ -261,6 +261,10 @@ class Cluster:
             if daemon.poll() is not None:
                 raise ClusterError(f"{name} ended with status {daemon.returncode}\n{self.log_tail(name)}")
 
+    def is_alive(self, name: str) -> bool:
+        """Tell whether a daemon runs."""
+        return name in self._daemons and self._daemons[name].poll() is None
+
     def kill_daemon(self, name: str) -> None:
         """Kill one daemon, not what it started, as a crash would."""
         daemon = self._daemons.pop(name)

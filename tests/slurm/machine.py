@@ -37,12 +37,12 @@ BASE_PACKAGES = _packages()
 BASE_BIN = BASE_PACKAGES.parents[2] / "bin"
 
 # What a folder of the cluster takes the place of. Slurm's own configuration is then where the pages have it.
-OWN_PLACES = ("opt", "etc", "var/spool", "usr/local/bin", "dev")
+OWN_PLACES = ("opt", "etc", "srv", "var/spool", "usr/local/bin", "dev")
 
 SET_UP = """
 set -e
 own={folder}/own
-mkdir -p $own/opt $own/var/spool $own/usr/local/bin $own/dev
+mkdir -p $own/opt $own/srv $own/var/spool $own/usr/local/bin $own/dev
 cp -a /etc $own/etc
 rm -rf $own/etc/slurm && mkdir $own/etc/slurm
 for name in null zero full random urandom tty; do
@@ -82,13 +82,11 @@ case "$1 $2" in
             grep -q '^WantedBy=timers.target$' $units/$timer || exit 1
             program=$(sed -n 's/^ExecStart=//p' $units/${timer%.timer}.service)
             $program >/dev/null || exit 1
-            echo $timer >>$units/enabled
         done ;;
     'disable --now')
         for timer in "${@:3}"; do
-            grep -qx $timer $units/enabled || exit 1
-        done
-        rm $units/enabled ;;
+            [ -e $units/$timer ] || exit 1
+        done ;;
     edit*) [ -e $units/$2 ] ;;
     *) echo "no stand-in for: systemctl $*" >&2; exit 64 ;;
 esac
@@ -103,6 +101,10 @@ for line in open("{syslog}", errors="replace"):
     tag, text = re.match(r"<[0-9]+>.{{15}} ([^ \\[:]+)[^ ]*: (.*)", line).groups()
     if tag in chosen.t and re.search(chosen.grep, text):
         print(tag, text)
+"""
+# Both nodes are this machine.
+SSH = """#!/bin/sh
+exec sh -c "$2"
 """
 # The admin's hands in an editor: the configuration that belongs to the emulator.
 EDITOR = """#!/bin/sh
@@ -206,6 +208,7 @@ class Machine:
         self._listen()
         self._write(self.path("/usr/local/bin/systemctl"), SYSTEMCTL)
         self._write(self.path("/usr/local/bin/journalctl"), JOURNALCTL.format(syslog=self.syslog))
+        self._write(self.path("/usr/local/bin/ssh"), SSH)
         self._write(self.folder / "editor", EDITOR.format(checkout=self.checkout))
         (self.folder / "apt.conf").write_text('APT::Get::Simulate "true";\n')
         self.cluster.start()

@@ -10,9 +10,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # An inline span that begins with one of these and goes on is a command; the others are names, options, values.
 PROGRAMS = frozenset(
-    {"apt-get", "dnf", "env", "export", "journalctl", "ln", "make", "man", "pip", "qrmi-slurm", "rm", "salloc"}
-    | {"sbatch", "scontrol", "sed", "sinfo", "squeue", "srun", "systemctl", "systemd-analyze"}
+    {"apt-get", "dnf", "env", "export", "install", "journalctl", "ln", "make", "man", "pip", "qrmi-slurm", "rm"}
+    | {"sacct", "sacctmgr", "salloc", "sbatch", "scontrol", "sed", "sinfo", "sprio", "squeue", "sreport", "srun", "ssh"}
+    | {"systemctl", "systemd-analyze", "touch"}
 )
+# Those that need slurmdbd; tests/slurm/test_accounting.py has one.
+OF_SLURMDBD = ("sacct ", "sacctmgr ", "sreport ")
 _LAUNCHERS = frozenset({"salloc", "sbatch", "srun"})
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -40,9 +43,9 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The commands in it, comments left out: each line of `sh`, each line with a prompt of `console`."""
+        """The commands in it, comments left out: those of `sh`, and each line with a prompt of `console`."""
         if self.language == "sh":
-            return [line.partition(" # ")[0].strip() for line in self.text.splitlines() if line.strip()]
+            return _commands_of_script(self.text)
         return [command for command, _ in self.session]
 
     @property
@@ -50,12 +53,29 @@ class Block:
         """The commands of a console, each with the lines that are shown below it; root's have the prompt `# `."""
         found: list[tuple[str, list[str]]] = []
         for line in self.text.splitlines():
-            # What make prints shows other prompts, which are its output.
-            if line.startswith(("# ", "$ ")) and not (found and found[0][0].startswith("make ")):
+            # What make prints shows other prompts, which are its output, and so are comments in a printed file.
+            is_prompt = line.startswith("$ ") or (line.startswith("# ") and line.split()[1] in PROGRAMS)
+            if is_prompt and not (found and found[0][0].startswith("make ")):
                 found.append((line[2:], []))
             elif found:
                 found[-1][1].append(line)
         return found
+
+
+def _commands_of_script(text: str) -> list[str]:
+    """Return each command of a script; one that goes on over several lines is one."""
+    commands: list[str] = []
+    lines = iter(text.splitlines())
+    for line in lines:
+        command = line.partition(" # ")[0].strip()
+        while command.endswith("\\"):
+            command = f"{command[:-1].rstrip()} {next(lines).strip()}"
+        if command.startswith("for "):
+            while not command.endswith("\ndone"):
+                command += f"\n{next(lines).strip()}"
+        if command:
+            commands.append(command)
+    return commands
 
 
 def pages() -> list[str]:

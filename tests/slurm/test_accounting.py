@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from slurm import pages
 from slurm.aftermath import SCRIPT, let_go, start_long_job
 from slurm.cluster import ClusterOptions, User
 from slurm.emulator import API_KEY
@@ -306,3 +308,25 @@ def test_table_csv_and_pictures_of_a_site(billed: Site, tmp_path: Path) -> None:
         assert all(user.name in text for user in billed.cluster.users)
         assert "<script" not in text
         assert not any(session["id"] in text for session in billed.emulator.sessions())
+
+
+@pytest.mark.parametrize(
+    "command",
+    dict.fromkeys(
+        command for page in pages.pages() for command in pages.commands(page) if command.startswith(pages.OF_SLURMDBD)
+    ),
+)
+def test_a_command_of_the_pages_that_asks_slurmdbd(billed: Site, accounts: dict[str, str], command: str) -> None:
+    """Typed as it stands, by root, who says yes."""
+    assert accounts
+    if " qos " in command:
+        billed.cluster.slurm("sacctmgr", "--immediate", "add", "qos", "quantum")
+    done = subprocess.run(
+        ["bash", "-c", command.replace("ibm_quebec", "ibm_demo")],
+        env=billed.root_env("n1"),
+        input="y\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

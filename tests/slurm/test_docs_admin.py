@@ -1,5 +1,6 @@
 """Each command of the pages for admins does what its page says, typed as it stands, on a machine of its own."""
 
+import json
 import os
 import re
 import shutil
@@ -7,20 +8,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from slurm import pages
+from slurm.admin import NOT_TYPED, Admin, masked, renamed, shows
 from slurm.cluster import stop_left_up
 from slurm.emulator import API_KEY
 from slurm.machine import BASE_PACKAGES, Machine
-from slurm.pages import ROOT, Block
+from slurm.pages import ROOT
 from slurm.polling import wait_for
 
 ADMIN, README = "docs/admin.md", "README.md"
-# Followed from the first line to the last by the fixture `installed`.
+# Followed from the first line to the last by the fixture `admin`.
 INSTALLING = (
     "1. Packages, on every node",
     "2. The suite, on every compute node",
@@ -35,53 +38,7 @@ UPGRADING, REMOVING = "Upgrading qrmi-slurm", "Removing"
 THE_EMULATOR = "The emulator"
 DEMO = "qrmi-slurm"  # the section of README in which it is
 
-# What nothing types, and why not. `make` is asked whether it knows what to do.
-NOT_TYPED = {
-    "dnf install python3.11 gcc make slurm-devel": "this is Debian",
-    "make bench ARGS='--plugin /path/other.so,{config},--option --json figures.json'": "it needs another plugin",
-    "make bench ARGS=--docs": "it writes the page",
-    "make bench": "a quarter of an hour",
-    "make soak JOBS=300": "some minutes",
-    "make test": "this is a part of it",
-    "pip install": "a mention of what other lines type",
-}
-
-Given = Callable[["Installed"], str]
-
-
-@dataclass
-class Installed:
-    """The machine after the page was followed, and what each command printed that was typed on the way."""
-
-    machine: Machine
-    printed: dict[str, str] = field(default_factory=dict)
-
-    def type(
-        self, command: str, *, as_user: bool = False, status: int = 0, env: Mapping[str, str] | None = None
-    ) -> str:
-        """Type a command, which must end with that status, and return what it printed."""
-        cluster = self.machine.cluster
-        done = self.machine.type(command, user=cluster.user if as_user else None, env=env)
-        logs = "\n".join(cluster.log_tail(name) for name in ("slurmctld", "n1"))
-        assert done.returncode == status, f"{command}\n{done.stdout}\n{logs}"
-        self.printed[command] = done.stdout
-        return done.stdout
-
-    def follow(self, block: Block) -> None:
-        """Type each command of a block."""
-        for command in block.commands:
-            if command not in NOT_TYPED:
-                self.type(command, as_user=block.language == "console")
-
-    def sbatch(self, script: str, *options: str) -> int:
-        """Submit a job as the user, and return its id."""
-        words = " ".join(["sbatch", "--parsable", *options])
-        return int(self.type(f"{words} <<'END'\n#!/bin/bash\n{script}\nEND", as_user=True))
-
-    def output(self, job_id: int) -> str:
-        """Wait until a job has ended and all nodes are idle, and return what it printed."""
-        self.machine.cluster.wait_job_over(job_id)
-        return self.machine.cluster.job_output(job_id)
+Given = Callable[[Admin], str]
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +51,9 @@ def machine() -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def installed(machine: Machine) -> Installed:
+def admin(machine: Machine) -> Admin:
     """Follow docs/admin.md from the first package to the last timer, with the emulator of README as the service."""
-    found = Installed(machine)
+    found = Admin(machine)
     assert found.output(found.sbatch("echo a job before")) == "a job before\n"
     machine.path("/etc/systemd/system").mkdir(parents=True, exist_ok=True)
     machine.path("/opt/slurm").mkdir()
@@ -115,41 +72,41 @@ def installed(machine: Machine) -> Installed:
     return found
 
 
-def start_emulator(installed: Installed) -> None:
+def start_emulator(admin: Admin) -> None:
     """Install and start what README says; Qiskit is there already."""
     install, serve = pages.block(README, THE_EMULATOR, "sh").commands
     env = {"PYTHONPATH": str(BASE_PACKAGES), "PIP_NO_COMPILE": "1"}
-    installed.type(install, env=env)
-    installed.machine.start("emulator", serve, env)
-    log = installed.machine.cluster.log("emulator").with_suffix(".out")
+    admin.type(install, env=env)
+    admin.machine.start("emulator", serve, env)
+    log = admin.machine.cluster.log("emulator").with_suffix(".out")
     wait_for(lambda: "listening on http://127.0.0.1:8290" in log.read_text(), "the emulator to listen", 60)
-    installed.printed[serve] = log.read_text()
+    admin.printed[serve] = log.read_text()
 
 
 # --- docs/admin.md, from its top ---------------------------------------------------------------------------
 
 
-def test_the_page_leads_to_a_job(installed: Installed) -> None:
+def test_the_page_leads_to_a_job(admin: Admin) -> None:
     """The doctor finds no error, the job sees what the page shows, and a job without a QPU nothing of it."""
-    assert "error" not in installed.printed["qrmi-slurm doctor"]
+    assert "error" not in admin.printed["qrmi-slurm doctor"]
     [(command, shown)] = pages.block(ADMIN, INSTALLING[6], "console").session
-    assert masked(installed.printed[command].splitlines()) == masked(shown)
-    assert "QRMI" not in installed.output(installed.sbatch("env"))
-    assert not installed.machine.open_sessions()
+    assert masked(admin.printed[command].splitlines()) == masked(shown)
+    assert "QRMI" not in admin.output(admin.sbatch("env"))
+    assert not admin.machine.open_sessions()
 
 
-def test_wheels_are_enough_for_a_node_without_an_index(installed: Installed) -> None:
+def test_wheels_are_enough_for_a_node_without_an_index(admin: Admin) -> None:
     """`pip download` brings all that `pip install` takes elsewhere: what the tests' own folder of wheels has."""
-    assert any("pip download --dest wheels" in command for command in installed.printed)
-    downloaded = {path.name for path in (installed.machine.checkout / "wheels").glob("*.whl")}
-    assert {path.name for path in installed.machine.wheels.glob("*.whl")} <= downloaded
+    assert any("pip download --dest wheels" in command for command in admin.printed)
+    downloaded = {path.name for path in (admin.machine.checkout / "wheels").glob("*.whl")}
+    assert {path.name for path in admin.machine.wheels.glob("*.whl")} <= downloaded
 
 
-def test_readme_says_the_same_in_short(installed: Installed) -> None:
+def test_readme_says_the_same_in_short(admin: Admin) -> None:
     """What README types to install is typed by the page as well, and the lines for slurm.conf are equal."""
     for number in range(3):
         for command in pages.block(README, "Install it on a cluster", "sh", number).commands:
-            assert command in installed.printed
+            assert command in admin.printed
     lines = pages.block(README, "Install it on a cluster", "").text
     assert lines == pages.block(ADMIN, INSTALLING[4], "").text
 
@@ -157,28 +114,28 @@ def test_readme_says_the_same_in_short(installed: Installed) -> None:
 # --- what the pages show ------------------------------------------------------------------------------------
 
 
-def test_what_validate_config_shows_in_readme(installed: Installed) -> None:
+def test_what_validate_config_shows_in_readme(admin: Admin) -> None:
     """README's example of a config is the file in examples/, and the command says of it what README shows."""
     example = pages.block(README, "Install it on a cluster", "json").text
     assert example == (ROOT / "examples" / "qrmi_config.json").read_text()
     [(command, shown)] = pages.block(README, "Install it on a cluster", "console").session
-    config = installed.machine.path("/etc/slurm/qrmi_config.json")
+    config = admin.machine.path("/etc/slurm/qrmi_config.json")
     before = config.read_text()
     try:
         config.write_text(example)
-        assert installed.type(command, status=1).splitlines() == shown
+        assert admin.type(command, status=1).splitlines() == shown
     finally:
         config.write_text(before)
 
 
-def test_the_refusal_in_readme(installed: Installed) -> None:
+def test_the_refusal_in_readme(admin: Admin) -> None:
     """A QPU's name with a typing error: what README shows, under this cluster's own job id."""
     (submit, shown), (look, reason) = pages.block(README, DEMO, "console", 1).session
-    printed = installed.type(submit, as_user=True)
+    printed = admin.type(submit, as_user=True)
     assert masked(printed.splitlines()) == masked(shown)
     job_id = int(printed.split()[-1])
-    installed.machine.cluster.wait_job_over(job_id)
-    printed = installed.type(look.replace("-2.", f"-{job_id}."), as_user=True)
+    admin.machine.cluster.wait_job_over(job_id)
+    printed = admin.type(look.replace("-2.", f"-{job_id}."), as_user=True)
     assert masked(printed.splitlines()) == masked(reason)
 
 
@@ -192,26 +149,13 @@ def test_the_demo_in_readme() -> None:
     left_up = re.search(r"^ *source (\S+)/env\.sh$", done.stdout, re.MULTILINE)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
-        lines = [line for line in masked(done.stdout.splitlines()) if not line.startswith(("  tidy", "  setup"))]
-        wanted = masked(shown)
-        while "            | ..." in wanted:
-            place = wanted.index("            | ...")
-            assert lines[:place] == wanted[:place]
-            go_on = lines.index(wanted[place + 1])
-            lines, wanted = lines[go_on:], wanted[place + 1 :]
-        assert lines[: len(wanted)] == wanted
+        lines = [line for line in done.stdout.splitlines() if not line.startswith(("  tidy", "  setup"))]
+        until = next(place for place, line in enumerate(lines) if line.startswith("  passed"))
+        assert shows(lines[: until + 1], shown), done.stdout
         assert left_up is not None
     finally:
         if left_up:
             stop_left_up(Path(left_up[1]))
-
-
-def masked(lines: list[str]) -> list[str]:
-    """Return lines without what differs from run to run: numbers, ids, users, bars, blank lines."""
-    text = "\n".join(lines)
-    text = re.sub(r"\b[0-9a-f]{8}\b|\d+(\.\d+)*", "0", text)
-    text = re.sub(r"^\S+\$ ", "$ ", text, flags=re.MULTILINE)
-    return [re.sub(r"#+", "#", line).rstrip() for line in text.splitlines() if line.strip()]
 
 
 # --- every command that no section above or below types ------------------------------------------------------
@@ -240,49 +184,84 @@ class Step:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def a_pending_release(installed: Installed) -> str:
+def a_pending_release(admin: Admin) -> str:
     """Let a job end while the service refuses to close its session, and return its id."""
-    fault = installed.machine.emulator("POST", "faults", {"call": "update_session", "kind": "error", "status": 500})
-    job_id = installed.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1")
-    installed.output(job_id)
-    installed.machine.emulator("DELETE", f"faults/{fault['id']}")
-    assert str(job_id) in installed.type("qrmi-slurm status")
+    fault = admin.machine.emulator("POST", "faults", {"call": "update_session", "kind": "error", "status": 500})
+    job_id = admin.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1")
+    admin.output(job_id)
+    admin.machine.emulator("DELETE", f"faults/{fault['id']}")
+    assert str(job_id) in admin.type("qrmi-slurm status")
     return str(job_id)
 
 
-def a_held_job(installed: Installed) -> str:
+def a_held_job(admin: Admin) -> str:
     """Submit a job that waits to be released, and return its id."""
-    return str(installed.sbatch("true", "--hold"))
+    return str(admin.sbatch("true", "--hold"))
 
 
-def a_drained_node(installed: Installed) -> str:
+def a_drained_node(admin: Admin) -> str:
     """Drain n1, as a Prolog that is not there does."""
-    installed.type("scontrol update NodeName=n1 State=DRAIN Reason=test")
+    admin.type("scontrol update NodeName=n1 State=DRAIN Reason=test")
     return "n1"
 
 
-def a_qpu_job(installed: Installed) -> str:
+def a_qpu_job(admin: Admin) -> str:
     """Run a job with a QPU to its end, and return its id."""
-    job_id = installed.sbatch("true", "--qpu=ibm_demo")
-    installed.output(job_id)
+    job_id = admin.sbatch("true", "--qpu=ibm_demo")
+    admin.output(job_id)
     return str(job_id)
 
 
-def a_program(installed: Installed) -> str:
+def a_drained_qpu(admin: Admin) -> str:
+    """Take ibm_demo out of service, and return what root tries it with."""
+    admin.type("qrmi-slurm drain ibm_demo --reason test")
+    return "--wait --wrap true"
+
+
+def a_course(admin: Admin) -> str:
+    """Let those exist who have the course, and return when it is."""
+    make_people(admin)
+    return "tomorrow"
+
+
+def make_people(admin: Admin) -> None:
+    """Make those of whom the page speaks; only this machine knows them, and nothing runs as them."""
+    admin.type(
+        "groupadd --force quantum; for name in alice bob; do id -u $name || useradd --groups quantum $name; done"
+    )
+
+
+def a_waiting_choice(admin: Admin) -> str:
+    """Submit a job that leaves open which QPU it gets, and return what `scontrol update` is to say."""
+    return f"{admin.sbatch('true', '--qpu=any:ibm_demo', '--hold')} Licenses=qpu_ibm_demo"
+
+
+def the_sensors_units(admin: Admin) -> str:
+    """Put the units in their place."""
+    admin.type("install -m 0644 systemd/qrmi-slurm-sensor.* /etc/systemd/system/")
+    return "4711"
+
+
+def a_program(admin: Admin) -> str:
     """Write a program into the user's home."""
-    (installed.machine.cluster.user.home / "program.py").write_text("print('ran')\n")
+    (admin.machine.cluster.user.home / "program.py").write_text("print('ran')\n")
     return "program.py"
 
 
+SCHEDULING, ACCOUNTING = "docs/scheduling.md", "docs/accounting.md"
+SETTING_IT_UP, SWITCH = "Setting it up", "A QPU that is offline, and the admin's switch"
+# What the pages call things, and what they are called here.
+NAMES = {", ibm_kingston": "", "ibm_quebec": "ibm_demo", "ibm_qebec": "ibm_dmeo"}
+ACCOUNTING_TITLE = "Accounting: who held which QPU, and for how long"
 OF_PROLOG, OF_EPILOG = r"qrmi-slurm-prolog info: acquired: job=\d+", r"qrmi-slurm-epilog info: released: job=\d+"
 STEPS = {
     "/opt/qrmi-emulator/bin/qrmi-slurm emulator --help": Step("--backend", env={"PYTHONPATH": str(BASE_PACKAGES)}),
     "/opt/qrmi-slurm/bin/pip install qrmi": Step("already satisfied: qrmi"),
     "export ibm_quebec_QRMI_IBM_QCS_IAM_APIKEY=...": Step(
         f"ibm_demo_QRMI_IBM_QCS_IAM_APIKEY={API_KEY}",
-        given=lambda _installed: "ibm_demo",
-        stands_for="ibm_quebec",
-        then=f"; export ibm_demo_QRMI_IBM_QCS_IAM_APIKEY={API_KEY}; srun --qpu=ibm_demo env",
+        given=lambda _admin: API_KEY,
+        stands_for="...",
+        then="; srun --qpu=ibm_demo env",
         as_user=True,
     ),
     "journalctl -t qrmi-slurm-prolog": Step(OF_PROLOG, given=a_qpu_job),
@@ -297,19 +276,24 @@ STEPS = {
     "qrmi-slurm --help": Step("validate-config"),
     "qrmi-slurm doctor --login-node": Step("--qpu +srun has the option"),
     "qrmi-slurm qpus": Step("ibm_demo +ibm-quantum-compute-service +yes"),
+    "env -u SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu": Step(),
+    "make -C cli_filter install": Step("packaged/usr/lib64/slurm/spank_qrmi.so", env={"DESTDIR": "packaged"}),
+    "make -C cli_filter install-lua SLURM_PLUGIN_DIR=/opt/qrmi-slurm/lib": Step("lua"),
+    "qrmi-slurm report --by account": Step("ACCOUNT +JOBS", given=a_qpu_job),
+    "qrmi-slurm report --by acquisition": Step("ibm_demo", given=a_qpu_job),
+    "qrmi-slurm report --since 30d --by account": Step("ACCOUNT +JOBS", given=a_qpu_job),
     "qrmi-slurm recover": Step(),
     "qrmi-slurm recover --dry-run": Step("ibm_demo", given=a_pending_release, then="; qrmi-slurm recover --now"),
     "qrmi-slurm recover --now": Step("released", given=a_pending_release),
     "qrmi-slurm recover --state-dir OLD": Step(given=lambda _installed: "/var/spool/qrmi-slurm", stands_for="OLD"),
     "qrmi-slurm release 4711": Step("released", given=a_pending_release),
     "qrmi-slurm release --forget JOBID": Step("released", given=a_pending_release, stands_for="JOBID"),
-    "qrmi-slurm slurm-conf": Step("(?m)^Prolog=/opt/qrmi-slurm/bin/qrmi-slurm-prolog$"),
     "qrmi-slurm slurm-conf --existing-task-prolog /etc/slurm/task_prolog.sh": Step("(?m)^/etc/slurm/task_prolog.sh "),
     "sbatch --help": Step("--qpu=names +Comma-separated list of QPU resources to use.", as_user=True),
-    "sbatch --qpu=ibm_quebec job.sh": Step(
-        "Submitted", given=lambda _installed: "ibm_demo bell.sh", stands_for="ibm_quebec job.sh", as_user=True
-    ),
     "scontrol --local show job": Step("JobId="),
+    "scontrol show lic": Step(),
+    "scontrol show licenses": Step(),
+    "scontrol show reservations": Step(),
     "scontrol release 4711": Step(given=a_held_job),
     "scontrol update NodeName=n1 State=RESUME": Step(given=a_drained_node, stands_for="n1"),
     "srun python3 program.py": Step("ran", given=a_program, stands_for="program.py", as_user=True),
@@ -317,9 +301,38 @@ STEPS = {
 }
 
 
+# Those that need the QPUs to be licences, which the fixture `scheduled` makes of them.
+SCHEDULED_STEPS = {
+    'qrmi-slurm drain ibm_quebec --reason "..."': Step("ibm_demo: drained", then="; qrmi-slurm resume ibm_demo"),
+    "qrmi-slurm catalogue --check": Step(),
+    "qrmi-slurm catalogue --output /shared/qrmi_catalogue.lua": Step(
+        given=lambda _admin: "/srv",
+        stands_for="/shared",
+        then="; cmp /srv/qrmi_catalogue.lua /etc/slurm/qrmi_catalogue.lua",
+    ),
+    "qrmi-slurm sensor": Step(),
+    "sbatch --reservation=qpu_out_qpu_ibm_quebec --qpu=ibm_quebec ...": Step(
+        "Submitted", given=a_drained_qpu, stands_for="...", then="; qrmi-slurm resume ibm_demo"
+    ),
+    "scontrol create reservation ReservationName=course StartTime=2027-03-05T10:00:00 Duration=60 "
+    "Users=alice,bob Flags=LICENSE_ONLY Licenses=qpu_ibm_quebec:1": Step(
+        "Reservation created: course",
+        given=a_course,
+        stands_for="2027-03-05T10:00:00",
+        then="; scontrol delete ReservationName=course",
+    ),
+    "scontrol update JobId=... Licenses=qpu_b": Step(
+        given=a_waiting_choice, stands_for="... Licenses=qpu_b", then="; scancel --user=$(id -un)"
+    ),
+    "systemctl enable --now qrmi-slurm-sensor.timer": Step(given=the_sensors_units),
+    "touch /etc/slurm/job_submit.lua": Step(),
+}
+
+
 def typed_elsewhere() -> set[str]:
     """Return what the sections type that are followed as a whole, and what the tests of whole sessions type."""
     whole = {(ADMIN, section) for section in (*INSTALLING, UPGRADING, REMOVING)} | {(README, THE_EMULATOR)}
+    whole |= {(ACCOUNTING, "The ledger")}
     found = {
         command
         for page in pages.pages()
@@ -327,7 +340,9 @@ def typed_elsewhere() -> set[str]:
         if block.is_typed and ((page, block.section) in whole or block.language == "console")
         for command in block.commands
     }
-    return found | {"make demo KEEP=1", *GOING_BACK}
+    by_slurmdbd = {command for page in pages.pages() for command in pages.commands(page)}
+    found |= {command for command in by_slurmdbd if command.startswith(pages.OF_SLURMDBD)}
+    return found | {"make demo KEEP=1", *GOING_BACK, *TO_SET_UP}
 
 
 def commands_by_themselves() -> list[str]:
@@ -337,24 +352,34 @@ def commands_by_themselves() -> list[str]:
     return [command for command in found if command not in others]
 
 
+# The steps of docs/scheduling.md's section SETTING_IT_UP.
+TO_SET_UP = (
+    "make -C cli_filter install SLURM_PLUGIN_DIR=/opt/qrmi-slurm/lib",
+    "install -m 0644 /opt/qrmi-slurm/lib/lua/job_submit.lua /etc/slurm/",
+    "qrmi-slurm catalogue",
+)
 GOING_BACK = ("ln -sfn qrmi-slurm-0.1.0 /opt/qrmi-slurm",)
 
 
-@pytest.mark.parametrize("command", commands_by_themselves())
-def test_a_command_within_the_text(installed: Installed, command: str) -> None:
+@pytest.mark.parametrize("command", [command for command in commands_by_themselves() if command not in SCHEDULED_STEPS])
+def test_a_command_within_the_text(admin: Admin, command: str) -> None:
     """It ends well and shows what the page says; one that is new to the pages needs a line in STEPS."""
-    step = STEPS[command]
-    name = step.given(installed) if step.given else step.stands_for
-    typed = command.replace(step.stands_for, name) + step.then
-    printed = installed.type(typed, as_user=step.as_user, status=step.status, env=step.env)
+    take(admin, command, STEPS[command])
+
+
+def take(admin: Admin, command: str, step: Step) -> None:
+    """Type a command as its step says."""
+    name = step.given(admin) if step.given else step.stands_for
+    typed = renamed(command, NAMES).replace(step.stands_for, name) + step.then
+    printed = admin.type(typed, as_user=step.as_user, status=step.status, env=step.env)
     assert re.search(step.shows, printed), printed
-    installed.machine.cluster.wait_nodes_idle()
+    admin.machine.cluster.wait_nodes_idle()
 
 
 def test_no_step_is_left_of_a_command_that_is_gone() -> None:
     """What STEPS and NOT_TYPED have stands in a page, but for what a whole section types now."""
     on_pages = {command for page in pages.pages() for command in pages.commands(page)}
-    assert STEPS.keys() == set(commands_by_themselves())
+    assert STEPS.keys() | SCHEDULED_STEPS.keys() == set(commands_by_themselves())
     assert NOT_TYPED.keys() <= on_pages
 
 
@@ -371,33 +396,134 @@ def test_make_knows_what_takes_too_long_to_be_typed(command: str) -> None:
         assert option in options.stdout
 
 
+# --- docs/scheduling.md and docs/accounting.md ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scheduled(admin: Admin) -> Admin:
+    """Follow docs/scheduling.md's section on setting up, without cli_filter.lua; the site has a licence already."""
+    machine = admin.machine
+    conf = machine.path("/etc/slurm/slurm.conf")
+    before = conf.read_text()
+    conf.write_text(before + "Licenses=matlab:4\n")
+    for command in TO_SET_UP:
+        admin.type(command)
+    admin.play(pages.block(SCHEDULING, SETTING_IT_UP, "console"), NAMES)
+    printed = next(text for command, text in admin.printed.items() if command == "qrmi-slurm slurm-conf")
+    lines = printed.partition("to let jobs wait for QPUs")[2].partition("\n\n")[0].partition("\n")[2]
+    conf.write_text(f"{before}{lines}\n".replace("CliFilterPlugins=lua\n", ""))
+    restart_slurmctld(machine)
+    (machine.cluster.user.home / "job.sh").write_text("#!/bin/sh\ntrue\n")
+    return admin
+
+
+def restart_slurmctld(machine: Machine) -> None:
+    """Restart the controller, as with systemctl."""
+    machine.cluster.slurm("scontrol", "shutdown", "slurmctld")
+    wait_for(lambda: not machine.cluster.is_alive("slurmctld"), "slurmctld to end", 20)
+    machine.cluster.kill_daemon("slurmctld")
+    machine.cluster.start_daemon("slurmctld", ["slurmctld", "-D"], {})
+    wait_for(lambda: "UP" in (machine.cluster.try_slurm("scontrol", "ping") or ""), "slurmctld", 20)
+    machine.cluster.wait_nodes_idle()
+
+
+@contextmanager
+def another_holds_the_qpu(admin: Admin) -> Iterator[None]:
+    """Let a job hold ibm_demo until the block ends, and no other job outlive it."""
+    cluster = admin.machine.cluster
+    # Root's, so that it is not in the list of the user's own.
+    holding = int(admin.type("sbatch --parsable --qpu=ibm_demo --nodelist=n1 --output=/dev/null --wrap 'sleep 600'"))
+    cluster.wait_job(holding, {"RUNNING"})
+    try:
+        yield
+    finally:
+        admin.type(f"scancel {holding}; scancel --user={cluster.user.name}")
+        cluster.wait_nodes_idle()
+
+
+def test_what_users_see_of_licences(scheduled: Admin) -> None:
+    """A job waits for the QPU that another holds, and a QPU's name with a typing error is refused at submission."""
+    user = scheduled.machine.cluster.user.name
+    with another_holds_the_qpu(scheduled):
+        scheduled.play(pages.block(SCHEDULING, "What users see", "console"), {**NAMES, "alice": user[:8]})
+        of_readme = pages.block(README, "QPUs in Slurm's queue", "console")
+        scheduled.play(of_readme, {"known are: ibm_demo, ibm_second": "known are: ibm_demo"})
+
+
+def test_the_switch_in_the_page(scheduled: Admin) -> None:
+    """A QPU is drained under a running job, another job waits and is told why, and the QPU comes back."""
+    with another_holds_the_qpu(scheduled):
+        scheduled.play(pages.block(SCHEDULING, SWITCH, "console"), NAMES)
+
+
+def test_the_refusal_by_an_access_rule_in_the_page(scheduled: Admin) -> None:
+    """With the page's rules, under the name of this user."""
+    config = scheduled.machine.path("/etc/slurm/qrmi_config.json")
+    before = config.read_text()
+    make_people(scheduled)
+    content = json.loads(before)
+    content["resources"][0]["slurm"] = {"allow": {"users": ["bob"], "groups": ["quantum"]}}
+    try:
+        config.write_text(json.dumps(content))
+        scheduled.type("qrmi-slurm catalogue")
+        names = {**NAMES, "alice": scheduled.machine.cluster.user.name}
+        scheduled.play(pages.block(SCHEDULING, "Access rules", "console"), names)
+    finally:
+        config.write_text(before)
+        scheduled.type("qrmi-slurm catalogue")
+
+
+@pytest.mark.parametrize("command", SCHEDULED_STEPS)
+def test_a_command_about_licences(scheduled: Admin, command: str) -> None:
+    """It ends well and shows what the page says."""
+    take(scheduled, command, SCHEDULED_STEPS[command])
+
+
+def test_the_report_in_the_page(admin: Admin) -> None:
+    """The same columns, of this cluster's jobs."""
+    a_qpu_job(admin)
+    [(command, shown)] = pages.block(ACCOUNTING, ACCOUNTING_TITLE, "console").session
+    printed = admin.type(command.replace("--since 2026-01 --until 2026-02", "--since today")).splitlines()
+    assert shown[1].split() == printed[1].split()
+    assert [line.split()[0] for line in printed].count("total") == 1
+
+
+def test_the_ledger_is_collected_as_the_page_says(admin: Admin) -> None:
+    """From each node, by ssh, and read where it was collected."""
+    a_qpu_job(admin)
+    admin.machine.path("/srv/www").mkdir(exist_ok=True)
+    admin.follow(pages.block(ACCOUNTING, "The ledger", "sh"))
+    assert list(admin.machine.path("/srv/qpu-accounting").glob("n1/*/.accounting/*.jsonl"))
+    assert "<svg" in admin.machine.path("/srv/www/qpus.html").read_text()
+
+
 # --- docs/admin.md, to its end: these change the installation, in this order ----------------------------------
 
 
-def test_the_credentials_in_slurmds_log_that_the_page_warns_of(installed: Installed) -> None:
+def test_the_credentials_in_slurmds_log_that_the_page_warns_of(admin: Admin) -> None:
     """At SlurmdDebug=debug slurmstepd logs what TaskProlog exports; our own messages never have a value."""
-    installed.output(installed.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1"))
-    assert API_KEY in installed.machine.cluster.slurmd_log("n1")
-    assert API_KEY not in installed.machine.syslog.read_text()
+    admin.output(admin.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1"))
+    assert API_KEY in admin.machine.cluster.slurmd_log("n1")
+    assert API_KEY not in admin.machine.syslog.read_text()
 
 
-def test_upgrading_while_jobs_run(installed: Installed) -> None:
+def test_upgrading_while_jobs_run(admin: Admin) -> None:
     """One job after another meets the switch to the new version and back; none fails, no node drains."""
-    machine = installed.machine
+    machine = admin.machine
     project = machine.checkout / "pyproject.toml"
     project.write_text(re.sub("(?m)^version = .*$", 'version = "0.2.0"', project.read_text()))
     stop = machine.cluster.user.home / "stop"
     loop = f"until [ -e {stop} ]; do srun --qpu=ibm_demo --nodelist=n1 true || echo failed; echo done; done"
     with ThreadPoolExecutor() as side:
-        jobs = side.submit(installed.type, loop, as_user=True)
+        jobs = side.submit(admin.type, loop, as_user=True)
         try:
-            installed.follow(pages.block(ADMIN, UPGRADING, "sh"))
-            assert installed.type("qrmi-slurm --version").startswith("qrmi-slurm 0.2.0 ")
-            wait_some_jobs(installed)
+            admin.follow(pages.block(ADMIN, UPGRADING, "sh"))
+            assert admin.type("qrmi-slurm --version").startswith("qrmi-slurm 0.2.0 ")
+            wait_some_jobs(admin)
             for command in GOING_BACK:
-                installed.type(command)
-            assert installed.type("qrmi-slurm --version").startswith("qrmi-slurm 0.1.0 ")
-            wait_some_jobs(installed)
+                admin.type(command)
+            assert admin.type("qrmi-slurm --version").startswith("qrmi-slurm 0.1.0 ")
+            wait_some_jobs(admin)
         finally:
             stop.touch()
     assert jobs.result().count("done") > 4
@@ -406,51 +532,56 @@ def test_upgrading_while_jobs_run(installed: Installed) -> None:
     assert not machine.open_sessions()
 
 
-def wait_some_jobs(installed: Installed) -> None:
+def wait_some_jobs(admin: Admin) -> None:
     """Wait until two more jobs have opened their sessions."""
-    now = len(installed.machine.emulator("GET", "sessions"))
-    wait_for(lambda: len(installed.machine.emulator("GET", "sessions")) >= now + 2, "two more jobs", 20)
+    now = len(admin.machine.emulator("GET", "sessions"))
+    wait_for(lambda: len(admin.machine.emulator("GET", "sessions")) >= now + 2, "two more jobs", 20)
 
 
-def test_removing_while_jobs_run(installed: Installed) -> None:
+def test_removing_while_jobs_run(admin: Admin) -> None:
     """A job that holds a QPU ends well, one that waits for its start is told, no node drains, other jobs go on."""
-    machine = installed.machine
+    machine = admin.machine
     plugstack = machine.path("/etc/slurm/plugstack.conf")
     # An option of the site's own: the hooks have to find it until the last record is gone.
     plugstack.write_text(plugstack.read_text().replace("config.json", "config.json --state-dir=/var/spool/our-own"))
     go_on = machine.cluster.user.home / "go-on"
     script = f"until [ -e {go_on} ]; do sleep 0.1; done; srun env"
-    holding = installed.sbatch(script, "--qpu=ibm_demo")
+    holding = admin.sbatch(script, "--qpu=ibm_demo")
     machine.cluster.wait_job(holding, {"RUNNING"})
-    waiting = installed.sbatch("srun env", "--qpu=ibm_demo", "--hold")
+    waiting = admin.sbatch("srun env", "--qpu=ibm_demo", "--hold")
     first, second, last = (pages.block(ADMIN, REMOVING, "sh", number) for number in range(3))
 
-    installed.follow(first)
-    installed.type(f"scontrol release {waiting}")
-    assert "not known at this site: ibm_demo" in installed.machine.cluster.job_output(wait_over(machine, waiting))
+    admin.follow(first)
+    admin.type(f"scontrol release {waiting}")
     go_on.touch()
-    assert "\nQRMI_JOB_QPU_RESOURCES=ibm_demo\n" in installed.output(holding)
+    machine.cluster.wait_job(holding)
+    assert "not known at this site: ibm_demo" in admin.output(waiting)
+    assert "\nQRMI_JOB_QPU_RESOURCES=ibm_demo\n" in admin.output(holding)
     assert machine.cluster.job(holding).state == "COMPLETED"
     assert not machine.open_sessions()
 
     read_before = times_read(machine)
-    installed.follow(second)
-    assert "no job holds a QPU" in installed.printed["qrmi-slurm status"]
+    admin.follow(second)
+    assert "no job holds a QPU" in admin.printed["qrmi-slurm status"]
     assert not re.search("(Prolog|Epilog)=", machine.path("/etc/slurm/slurm.conf").read_text())
     wait_for(lambda: all(now > read_before[node] for node, now in times_read(machine).items()), "slurmd to read it", 20)
-    installed.follow(last)
+    take_licences_away(machine)
+    admin.follow(last)
 
     for node in machine.cluster.nodes:
-        assert "QRMI" not in installed.output(installed.sbatch("srun env", f"--nodelist={node}"))
-    assert "--qpu" not in installed.type("sbatch --help", as_user=True)
+        assert "QRMI" not in admin.output(admin.sbatch("srun env", f"--nodelist={node}"))
+    assert "--qpu" not in admin.type("sbatch --help", as_user=True)
     left = [*machine.path("/opt/").glob("qrmi-slurm*"), *machine.path("/etc/systemd/system/").glob("qrmi-slurm*")]
     assert not [*left, *machine.path("/etc/slurm/").glob("qrmi*")]
 
 
-def wait_over(machine: Machine, job_id: int) -> int:
-    """Wait until a job has ended; others may run."""
-    machine.cluster.wait_job(job_id)
-    return job_id
+def take_licences_away(machine: Machine) -> None:
+    """Do what the page says of licences in words."""
+    conf = machine.path("/etc/slurm/slurm.conf")
+    conf.write_text(re.sub("(?m)^(JobSubmitPlugins|CliFilterPlugins|Licenses)=.*\n", "", conf.read_text()))
+    for name in ("job_submit.lua", "cli_filter.lua", "qrmi_catalogue.lua"):
+        (conf.parent / name).unlink(missing_ok=True)
+    restart_slurmctld(machine)
 
 
 def times_read(machine: Machine) -> dict[str, int]:
