@@ -12,12 +12,12 @@ from qrmi_slurm.config import Resource
 from qrmi_slurm.context import JobContext
 from qrmi_slurm.credentials import merge
 from qrmi_slurm.draft import Draft
-from qrmi_slurm.errors import ConfigError, ExportsError, QrmiSlurmError, RecordError, SelectionError
+from qrmi_slurm.errors import BrokerError, ConfigError, ExportsError, QrmiSlurmError, RecordError, SelectionError
 from qrmi_slurm.exports import Exports
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.plugstack import SiteOptions
-from qrmi_slurm.record import Entry, JobFolder, Record, State
+from qrmi_slurm.record import Broker, Entry, JobFolder, Record, State
 from qrmi_slurm.resource_types import describe, with_successors
 from qrmi_slurm.secret import Secret, mask
 from qrmi_slurm.selection import Term, printable
@@ -67,6 +67,8 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
         log.error("record-set-aside", reason=fault)
     if earlier is not None and _is_this_run(earlier, context, folder):
         log.info("already-acquired", restart=earlier.restart_count)
+        if earlier.broker is not None:
+            _revive_broker(folder, earlier, log)
         return None
     folder.remove_exports()
     if earlier is not None:
@@ -75,6 +77,15 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
         half = options._replace(release_timeout_s=min(options.release_timeout_s, _left_s(deadline_s) / 2))
         earlier = release.release(folder, earlier, half, log, keep_folder=True)
     return _Acquisition(context, options, folder, log, deadline_s).run(earlier)
+
+
+def _revive_broker(folder: JobFolder, earlier: Record, log: HookLog) -> None:
+    from qrmi_slurm import brokerage  # only where a resource has one
+
+    try:
+        brokerage.revive(folder, earlier, log)
+    except BrokerError as error:
+        log.error("no-broker", reason=error)
 
 
 def failed(context: JobContext, reason: str) -> Exports:
@@ -118,6 +129,7 @@ class _Acquisition:
         self._record_fault: RecordError | None = None
         self._person: Person | None = None
         self._allotment: Allotment | None = None
+        self._broker: Broker | None = None
 
     def run(self, earlier: Record | None) -> Exports:
         """Acquire, and return what the tasks get; `earlier` is what of an earlier run is still to be released."""
@@ -226,8 +238,28 @@ class _Acquisition:
                 self._problems.append(slot.problem)
         if self._record_fault is not None:
             raise self._record_fault
+        current = self._with_broker(slots, current)
         if self._problems and (self._options.require == "all" or not self._tokens):
             self._give_back(current)
+
+    def _with_broker(self, slots: Sequence[Slot], current: Record) -> Record:
+        """Start the broker of the QPUs that need one; without it the job does not have them."""
+        items = [slot.chosen for slot in slots if slot.chosen is not None and slot.chosen.name in self._tokens]
+        brokered = [item.name for item in items if item.credentials.need_broker]
+        if not brokered:
+            return current
+        from qrmi_slurm import brokerage  # only where a resource has one
+
+        try:
+            ends_s = time.time() + self._time_limit_s
+            current = brokerage.start(self._folder, current, brokered, ends_s, _left_s(self._deadline_s), self._log)
+        except BrokerError as error:
+            self._log.error("no-broker", qpus=",".join(brokered), reason=error)
+            self._problems.append(f"{printable(', '.join(brokered))}: {error.message}")
+            for name in brokered:
+                del self._tokens[name]
+        self._broker = current.broker
+        return current
 
     def _acquire_round(self, slots: Mapping[str, Slot], current: Record, *, has_more: bool) -> Record:
         """Acquire QPUs side by side; what comes of each goes to disk as soon as it is known.
@@ -400,7 +432,7 @@ class _Acquisition:
         resource_names = ",".join(item.name for item in held)
         variables = dict(self._options.env)
         for item in held:
-            variables |= _prefixed(item)
+            variables |= _prefixed(item) if not item.credentials.need_broker else self._brokered(item)
             variables[of_resource(item.name, names.ACQUISITION_TOKEN)] = self._tokens[item.name]
             variables[of_resource(item.name, names.TIMEOUT_SECONDS)] = str(self._time_limit_s)
         variables |= {
@@ -412,6 +444,17 @@ class _Acquisition:
             names.QRMI_JOB_UID: str(self._context.uid),
         }
         return variables
+
+    def _brokered(self, item: Candidate) -> dict[str, str]:
+        """Return the variables of a QPU that the job reaches through its broker: none of the site's secrets."""
+        from qrmi_slurm import brokerage
+
+        assert self._broker is not None  # noqa: S101 without it the job does not hold this one
+        key = self._broker.keys[item.name]
+        place = list(self._broker.keys).index(item.name)
+        variables = brokerage.variables(item.resource.type, item.credentials.environment, key, place, self._broker.port)
+        found = {of_resource(item.name, variable): value for variable, value in variables.items()}
+        return {**found, names.QRMI_SLURM_BROKER: self._context.node}
 
     def _ask_time_limit_s(self) -> int:
         """Return the job's time limit in seconds, from Slurm's environment or, before 23.02, from scontrol."""

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import CredentialsError
-from qrmi_slurm.names import QRMI_PREFIX, of_resource
-from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone, with_successors
+from qrmi_slurm.names import BROKER_MARK, QRMI_PREFIX, of_resource
+from qrmi_slurm.resource_types import describe, is_endpoint, is_ours_alone, is_secret, with_successors
 from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
 
@@ -24,10 +24,12 @@ class Credentials(NamedTuple):
     Args:
         environment: what QRMI reads; secrets in it, so never in a repr.
         are_users: whether the user supplied any of them, so that QRMI runs as the user.
+        need_broker: whether a key of the site's is among them that the job must not see.
     """
 
     environment: Mapping[str, str]
     are_users: bool
+    need_broker: bool = False
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment")
@@ -53,7 +55,31 @@ def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credential
     missing = sorted(describe(resource.type).required - with_successors(environment).keys())
     if missing:
         raise CredentialsError(_missing_message(resource, missing, changed_endpoints))
-    return Credentials(environment, are_users=bool(users))
+    need_broker = resource.sharing.broker and _holds_secret_of(resource, environment)
+    if need_broker:
+        _require_broker(resource, users)
+    return Credentials(environment, are_users=bool(users), need_broker=need_broker)
+
+
+def _holds_secret_of(resource: Resource, environment: Mapping[str, str]) -> bool:
+    sites = {value for name, value in resource.environment.items() if is_secret(name)}
+    return any(is_secret(name) and value in sites for name, value in environment.items())
+
+
+def _require_broker(resource: Resource, users: Mapping[str, str]) -> None:
+    """Raise where no broker can keep the site's key, or the user's variables would turn it to something else."""
+    described = describe(resource.type)
+    if not described.can_have_broker:
+        raise CredentialsError(
+            f"its credentials are to stay with the site, and there is no credential broker for {resource.type}",
+            "an admin has to remove the broker from the config: qrmi-slurm validate-config",
+        )
+    foreign = sorted(of_resource(resource.name, name) for name in users.keys() - described.tunable)
+    if foreign:
+        raise CredentialsError(
+            f"you set {', '.join(map(printable, foreign))}, which does not go with the site's credentials: bring your "
+            "own for all, or leave it out"
+        )
 
 
 def _users_own(resource: Resource, user_environment: Mapping[str, str]) -> dict[str, str]:
@@ -63,7 +89,7 @@ def _users_own(resource: Resource, user_environment: Mapping[str, str]) -> dict[
         variable = full_name.removeprefix(of_resource(resource.name, ""))
         if not full_name.startswith(prefix) or is_ours_alone(variable):
             continue
-        if resource.environment.get(variable) == value:
+        if resource.environment.get(variable) == value or BROKER_MARK in value:  # a surrounding job's
             continue
         if "=" in variable or not is_one_line(variable):
             raise CredentialsError(f"{printable(full_name)} cannot be a variable's name")

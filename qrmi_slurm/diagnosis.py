@@ -220,6 +220,20 @@ NOBODY: Final = Rule(
     "an access rule lets nobody in",
     "An empty list is a list that nobody is in.",
 )
+BROKER_OF_NO_USE: Final = Rule(
+    "QS312",
+    _E,
+    "the resource cannot have a credential broker",
+    "A broker speaks for ibm-quantum-compute-service and ibm-quantum-system alone. Prolog refuses the resource "
+    "rather than let its key reach a job.",
+)
+BROKER_WITHOUT_KEY: Final = Rule(
+    "QS313",
+    _E,
+    "there is no key for the credential broker to keep",
+    "A broker adds the site's key to the requests of jobs that do not have it. Where users bring their own, there is "
+    "nothing to keep from them, and their jobs reach the service directly.",
+)
 
 # 4xx: variables
 UNKNOWN_VARIABLE: Final = Rule(

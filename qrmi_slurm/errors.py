@@ -46,6 +46,10 @@ class CatalogueError(QrmiSlurmError):
     """The catalogue cannot be read or written."""
 
 
+class BrokerError(QrmiSlurmError):
+    """A job's credential broker cannot be started."""
+
+
 class RecordError(QrmiSlurmError):
     """A job's record cannot be read or written."""
 

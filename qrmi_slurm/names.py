@@ -35,6 +35,12 @@ QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub
 QRMI_SLURM_CHOICES = "QRMI_SLURM_CHOICES"  # task: what each choice in --qpu came to, `TERM=NAME,...`
 QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
 
+QRMI_SLURM_BROKER = "QRMI_SLURM_BROKER"  # task: the node whose loopback the job's credential broker listens on
+
+# What stands in every key, address and path of a credential broker: whoever inherits one from a surrounding job has
+# not set it himself.
+BROKER_MARK = "qrmi-slurm-broker"
+
 # --- QRMI: what a task reads -----------------------------------------------------------------------------
 QRMI_JOB_QPU_RESOURCES = "QRMI_JOB_QPU_RESOURCES"
 QRMI_JOB_QPU_TYPES = "QRMI_JOB_QPU_TYPES"

@@ -2,7 +2,7 @@
 
 One folder a job, `<state dir>/<cluster>/<job id>/`: root's, `0711`. In it `record.json` (`0600`), `lock`, one
 `token-<n>` a QPU that the acquiring child writes by itself, `array`, which the plugin leaves there for a task of a job
-array, and `exports`, the job's user's. What nobody can read goes into a folder of its own below
+array, `broker` (`brokerage`), and `exports`, the job's user's. What nobody can read goes into a folder of its own below
 `<state dir>/<cluster>/.set-aside/`.
 """
 
@@ -128,6 +128,28 @@ class Ended(NamedTuple):
     ended_s: float
 
 
+class Broker(NamedTuple):
+    """The process that keeps the site's key from a job, and speaks for it.
+
+    Args:
+        pid: its process id on the node that acquired.
+        start_ticks: when it started, in clock ticks since boot; with the pid that names one process for good.
+        port: where it listens on loopback.
+        restart_count: which run of the job it serves.
+        keys: by the QPU's name, what the job's environment has instead of the site's key.
+        space: what the names of the job's objects in S3 begin with.
+        ends_s: until when the job may run; seconds since the epoch.
+    """
+
+    pid: int
+    start_ticks: int
+    port: int
+    restart_count: int
+    keys: Mapping[str, Secret]
+    space: str
+    ends_s: float
+
+
 class Record(NamedTuple):
     """What was acquired for a job, and by whom.
 
@@ -143,6 +165,7 @@ class Record(NamedTuple):
         user: the owner's login name; empty where Slurm did not say.
         account: the job's account; empty where it has none.
         het_job_id: the id of the heterogeneous job that it is a component of; None where it is of none.
+        broker: the job's credential broker; None where it has none.
     """
 
     cluster: str
@@ -156,6 +179,7 @@ class Record(NamedTuple):
     user: str = ""
     account: str = ""
     het_job_id: int | None = None
+    broker: Broker | None = None
 
     @property
     def next_journal(self) -> int:
@@ -195,6 +219,7 @@ class JobFolder:
         self.job_id = job_id
         self.path = state_dir / cluster / str(job_id)
         self.exports_path = self.path / "exports"
+        self.broker_path = self.path / "broker"
         self._record_path = self.path / "record.json"
 
     def create(self) -> None:
@@ -438,7 +463,12 @@ def _encode(record: Record) -> dict[str, Any]:
             }
             for entry in record.entries
         ],
+        "broker": _encode_broker(record.broker) if record.broker is not None else None,
     }
+
+
+def _encode_broker(broker: Broker) -> dict[str, Any]:
+    return {**broker._asdict(), "keys": {name: key.reveal() for name, key in broker.keys.items()}}
 
 
 def _decode(content: bytes, path: Path) -> Record:
@@ -465,6 +495,7 @@ def _decode(content: bytes, path: Path) -> Record:
             user=str(document.get("user", "")),
             account=str(document.get("account", "")),
             het_job_id=None if het_job_id is None else int(het_job_id),
+            broker=_decode_broker(document["broker"]) if document.get("broker") is not None else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordFormatError(f"{path} is not a record: {type(error).__name__}") from None
@@ -491,6 +522,18 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
         asked_s=float(item.get("asked_s", created_s)),
         acquired_s=None if acquired_s is None else float(acquired_s),
+    )
+
+
+def _decode_broker(item: Mapping[str, Any]) -> Broker:
+    return Broker(
+        pid=int(item["pid"]),
+        start_ticks=int(item["start_ticks"]),
+        port=int(item["port"]),
+        restart_count=int(item["restart_count"]),
+        keys={str(name): Secret(str(key)) for name, key in item["keys"].items()},
+        space=str(item["space"]),
+        ends_s=float(item["ends_s"]),
     )
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from qrmi_slurm import exports, inventory, release
-from qrmi_slurm.errors import RecordBusyError, RecordError
+from qrmi_slurm import brokerage, exports, inventory, release
+from qrmi_slurm.errors import BrokerError, RecordBusyError, RecordError
 from qrmi_slurm.inventory import Item
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.plugstack import SiteOptions
@@ -259,7 +259,7 @@ class _Run:
     def _carried_out(self, item: Item, record: Record | None) -> Result | None:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
-            return result
+            return self._with_broker(result, item, record)
         if record is None:
             item.folder.remove()
             return replace(result, outcome="removed")
@@ -275,6 +275,19 @@ class _Run:
             which=lambda entry: entry.state is State.RELEASING or not only_pending,
         )
         return _after_release(result, left, only_pending=only_pending)
+
+    def _with_broker(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
+        """Start a living job's credential broker again, where it has ended."""
+        if result is None or record is None or record.broker is None or _why_ended(record, self.world) is not None:
+            return result
+        if self.world.jobs_of(record.cluster) is None:
+            return result
+        try:
+            revived = brokerage.revive(item.folder, record, _log_of("recover", item))
+        except BrokerError as error:
+            _log_of("recover", item).error("no-broker", reason=error)
+            return replace(result, outcome=str(error), is_left=True)
+        return replace(result, outcome="its credential broker was started again") if revived is not None else result
 
     def _left_alone(self, item: Item, reason: str) -> Result:
         return Result(item.folder.cluster, item.folder.job_id, (), Plan(Step.LEAVE, reason))

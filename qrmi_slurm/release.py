@@ -54,6 +54,10 @@ def release(
     chosen = frozenset(index for index, entry in enumerate(current.entries) if which(entry))
     if not keep_folder and len(chosen) == len(current.entries):
         _try_on_disk(folder.remove_exports, log)  # no task comes after this, and they hold credentials
+    if current.broker is not None and len(chosen) == len(current.entries):
+        from qrmi_slurm import brokerage  # only where a resource has one
+
+        current = brokerage.end(current, log)  # before its session: what escaped the job's end submits nothing more
     entries = [_to_release(entry) if index in chosen else entry for index, entry in enumerate(current.entries)]
     current = current._replace(entries=tuple(entries))
     held = [index for index in chosen if entries[index].state is State.RELEASING]

@@ -16,7 +16,7 @@ from qrmi_slurm.sharing import Sharing
 
 _TOP_KEYS: Final = ("$schema", "resources")
 _RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
-_SLURM_KEYS: Final = ("license", "capacity", "allow", "secrets")
+_SLURM_KEYS: Final = ("license", "capacity", "allow", "secrets", "broker")
 
 # Keys that say themselves that no program reads them: JSON's substitute for comments.
 _COMMENT_KEYS: Final = ("_", "//", "$", "x-")
@@ -119,6 +119,8 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
         yield from _unknown_keys(place.within("slurm"), slurm, _SLURM_KEYS)
     if name and is_shared_well:
         yield from _of_sharing(place, name, slurm or {}, config.licences)
+        if (slurm or {}).get("broker") and isinstance(type_name, str) and isinstance(environment, dict):
+            yield from _of_broker(place.within("slurm"), type_name, environment)
 
 
 def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any]) -> Iterator[Finding]:
@@ -169,6 +171,31 @@ def _of_sharing(
             f"the licence {shared.licence} counts the jobs of {printable(other)} as well",
             'name another licence under "slurm", or this one under both with the same capacity',
         )
+
+
+def _of_broker(place: _Place, type_name: str, environment: dict[str, Any]) -> Iterator[Finding]:
+    described = resource_types.describe(type_name)
+    if not described.can_have_broker:
+        yield place.finding(
+            diagnosis.BROKER_OF_NO_USE,
+            "broker",
+            f"there is no credential broker for {printable(type_name)}",
+            "remove the key: jobs get the credentials of this resource",
+        )
+    elif not _has_key(described, environment):
+        yield place.finding(
+            diagnosis.BROKER_WITHOUT_KEY,
+            "broker",
+            "the environment has no key of the site's",
+            "write the key, or remove the broker where users bring their own",
+        )
+
+
+def _has_key(described: resource_types.ResourceType, environment: dict[str, Any]) -> bool:
+    """Tell whether an environment holds one of the secrets that QRMI cannot do without."""
+    own = {resource_types.successor_variable(name) or name for name in environment}
+    needed = {resource_types.successor_variable(name) or name for name in described.required & described.secrets}
+    return bool(own & needed)
 
 
 def _unknown_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:

@@ -41,6 +41,8 @@ class ResourceType(NamedTuple):
             acquire does not say. IBM's opens sessions on a QPU that is offline too, and their jobs wait.
         session_max_ttl: the variable that bounds a session's life in seconds; empty where there is none.
         note: what QRMI expects of such a resource, and what an admin would not guess; for docs/environment.md.
+        can_have_broker: whether a credential broker can stand between a job and the service.
+        tunable: the variables of a resource with a broker that a user may set beside the site's key.
     """
 
     name: str
@@ -54,6 +56,8 @@ class ResourceType(NamedTuple):
     asks_status: bool = True
     session_max_ttl: str = ""
     note: str = ""
+    can_have_broker: bool = False
+    tunable: frozenset[str] = frozenset()
 
     @property
     def variables(self) -> frozenset[str]:
@@ -82,6 +86,8 @@ def _ibm_compute_service(name: str, prefix: str, successor: str = "") -> Resourc
         locks=True,
         asks_status=False,
         session_max_ttl=f"{prefix}SESSION_MAX_TTL",
+        can_have_broker=True,
+        tunable=frozenset({f"{prefix}SESSION_MODE", f"{prefix}SESSION_MAX_TTL", f"{prefix}TIMEOUT_SECONDS"}),
     )
 
 
@@ -113,6 +119,7 @@ def _ibm_quantum_system(name: str, prefix: str, s3_for_service: str, successor: 
         ),
         successor=successor,
         note="QRMI repeats a failed request for about 11 s; keep `--acquire-timeout` above 15.",
+        can_have_broker=True,
     )
 
 

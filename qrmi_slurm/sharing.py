@@ -50,11 +50,13 @@ class Sharing(NamedTuple):
         licence: the Slurm licence that counts its jobs; None where none does.
         capacity: how many jobs may hold it at a time; 1 is exclusive use.
         access: whose jobs.
+        broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
     """
 
     licence: str | None
     capacity: int
     access: Access
+    broker: bool = False
 
 
 def of(name: str, slurm: Mapping[str, Any]) -> Sharing:
@@ -69,7 +71,12 @@ def of(name: str, slurm: Mapping[str, Any]) -> Sharing:
     for rule in ("accounts", "qos"):
         if rule in rules:
             rules[rule] = tuple(text.lower() for text in rules[rule])
-    return Sharing(slurm.get("license", default_licence(name)), int(slurm.get("capacity", 1)), Access(**rules))
+    return Sharing(
+        slurm.get("license", default_licence(name)),
+        int(slurm.get("capacity", 1)),
+        Access(**rules),
+        slurm.get("broker", False),
+    )
 
 
 def default_licence(name: str) -> str:
@@ -87,6 +94,8 @@ def fault(slurm: Mapping[str, Any]) -> str:
     is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1
     if not is_whole or capacity < 1:
         return ".capacity is not a whole number from 1 on"
+    if not isinstance(slurm.get("broker", False), bool):
+        return ".broker is neither true nor false"
     allow = slurm.get("allow", {})
     if not isinstance(allow, dict):
         return ".allow is not an object"

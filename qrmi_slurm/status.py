@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_slurm import inventory, recover
+from qrmi_slurm import brokerage, inventory, recover
 from qrmi_slurm.inventory import Item
 from qrmi_slurm.record import Entry, Record, State
 
@@ -25,7 +25,7 @@ class Line:
         attempts: how often its release was tried.
         next_try_s: seconds until recover may try again; None where nothing is to be tried.
         ends_s: seconds until the service ends the session by itself; None where that is not known.
-        reason: why the last attempt failed; masked.
+        reason: why the last attempt failed, or what a held one lacks; masked.
     """
 
     cluster: str
@@ -99,5 +99,15 @@ def _line(record: Record, entry: Entry, now_s: float) -> Line:
         attempts=entry.attempts,
         next_try_s=max(0.0, recover.next_try_s(entry, now_s) - now_s) if is_due else None,
         ends_s=None if entry.expires_s is None else max(0.0, entry.expires_s - now_s),
-        reason=entry.reason,
+        reason=entry.reason or _of_broker(record, entry),
     )
+
+
+def _of_broker(record: Record, entry: Entry) -> str:
+    """Say where a living job's requests fail for want of its credential broker."""
+    broker = record.broker
+    if broker is None or entry.name not in broker.keys or entry.state is not State.ACQUIRED:
+        return ""
+    if not brokerage.is_here(record) or brokerage.is_alive(broker):
+        return ""
+    return "its credential broker has ended; recover starts it again"

@@ -82,7 +82,7 @@ def of_resource(resource: Resource, options: SiteOptions) -> dict[str, Target]:
             continue
         if all(value != other.url for other in found.values()):
             proxy = environment.get("QRMI_OQTOPUS_PROXY") or proxies.proxy_for(value, options.env)
-            found[variable] = Target(value, proxy, _trust(options.env))
+            found[variable] = Target(value, proxy, trust(options.env))
     return found
 
 
@@ -95,7 +95,8 @@ def _is_url(value: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and is_one_line(value)
 
 
-def _trust(env: Mapping[str, str]) -> str | None:
+def trust(env: Mapping[str, str]) -> str | None:
+    """Return the file of certificates that QRMI believes; None where none of those it looks for is there."""
     named = env.get("SSL_CERT_FILE")
     if named:
         return named

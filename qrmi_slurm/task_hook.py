@@ -77,6 +77,7 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
     if names.RUST_LOG in variables and _is_users_rust_log(task, environment):
         del variables[names.RUST_LOG]
     variables |= _rust_log(task, environment, found.variables)
+    variables |= _of_broker(task, {**environment, **found.variables}, variables, within_job=within_job)
     lines = [f"print {note}" for note in notes]
     stale = _unset_lines(environment, {}) if not within_job else []
     return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), outcomes.TASK_MAY_RUN_EXIT)
@@ -144,6 +145,37 @@ def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mappi
     return {names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level}
 
 
+def _of_broker(
+    task: TaskContext, seen: Mapping[str, str], given: Mapping[str, str], *, within_job: bool
+) -> dict[str, str]:
+    """Return what a task needs beside the variables of a job with a credential broker.
+
+    The broker listens on the loopback of the job's first node. No proxy leads there, and on another node nothing of
+    the job may go to whoever listens at that port: what QRMI says there names the node to run on.
+
+    Args:
+        task: the task.
+        seen: the environment that the task would have.
+        given: what of it is exported.
+        within_job: whether the environment has come from a task of the same job.
+    """
+    node = given.get(names.QRMI_SLURM_BROKER) or (seen.get(names.QRMI_SLURM_BROKER, "") if within_job else "")
+    if not node:
+        return {}
+    if node != task.node:
+        shown = "".join(char if char.isalnum() and char.isascii() else "-" for char in node)
+        mark = f"/{names.BROKER_MARK}/"
+        away = {name: value for name, value in seen.items() if mark in value and value.startswith("http://")}
+        return {
+            name: f"http://credential-broker-is-on-{shown}-only.invalid{value[value.index(mark) :]}"
+            for name, value in away.items()
+        }
+    direct = seen.get("NO_PROXY") or seen.get("no_proxy", "")
+    if "127.0.0.1" not in direct.split(","):
+        direct = f"{direct},127.0.0.1".lstrip(",")
+    return {"NO_PROXY": direct, "no_proxy": direct} if is_one_line(direct) else {}
+
+
 def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> bool:
     return task.rust_log is not None and task.rust_log != environment.get(names.QRMI_SLURM_RUST_LOG)
 
@@ -167,7 +199,13 @@ def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) ->
     prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
     stale = {name for name in environment if prefixes and name.startswith(prefixes)}
     stale |= {name for name, value in site_env.items() if environment.get(name) == value}
-    of_job = {*exports.LISTS, names.QRMI_SLURM_CHOICES, names.QRMI_JOB_ID, names.QRMI_JOB_UID}
+    of_job = {
+        *exports.LISTS,
+        names.QRMI_SLURM_CHOICES,
+        names.QRMI_SLURM_BROKER,
+        names.QRMI_JOB_ID,
+        names.QRMI_JOB_UID,
+    }
     stale |= of_job & environment.keys()
     if environment.get(names.QRMI_SLURM_RUST_LOG) is not None:
         stale.add(names.QRMI_SLURM_RUST_LOG)

@@ -21,6 +21,7 @@ print_exports() {
             last=$line
             case $line in
                 'export RUST_LOG='*) level='' ;; # the site's own, by --env:RUST_LOG
+                'export QRMI_SLURM_BROKER='*) return 1 ;; # which node it is, and what proxies there are
                 'export QRMI_JOB_QPU_RESOURCES='*) held=${line#*=} ;;
                 'export '*=* | '# end') ;;
                 'print '*) [ "${SLURM_PROCID:-0}" = 0 ] || continue ;;
@@ -43,7 +44,8 @@ if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; the
 elif [ "${SRUN_DEBUG-3}" != 3 ]; then
     : # A log level of the step's own.
 elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
-    [ -n "${QRMI_JOB_QPU_RESOURCES-}" ]; then
+    [ -n "${QRMI_JOB_QPU_RESOURCES-}" ] &&
+    [ "${QRMI_SLURM_BROKER:-${SLURMD_NODENAME-}}" = "${SLURMD_NODENAME-}" ]; then
     # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
     # whose names are none to it (a QPU called ibm-x).
     case ",$QRMI_JOB_QPU_RESOURCES" in

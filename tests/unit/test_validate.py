@@ -123,6 +123,7 @@ SLURM = st.fixed_dictionaries(
         "capacity": JSON_SCALARS,
         "allow": ALLOW | JSON_SCALARS,
         "secrets": SECRETS | JSON_SCALARS,
+        "broker": JSON_SCALARS,
         "other": JSON_SCALARS,
     },
 )

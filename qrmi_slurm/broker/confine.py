@@ -1,0 +1,60 @@
+"""Confining: a broker becomes a process that can do little, and that no other one can look into."""
+
+import contextlib
+import ctypes
+import os
+import resource
+from pathlib import Path
+from typing import Final
+
+# Linux's customary `nobody`. Others may run as it: they could end a broker, not read it.
+UNPRIVILEGED_ID: Final = 65534
+
+# prctl(2)
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+# All private memory together: a job's body is held once as text and once as JSON, a thread takes some 100 kB.
+_MAX_DATA_BYTES: Final = 1024**3
+_MAX_FILES: Final = 2048
+
+
+def confine() -> None:
+    """Give up all rights for good, and let nobody look into this process's memory.
+
+    Raises:
+        OSError: the kernel refuses, so that nothing may go on.
+    """
+    os.chdir("/")
+    os.umask(0o077)
+    with contextlib.suppress(OSError):  # slurmd may be spared when memory is short; a job's broker need not be
+        Path("/proc/self/oom_score_adj").write_text("0")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+        os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)  # no ptrace, no /proc/PID/mem, no core, for anybody but root
+    name = ctypes.create_string_buffer(b"qrmi-slurm-brok")
+    _prctl(_PR_SET_NAME, ctypes.addressof(name))
+
+
+def close_all_but(kept_fds: frozenset[int]) -> None:
+    """Close every descriptor but these: slurmd or a hook of the site may have left some open."""
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd not in kept_fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
