@@ -40,6 +40,7 @@ def main() -> int:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (_SPEC_FD, _ANSWER_FD):
         os.dup2(null, fd)
+    os.close(null)
     log.info("begun", pid=os.getpid(), port=port, uid=told.uid)
     try:
         reason = broker.serve()

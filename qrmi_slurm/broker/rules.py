@@ -272,9 +272,9 @@ def _query(rule: _Rule, query: str, qpu: Qpu) -> str:
     unknown = sorted(values.keys() - set(rule.query))
     if unknown:
         raise Refusal(f"the query may not have {printable(', '.join(unknown), 100)}")
-    if "session_id" in rule.query:  # QRMI's status asks for all pending jobs of a backend: it is told of its own
-        if values.setdefault("session_id", qpu.session or "") != qpu.session:
-            raise Refusal("the jobs of this job's session may be listed, and no others: session_id")
+    # QRMI's status asks for all pending jobs of a backend: it is told of its own.
+    if "session_id" in rule.query and values.setdefault("session_id", qpu.session or "") != qpu.session:
+        raise Refusal("the jobs of this job's session may be listed, and no others: session_id")
     if values.get("backend", qpu.name) != qpu.name:
         raise Refusal(f"this job's backend is {printable(qpu.name)}, and no other")
     return f"?{urlencode(values)}" if values else ""

@@ -3,9 +3,11 @@
 import base64
 import contextlib
 import http.client
+import math
 import select
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -18,6 +20,10 @@ READ_TIMEOUT_S: Final = 300.0
 CONNECT_TIMEOUT_S: Final = 30.0
 
 _MAX_IDLE: Final = 16
+
+# A connection that has idled longer than this may be closed by the service just now. What must not be done twice, or
+# not at all, does not go over it; a GET does, and is sent again.
+_FRESH_S: Final = 2.0
 
 _Connection = http.client.HTTPConnection
 
@@ -52,7 +58,7 @@ class Upstream:
         # Made while the process may still read what root may.
         self._tls = ssl.create_default_context(cafile=targets.trust(env))
         self._lock = threading.Lock()
-        self._idle: dict[str, list[_Connection]] = {}
+        self._idle: dict[str, list[tuple[float, _Connection]]] = {}
 
     @contextmanager
     def ask(
@@ -75,11 +81,10 @@ class Upstream:
         place = f"{parts.scheme}://{parts.netloc}"
         connection: _Connection | None = None
         try:
-            connection, is_kept = self._connection(place)
+            connection, is_kept = self._connection(place, math.inf if method == "GET" else _FRESH_S)
             try:
                 response = self._send(connection, method, endpoint, target, headers, body)
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                # A service may end a connection that has idled just when it is used again. GET alone is harmless twice.
                 if not is_kept or method != "GET":
                     raise
                 connection.close()
@@ -100,6 +105,14 @@ class Upstream:
             if connection is not None:
                 connection.close()
 
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        with self._lock:
+            kept = [connection for connections in self._idle.values() for _, connection in connections]
+            self._idle.clear()
+        for connection in kept:
+            connection.close()
+
     def _send(
         self,
         connection: _Connection,
@@ -118,16 +131,17 @@ class Upstream:
         connection.request(method, target, body, {**headers, **more})
         return connection.getresponse()
 
-    def _connection(self, place: str) -> tuple[_Connection, bool]:
-        """Return a connection, and whether it was used before."""
+    def _connection(self, place: str, max_idle_s: float) -> tuple[_Connection, bool]:
+        """Return a connection, and whether it was used before, which then is no longer ago than that."""
         while True:
             with self._lock:
                 kept = self._idle.get(place)
-                connection = kept.pop() if kept else None
+                since_s, connection = kept.pop() if kept else (0.0, None)
             if connection is None:
                 break
+            is_fresh = time.monotonic() - since_s <= max_idle_s
             # One that can be read from has been closed at the other end.
-            if connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
+            if is_fresh and connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
                 return connection, True
             connection.close()
         return self._open(place), False
@@ -161,7 +175,7 @@ class Upstream:
         with self._lock:
             kept = self._idle.setdefault(place, [])
             if len(kept) < _MAX_IDLE:
-                kept.append(connection)
+                kept.append((time.monotonic(), connection))
                 return
         with contextlib.suppress(OSError):
             connection.close()

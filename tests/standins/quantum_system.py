@@ -31,7 +31,14 @@ OBJECTS: dict[str, bytes] = {}
 CREATED = "2026-01-01T00:00:00.000Z"
 ANOTHERS = "job-of-another"
 JOBS: dict[str, dict[str, Any]] = {
-    ANOTHERS: {"id": ANOTHERS, "backend": NAME, "status": "Running", "created_time": CREATED, "program_id": "sampler", "storage": {}}
+    ANOTHERS: {
+        "id": ANOTHERS,
+        "backend": NAME,
+        "status": "Running",
+        "created_time": CREATED,
+        "program_id": "sampler",
+        "storage": {},
+    }
 }
 
 
@@ -47,7 +54,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(200, json.dumps({name: text.decode() for name, text in OBJECTS.items()}).encode())
         if path.startswith("/run/"):
             return self._run(path.removeprefix("/run/"))
-        REQUESTS.append({"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()})
+        REQUESTS.append(
+            {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body.decode()}
+        )
         if path == "/identity/token":
             if dict(parse_qsl(body.decode())).get("apikey") != API_KEY:
                 return self._answer(400, b'{"errorCode": "BXNIM0415E", "errorMessage": "no such key"}')

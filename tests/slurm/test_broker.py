@@ -1,0 +1,492 @@
+"""The credential broker: a QRMI program runs, nowhere in its job is the site's key, and nothing outlives the job."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, let_go, start_long_job
+from slurm.emulator import API_KEY
+from slurm.jobs import PRINT_ENVIRONMENT, environment_of
+from slurm.polling import wait_for
+from slurm.processes import living
+from slurm.site import BIN, Site
+
+# A QRMI program as any: nothing in it knows of a broker. Then it stays, so that its memory can be looked at.
+PROGRAM = """
+import json, os, pathlib, time
+from qiskit import QuantumCircuit
+from qiskit.transpiler import generate_preset_pass_manager
+from qrmi.primitives import QRMIService
+from qrmi.primitives.ibm import SamplerV2, get_target
+qpu = QRMIService().resources()[0]
+passes = generate_preset_pass_manager(optimization_level=1, target=get_target(qpu))
+bell = QuantumCircuit(2)
+bell.h(0)
+bell.cx(0, 1)
+bell.measure_all()
+for run in (1, 2):
+    counts = SamplerV2(qpu, options={"default_shots": 500}).run([passes.run(bell)]).result()[0].data.meas.get_counts()
+    print(f"ran-{run}", json.dumps(counts), flush=True)
+    while run == 1 and not pathlib.Path("go-" + os.environ["SLURM_JOB_ID"]).exists():
+        time.sleep(0.05)
+"""
+
+# What a job that means no good may try, by its own user and with its own key; it prints each answer's status.
+ATTEMPTS = """
+import http.client, json, os, sys, urllib.parse
+endpoint = urllib.parse.urlsplit(os.environ["ibm_demo_QRMI_IBM_QCS_ENDPOINT"])
+key = os.environ["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"]
+token = os.environ["ibm_demo_QRMI_JOB_ACQUISITION_TOKEN"]
+def ask(method, path, body=None, **headers):
+    connection = http.client.HTTPConnection(endpoint.netloc)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+login = "grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=" + key
+form = {"Content-Type": "application/x-www-form-urlencoded"}
+status, text = ask("POST", endpoint.path.replace("/api", "/iam") + "/identity/token", login, **form)
+bearer = {"Authorization": "Bearer " + json.loads(text)["access_token"], "Content-Type": "application/json"}
+job = {"program_id": "sampler", "backend": "ibm_demo", "session_id": token, "params": {"pubs": [], "version": 2}}
+for method, path, body in json.loads(sys.argv[1]):
+    body = None if body is None else json.dumps({**job, **body})
+    status, text = ask(method, endpoint.path + path.replace("OWN", token), body, **bearer)
+    print(method, path, status, "broker" if b"credential broker" in text else "service")
+print("tried")
+"""
+
+
+def with_broker(site: Site, *names: str) -> None:
+    """Write a config whose resources all have a broker."""
+    site.config([{**site.emulator.resource(name), "slurm": {"broker": True}} for name in names or ("ibm_demo",)])
+
+
+@pytest.fixture
+def broker_site(site: Site) -> Site:
+    """Return the shared site with a broker for ibm_demo."""
+    with_broker(site)
+    return site
+
+
+def brokers(job_id: int) -> list[int]:
+    """Return the brokers of a job that live."""
+    found = []
+    for process in living():
+        try:
+            words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"qrmi_slurm.broker" in words and f"job={job_id}".encode() in words:
+            found.append(process.pid)
+    return found
+
+
+def record_of_broker(site: Site, job_id: int) -> dict[str, Any]:
+    found: dict[str, Any] = (site.record_of(job_id) or {})["broker"]
+    return found
+
+
+def assert_no_broker(job_id: int) -> None:
+    """It is gone; by itself at the latest, where nobody could name its process."""
+    wait_for(lambda: not brokers(job_id), f"the broker of job {job_id} to end", 10)
+
+
+def write_program(site: Site, name: str, text: str) -> str:
+    """Put a program into the job user's home, and return the line that runs it."""
+    path = site.cluster.user.home / name
+    path.write_text(text)
+    path.chmod(0o644)
+    return f"{BIN}/python3 -P {path}"
+
+
+def start_program(site: Site, *options: str) -> int:
+    """Start the QRMI program as a job, and wait until its first circuit has run."""
+    run = write_program(site, "program.py", PROGRAM)
+    job_id = site.cluster.sbatch(f"#!/bin/sh\n{run} 2>&1\n", "--qpu=ibm_demo", "--nodelist=n1", *options)
+    over = {"COMPLETED", "FAILED"}
+    wait_for(
+        lambda: "ran-1" in site.cluster.job_output(job_id) or site.cluster.job(job_id).state in over,
+        f"job {job_id} to run a circuit",
+        90,
+    )
+    assert "ran-1" in site.cluster.job_output(job_id), site.cluster.job_output(job_id)
+    return job_id
+
+
+def holds(pid: int, secret: bytes) -> bool:
+    """Tell whether a secret is in a process's environment, arguments or memory."""
+    process = Path(f"/proc/{pid}")
+    if any(secret in (process / name).read_bytes() for name in ("environ", "cmdline")):
+        return True
+    with (process / "mem").open("rb", buffering=0) as memory:
+        for line in (process / "maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if match is None or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                continue
+            start, end = (int(text, 16) for text in match.groups())
+            try:
+                memory.seek(start)
+                if secret in memory.read(end - start):
+                    return True
+            except (OSError, ValueError, OverflowError):
+                continue
+    return False
+
+
+def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:
+    """Ask a broker as some user; status 0 where it gives no answer."""
+    code = (
+        "import http.client, sys\n"
+        "c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10)\n"
+        "form = 'grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=' + sys.argv[3]\n"
+        "c.request('POST', sys.argv[2], form, {'Content-Type': 'application/x-www-form-urlencoded'})\n"
+        "a = c.getresponse(); print(a.status, a.read().decode())"
+    )
+    command = [sys.executable, "-I", "-c", code, str(port), path, key]
+    done = subprocess.run(command, user=uid, group=uid, extra_groups=[], capture_output=True, text=True, cwd="/")
+    status, _, text = done.stdout.partition(" ")
+    return (int(status), text) if status else (0, done.stderr)
+
+
+LOGIN = "/qrmi-slurm-broker/0/iam/identity/token"
+
+
+def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site: Site) -> None:
+    """Environment, arguments and memory of all the user's processes; the broker itself is closed to the user."""
+    site = broker_site
+    job_id = start_program(site)
+    (broker,) = brokers(job_id)
+    mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
+    assert len(mine) >= 2
+    key = next(iter(record_of_broker(site, job_id)["keys"].values())).encode()
+    assert any(holds(pid, key) for pid in mine), "the job's own key has to be found where the site's is looked for"
+    assert not [pid for pid in mine if holds(pid, API_KEY.encode())]
+    assert holds(broker, API_KEY.encode())
+    for name in ("environ", "cmdline"):
+        assert API_KEY.encode() not in Path(f"/proc/{broker}/{name}").read_bytes()
+    status = Path(f"/proc/{broker}/status").read_text()
+    assert "Uid:\t65534\t65534\t65534\t65534" in status
+    assert "NoNewPrivs:\t1" in status
+    for uid in (site.cluster.user.uid, 65534):
+        code = f"open('/proc/{broker}/mem', 'rb')"
+        done = subprocess.run([sys.executable, "-I", "-c", code], user=uid, capture_output=True, text=True, cwd="/")
+        assert "PermissionError" in done.stderr
+    let_go(site, job_id)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert "ran-2" in site.cluster.job_output(job_id)
+    assert not brokers(job_id), "Epilog ends it"
+    assert_nothing_left(site, job_id)
+    assert API_KEY not in site.hooks_log()
+
+
+def test_a_jobs_environment_leads_to_its_broker(broker_site: Site) -> None:
+    """Addresses on loopback, a key of its own, and the instance, which is no secret."""
+    site = broker_site
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    env = environment_of(site.cluster.job_output(job_id))
+    assert API_KEY not in str(env)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/qrmi-slurm-broker/0/api", env["ibm_demo_QRMI_IBM_QCS_ENDPOINT"])
+    assert env["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"].startswith("qrmi-slurm-broker.")
+    assert env["QRMI_SLURM_BROKER"] == "n1"
+    assert "127.0.0.1" in env["NO_PROXY"].split(",")
+    assert_nothing_left(site, job_id)
+
+
+def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> None:
+    """The kernel tells whose the connection is: not root's, not nobody's, not another user's."""
+    site = broker_site
+    job_id = start_long_job(site)
+    broker = record_of_broker(site, job_id)
+    key = broker["keys"]["ibm_demo"]
+    status, text = ask(broker["port"], LOGIN, uid=site.cluster.user.uid, key=key)
+    assert status == 200 and "access_token" in text
+    for uid in (0, 1, 65534):
+        status, text = ask(broker["port"], LOGIN, uid=uid, key=key)
+        assert (status, "another user's" in text) == (403, True), text
+    assert ask(broker["port"], LOGIN, uid=site.cluster.user.uid, key="wrong")[0] == 400
+    let_go(site, job_id)
+    site.cluster.wait_job_over(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_what_is_not_this_jobs_gets_403(broker_site: Site) -> None:
+    """Another session, another user's job, another backend, and all ways to write those differently."""
+    site = broker_site
+    site.config(
+        [
+            {**site.emulator.resource("ibm_demo"), "slurm": {"broker": True}},
+            site.emulator.resource("ibm_second"),
+        ]
+    )
+    other = start_long_job(site)
+    session = record_session(site, other)
+    run = write_program(site, "attempts.py", ATTEMPTS)
+    tries = [
+        ("GET", "/backends/ibm_demo/status", None, 200),
+        ("GET", "/sessions/OWN", None, 200),
+        ("GET", f"/sessions/{session}", None, 403),
+        ("DELETE", f"/sessions/{session}/close", None, 403),
+        ("DELETE", f"/sessions/OWN/../{session}/close", None, 403),
+        ("DELETE", f"/sessions/OWN%2f..%2f{session}/close", None, 403),
+        ("POST", "/sessions", {}, 403),
+        ("GET", f"/jobs?session_id={session}", None, 403),
+        ("GET", f"/jobs?session_id=OWN&session_id={session}", None, 400),
+        ("GET", "/jobs?session_id=OWN", None, 200),
+        ("GET", "/jobs/00000000-0000-0000-0000-000000000000", None, 403),
+        ("POST", "/jobs", {"session_id": session}, 403),
+        ("POST", "/jobs", {"backend": "ibm_second"}, 403),
+        ("POST", "/jobs", {"start_session": True}, 403),
+        ("GET", "/backends/ibm_second/status", None, 403),
+        ("GET", "/usage", None, 403),
+    ]
+    arguments = json.dumps([item[:3] for item in tries])
+    job_id = site.cluster.sbatch(f"#!/bin/sh\n{run} '{arguments}' 2>&1\n", "--qpu=ibm_demo", "--nodelist=n1")
+    assert site.cluster.wait_job(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    lines = site.cluster.job_output(job_id).splitlines()
+    assert lines[-1] == "tried", lines
+    assert [line.rsplit(" ", 2)[-2] for line in lines[:-1]] == [str(item[3]) for item in tries], lines
+    assert session in {found["id"] for found in site.emulator.open_sessions()}
+    let_go(site, other)
+    site.cluster.wait_job_over(other)
+    assert_nothing_left(site, job_id)
+
+
+def record_session(site: Site, job_id: int) -> str:
+    """Return a job's session."""
+    (entry,) = (site.record_of(job_id) or {})["entries"]
+    return str(entry["token"])
+
+
+def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
+    """The key of one is no key at the other's, and the end of one leaves the other its own."""
+    site = broker_site
+    first, second = start_long_job(site), start_long_job(site)
+    one, two = record_of_broker(site, first), record_of_broker(site, second)
+    assert one["port"] != two["port"]
+    uid = site.cluster.user.uid
+    assert ask(two["port"], LOGIN, uid=uid, key=one["keys"]["ibm_demo"])[0] == 400
+    let_go(site, first)
+    site.cluster.wait_job(first)
+    assert_no_broker(first)
+    assert ask(two["port"], LOGIN, uid=uid, key=two["keys"]["ibm_demo"])[0] == 200
+    let_go(site, second)
+    site.cluster.wait_job_over(second)
+    assert_no_broker(second)
+    assert_nothing_left(site, second)
+
+
+def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
+    site = broker_site
+    job_id = start_long_job(site)
+    assert len(brokers(job_id)) == 1
+    site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
+    assert not brokers(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -> None:
+    """With another key, and the first one is gone."""
+    site = broker_site
+    job_id = start_long_job(site, "--requeue", "--open-mode=append")
+    before = record_of_broker(site, job_id)
+    site.cluster.slurm("scontrol", "requeue", str(job_id))
+    site.cluster.wait_job(job_id, {"PENDING"})
+    site.cluster.wait_nodes_idle()
+    assert_no_broker(job_id)
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
+    wait_for(lambda: site.cluster.job_output(job_id).count("begun") == 2, "the second run", 30)
+    after = record_of_broker(site, job_id)
+    assert brokers(job_id) == [after["pid"]]
+    assert after["keys"] != before["keys"]
+    let_go(site, job_id)
+    site.cluster.wait_job_over(job_id)
+    assert_no_broker(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_a_broker_that_was_killed_is_started_again_by_recover(broker_site: Site) -> None:
+    """`status` says what is missing; at its old port it knows its key and its jobs, and the program goes on."""
+    site = broker_site
+    job_id = start_program(site)
+    before = record_of_broker(site, job_id)
+    os.kill(before["pid"], signal.SIGKILL)
+    assert_no_broker(job_id)
+    assert "its credential broker has ended" in site.command("status", "--json").stdout
+    (result,) = site.recover()["jobs"]
+    assert (result["reason"], result["outcome"]) == ("the job lives", "its credential broker was started again")
+    after = record_of_broker(site, job_id)
+    assert (after["port"], after["keys"]) == (before["port"], before["keys"])
+    assert brokers(job_id) == [after["pid"]]
+    assert "its credential broker has ended" not in site.command("status", "--json").stdout
+    let_go(site, job_id)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert "ran-2" in site.cluster.job_output(job_id)
+    assert not brokers(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_prolog_killed_as_soon_as_the_broker_is_there(broker_site: Site) -> None:
+    """Whether it is recorded by then or not, it does not outlive the job."""
+    site = broker_site
+    job_id = site.cluster.sbatch("#!/bin/sh\nsleep 60\n", "--qpu=ibm_demo", "--nodelist=n1")
+    wait_for(lambda: brokers(job_id), "a broker", 20)
+    for pid in site.hook_pids("prolog"):
+        os.kill(pid, signal.SIGKILL)
+    site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
+    site.recover("--now")
+    assert_no_broker(job_id)
+    assert_nothing_left(site, job_id)
+    assert_next_job_is_fine(site)
+
+
+def test_epilog_that_never_ran(broker_site: Site) -> None:
+    """slurmd and all else of the job gone at once: recover releases, and the broker ends with the record."""
+    site = broker_site
+    job_id = start_long_job(site, "--no-requeue")
+    site.cluster.kill_slurmd("n1")
+    mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
+    for pid in mine:
+        os.kill(pid, signal.SIGKILL)
+    site.change_record(job_id, lambda record: record.update(boot_id="that of before"))
+    (result,) = site.recover()["jobs"]
+    assert result["outcome"] == "released"
+    assert_no_broker(job_id)
+    site.cluster.restart_slurmd("n1")
+    site.cluster.slurm("scancel", str(job_id))
+    site.cluster.wait_job_over(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
+    """The broker is no child of slurmd's: the job goes on, and the next slurmd's Epilog ends it."""
+    site = broker_site
+    job_id = start_program(site)
+    site.cluster.kill_slurmd("n1")
+    site.cluster.restart_slurmd("n1")
+    assert len(brokers(job_id)) == 1
+    let_go(site, job_id)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert "ran-2" in site.cluster.job_output(job_id)
+    assert_no_broker(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_a_prolog_that_runs_again_starts_a_dead_broker(broker_site: Site) -> None:
+    """A slurmd that was restarted may run it again under the job."""
+    site = broker_site
+    job_id = start_long_job(site)
+    os.kill(record_of_broker(site, job_id)["pid"], signal.SIGKILL)
+    assert_no_broker(job_id)
+    assert site.run_hook("prolog", job_id).returncode == 0
+    assert brokers(job_id) == [record_of_broker(site, job_id)["pid"]]
+    let_go(site, job_id)
+    site.cluster.wait_job_over(job_id)
+    assert_nothing_left(site, job_id)
+
+
+def test_a_task_on_another_node_is_told_where_the_broker_is(broker_site: Site) -> None:
+    """There nobody may get the job's key: what QRMI would report names the node."""
+    site = broker_site
+    variables = ("ENDPOINT", "IAM_ENDPOINT")
+    show = " ".join(f"$SLURMD_NODENAME=$ibm_demo_QRMI_IBM_QCS_{name}" for name in variables)
+    script = f"#!/bin/sh\nsrun -N2 -n2 sh -c 'echo {show}'\nsrun -N2 -n2 --export=NONE /bin/sh -c 'echo {show}'\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--nodelist=n1,n2", "-N2", "-n2")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    lines = sorted(site.cluster.job_output(job_id).splitlines())
+    assert len(lines) == 4, lines
+    for line in lines[:2]:
+        assert re.fullmatch(r"(n1=http://127\.0\.0\.1:\d+/qrmi-slurm-broker/0/(api|iam) ?){2}", line), line
+    for line in lines[2:]:
+        assert line.startswith("n2=http://credential-broker-is-on-n1-only.invalid/qrmi-slurm-broker/0/api "), line
+    assert_nothing_left(site, job_id)
+
+
+def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) -> None:
+    """What it inherits of the surrounding job is no credential of its user's."""
+    site = broker_site
+    (site.cluster.user.home / "inner.sh").write_text(PRINT_ENVIRONMENT)
+    script = "#!/bin/sh\nsbatch --qpu=ibm_demo --output=inner.txt --wait inner.sh\n"
+    job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--nodelist=n1")
+    assert site.cluster.wait_job_over(job_id, deadline_s=60).state == "COMPLETED", site.cluster.job_output(job_id)
+    inner = environment_of((site.cluster.user.home / "inner.txt").read_text())
+    assert inner["QRMI_JOB_ID"] == str(job_id + 1)
+    assert inner["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"].startswith("qrmi-slurm-broker.")
+    assert API_KEY not in str(inner)
+    site.cluster.wait_nodes_idle()
+    assert_no_broker(job_id)
+    assert_no_broker(job_id + 1)
+    assert site.emulator.open_sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "state"),
+    [
+        ({"ibm_demo_QRMI_IBM_QCS_SESSION_MODE": "batch"}, "COMPLETED"),
+        ({"ibm_demo_QRMI_IBM_QCS_SERVICE_CRN": "crn:of-mine"}, "FAILED"),
+        ({"ibm_demo_QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"}, "FAILED"),
+    ],
+)
+def test_what_a_user_sets_beside_the_sites_key(broker_site: Site, own: Mapping[str, str], state: str) -> None:
+    """Only what tunes a session; nothing that the site's key would be used for instead."""
+    site = broker_site
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", env=dict(own))
+    assert site.cluster.wait_job_over(job_id).state == state, site.cluster.job_output(job_id)
+    assert API_KEY not in site.cluster.job_output(job_id)
+    site.cluster.wait_nodes_idle()
+    assert_no_broker(job_id)
+
+
+def test_who_brings_his_own_key_needs_no_broker(broker_site: Site) -> None:
+    """It is his, and his job may see it."""
+    site = broker_site
+    resource = {**site.emulator.resource("ibm_demo"), "slurm": {"broker": True}}
+    own = {f"ibm_demo_{name}": value for name, value in resource["environment"].items()}
+    resource["environment"] = {**resource["environment"], "QRMI_IBM_QCS_IAM_APIKEY": "another-key-of-the-site"}
+    site.config([resource])
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", env=own)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    env = environment_of(site.cluster.job_output(job_id))
+    assert env["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"] == API_KEY
+    assert "QRMI_SLURM_BROKER" not in env
+    assert "another-key-of-the-site" not in str(env)
+
+
+def test_a_type_that_can_have_no_broker_is_refused(site: Site) -> None:
+    """Its key reaches no job for want of one."""
+    environment = {"QRMI_IQM_ISA_ENDPOINT": "http://127.0.0.1:1", "QRMI_IQM_ISA_TOKEN": "test-secret-of-iqm"}
+    site.config([{"name": "ibm_demo", "type": "iqm-server", "environment": environment, "slurm": {"broker": True}}])
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    assert "there is no credential broker for iqm-server" in site.cluster.job_output(job_id)
+    assert "test-secret-of-iqm" not in site.cluster.job_output(job_id)
+
+
+def test_a_port_that_was_taken_meanwhile(broker_site: Site) -> None:
+    """recover says so, and leaves the job to itself."""
+    site = broker_site
+    job_id = start_long_job(site)
+    broker = record_of_broker(site, job_id)
+    os.kill(broker["pid"], signal.SIGKILL)
+    assert_no_broker(job_id)
+    server = http.client.socket.socket()  # type: ignore[attr-defined]
+    server.bind(("127.0.0.1", broker["port"]))
+    server.listen()
+    with server:
+        (result,) = site.recover()["jobs"]
+        assert result["is_left"] and "Address already in use" in result["outcome"]
+    (result,) = site.recover()["jobs"]
+    assert result["outcome"] == "its credential broker was started again"
+    let_go(site, job_id)
+    site.cluster.wait_job_over(job_id)
+    assert_nothing_left(site, job_id)
