@@ -158,11 +158,13 @@ def _recorded(folder: JobFolder, current: Record) -> Record:
     return current
 
 
-def end(current: Record, log: HookLog) -> Record:
-    """End a job's broker, and return the record without it; on another node it is left to see that by its file."""
+def end(folder: JobFolder, current: Record, log: HookLog) -> Record:
+    """End a job's broker, and return the record without it; one on another node sees its end by its file."""
     broker = current.broker
     if broker is None:
         return current
+    with contextlib.suppress(OSError):
+        folder.broker_path.unlink()
     if is_here(current) and kill(broker):
         log.info("broker-ended", pid=broker.pid, port=broker.port)
     return current._replace(broker=None)

@@ -28,6 +28,11 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def keep_privileges_down() -> None:
+    """Let this process and what it starts get no rights by executing a file."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def confine(cpu_s: float) -> None:
     """Take from this process what a call of QRMI does not need: new privileges, cores, large files, much memory.
 
@@ -39,7 +44,7 @@ def confine(cpu_s: float) -> None:
         ValueError: a limit of the caller's own is lower, and is not to be raised.
     """
     hide_memory()  # a change of user has set it back
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    keep_privileges_down()
     for limit, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),

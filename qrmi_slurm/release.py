@@ -57,7 +57,9 @@ def release(
     if current.broker is not None and len(chosen) == len(current.entries):
         from qrmi_slurm import brokerage  # only where a resource has one
 
-        current = brokerage.end(current, log)  # before its session: what escaped the job's end submits nothing more
+        current = brokerage.end(
+            folder, current, log
+        )  # before its session: what escaped the job's end submits nothing more
     entries = [_to_release(entry) if index in chosen else entry for index, entry in enumerate(current.entries)]
     current = current._replace(entries=tuple(entries))
     held = [index for index in chosen if entries[index].state is State.RELEASING]

@@ -120,7 +120,7 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
     if name and is_shared_well:
         yield from _of_sharing(place, name, slurm or {}, config.licences)
         if (slurm or {}).get("broker") and isinstance(type_name, str) and isinstance(environment, dict):
-            yield from _of_broker(place.within("slurm"), type_name, environment)
+            yield from _of_broker(place.within("slurm"), type_name, {*environment, *stored})
 
 
 def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any]) -> Iterator[Finding]:
@@ -173,7 +173,7 @@ def _of_sharing(
         )
 
 
-def _of_broker(place: _Place, type_name: str, environment: dict[str, Any]) -> Iterator[Finding]:
+def _of_broker(place: _Place, type_name: str, variables: Iterable[str]) -> Iterator[Finding]:
     described = resource_types.describe(type_name)
     if not described.can_have_broker:
         yield place.finding(
@@ -182,7 +182,7 @@ def _of_broker(place: _Place, type_name: str, environment: dict[str, Any]) -> It
             f"there is no credential broker for {printable(type_name)}",
             "remove the key: jobs get the credentials of this resource",
         )
-    elif not _has_key(described, environment):
+    elif not _has_key(described, variables):
         yield place.finding(
             diagnosis.BROKER_WITHOUT_KEY,
             "broker",
@@ -191,9 +191,9 @@ def _of_broker(place: _Place, type_name: str, environment: dict[str, Any]) -> It
         )
 
 
-def _has_key(described: resource_types.ResourceType, environment: dict[str, Any]) -> bool:
-    """Tell whether an environment holds one of the secrets that QRMI cannot do without."""
-    own = {resource_types.successor_variable(name) or name for name in environment}
+def _has_key(described: resource_types.ResourceType, variables: Iterable[str]) -> bool:
+    """Tell whether one of the secrets that QRMI cannot do without is among variables."""
+    own = {resource_types.successor_variable(name) or name for name in variables}
     needed = {resource_types.successor_variable(name) or name for name in described.required & described.secrets}
     return bool(own & needed)
 

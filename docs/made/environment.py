@@ -49,6 +49,7 @@ _OF_QPU: Final[Mapping[str, str]] = {
 }
 _MARKS: Final[Mapping[str, str]] = {
     names.QRMI_SLURM_QPU: "the step's `--qpu`",
+    names.QRMI_SLURM_BROKER: "the node that the job's [credential broker](broker.md) is on, where it has one",
     names.QRMI_SLURM_CHOICES: "what each term of `--qpu` that left the choice open came to: `TERM=NAME,...`",
     names.QRMI_SLURM_JOB_ID: "the id of the component's own job, in further components of a heterogeneous job",
     names.QRMI_SLURM_RUST_LOG: "the level that we exported, to tell it from the user's",
@@ -56,6 +57,8 @@ _MARKS: Final[Mapping[str, str]] = {
 }
 # Those that the stub sets, in slurmstepd: it is no Python, and nothing here can run it.
 _STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
+# What the example's job has not.
+_OF_BROKER: Final = frozenset({names.QRMI_SLURM_BROKER})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
 
 
@@ -219,7 +222,7 @@ def _require_all(made: set[str]) -> None:
         for variable in resource_types.with_successors({variable: "" for variable in KNOWN[_TYPE].required})
     }
     of_qpu = {names.of_resource(_QPU, key) for key in _OF_QPU if not key.startswith("<")}
-    told = {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS)
+    told = {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS - _OF_BROKER)
     if made != told:
         raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(made ^ told)}")
     marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith("QRMI_SLURM_")}

@@ -1,19 +1,15 @@
 """Confining: a broker becomes a process that can do little, and that no other one can look into."""
 
 import contextlib
-import ctypes
 import os
 import resource
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import confinement
+
 # Linux's customary `nobody`. Others may run as it: they could end a broker, not read it.
 UNPRIVILEGED_ID: Final = 65534
-
-# prctl(2)
-_PR_SET_DUMPABLE: Final = 4
-_PR_SET_NAME: Final = 15
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 # All private memory together: a job's body is held once as text and once as JSON, a thread takes some 100 kB.
 _MAX_DATA_BYTES: Final = 1024**3
@@ -39,10 +35,8 @@ def confine() -> None:
         os.setgroups([])
         os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)  # no ptrace, no /proc/PID/mem, no core, for anybody but root
-    name = ctypes.create_string_buffer(b"qrmi-slurm-brok")
-    _prctl(_PR_SET_NAME, ctypes.addressof(name))
+    confinement.keep_privileges_down()
+    confinement.hide_memory()  # no ptrace, no /proc/PID/mem, no core, for anybody but root; a change of user undoes it
 
 
 def close_all_but(kept_fds: frozenset[int]) -> None:
@@ -51,10 +45,3 @@ def close_all_but(kept_fds: frozenset[int]) -> None:
         if fd not in kept_fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

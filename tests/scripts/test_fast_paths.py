@@ -74,6 +74,8 @@ IN_STEP = {**QPU_TASK, "QRMI_JOB_ID": "12", "QRMI_JOB_QPU_RESOURCES": "a"}
         ("task_prolog", {"SLURM_JOB_ID": "12", "SRUN_DEBUG": "5"}),
         ("task_prolog", IN_STEP),
         ("task_prolog", {**IN_STEP, "SRUN_DEBUG": "3"}),
+        ("task_prolog", {**IN_STEP, "QRMI_SLURM_BROKER": "n1", "SLURMD_NODENAME": "n1"}),
+        ("task_prolog", {**IN_STEP, "SLURMD_NODENAME": "n1"}),
     ],
 )
 def test_where_there_is_nothing_to_do_no_python_starts(folder, script, environment):
@@ -97,6 +99,7 @@ def test_where_there_is_nothing_to_do_no_python_starts(folder, script, environme
         ("task_prolog", {**IN_STEP, "SRUN_DEBUG": "5"}),
         ("task_prolog", {**IN_STEP, "QRMI_JOB_QPU_RESOURCES": "a,ibm-x"}),
         ("task_prolog", {**IN_STEP, "QRMI_JOB_QPU_RESOURCES": "a,1x"}),
+        ("task_prolog", {**IN_STEP, "QRMI_SLURM_BROKER": "n1", "SLURMD_NODENAME": "n2"}),
     ],
 )
 def test_where_there_is_something_to_do_python_runs_once_isolated(folder, script, environment):

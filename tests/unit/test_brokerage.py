@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from doubles import COMPUTE_SERVICE, SECRET
+from doubles import COMPUTE_SERVICE, SECRET, variables_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm import brokerage, credentials, record, release
+from qrmi_slurm import brokerage, credentials, hooks, record, release, task_hook
 from qrmi_slurm.broker import spec
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import BrokerError, CredentialsError, RecordError
@@ -104,8 +104,8 @@ def test_it_is_recorded_and_runs_apart_from_the_hook(folder, started):
     assert SECRET not in repr(started)
 
 
-def test_epilog_ends_it_at_once(started, log, syslog_lines):
-    assert brokerage.end(started, log).broker is None
+def test_epilog_ends_it_at_once(folder, started, log, syslog_lines):
+    assert brokerage.end(folder, started, log).broker is None
     assert not brokerage.is_alive(started.broker)
     assert any("broker-ended: job=12" in line for _, line in syslog_lines)
     assert brokerage.kill(started.broker) is False
@@ -127,10 +127,11 @@ def test_a_number_that_is_another_process_now_is_never_killed(started):
     assert not brokerage.kill(started.broker._replace(pid=2**22 - 1))
 
 
-def test_a_record_of_before_a_boot_names_no_process_of_this_one(started, log):
-    before = started._replace(boot_id="another")
-    assert brokerage.end(before, log).broker is None
-    assert brokerage.is_alive(started.broker)
+def test_a_record_of_another_boot_names_no_process_of_this_one(folder, started, log, monkeypatch):
+    """It may be another node's, where nobody here can end it: it sees that its file is gone."""
+    monkeypatch.setattr(brokerage, "kill", lambda broker: pytest.fail("it is another machine's"))
+    assert brokerage.end(folder, started._replace(boot_id="another"), log).broker is None
+    wait_gone(started.broker)
 
 
 def test_one_that_died_is_started_again_with_its_port_keys_and_jobs(folder, started, log):
@@ -306,3 +307,92 @@ def test_a_type_that_can_have_none_is_refused_rather_than_shown():
     )
     with pytest.raises(CredentialsError, match="there is no credential broker for iqm-server"):
         credentials.merge(garnet, {})
+
+
+# --- the hooks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brokers(site, monkeypatch):
+    """Let no broker start: return those that would have, and what the site's one resource sees of it."""
+    made = []
+
+    def run(folder, current, timeout_s, log):
+        made.append(current.broker)
+        return current._replace(broker=current.broker._replace(pid=2**22 - 1, start_ticks=len(made), port=4711))
+
+    monkeypatch.setattr(brokerage, "_run", run)
+    site.add("a", slurm={"broker": True}).add("b")
+    return made
+
+
+def test_a_jobs_variables_lead_to_its_broker_and_hold_no_key(site, brokers):
+    assert hooks.prolog(site.hook_environment("a,b")) == 0
+    environment = site.task_environment("a,b", NO_PROXY="example.org", http_proxy="http://p")
+    variables = variables_of(task_hook.task_prolog(environment).lines)
+    (broker,) = brokers
+    assert list(broker.keys) == ["a"]
+    assert variables["a_QRMI_IBM_QCS_ENDPOINT"] == "http://127.0.0.1:4711/qrmi-slurm-broker/0/api"
+    assert variables["a_QRMI_IBM_QCS_IAM_APIKEY"] == broker.keys["a"].reveal()
+    assert variables["b_QRMI_IBM_QCS_IAM_APIKEY"] == COMPUTE_SERVICE["QRMI_IBM_QCS_IAM_APIKEY"]
+    assert SECRET not in str({name: value for name, value in variables.items() if name.startswith("a_")})
+    assert variables["QRMI_SLURM_BROKER"] == "n1"
+    assert variables["NO_PROXY"] == variables["no_proxy"] == "example.org,127.0.0.1"
+    step = task_hook.task_prolog(site.task_environment("a,b", **variables, SLURM_STEP_ID="0"))
+    assert "a_QRMI_IBM_QCS_ENDPOINT" not in variables_of(step.lines), "it is inherited"
+    assert hooks.epilog(site.hook_environment("a,b")) == 0
+    assert not site.folder().exists()
+
+
+def test_a_step_on_another_node_is_led_to_nobody(site, brokers):
+    hooks.prolog(site.hook_environment("a,b"))
+    variables = variables_of(task_hook.task_prolog(site.task_environment("a,b")).lines)
+    for inherited in (variables, {}):
+        elsewhere = site.task_environment("a,b", SLURMD_NODENAME="n2", SLURM_STEP_ID="0", **inherited)
+        seen = variables_of(task_hook.task_prolog(elsewhere).lines)
+        for name, path in (("ENDPOINT", "api"), ("IAM_ENDPOINT", "iam")):
+            away = f"http://credential-broker-is-on-n1-only.invalid/qrmi-slurm-broker/0/{path}"
+            assert seen[f"a_QRMI_IBM_QCS_{name}"] == away
+        assert "invalid/qrmi-slurm-broker" not in seen.get("b_QRMI_IBM_QCS_ENDPOINT", "")
+
+
+def test_a_job_without_qpus_loses_the_mark_of_a_surrounding_jobs_broker(site, brokers):
+    hooks.prolog(site.hook_environment("a"))
+    variables = variables_of(task_hook.task_prolog(site.task_environment("a")).lines)
+    lines = task_hook.task_prolog(site.task_environment(None, SLURM_JOB_ID="99", **variables)).lines
+    assert {"unset QRMI_SLURM_BROKER", "unset a_QRMI_IBM_QCS_IAM_APIKEY"} <= set(lines)
+
+
+@pytest.mark.parametrize(("require", "ready"), [("any", True), ("all", False)])
+def test_without_its_broker_a_job_does_not_have_the_qpu(site, brokers, monkeypatch, require, ready):
+    """What it has beside it, it keeps, unless the site says all or none; the session is given back."""
+
+    def fail(*arguments):
+        raise BrokerError("the credential broker did not listen within 8.0 s")
+
+    monkeypatch.setattr(brokerage, "_run", fail)
+    site.configure(f"--require={require}")
+    hooks.prolog(site.hook_environment("a,b"))
+    outcome = task_hook.task_prolog(site.task_environment("a,b"))
+    assert "a: the credential broker did not listen within 8.0 s" in str(outcome.lines)
+    assert (outcome.exit_code == 0) == ready
+    if ready:
+        assert variables_of(outcome.lines)["QRMI_JOB_QPU_RESOURCES"] == "b"
+    hooks.epilog(site.hook_environment("a,b"))
+    assert {"release a session-a", "release b session-b"} <= set(site.calls())
+
+
+def test_prolog_again_under_the_job_looks_after_its_broker(site, brokers, monkeypatch, syslog_lines):
+    """A slurmd that was restarted may run it; what cannot be started again is logged."""
+    hooks.prolog(site.hook_environment("a"))
+    (site.folder().path / "broker").touch()
+    hooks.prolog(site.hook_environment("a"))
+    assert len(brokers) == 2
+    assert site.folder().read().broker.start_ticks == 2
+
+    def fail(*arguments):
+        raise BrokerError("Address already in use")
+
+    monkeypatch.setattr(brokerage, "_run", fail)
+    assert hooks.prolog(site.hook_environment("a")) == 0
+    assert any("no-broker" in line and "Address already in use" in line for _, line in syslog_lines)

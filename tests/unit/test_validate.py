@@ -291,6 +291,12 @@ def test_broken_syntax_shows_the_line_and_a_caret():
         (one_resource(slurm={"capacity": True}), "QS201", "resources[0].slurm.capacity", None),
         (one_resource(slurm={"license": "a:2"}), "QS208", "resources[0].slurm.license", None),
         (one_resource(slurm={"license": 2}), "QS201", "resources[0].slurm.license", None),
+        (
+            one_resource(slurm={"broker": "yes"}),
+            "QS201",
+            "resources[0].slurm.broker",
+            "true or false is expected, found a string",
+        ),
         (one_resource(slurm={"allow": []}), "QS201", "resources[0].slurm.allow", None),
         (
             one_resource(slurm={"allow": {"user": ["a"]}}),
