@@ -42,7 +42,7 @@ def by_netlink(client: Address, server: Address) -> int | None:
     """Ask the kernel by netlink.
 
     Raises:
-        OSError: this kernel or this container does not answer that.
+        OSError: there is no such socket, or this kernel or container does not answer that.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(_TIMEOUT_S)
@@ -54,10 +54,8 @@ def by_netlink(client: Address, server: Address) -> int | None:
         answer = link.recv(8192)
     _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind != _SOCK_DIAG_BY_FAMILY:  # NLMSG_ERROR: a negative errno
-        number = -struct.unpack_from("=i", answer, _HEADER.size)[0]
-        if number == 2:  # ENOENT
-            return None
-        raise OSError(number, "sock_diag")
+        # ENOENT says that there is no such socket, or that this kernel has no tcp_diag: /proc has to be asked as well.
+        raise OSError(-struct.unpack_from("=i", answer, _HEADER.size)[0], "sock_diag")
     uid, inode = struct.unpack_from("=II", answer, _UID_AT)
     return int(uid) if inode else None  # without an inode nobody holds it: it is being closed
 

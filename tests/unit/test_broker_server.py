@@ -219,7 +219,18 @@ def test_the_kernel_tells_whose_a_connection_is(look):
             assert look(address, connection.getsockname()) == os.getuid()
             client.close()
             assert look(address, connection.getsockname()) is None, "nobody's any more: not uid 0, as the table says"
-            assert look(("127.0.0.1", 1), connection.getsockname()) is None
+            assert peer.uid_of(("127.0.0.1", 1), connection.getsockname()) is None
+
+
+def test_a_kernel_that_does_not_answer_netlink_is_asked_otherwise(monkeypatch):
+    """It says ENOENT where it has no tcp_diag, as for a socket that there is not."""
+    monkeypatch.setattr(peer, "_SOCK_DIAG_BY_FAMILY", 4711)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        connection, address = listener.accept()
+        with connection:
+            with pytest.raises(OSError):
+                peer.by_netlink(address, connection.getsockname())
+            assert peer.uid_of(address, connection.getsockname()) == os.getuid()
 
 
 # --- requests that mean no good ---------------------------------------------------------------------------------

@@ -129,6 +129,15 @@ def test_the_hooks_load_nothing_heavy():
     assert not loaded_by(everything) & heavy
 
 
+def test_the_hooks_load_nothing_of_the_brokers_own_process():
+    """It is started anew, so that it has nothing in its memory but what it needs, and they pay nothing for it."""
+    hooks = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release, qrmi_slurm.brokerage")
+    assert not {name for name in hooks if name.startswith("qrmi_slurm.broker.")}
+    assert not hooks & {"h11", "ssl", "http.client", "threading"}
+    without = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release")
+    assert "qrmi_slurm.brokerage" not in without
+
+
 def test_taskprolog_loads_neither_qrmi_nor_what_only_root_needs():
     before_anything = loaded_by("from qrmi_slurm import environ, task_hook")
     assert not before_anything & {"qrmi", "subprocess", "syslog", "json", "qrmi_slurm.backend", "qrmi_slurm.acquire"}
