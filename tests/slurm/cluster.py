@@ -723,13 +723,22 @@ def _change_users(*command: str) -> None:
     """
 
     def changed() -> bool:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={"PATH": SYSTEM_PATH}
-        )
+        # To its end, whatever comes meanwhile: one that is killed half-way leaves the lock, or a user behind our back.
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": SYSTEM_PATH},
+            start_new_session=True,
+        ) as process:
+            assert process.stderr is not None
+            said = process.stderr.read()
         # useradd(8): 1 can't update the password file, 10 the group file; userdel(8) has the same.
-        if done.returncode not in (0, 1, 10):
-            raise ClusterError(f"{shlex.join(command)}: exit status {done.returncode}\n{done.stderr}".rstrip())
-        return done.returncode == 0
+        if process.returncode not in (0, 1, 10):
+            raise ClusterError(f"{shlex.join(command)}: exit status {process.returncode}\n{said}".rstrip())
+        return process.returncode == 0
 
     try:
         wait_for(changed, shlex.join(command), DAEMON_DEADLINE_S)
