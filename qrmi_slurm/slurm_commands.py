@@ -1,6 +1,7 @@
 """Slurm's commands: where they are on this node."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -23,16 +24,20 @@ def find(name: str) -> str | None:
 
 
 def _beside_daemon() -> list[str]:
-    """Return the folders of commands that belong to a daemon of Slurm's among this process's ancestors."""
+    """Return the folders of commands that belong to a daemon of Slurm's among this process's ancestors.
+
+    To none that another user has started: what calls sudo may bear any name, and lie beside a squeue of that user's.
+    """
     folders = []
     pid = os.getppid()
     for _ in range(_GENERATIONS):
         try:
+            uids = re.findall(r"^Uid:\t(\d+)\t(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0]
             program = Path(f"/proc/{pid}/exe").readlink()
             # proc_pid_stat(5): pid, (name), state, parent; the name may hold blanks and brackets.
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             break
-        if program.name.startswith("slurm"):
+        if program.name.startswith("slurm") and set(uids) <= {"0", str(os.geteuid())}:
             folders.append(str(program.parent.parent / "bin"))
     return folders

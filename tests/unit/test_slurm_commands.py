@@ -56,3 +56,27 @@ def test_in_a_hook_it_is_the_one_beside_the_daemon_that_started_it(tmp_path, dae
         timeout=30,
     )
     assert done.stdout.split() == [program], done.stderr
+
+
+def test_a_command_beside_another_users_program_is_not_taken(tmp_path):
+    """What calls sudo may be called slurmd as well, with a squeue of its own beside it; root must not run that."""
+    command(tmp_path / "bin")
+    shutil.copy(sys.executable, tmp_path / "bin" / "slurmd")
+    ask = (
+        f"import sys; input(); sys.path.insert(0, {str(PACKAGES)!r}); from qrmi_slurm import slurm_commands as s;"
+        "print(s._beside_daemon())"
+    )
+    code = (
+        "import os, subprocess; P = subprocess.PIPE\n"
+        f"as_root = subprocess.Popen([{sys.executable!r}, '-I', '-c', {ask!r}], stdin=P, stdout=P, text=True)\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "print(as_root.communicate('go\\n')[0])"
+    )
+    done = subprocess.run(
+        [tmp_path / "bin" / "slurmd", "-I", "-c", code],
+        env={"PYTHONHOME": sys.base_prefix},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.split() == ["[]"], done.stderr
