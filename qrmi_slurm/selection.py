@@ -4,6 +4,7 @@ Each term of it asks for one QPU: by its name, or for one of several. Which term
 cli_filter/qrmi_slurm.lua as well, where the controller reads them.
 """
 
+import re
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -12,6 +13,8 @@ from qrmi_slurm.errors import SelectionError
 # The stub refuses longer lists at submission (cli_filter/spank_qrmi.c); this holds where somebody forged one.
 MAX_SELECTION_BYTES: Final = 4096
 
+# Control characters, those that have no width or turn the direction of what stands around them, and half characters.
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 ANY: Final = "any:"
 LEAST_BUSY: Final = "least-busy:"
@@ -92,7 +95,10 @@ def is_one_line(text: str) -> bool:
 
 
 def printable(text: str, max_chars: int = 200) -> str:
-    """Return `text` fit for one line of a log or a job's output: control characters escaped, cut to `max_chars`."""
-    clean = "".join(char if is_one_line(char) else char.encode("unicode_escape").decode("ascii") for char in text)
-    clean = clean.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return `text` fit for one line of a log or a job's output, cut to `max_chars`.
+
+    Escaped is what is not to be seen: control characters, and those that turn the direction of what stands around them.
+    """
+    text = text[: max_chars + 1]  # what is cut off need not be looked at: it may be megabytes
+    clean = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."

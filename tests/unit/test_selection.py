@@ -1,5 +1,7 @@
 """The selection: `--qpu` text to names."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +109,18 @@ def test_printable_is_one_bounded_encodable_line(text, max_chars):
     shown.encode("utf-8")
 
 
-@given(st.text(max_size=50).filter(selection.is_one_line))
+@given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], max_codepoint=0xFFFF)))
 def test_printable_leaves_ordinary_text_alone(text):
-    assert selection.printable(text) == text
+    assert selection.printable(text, len(text) + 3) == text
+
+
+@pytest.mark.parametrize("char", "\u202e\u2066\u200b\ufeff\x9b\x1b\u2028")
+def test_what_turns_or_hides_the_text_around_it_is_escaped(char):
+    """A service's words must not look like another sentence than they are."""
+    assert selection.printable(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
+
+
+def test_a_text_of_many_megabytes_is_cut_before_it_is_looked_at():
+    began_s = time.process_time()
+    assert len(selection.printable("\x00" * 50_000_000)) == 200
+    assert time.process_time() - began_s < 0.1
