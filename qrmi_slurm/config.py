@@ -5,12 +5,14 @@ This is the loader of the hooks: no schema, no third-party import. It refuses wh
 """
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qrmi_slurm import sharing
+from qrmi_slurm import sharing, trust
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import is_one_line, printable
@@ -62,9 +64,13 @@ def load(path: Path) -> Config:
     """
     try:
         with path.open("rb") as file:
+            status = os.fstat(file.fileno())
             content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", _CHECK_HINT) from error
+    if trust.is_weak(status):  # it names addresses to send keys to, and programs to run
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(f"{path} can be changed by others (owner uid {status.st_uid}, mode {mode:04o})", _CHECK_HINT)
     if len(content) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", _CHECK_HINT)
     try:

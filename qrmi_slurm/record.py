@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
+from qrmi_slurm import trust
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.resource_types import is_secret
 from qrmi_slurm.secret import Secret, masked_repr
@@ -228,6 +229,7 @@ class JobFolder:
         Raises:
             RecordError: it cannot be made, or somebody else could write in it.
         """
+        self._require_trust()
         try:
             for path in (self.state_dir, self.path.parent, self.path):
                 _make_folder(path)
@@ -241,6 +243,20 @@ class JobFolder:
     def exists(self) -> bool:
         """Tell whether the folder is there."""
         return self.path.is_dir()
+
+    def _require_trust(self) -> None:
+        """Raise where another user could put another folder in this place: root does what stands in a record."""
+        try:
+            weak = trust.weak_place(self.path)
+        except OSError as error:
+            raise RecordError(f"cannot look at {self.path}: {error.strerror}", _LOOK_HINT) from error
+        if weak is not None:
+            status = weak.lstat()
+            raise RecordError(
+                f"{weak} is owned by uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}, so that others "
+                f"could take the place of {self.path}",
+                f"an admin has to run: chown root {weak} && chmod go-w {weak}, or choose another --state-dir",
+            )
 
     @contextlib.contextmanager
     def locked(self, timeout_s: float, *, make: bool = False) -> Iterator[None]:
@@ -294,6 +310,7 @@ class JobFolder:
         Raises:
             RecordError: it cannot be read; a RecordFormatError where it is not one of ours.
         """
+        self._require_trust()
         try:
             content = _read_own(self._record_path)
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import backend, config, validate
+from qrmi_slurm import backend, config, trust, validate
 from qrmi_slurm.checkup import Line, error, ok, warning
 from qrmi_slurm.diagnosis import Severity
 from qrmi_slurm.errors import BackendError, ConfigError
@@ -117,6 +117,10 @@ def state_lines(options: SiteOptions, settings: SlurmSettings | None, slurm_conf
 
 def _owner_and_mode(place: Path, existing: Path) -> Line | None:
     name = "state"
+    weak = trust.weak_place(place.parent)
+    if weak is not None:
+        message = f"others could take the place of {place}: they may write to {weak}; the hooks refuse it"
+        return error(name, message, f"chown root:root {weak} && chmod go-w {weak}, or choose another --state-dir")
     blocking = blocking_users(existing)
     if existing != place:
         if blocking is not None and blocking != existing:
