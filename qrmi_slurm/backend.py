@@ -3,7 +3,8 @@
 QRMI reads its variables from the process environment, has no time limit on a request, and may panic or crash
 in native code. Hence each call gets a child with a clean environment, its own session (a signal to the
 hook's process group does not reach it half-way through a request) and an alarm that ends it at the deadline
-even where the hook itself is gone. The children are forked, not started: importing QRMI costs 13 ms once.
+even where the hook itself is gone. The children are forked, not started: importing QRMI costs 13 ms once. Only one
+that becomes a user starts anew: in a fork's memory are the credentials of every QPU.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import pwd
 import re
 import selectors
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,10 @@ Action = Literal["acquire", "release", "check", "discover"]
 # error repeats at most the service's answer.
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_LOG_BYTES: Final = 256 * 1024
+
+# QRMI logs little at `info`; at `trace`, with all of its HTTP client's, a few hundred lines. Each is one of syslog, and
+# what a service answers may have as many line breaks as bytes.
+_MAX_LOG_LINES: Final = 1000
 
 # A refusal repeats what the service or a proxy answered, which may be a page; far below _MAX_ANSWER_BYTES when escaped.
 _MAX_REASON_CHARS: Final = 4096
@@ -264,7 +270,7 @@ def _finish(child: _Child, *, killed_after_s: float | None) -> Answer:
     _drain_log(child)
     os.close(child.answer_fd)
     os.close(child.log_fd)
-    lines = tuple(child.log.decode("utf-8", "replace").splitlines())
+    lines = tuple(child.log.decode("utf-8", "replace").splitlines()[:_MAX_LOG_LINES])
     if killed_after_s is not None:
         verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {max(round(killed_after_s, 1), 0.1):g} s"
     else:
@@ -346,10 +352,54 @@ def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) ->
         os.umask(0o077)
         if call.run_as_uid is not None:
             _become(call.run_as_uid)
+            _start_anew(call, answer_fd, alarm_s)
         confinement.confine(alarm_s)
     except (OSError, ValueError, KeyError) as error:
         return {"verdict": Verdict.REFUSED, "reason": f"QRMI could not be called: {error}"}
     return _ask(call)
+
+
+def _start_anew(call: Call, answer_fd: int, alarm_s: float) -> NoReturn:
+    """Become a Python that knows of this one call: what QRMI loads as a user may be the user's own.
+
+    The call goes along in a file that has no name. Limits, alarm, session and standard files stay as they are.
+    """
+    token = call.token.reveal() if call.token else None
+    told = [*call._replace(environment=dict(os.environ), token=None), token, answer_fd]
+    call_fd = os.memfd_create("call", 0)
+    _write_all(call_fd, json.dumps(told).encode())
+    for fd in (answer_fd, call.journal_fd):
+        if fd is not None:
+            os.set_inheritable(fd, True)
+    confinement.confine(alarm_s, begins_anew=True)
+    python = [sys.executable, "-I", "-X", "utf8", "-c", _ANEW, str(call_fd), *sys.path]
+    os.execve(python[0], python, {})  # noqa: S606
+
+
+# Nobody but root may look into it from here on. Whose library it takes is the hook's word, not that of the environment.
+_ANEW: Final = """
+import sys
+sys.path[:] = sys.argv[2:]
+from qrmi_slurm import confinement
+confinement.hide_memory()
+from qrmi_slurm import backend
+backend.go_on(int(sys.argv[1]))
+"""
+
+
+def go_on(call_fd: int) -> NoReturn:
+    """Ask QRMI what a file says, in a process that has begun anew for it."""
+    exit_code = 1
+    try:
+        os.lseek(call_fd, 0, os.SEEK_SET)
+        with os.fdopen(call_fd, "rb") as file:
+            *fields, token, answer_fd = json.loads(file.read())
+        call = Call(*fields)._replace(token=Secret(token) if token is not None else None)
+        os.environ.update(call.environment)
+        _write_all(answer_fd, json.dumps(_ask(call)).encode())
+        exit_code = 0
+    finally:
+        os._exit(exit_code)
 
 
 def _keep_only(answer_fd: int, log_fd: int, journal_fd: int | None) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,11 +87,18 @@ def requests_made(service_url):
 
 
 @pytest.fixture(scope="session")
-def fake_libraries(tmp_path_factory):
+def munge():
+    """Path of a libmunge that any user may load."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield libraries.build_munge(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def fake_libraries(tmp_path_factory, munge):
     """Path of OQTOPUS's bridge; libmunge is loaded here, so that QRMI in the forked children finds it."""
-    folder = tmp_path_factory.mktemp("libraries")
-    ctypes.CDLL(str(libraries.build_munge(folder)))
-    return libraries.build_oqtopus_bridge(folder)
+    ctypes.CDLL(str(munge))
+    return libraries.build_oqtopus_bridge(tmp_path_factory.mktemp("libraries"))
 
 
 class Services:

@@ -182,8 +182,9 @@ def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
 
 
 @pytest.mark.parametrize("uid", [None, 65534])
-def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, uid):
+def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, munge, monkeypatch, uid):
     """Munge vouches for root, or for the user where the user supplied the variables."""
+    monkeypatch.setattr(backend, "_ANEW", f"import ctypes\nctypes.CDLL({str(munge)!r}){backend._ANEW}")
     before = len(services.requests())
     token = ask("pasqal-local", "online", run_as_uid=uid).token.reveal()
     ask("pasqal-local", "online", "release", token=token, run_as_uid=uid)

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from doubles import SECRET
+from doubles import FAKES, SECRET
 
 from qrmi_slurm import backend
 from qrmi_slurm.backend import Call, Verdict
@@ -385,3 +387,46 @@ def test_a_repr_of_call_and_answer_shows_no_secret():
     answer = answer_to(one)
     assert SECRET in answer.reason
     assert SECRET not in repr(answer)
+
+
+def test_a_call_as_the_user_has_nothing_of_the_hooks_memory():
+    """What QRMI loads as a user may be the user's own; the keys of all QPUs are in the hook's memory."""
+    # A process of its own for the hook: pytest's memory is too much to look through.
+    code = f"""
+import sys
+sys.path[:0] = [{str(FAKES)!r}, {str(Path(backend.__file__).parents[1])!r}]
+from qrmi_slurm import backend
+planted = "planted in the " + "hook's memory"
+for uid in (None, {NOBODY_UID}):
+    told = {{"a_QRMI_FAKE_ACQUIRE": "memory", "a_QRMI_FAKE_BACKWARDS": planted[::-1]}}
+    call = backend.Call("a", "ibm-quantum-compute-service", "acquire", told, run_as_uid=uid)
+    backend.run([call], 20, lambda answer: print(*answer.log, answer.reason))
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    forked, anew = done.stdout.splitlines()
+    assert re.fullmatch("TOLD [1-9][0-9]* ", forked)  # so the look is a good one
+    assert anew == "TOLD 0 "
+
+
+def test_a_call_as_the_user_that_cannot_begin_anew_is_no_answer_and_no_session(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    answer = answer_to(call()._replace(run_as_uid=NOBODY_UID))
+    assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
+    assert "QRMI could not be called" in answer.reason
+
+
+def test_what_begins_anew_has_no_environment_that_others_could_read():
+    """And all that it was told in the place of one; limits and alarm go along."""
+    one = call(acquire="tell", secret=SECRET)
+    told = told_by(answer_to(one._replace(run_as_uid=NOBODY_UID)))
+    assert told["env"]["a_QRMI_FAKE_SECRET"] == SECRET
+    assert SECRET not in told["environ_at_start"]
+    assert SECRET not in told["arguments"]
+    assert told["leads_session"]
+    assert answer_to(call(acquire="hang")._replace(run_as_uid=NOBODY_UID), timeout_s=0.5).verdict is Verdict.UNANSWERED
+
+
+def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log():
+    answer = answer_to(call(acquire="lines"))
+    assert answer.verdict is Verdict.DONE
+    assert len(answer.log) == 1000

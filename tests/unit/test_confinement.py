@@ -74,3 +74,20 @@ def test_without_pythons_inside_ctypes_does_it(monkeypatch):
         "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')])"
     )
     assert run(code).stdout == "['1']\n"
+
+
+def test_root_keeps_its_name_and_no_power_over_others():
+    """Neither there nor in what it starts: it may not read another user's file, nor become another user."""
+    done = run(
+        "confinement.confine(5)\n"
+        "import subprocess\n"
+        "show = ['/bin/grep', '-E', '^Cap(Inh|Prm|Eff|Amb)|^Uid', '/proc/self/status']\n"
+        "print(open('/proc/self/status').read())\n"
+        "subprocess.run(show)\n"
+        "try: os.setuid(12345)\n"
+        "except PermissionError: print('refused')"
+    )
+    sets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("CapPrm", "CapEff", "CapAmb"))]
+    assert sets == ["0" * 16] * 6, done.stderr
+    assert "Uid:\t0\t0\t0\t0" in done.stdout.splitlines()
+    assert "refused" in done.stdout.splitlines()

@@ -16,6 +16,8 @@ def newer(site, monkeypatch):
     import qrmi
 
     monkeypatch.setattr(qrmi.ResourceType, "NewVendorSystem", 99, raising=False)
+    newer = "import qrmi\nqrmi.ResourceType.NewVendorSystem = 99\nbackend.go_on"
+    monkeypatch.setattr(backend, "_ANEW", backend._ANEW.replace("backend.go_on", newer))
     environment = {
         "QRMI_NEW_VENDOR_API_KEY": SECRET,
         "QRMI_NEW_VENDOR_BASE_URL": "http://vendor.invalid",

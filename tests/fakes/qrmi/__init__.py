@@ -122,9 +122,15 @@ class QuantumResource:
             _log(f"[2026-01-31T12:00:00Z DEBUG qrmi::fake] opened session-{self._name}\n")
         if word == "chatter":
             _log("[2026-01-31T12:00:00Z WARN qrmi::fake] renewal failed\n" + "x" * 600_000 + "\n")
+        if word == "memory":
+            _log(f"TOLD {_times_in_memory(self._own('BACKWARDS').encode())}\n")
+        if word == "lines":
+            _log("x\n" * 100_000)
         if word == "tell":
             told = {
                 "env": dict(os.environ),
+                "environ_at_start": _readable("/proc/self/environ"),
+                "arguments": Path("/proc/self/cmdline").read_text(),
                 "files": {fd: _target(fd) for fd in os.listdir("/proc/self/fd")},
                 "uid": os.getresuid(),
                 "gid": os.getresgid(),
@@ -165,3 +171,24 @@ def _target(fd):
 
 def set_log_callback(callback):
     """Take the callback, as QRMI does from 0.24 on."""
+
+
+def _times_in_memory(backwards):
+    """Look through this process's memory for a text, without having it there: of what a library could find."""
+    import ctypes
+
+    found = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        where, rights, _, _, inode, *name = line.split()
+        if rights.startswith("rw") and inode == "0" and name in ([], ["[heap]"]):
+            first, last = (int(text, 16) for text in where.split("-"))
+            for at in range(first, last, 1 << 20):
+                found += ctypes.string_at(at, min(last - at, 1 << 20))[::-1].count(backwards)
+    return found
+
+
+def _readable(path):
+    try:
+        return Path(path).read_text()
+    except PermissionError:
+        return ""
