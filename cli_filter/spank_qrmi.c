@@ -58,6 +58,14 @@ extern char **environ;
  * Prolog's name is longer by "SPANK_". A longer one would be left out without a word. */
 #define VARIABLE_MAX_BYTES (256U - sizeof "SPANK_")
 
+/* Most that is passed on in all, in bytes. Prolog and Epilog get it in their environment, for which execve(2) has a
+ * quarter of slurmd's stack limit, 2 MiB of the usual 8: with more of it neither can be started, which drains the node.
+ * A user whose own stack limit is higher has room for more than that in his environment. */
+#define VARIABLES_MAX_BYTES (1024U * 1024U)
+
+/* What a variable takes there besides its name and value: "SPANK_", a NUL and a pointer. */
+#define VARIABLE_COST_BYTES (sizeof "SPANK_" + sizeof(char *))
+
 /* The job's selection in the job-control environment; Prolog and Epilog read it as SPANK_QRMI_QPU. */
 #define JOB_SELECTION "QRMI_QPU"
 
@@ -110,6 +118,7 @@ struct selection {
 struct variables {
 	char *names;
 	size_t bytes;
+	size_t cost_bytes; /* what they take in Prolog's environment */
 };
 
 /* What the user asked for in this component of the job, or slurmstepd was told for this step. */
@@ -353,9 +362,13 @@ static const char *variable_fault(const char *entry, size_t name_length)
 	return NULL;
 }
 
+#define TOO_MANY_VARIABLES "the environment variables that go with --qpu have more than 1 MiB together; unset some."
+
 /* Whether each variable that belongs to the selection can be passed on; says which one cannot. */
 static bool variables_are_sound(const char *selection)
 {
+	size_t cost_bytes = 0;
+
 	for (const char *qpu = selection, *next; qpu != NULL; qpu = next) {
 		const size_t qpu_length = first_name(qpu, &next);
 
@@ -365,6 +378,11 @@ static bool variables_are_sound(const char *selection)
 
 			if (!is_forwarded(*entry, qpu, qpu_length))
 				continue;
+			cost_bytes += strlen(*entry) + VARIABLE_COST_BYTES;
+			if (cost_bytes > VARIABLES_MAX_BYTES) {
+				slurm_error(LOG ": " TOO_MANY_VARIABLES);
+				return false;
+			}
 			fault = variable_fault(*entry, name_length);
 			if (fault == NULL)
 				continue;
@@ -395,6 +413,7 @@ static void variables_free(struct variables *variables)
 	free(variables->names);
 	variables->names = NULL;
 	variables->bytes = 0;
+	variables->cost_bytes = 0;
 }
 
 /* ---- allocator and local: sbatch, salloc, srun, as the user ---- */
@@ -457,8 +476,10 @@ static int spank_qrmi_submit_option(const char *value)
 	}
 	selection_set(&current, value);
 	/* A step takes the variables that its job was submitted with. */
-	if (!srun_in_job && !variables_are_sound(current.names))
+	if (!srun_in_job && !variables_are_sound(current.names)) {
+		selection_clear(&current);
 		return ESPANK_BAD_ARG;
+	}
 	return ESPANK_SUCCESS;
 }
 
@@ -500,6 +521,11 @@ static int job_control_put_variables(spank_t sp, const char *selection, const ch
 				continue;
 			if (variable_fault(variable, name_length) != NULL)
 				continue;
+			forwarded.cost_bytes += strlen(variable) + VARIABLE_COST_BYTES;
+			if (forwarded.cost_bytes > VARIABLES_MAX_BYTES) {
+				slurm_error(LOG ": " TOO_MANY_VARIABLES);
+				return ENOMEM;
+			}
 			if (!variables_add(&forwarded, variable, name_length))
 				return ENOMEM;
 			name = forwarded.names + forwarded.bytes - name_length - 1;

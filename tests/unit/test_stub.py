@@ -376,6 +376,29 @@ def test_largest_variable_is_passed_on(stub: Stub) -> None:
     assert submit(stub, option("a"), env={name: "v" * 65536}).control[name] == "v" * 65536
 
 
+@pytest.mark.parametrize("terms", ["a", "a,a", "any:*"])
+def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: Stub, terms: str) -> None:
+    """Slurm drains a node whose Prolog cannot be started: no more than 1 MiB is passed on, its names and all counted."""
+    most = {f"a_QRMI_{number:02}": "v" * 65_000 for number in range(16)}
+    for one in (stub, sanitized):
+        if terms != "a,a":
+            assert len(submit(one, option(terms), env=most).control) == 18
+        done = submit(one, option(terms), env=most | {"a_QRMI_MORE": "v" * 10_000})
+        assert done.rc("option") != [0]
+        sentence = "the environment variables that go with --qpu have more than 1 MiB together; unset some."
+        assert done.errors == [f"spank_qrmi: {sentence}"]
+        assert not [name for name in done.control if name.startswith("a_")]
+
+
+def test_a_step_passes_no_more_on_either(stub: Stub) -> None:
+    """Without PrologFlags=Alloc it is a step's request that starts Prolog."""
+    env = {"SLURM_JOB_ID": "1", "SLURM_SPANK_QRMI_QPU": "a"}
+    env |= {f"SLURM_SPANK_a_QRMI_{number:02}": "v" * 65_000 for number in range(20)}
+    done = submit(stub, option("a"), env=env, context="local")
+    assert done.rc("init_post_opt") != [0]
+    assert sum(map(len, done.control.values())) < 1024 * 1024
+
+
 def test_job_without_qpu_gets_nothing(stub: Stub) -> None:
     """A job without --qpu gets no variable, and loses the marks of the job in which it is submitted."""
     env = {"QRMI_SLURM_QPU": "a", "SLURM_SPANK_QRMI_QPU": "a", "a_QRMI_KEY": "k"}
