@@ -34,10 +34,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def shared_site() -> Iterator[Site]:
-    """Start one site for the whole session: three nodes, two QPUs, hooks that can be held."""
+    """Start one site for the whole session: three nodes, two users, two QPUs, hooks that can be held."""
     sweep()
     options = SiteOptions(
-        cluster=ClusterOptions(nodes=3),
+        cluster=ClusterOptions(nodes=3, users=2),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
         watched=True,
     )

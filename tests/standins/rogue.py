@@ -45,7 +45,8 @@ class Rogue(http.server.BaseHTTPRequestHandler):
         REQUESTS.append({"port": port, "path": self.path, "headers": dict(self.headers), "body": body})
         is_login = rest == ["identity", "token"]
         if is_login != what.startswith("login-") and is_login:
-            self._answer(200, json.dumps({"access_token": BEARER, "expires_in": 3600, "expiration": 9_999_999_999, "token_type": "Bearer"}).encode())
+            token = {"access_token": BEARER, "token_type": "Bearer", "expires_in": 3600, "expiration": 9_999_999_999}
+            self._answer(200, json.dumps(token).encode())
             return
         what = what.removeprefix("login-")
         with contextlib.suppress(OSError):  # whoever asked has had enough

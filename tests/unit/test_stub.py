@@ -378,7 +378,7 @@ def test_largest_variable_is_passed_on(stub: Stub) -> None:
 
 @pytest.mark.parametrize("terms", ["a", "a,a", "any:*"])
 def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: Stub, terms: str) -> None:
-    """Slurm drains a node whose Prolog cannot be started: no more than 1 MiB is passed on, its names and all counted."""
+    """Slurm drains a node whose Prolog cannot be started: no more than 1 MiB is passed on, names counted."""
     most = {f"a_QRMI_{number:02}": "v" * 65_000 for number in range(16)}
     for one in (stub, sanitized):
         if terms != "a,a":

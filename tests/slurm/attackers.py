@@ -1,0 +1,114 @@
+"""What an attacker has: programs of his own, a service of his own, and what a successful attack leaves behind."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slurm.cluster import ClusterError, User
+from slurm.polling import wait_for
+from slurm.site import Site
+from standins import rogue
+
+SOURCES = Path(rogue.__file__).parent
+
+# Ends as soon as it is told to; prints what a task sees.
+HOLDING = "#!/bin/sh\nenv\necho begun\nwhile [ ! -e go-$SLURM_JOB_ID ]; do sleep 0.05; done\n"
+
+
+class Attacker:
+    """A user of the cluster who means harm: the first one. The second is whom he harms."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.user, self.victim = site.cluster.users
+        self.home = self.user.home
+        self.mark = self.home / "mark-of-success"
+        self.mark.unlink(missing_ok=True)
+        self._programs = site.cluster.folder / "attacker"
+        self._programs.mkdir(mode=0o755, exist_ok=True)
+
+    def run(self, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script as the attacker."""
+        return self.site.cluster.run_as_user(["bash", "-c", script], user=self.user, env=env)
+
+    def library(self) -> Path:
+        """Return a library that leaves the mark wherever it is loaded."""
+        made = self._programs / "evil.so"
+        if not made.exists():
+            _compile(SOURCES / "evil.c", made, "-shared", "-fPIC", f'-DMARK="{self.mark}"')
+        return made
+
+    def package(self) -> Path:
+        """Return a folder of Python modules that leave the mark wherever one is imported."""
+        made = self._programs / "python"
+        for name in ("sitecustomize", "usercustomize", "qrmi_slurm/__init__", "qrmi/__init__", "json", "os", "gc"):
+            path = made / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"open({str(self.mark)!r}, 'a').write('imported {name}\\n')\n")
+        return made
+
+    def submit(self, *control: str, own: Sequence[str] = ()) -> int:
+        """Submit a job past sbatch and our plugin, with a job-control environment of the attacker's own.
+
+        Args:
+            control: `NAME=VALUE`, or `NAME@COUNT` for so many bytes.
+            own: variables of the job.
+
+        Raises:
+            ClusterError: slurmctld refused it.
+        """
+        program = self._programs / "forged_submit"
+        if not program.exists():
+            _compile(SOURCES / "forged_submit.c", program, "-lslurm")
+        script = self.home / "forged.sh"
+        script.write_text("#!/bin/sh\nenv\n")
+        command = [program, script, self.home / "forged-%j.out", *control, "-q", *own]
+        done = self.site.cluster.run_as_user(command, user=self.user)
+        if done.returncode != 0:
+            raise ClusterError(done.stderr)
+        return int(done.stdout)
+
+    def hold(self, user: User, *options: str) -> tuple[int, str]:
+        """Let a user have a job with ibm_demo on n1 that goes on; return its id and its output so far."""
+        cluster = self.site.cluster
+        job_id = cluster.sbatch(HOLDING, "--qpu=ibm_demo", "--nodelist=n1", *options, user=user)
+        wait_for(lambda: "begun" in cluster.job_output(job_id), f"job {job_id} to begin", 30)
+        return job_id, cluster.job_output(job_id)
+
+    def let_go(self, user: User, job_id: int) -> None:
+        """Let such a job end."""
+        (user.home / f"go-{job_id}").touch()
+        self.site.cluster.wait_job_over(job_id)
+
+
+def _compile(source: Path, program: Path, *options: str) -> None:
+    command = ["gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ClusterError(f"{shlex.join(command)}\n{done.stderr}")
+
+
+class RogueService:
+    """A service of the attacker's own; see standins/rogue.py for what a path makes it do."""
+
+    def __init__(self, site: Site, name: str = "rogue") -> None:
+        self._site = site
+        port_file = site.cluster.folder / f"{name}.port"
+        site.cluster.start_daemon(name, [sys.executable, rogue.__file__, str(port_file)], {})
+        ports = wait_for(lambda: port_file.exists() and port_file.read_text().split(), "the rogue to listen", 20)
+        self.url = f"http://127.0.0.1:{ports[0]}"
+
+    def resource(self, what: str) -> dict[str, Any]:
+        """Return the config's entry of ibm_demo for an attack that its service makes."""
+        resource = self._site.emulator.resource("ibm_demo")
+        url = f"{self.url}/{what}"
+        resource["environment"] = {
+            "QRMI_IBM_QCS_ENDPOINT": url,
+            "QRMI_IBM_QCS_IAM_ENDPOINT": url,
+            "QRMI_IBM_QCS_IAM_APIKEY": "attackers-own-key",
+            "QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:attackers",
+        }
+        return resource
