@@ -17,7 +17,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench soak test-all test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench soak fuzz lock licences sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -66,6 +66,15 @@ JOBS ?= 300
 .PHONY: soak
 soak:  ## run JOBS=300 short QPU jobs while calls fail and processes die; nothing may leak or drain
 	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P -m slurm.soak --jobs $(JOBS)
+
+MINUTES ?= 5
+.PHONY: fuzz
+fuzz:  ## feed what reads users' text with faulty input for MINUTES=5; fuzzers, sanitizers, valgrind
+	@exec $(PYTHON) -P tests/fuzz/fuzz.py $(MINUTES)
+
+.PHONY: lock licences sbom audit
+lock licences sbom audit:  ## write requirements.lock, docs/licences.md, build/sbom.cdx.json; look for known vulnerabilities
+	@cd tests/setup && exec $(PYTHON) supply_chain.py $@
 
 .PHONY: lint
 lint:  ## check style, types, the Lua files and the stub's compiler warnings

@@ -20,6 +20,7 @@ print_exports() {
         while IFS= read -r line; do
             last=$line
             case $line in
+                *[[:cntrl:]]* | 'export ='* | 'export  '*) return 1 ;; # Python says what is wrong with it
                 'export RUST_LOG='*) level='' ;; # the site's own, by --env:RUST_LOG
                 'export QRMI_SLURM_BROKER='*) return 1 ;; # which node it is, and what proxies there are
                 'export QRMI_JOB_QPU_RESOURCES='*) held=${line#*=} ;;

@@ -111,13 +111,16 @@ def main(command: Sequence[str]) -> int:
     os.execve(program, list(command), {**os.environ, "PATH": path})  # noqa: S606
 
 
-def install_debian_packages() -> None:
+def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages that are missing, without starting any service.
+
+    Args:
+        names: of the packages; those that every target needs, where none are named.
 
     Raises:
         SetupError: apt-get failed.
     """
-    missing = [name for name in DEBIAN_PACKAGES if not _is_installed(name)]
+    missing = [name for name in names if not _is_installed(name)]
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="qrmi-slurm-setup-") as folder:
@@ -216,6 +219,28 @@ def wheels(python: str | Path) -> Path:
         (folder / COMPLETE).touch()
         _prune("wheels-*", UNUSED_BASE_S)
     return folder
+
+
+def extra_venv(kind: str, content: Sequence[str], arguments: Sequence[str | Path]) -> Path:
+    """Return a venv for one purpose, made by one call of pip where it is missing.
+
+    Args:
+        kind: the front part of its folder's name.
+        content: what it is made of; another content is another venv.
+        arguments: of pip.
+
+    Raises:
+        SetupError: pip failed.
+    """
+    venv = CACHE / f"{kind}-{_digest([*content, sys.version, str(CACHE)])}"
+    with _lock():
+        if not _is_complete(venv):
+            shutil.rmtree(venv, ignore_errors=True)
+            _run(f"making a venv of {kind}", [sys.executable, "-m", "venv", venv])
+            _run("", [venv / "bin" / "pip", "--quiet", "--no-input", "--disable-pip-version-check", *arguments])
+        (venv / COMPLETE).touch()
+        _prune(f"{kind}-*", UNUSED_BASE_S)
+    return venv
 
 
 def _make_base(base: Path, requirements: Sequence[str]) -> None:

@@ -1,0 +1,166 @@
+"""What the installed suite is made of: the lock that it is installed from, licences, an SBOM, known vulnerabilities.
+
+    supply_chain.py lock        write requirements.lock, the newest of everything that pyproject.toml allows
+    supply_chain.py licences    write docs/licences.md, from an installation made by the lock
+    supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
+    supply_chain.py audit       look each locked version up in PyPI's advisories; 2 where they cannot be had
+
+Its tools are in a venv of their own in the cache folder; see environment.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import environment
+from environment import CHECKOUT
+
+LOCK: Final = CHECKOUT / "requirements.lock"
+LICENCES: Final = CHECKOUT / "docs" / "licences.md"
+SBOM: Final = CHECKOUT / "build" / "sbom.cdx.json"
+OLDEST_PYTHON: Final = "3.11"
+TOOLS: Final = ("cyclonedx-bom>=7", "pip-audit>=2.9", "pip-licenses>=5", "uv>=0.8")
+
+# What may go into an installation of ours, which is Apache-2.0: nothing that asks for more than to be named, or for the
+# source of its own files (MPL).
+COMPATIBLE: Final = (
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "MIT",
+    "MPL-2.0",
+    "PSF-2.0",
+    "Unlicense",
+)
+
+# As packages say it that do not write SPDX: their metadata's classifiers.
+SPDX: Final[Mapping[str, str]] = {
+    "Apache Software License": "Apache-2.0",
+    "Apache License 2.0": "Apache-2.0",
+    "BSD License": "BSD-3-Clause",
+    "MIT License": "MIT",
+    "ISC License (ISCL)": "ISC",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "Dual License": "Apache-2.0 OR BSD-3-Clause",  # python-dateutil
+    "Apache Software License; BSD License": "Apache-2.0 OR BSD-3-Clause",
+}
+
+_PAGE: Final = """\
+# Licences
+
+<!-- Made by `make licences` from an installation by requirements.lock. -->
+
+qrmi-slurm is Apache-2.0. This is all that an installation by `requirements.lock` holds besides, and what each says of
+itself; none forbids to use it together with the others. `make sbom` writes the same as a CycloneDX document.
+
+| package | version | licence |
+|---|---|---|
+"""
+
+
+def lock() -> int:
+    """Write the lock: the suite's own dependencies and what builds its wheel, each file by its hash."""
+    build = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
+    command: list[str | Path] = [_tools() / "uv", "pip", "compile", "--quiet", "--generate-hashes", "--universal"]
+    command += ["--python-version", OLDEST_PYTHON, "--custom-compile-command", "make lock", "--no-annotate"]
+    command += ["--upgrade", "--no-emit-package", "colorama", "--output-file", LOCK, "pyproject.toml", "-"]
+    subprocess.run(command, cwd=CHECKOUT, input="\n".join(build), text=True, check=True)
+    return 0
+
+
+def licences() -> int:
+    """Write the list of licences; 1 where one is not among the compatible ones."""
+    found = _licences()
+    rows = [f"| {name} | {version} | {licence} |\n" for name, version, licence in found]
+    LICENCES.write_text(_PAGE + "".join(rows))
+    strange = [f"{name}: {licence}" for name, _, licence in found if not is_compatible(licence)]
+    print("\n".join(f"not known to be compatible: {line}" for line in strange), end="\n" if strange else "")
+    return 1 if strange else 0
+
+
+def is_compatible(licence: str) -> bool:
+    """Tell whether an SPDX expression offers a licence of those that may be."""
+    return any(all(part.strip(" ()") in COMPATIBLE for part in one.split(" AND ")) for one in licence.split(" OR "))
+
+
+def _licences() -> list[tuple[str, str, str]]:
+    command: list[str | Path] = [_tools() / "pip-licenses", "--python", _installation() / "bin" / "python3"]
+    command += ["--format=json", "--from=mixed", "--with-system"]
+    told: list[dict[str, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return [
+        (item["Name"], item["Version"], SPDX.get(item["License"], item["License"]))
+        for item in sorted(told, key=lambda item: item["Name"].lower())
+        if item["Name"] not in ("pip", "setuptools", "qrmi-slurm")
+    ]
+
+
+def sbom() -> int:
+    """Write the software bill of materials."""
+    SBOM.parent.mkdir(exist_ok=True)
+    command: list[str | Path] = [_tools() / "cyclonedx-py", "environment", "--output-format", "JSON"]
+    command += ["--pyproject", CHECKOUT / "pyproject.toml", "--output-file", SBOM, _installation() / "bin" / "python3"]
+    subprocess.run(command, check=True)
+    print(f"{SBOM.relative_to(CHECKOUT)}: {len(json.loads(SBOM.read_text())['components'])} components")
+    return 0
+
+
+def audit() -> int:
+    """Say which locked versions have known vulnerabilities.
+
+    Returns:
+        0 where none has, 1 where one has, 2 where not all could be looked up: no answer is not a good one.
+    """
+    command: list[str | Path] = [_tools() / "pip-audit", "--disable-pip", "--require-hashes", "--requirement", LOCK]
+    done = subprocess.run([*command, "--format=json", "--progress-spinner=off"], capture_output=True, text=True)
+    try:
+        packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+    except (json.JSONDecodeError, KeyError):
+        print(f"the advisories cannot be had from here:\n{done.stderr[-1000:]}")
+        return 2
+    unknown = [item["name"] for item in packages if "skip_reason" in item]
+    faulty = [
+        f"{item['name']} {item['version']}: {fault['id']}" for item in packages for fault in item.get("vulns", [])
+    ]
+    print("\n".join(faulty), end="\n" if faulty else "")
+    if unknown:
+        print(
+            f"no advisories for {len(unknown)} of {len(packages)} packages: this index has none; ask where there is PyPI's"
+        )
+    else:
+        print(f"{len(packages)} packages, {len(faulty)} known vulnerabilities")
+    return 1 if faulty else 2 if unknown else 0
+
+
+def _tools() -> Path:
+    """Return the bin folder of the tools' venv."""
+    return environment.extra_venv("tools", TOOLS, ["install", *TOOLS]) / "bin"
+
+
+def _installation() -> Path:
+    """Return a venv made as docs/admin.md says."""
+    return environment.extra_venv("locked", (LOCK.read_text(),), ["install", "--require-hashes", "--requirement", LOCK])
+
+
+COMMANDS: Final[Mapping[str, Callable[[], int]]] = {
+    "lock": lock,
+    "licences": licences,
+    "sbom": sbom,
+    "audit": audit,
+}
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    try:
+        sys.exit(COMMANDS[sys.argv[1]]())
+    except environment.SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,69 @@
+"""What an installation is made of is written down, and in step with what pyproject.toml asks for."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+LOCKED = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", LOCK, re.MULTILINE))
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def supply_chain():
+    folder = str(ROOT / "tests" / "setup")
+    sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location("supply_chain", f"{folder}/supply_chain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(folder)
+    return module
+
+
+@pytest.mark.parametrize("text", [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]])
+def test_the_lock_has_each_dependency_in_a_version_that_is_allowed(text):
+    """Whoever changes pyproject.toml runs `make lock`."""
+    wanted = Requirement(text)
+    assert wanted.specifier.contains(LOCKED[normalized(wanted.name)])
+
+
+def test_each_locked_package_is_one_version_with_hashes():
+    """pip --require-hashes takes nothing else, from no index and no mirror."""
+    entries = re.split(r"\n(?=[a-z])", re.sub(r"^#.*\n", "", LOCK, flags=re.MULTILINE).strip())
+    assert len(entries) == len(LOCKED) >= 15
+    for entry in entries:
+        assert re.fullmatch(r"[a-z0-9-]+==\S+( ;[^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+", entry), entry
+    assert "://" not in LOCK
+
+
+def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible(supply_chain):
+    """`make licences` writes it."""
+    page = (ROOT / "docs" / "licences.md").read_text()
+    rows = [re.split(r" *\| *", line)[1:4] for line in page.splitlines() if line.startswith("| ")][1:]
+    assert {normalized(name): version for name, version, _ in rows} == LOCKED
+    for name, _, licence in rows:
+        assert supply_chain.is_compatible(licence), (name, licence)
+
+
+@pytest.mark.parametrize(
+    ("licence", "is_fine"),
+    [
+        ("MIT", True),
+        ("GPL-3.0-only", False),
+        ("Apache-2.0 OR GPL-3.0-only", True),
+        ("MIT AND GPL-3.0-only", False),
+        ("UNKNOWN", False),
+    ],
+)
+def test_a_licence_that_asks_for_more_is_noticed(supply_chain, licence, is_fine):
+    assert supply_chain.is_compatible(licence) is is_fine
