@@ -44,7 +44,8 @@ SEEDS: Final[dict[str, Sequence[bytes]]] = {
     ],
     "plugstack": [
         b"PlugStackConfig=/x/plugstack.conf\nClusterName=c\nInclude more.conf\nrequired /l/spank_qrmi.so "
-        b"/etc/qrmi.json --state-dir=/s --acquire-timeout=5.5 --release-timeout=30 --require=all --env:A=b #\ninclude *.conf"
+        b"/etc/qrmi.json --state-dir=/s --acquire-timeout=5.5 --release-timeout=30 --require=all "
+        b"--env:A=b #\ninclude *.conf"
     ],
     "config": [
         b'{"resources": [{"name": "a", "type": "iqm-server", "is_dynamic": false, "environment": {"QRMI_A": "b"}, '

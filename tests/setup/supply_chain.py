@@ -129,9 +129,7 @@ def audit() -> int:
     ]
     print("\n".join(faulty), end="\n" if faulty else "")
     if unknown:
-        print(
-            f"no advisories for {len(unknown)} of {len(packages)} packages: this index has none; ask where there is PyPI's"
-        )
+        print(f"no advisories for {len(unknown)} of {len(packages)} packages here; ask where PyPI's own index is")
     else:
         print(f"{len(packages)} packages, {len(faulty)} known vulnerabilities")
     return 1 if faulty else 2 if unknown else 0
