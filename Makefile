@@ -74,7 +74,7 @@ fuzz:  ## feed what reads users' text with faulty input for MINUTES=5; fuzzers, 
 
 .PHONY: lock licences sbom audit
 lock licences sbom audit:  ## write requirements.lock, docs/licences.md, build/sbom.cdx.json; look for known vulnerabilities
-	@cd tests/setup && exec $(PYTHON) supply_chain.py $@
+	@$(WITH_HELPERS) exec $(PYTHON) -P -m setup.supply_chain $@
 
 .PHONY: lint
 lint:  ## check style, types, the Lua files and the stub's compiler warnings

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import environment
-from environment import CHECKOUT
+from setup import environment
+from setup.environment import CHECKOUT
 
 LOCK: Final = CHECKOUT / "requirements.lock"
 LICENCES: Final = CHECKOUT / "docs" / "licences.md"

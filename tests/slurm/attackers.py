@@ -65,7 +65,7 @@ class Attacker:
             _compile(SOURCES / "forged_submit.c", program, "-lslurm")
         script = self.home / "forged.sh"
         script.write_text("#!/bin/sh\nenv\n")
-        command = [program, script, self.home / "forged-%j.out", *control, "-q", *own]
+        command: list[str | Path] = [program, script, self.home / "forged-%j.out", *control, "-q", *own]
         done = self.site.cluster.run_as_user(command, user=self.user)
         if done.returncode != 0:
             raise ClusterError(done.stderr)
@@ -98,7 +98,9 @@ class RogueService:
         self._site = site
         port_file = site.cluster.folder / f"{name}.port"
         site.cluster.start_daemon(name, [sys.executable, rogue.__file__, str(port_file)], {})
-        ports = wait_for(lambda: port_file.exists() and port_file.read_text().split(), "the rogue to listen", 20)
+        ports = wait_for(
+            lambda: port_file.read_text().split() if port_file.exists() else None, "the rogue to listen", 20
+        )
         self.url = f"http://127.0.0.1:{ports[0]}"
 
     def resource(self, what: str) -> dict[str, Any]:

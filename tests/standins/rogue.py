@@ -37,7 +37,7 @@ class Rogue(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode("utf-8", "replace")
-        port = self.server.server_address[1]
+        port = self.connection.getsockname()[1]
         _, what, *rest = self.path.split("/")
         if what == "requests":
             self._answer(200, json.dumps(REQUESTS).encode())

@@ -1,6 +1,6 @@
 """What an installation is made of is written down, and in step with what pyproject.toml asks for."""
 
-import importlib.util
+import importlib
 import re
 import sys
 import tomllib
@@ -10,6 +10,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+supply_chain = importlib.import_module("setup.supply_chain")
+sys.path.remove(str(ROOT / "tests"))
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 LOCKED = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", LOCK, re.MULTILINE))
@@ -17,17 +21,6 @@ LOCKED = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", LOCK, re.MULTILINE))
 
 def normalized(name):
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-@pytest.fixture(scope="module")
-def supply_chain():
-    folder = str(ROOT / "tests" / "setup")
-    sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location("supply_chain", f"{folder}/supply_chain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(folder)
-    return module
 
 
 @pytest.mark.parametrize("text", [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]])
@@ -46,7 +39,7 @@ def test_each_locked_package_is_one_version_with_hashes():
     assert "://" not in LOCK
 
 
-def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible(supply_chain):
+def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible():
     """`make licences` writes it."""
     page = (ROOT / "docs" / "licences.md").read_text()
     rows = [re.split(r" *\| *", line)[1:4] for line in page.splitlines() if line.startswith("| ")][1:]
@@ -65,5 +58,5 @@ def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible(s
         ("UNKNOWN", False),
     ],
 )
-def test_a_licence_that_asks_for_more_is_noticed(supply_chain, licence, is_fine):
+def test_a_licence_that_asks_for_more_is_noticed(licence, is_fine):
     assert supply_chain.is_compatible(licence) is is_fine
