@@ -17,14 +17,17 @@ print_exports() {
         IFS=' ' read -r hash suite what version of_job run outcome
         [ "$hash $suite $what $version $of_job $outcome" = "# qrmi-slurm exports 1 job=$job_id ready" ] || return 1
         [ "$run" = "restart=${SLURM_JOB_RESTART_COUNT-${run#restart=}}" ] || return 1
+        case ${run#restart=} in '' | *[!0-9]*) return 1 ;; esac
         while IFS= read -r line; do
+            [ "$last" = '# end' ] && return 1
             last=$line
             case $line in
                 *[[:cntrl:]]* | 'export ='* | 'export  '*) return 1 ;; # Python says what is wrong with it
                 'export RUST_LOG='*) level='' ;; # the site's own, by --env:RUST_LOG
                 'export QRMI_SLURM_BROKER='*) return 1 ;; # which node it is, and what proxies there are
                 'export QRMI_JOB_QPU_RESOURCES='*) held=${line#*=} ;;
-                'export '*=* | '# end') ;;
+                'export '*=*) case ${line%%=*} in *' ') return 1 ;; esac ;;
+                '# end') ;;
                 'print '*) [ "${SLURM_PROCID:-0}" = 0 ] || continue ;;
                 *) return 1 ;;
             esac

@@ -1,11 +1,18 @@
 """Each type that QRMI knows, called through the backend against a stand-in of what QRMI really asks there."""
 
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+
 import pytest
 
 from qrmi_slurm import backend
 from qrmi_slurm.backend import Call, Verdict
 from qrmi_slurm.resource_types import KNOWN, with_successors
 from qrmi_slurm.secret import Secret
+from standins import rogue as rogue_program
 from standins.resources import SECRET, VARIABLES, resource
 
 SESSION = "session-0"
@@ -247,3 +254,53 @@ def test_an_oqtopus_service_that_is_down_is_a_refusal(ask):
 def test_where_login_and_service_answer_404_the_session_is_not_gone(ask, type_name):
     """A gateway that knows neither says nothing of the session behind it."""
     assert ask(type_name, "404", "release").verdict is Verdict.REFUSED
+
+
+# --- A service that sends QRMI elsewhere ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rogue(tmp_path_factory):
+    """A service that redirects to another one: its address, and what the other one has caught since the last look."""
+    ports = tmp_path_factory.mktemp("rogue") / "ports"
+    with subprocess.Popen([sys.executable, rogue_program.__file__, ports]) as process:
+        while not ports.exists():
+            time.sleep(0.01)
+        first, second = ports.read_text().split()
+        url, seen = f"http://127.0.0.1:{first}", 0
+
+        def caught():
+            nonlocal seen
+            with urllib.request.urlopen(f"{url}/requests", timeout=5) as answer:
+                requests = json.loads(answer.read())[seen:]
+            seen += len(requests)
+            return [request for request in requests if str(request["port"]) == second]
+
+        yield url, caught
+        process.kill()
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+@pytest.mark.parametrize("type_name", ["ibm-quantum-compute-service", "direct-access", "iqm-server", "pasqal-cloud"])
+def test_no_authorization_follows_a_redirection(rogue, type_name, code):
+    """QRMI follows it, and leaves the header behind; it cannot be told not to follow."""
+    url, caught = rogue
+    described = resource(type_name, f"{url}/redirect-{code}")
+    variables = with_successors(described["environment"])
+    environment = {f"{described['name']}_{name}": value for name, value in variables.items()}
+    backend.run([Call(described["name"], type_name, "acquire", environment)], 20, lambda answer: None)
+    requests = caught()
+    assert requests
+    assert not [request for request in requests if "authorization" in map(str.lower, request["headers"])]
+    assert SECRET not in str(requests) and rogue_program.BEARER not in str(requests)
+
+
+@pytest.mark.parametrize(("code", "goes_along"), [(302, False), (307, True)])
+def test_a_login_that_redirects_with_307_is_followed_with_the_key(rogue, code, goes_along):
+    """Known, and QRMI's: docs/security.md says what it means. Where QRMI mends it, that page has to say so."""
+    url, caught = rogue
+    described = resource("ibm-quantum-compute-service", f"{url}/login-redirect-{code}")
+    variables = with_successors(described["environment"])
+    environment = {f"{described['name']}_{name}": value for name, value in variables.items()}
+    backend.run([Call(described["name"], described["type"], "acquire", environment)], 20, lambda answer: None)
+    assert (SECRET in str(caught())) is goes_along
