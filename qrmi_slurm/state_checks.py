@@ -46,12 +46,15 @@ def config_lines(options: SiteOptions) -> list[Line]:
         hint = "compute nodes need it; see: qrmi-slurm slurm-conf, and README for an example"
         return [error("config", f"{path}: {failure.strerror}", hint)]
     mode = stat.S_IMODE(status.st_mode)
-    found = []
     if status.st_uid != 0:
-        found.append(error("config", f"{path} belongs to uid {status.st_uid}", f"chown root:root {path}"))
-    elif mode & 0o022:
-        found.append(error("config", f"{path} can be changed by others (mode {mode:04o})", f"chmod 0600 {path}"))
-    elif mode & 0o044:
+        return [
+            error("config", f"{path} belongs to uid {status.st_uid}: the hooks refuse it", f"chown root:root {path}")
+        ]
+    if mode & 0o022:
+        message = f"{path} can be changed by others (mode {mode:04o}): the hooks refuse it"
+        return [error("config", message, f"chmod 0600 {path}")]
+    found = []
+    if mode & 0o044:
         found.append(warning("config", f"{path} can be read by others (mode {mode:04o})", f"chmod 0600 {path}"))
     if not os.access(path, os.R_OK):
         found.append(warning("config", f"{path} cannot be read by this user", "run this as root"))
