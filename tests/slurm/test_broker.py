@@ -76,15 +76,17 @@ def broker_site(site: Site) -> Site:
     return site
 
 
-def brokers(job_id: int) -> list[int]:
-    """Return the brokers of a job that live."""
+def brokers(site: Site, job_id: int) -> list[int]:
+    """Return the brokers of a job of this site that live: each holds a file of its state directory."""
     found = []
     for process in living():
         try:
             words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            files = [str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
         except OSError:
             continue
-        if b"qrmi_slurm.broker" in words and f"job={job_id}".encode() in words:
+        is_of_job = b"qrmi_slurm.broker" in words and f"job={job_id}".encode() in words
+        if is_of_job and any(file.startswith(f"{site.state_dir}/") for file in files):
             found.append(process.pid)
     return found
 
@@ -94,9 +96,9 @@ def record_of_broker(site: Site, job_id: int) -> dict[str, Any]:
     return found
 
 
-def assert_no_broker(job_id: int) -> None:
+def assert_no_broker(site: Site, job_id: int) -> None:
     """It is gone; by itself at the latest, where nobody could name its process."""
-    wait_for(lambda: not brokers(job_id), f"the broker of job {job_id} to end", 10)
+    wait_for(lambda: not brokers(site, job_id), f"the broker of job {job_id} to end", 10)
 
 
 def write_program(site: Site, name: str, text: str) -> str:
@@ -163,7 +165,7 @@ def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site
     """Environment, arguments and memory of all the user's processes; the broker itself is closed to the user."""
     site = broker_site
     job_id = start_program(site)
-    (broker,) = brokers(job_id)
+    (broker,) = brokers(site, job_id)
     mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
     assert len(mine) >= 2
     key = next(iter(record_of_broker(site, job_id)["keys"].values())).encode()
@@ -182,7 +184,7 @@ def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert "ran-2" in site.cluster.job_output(job_id)
-    assert not brokers(job_id), "Epilog ends it"
+    assert not brokers(site, job_id), "Epilog ends it"
     assert_nothing_left(site, job_id)
     assert API_KEY not in site.hooks_log()
 
@@ -276,21 +278,21 @@ def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
     assert ask(two["port"], LOGIN, uid=uid, key=one["keys"]["ibm_demo"])[0] == 400
     let_go(site, first)
     site.cluster.wait_job(first)
-    assert_no_broker(first)
+    assert_no_broker(site, first)
     assert ask(two["port"], LOGIN, uid=uid, key=two["keys"]["ibm_demo"])[0] == 200
     let_go(site, second)
     site.cluster.wait_job_over(second)
-    assert_no_broker(second)
+    assert_no_broker(site, second)
     assert_nothing_left(site, second)
 
 
 def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
     site = broker_site
     job_id = start_long_job(site)
-    assert len(brokers(job_id)) == 1
+    assert len(brokers(site, job_id)) == 1
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
-    assert not brokers(job_id)
+    assert not brokers(site, job_id)
     assert_nothing_left(site, job_id)
 
 
@@ -302,15 +304,15 @@ def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -
     site.cluster.slurm("scontrol", "requeue", str(job_id))
     site.cluster.wait_job(job_id, {"PENDING"})
     site.cluster.wait_nodes_idle()
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
     wait_for(lambda: site.cluster.job_output(job_id).count("begun") == 2, "the second run", 30)
     after = record_of_broker(site, job_id)
-    assert brokers(job_id) == [after["pid"]]
+    assert brokers(site, job_id) == [after["pid"]]
     assert after["keys"] != before["keys"]
     let_go(site, job_id)
     site.cluster.wait_job_over(job_id)
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     assert_nothing_left(site, job_id)
 
 
@@ -320,18 +322,18 @@ def test_a_broker_that_was_killed_is_started_again_by_recover(broker_site: Site)
     job_id = start_program(site)
     before = record_of_broker(site, job_id)
     os.kill(before["pid"], signal.SIGKILL)
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     assert "its credential broker has ended" in site.command("status", "--json").stdout
     (result,) = site.recover()["jobs"]
     assert (result["reason"], result["outcome"]) == ("the job lives", "its credential broker was started again")
     after = record_of_broker(site, job_id)
     assert (after["port"], after["keys"]) == (before["port"], before["keys"])
-    assert brokers(job_id) == [after["pid"]]
+    assert brokers(site, job_id) == [after["pid"]]
     assert "its credential broker has ended" not in site.command("status", "--json").stdout
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert "ran-2" in site.cluster.job_output(job_id)
-    assert not brokers(job_id)
+    assert not brokers(site, job_id)
     assert_nothing_left(site, job_id)
 
 
@@ -339,13 +341,13 @@ def test_prolog_killed_as_soon_as_the_broker_is_there(broker_site: Site) -> None
     """Whether it is recorded by then or not, it does not outlive the job."""
     site = broker_site
     job_id = site.cluster.sbatch("#!/bin/sh\nsleep 60\n", "--qpu=ibm_demo", "--nodelist=n1")
-    wait_for(lambda: brokers(job_id), "a broker", 20)
+    wait_for(lambda: brokers(site, job_id), "a broker", 20)
     for pid in site.hook_pids("prolog"):
         os.kill(pid, signal.SIGKILL)
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
     site.recover("--now")
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     assert_nothing_left(site, job_id)
     assert_next_job_is_fine(site)
 
@@ -361,7 +363,7 @@ def test_epilog_that_never_ran(broker_site: Site) -> None:
     site.change_record(job_id, lambda record: record.update(boot_id="that of before"))
     (result,) = site.recover()["jobs"]
     assert result["outcome"] == "released"
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     site.cluster.restart_slurmd("n1")
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
@@ -374,11 +376,11 @@ def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
     job_id = start_program(site)
     site.cluster.kill_slurmd("n1")
     site.cluster.restart_slurmd("n1")
-    assert len(brokers(job_id)) == 1
+    assert len(brokers(site, job_id)) == 1
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert "ran-2" in site.cluster.job_output(job_id)
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     assert_nothing_left(site, job_id)
 
 
@@ -387,9 +389,9 @@ def test_a_prolog_that_runs_again_starts_a_dead_broker(broker_site: Site) -> Non
     site = broker_site
     job_id = start_long_job(site)
     os.kill(record_of_broker(site, job_id)["pid"], signal.SIGKILL)
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     assert site.run_hook("prolog", job_id).returncode == 0
-    assert brokers(job_id) == [record_of_broker(site, job_id)["pid"]]
+    assert brokers(site, job_id) == [record_of_broker(site, job_id)["pid"]]
     let_go(site, job_id)
     site.cluster.wait_job_over(job_id)
     assert_nothing_left(site, job_id)
@@ -424,8 +426,8 @@ def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) 
     assert inner["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"].startswith("qrmi-slurm-broker.")
     assert API_KEY not in str(inner)
     site.cluster.wait_nodes_idle()
-    assert_no_broker(job_id)
-    assert_no_broker(job_id + 1)
+    assert_no_broker(site, job_id)
+    assert_no_broker(site, job_id + 1)
     assert site.emulator.open_sessions() == []
 
 
@@ -444,7 +446,7 @@ def test_what_a_user_sets_beside_the_sites_key(broker_site: Site, own: Mapping[s
     assert site.cluster.wait_job_over(job_id).state == state, site.cluster.job_output(job_id)
     assert API_KEY not in site.cluster.job_output(job_id)
     site.cluster.wait_nodes_idle()
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
 
 
 def test_who_brings_his_own_key_needs_no_broker(broker_site: Site) -> None:
@@ -478,7 +480,7 @@ def test_a_port_that_was_taken_meanwhile(broker_site: Site) -> None:
     job_id = start_long_job(site)
     broker = record_of_broker(site, job_id)
     os.kill(broker["pid"], signal.SIGKILL)
-    assert_no_broker(job_id)
+    assert_no_broker(site, job_id)
     server = http.client.socket.socket()  # type: ignore[attr-defined]
     server.bind(("127.0.0.1", broker["port"]))
     server.listen()
