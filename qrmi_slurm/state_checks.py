@@ -56,8 +56,6 @@ def config_lines(options: SiteOptions) -> list[Line]:
     found = []
     if mode & 0o044:
         found.append(warning("config", f"{path} can be read by others (mode {mode:04o})", f"chmod 0600 {path}"))
-    if trust.is_weak(status):
-        return found  # the hooks refuse it, whatever stands in it
     if not os.access(path, os.R_OK):
         found.append(warning("config", f"{path} cannot be read by this user", "run this as root"))
         return found

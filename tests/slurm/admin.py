@@ -10,6 +10,8 @@ from slurm.pages import Block
 
 # What nothing types, and why not. `make` is asked whether it knows what to do.
 NOT_TYPED = {
+    "/opt/qrmi-slurm-0.1.0/bin/pip install --no-deps --no-index --no-build-isolation .": "test_supply_chain.py",
+    "/opt/qrmi-slurm-0.1.0/bin/pip install --require-hashes -r requirements.lock": "test_supply_chain.py",
     "dnf install python3.11 gcc make slurm-devel": "this is Debian",
     "make bench ARGS='--plugin /path/other.so,{config},--option --json figures.json'": "it needs another plugin",
     "make bench ARGS=--docs": "it writes the page",
@@ -23,6 +25,7 @@ NOT_TYPED = {
     "make test": "this is a part of it",
     "pip install": "a mention of what other lines type",
     "scontrol update": "a mention, too",
+    "umask 022 && python3 -m venv /opt/qrmi-slurm-0.1.0": "test_supply_chain.py",
 }
 
 

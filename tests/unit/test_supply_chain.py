@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -60,3 +61,16 @@ def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible()
 )
 def test_a_licence_that_asks_for_more_is_noticed(licence, is_fine):
     assert supply_chain.is_compatible(licence) is is_fine
+
+
+def test_the_lock_can_be_installed_as_the_page_says(tmp_path):
+    """Each file has one of its hashes, and nothing that is needed is missing; from the index, as an admin would."""
+    [block] = re.findall(r"```sh\n(umask[^`]*)```", (ROOT / "docs" / "security.md").read_text())
+    typed = block.replace("/opt/qrmi-slurm-0.1.0", str(tmp_path / "venv"))
+    assert typed.count(str(tmp_path)) == 3
+    done = subprocess.run(["/bin/sh", "-ec", typed], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check = subprocess.run([tmp_path / "venv/bin/pip", "check"], capture_output=True, text=True, timeout=60)
+    assert check.returncode == 0, check.stdout
+    shown = subprocess.run([tmp_path / "venv/bin/qrmi-slurm", "--version"], capture_output=True, text=True, timeout=60)
+    assert shown.stdout.startswith("qrmi-slurm "), shown.stderr
