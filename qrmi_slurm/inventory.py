@@ -45,19 +45,23 @@ def set_aside(state_dir: Path) -> list[Path]:
     Raises:
         RecordError: the state directory is there and cannot be read.
     """
-    places = [state_dir / cluster / SET_ASIDE for cluster in _names(state_dir)]
-    return [place / name for place in places for name in _names(place)]
+    places = [state_dir / cluster / SET_ASIDE for cluster in names_in(state_dir)]
+    return [place / name for place in places for name in names_in(place)]
 
 
 def _folders(state_dir: Path) -> Iterator[JobFolder]:
-    for cluster in _names(state_dir):
-        job_ids = [int(name) for name in _names(state_dir / cluster) if name.isascii() and name.isdecimal()]
+    for cluster in names_in(state_dir):
+        job_ids = [int(name) for name in names_in(state_dir / cluster) if name.isascii() and name.isdecimal()]
         for job_id in sorted(job_ids):
             yield JobFolder(state_dir, cluster, job_id)
 
 
-def _names(path: Path) -> list[str]:
-    """Return what is in a folder; nothing where there is none."""
+def names_in(path: Path) -> list[str]:
+    """Return what is in a folder of root's, sorted; nothing where there is none.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
     try:
         return sorted(os.listdir(path))
     except (FileNotFoundError, NotADirectoryError):

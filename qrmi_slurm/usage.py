@@ -170,9 +170,9 @@ def read(state_dir: Path, span: Timespan, now_s: float) -> tuple[list[Acquisitio
         RecordError: it cannot be read.
     """
     files: list[Path] = []
-    for cluster in _names(state_dir):
+    for cluster in inventory.names_in(state_dir):
         place = state_dir / cluster / ledger.FOLDER
-        files += [place / name for name in _names(place) if name.endswith(_SUFFIXES)]
+        files += [place / name for name in inventory.names_in(place) if name.endswith(_SUFFIXES)]
     return _collect(files, inventory.read(state_dir), span, now_s)
 
 
@@ -377,15 +377,6 @@ def _by_day(one: Acquisition, span: Timespan) -> Iterator[tuple[str, float]]:
         next_s = datetime.combine(day + timedelta(days=1), datetime.min.time()).timestamp()
         yield day.isoformat(), min(next_s, end_s) - at_s
         at_s = next_s
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}", "run this as root") from error
 
 
 def _raise(error: OSError) -> None:

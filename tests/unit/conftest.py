@@ -3,10 +3,11 @@
 import sys
 
 import pytest
-from doubles import FakeSlurm, Site, fake_qrmi_in_front
+from doubles import SECRET, FakeSlurm, Site, fake_qrmi_in_front
 from hypothesis import settings
 
-from qrmi_slurm import cli, slurm_settings
+from qrmi_slurm import acquire, cli, slurm_settings
+from qrmi_slurm.logs import HookLog
 
 # No database: each run stands for itself. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
@@ -52,3 +53,19 @@ def run(monkeypatch, capsys):
         return exit_.value.code or 0, streams.out, streams.err
 
     return run_command
+
+
+@pytest.fixture
+def acquire_for(site, syslog_lines):
+    """Return a function that acquires as Prolog does; whatever happens, no secret is in a log line or a note."""
+
+    def acquire_for_job(selection, **changes):
+        folder = site.folder()
+        folder.create()
+        with folder.locked(1):
+            result = acquire.acquire(site.job(selection, **changes), site.options(), folder, HookLog("prolog", 12))
+        assert not any(SECRET in line for _, line in syslog_lines)
+        assert SECRET not in " ".join(result.notes)
+        return result
+
+    return acquire_for_job
