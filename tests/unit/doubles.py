@@ -1,8 +1,11 @@
 """What the unit tests share: a site in a folder, whose config, options and hooks' environments they vary."""
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +14,19 @@ from qrmi_slurm import context, plugstack, record
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.slurm_settings import RefusedError
 
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
+
+def _copy_for_users(folder: Path) -> Path:
+    """Return a copy of a folder that every user may read, until the tests end; a checkout may lie in root's home."""
+    place = Path(tempfile.mkdtemp(prefix="qrmi-slurm-fakes-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place.chmod(0o755)
+    copy = shutil.copytree(folder, place / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
+FAKES = _copy_for_users(Path(__file__).resolve().parents[1] / "fakes")
 
 # What is planted wherever a secret can stand; no log line, error, repr or note may hold it.
 SECRET = "test-secret-Kq7"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qrmi_slurm import record
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
-from qrmi_slurm.record import Entry, JobFolder, Record, State
+from qrmi_slurm.record import Broker, Entry, JobFolder, Record, State
 from qrmi_slurm.secret import Secret
 
 ENTRY = Entry("a", "ibm-quantum-compute-service", {"a_QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-key"}, state=State.ACQUIRING)
@@ -60,6 +60,16 @@ entries = st.builds(
     asked_s=seconds,
     acquired_s=st.none() | seconds,
 )
+brokers = st.builds(
+    Broker,
+    pid=st.integers(1, 2**22),
+    start_ticks=st.integers(0),
+    port=st.integers(1, 65535),
+    restart_count=st.integers(0, 99),
+    keys=st.dictionaries(texts, texts.map(Secret), max_size=2),
+    space=texts,
+    ends_s=seconds,
+)
 records = st.builds(
     Record,
     cluster=st.just("test"),
@@ -73,6 +83,7 @@ records = st.builds(
     user=texts,
     account=texts,
     het_job_id=st.none() | st.integers(1, 2**32 - 2),
+    broker=st.none() | brokers,
 )
 
 
