@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
-from qrmi_slurm import confinement
+from qrmi_slurm import authorities, confinement
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
 from qrmi_slurm.resource_types import describe, matching_member
@@ -203,12 +203,13 @@ def run(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], N
     if not calls:
         return
     _import_qrmi()  # once, before the forks: the children share its pages
+    believed = authorities.variables()
     deadline_s = time.monotonic() + timeout_s
     children: list[_Child] = []
     try:
         for call in calls:
             try:
-                children.append(_start(call, timeout_s + _ALARM_GRACE_S))
+                children.append(_start(call, believed, timeout_s + _ALARM_GRACE_S))
             except OSError as error:  # out of processes or descriptors: this one was not asked
                 reason = f"no process for QRMI could be started: {error.strerror}"
                 on_answer(Answer(call, Verdict.REFUSED, None, reason, 0.0, ()))
@@ -245,7 +246,7 @@ def _read_ready(selector: selectors.BaseSelector, wait_s: float) -> list[_Child]
     return ended
 
 
-def _start(call: Call, alarm_s: float) -> _Child:
+def _start(call: Call, believed: Mapping[str, str], alarm_s: float) -> _Child:
     pipes: list[int] = []
     try:
         pipes += os.pipe()
@@ -258,7 +259,7 @@ def _start(call: Call, alarm_s: float) -> _Child:
         raise
     answer_read, answer_write, log_read, log_write = pipes
     if pid == 0:
-        _be_child(call, answer_write, log_write, alarm_s)
+        _be_child(call, believed, answer_write, log_write, alarm_s)
     os.close(answer_write)
     os.close(log_write)
     return _Child(call, pid, started_s, answer_read, log_read, bytearray(), bytearray())
@@ -325,18 +326,20 @@ def _found_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
 # --- In the child ------------------------------------------------------------------------------------------
 
 
-def _be_child(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> NoReturn:
+def _be_child(call: Call, believed: Mapping[str, str], answer_fd: int, log_fd: int, alarm_s: float) -> NoReturn:
     """Ask QRMI, write the answer as JSON, and end without unwinding the hook's frames."""
     exit_code = 1
     try:
-        _write_all(answer_fd, json.dumps(_prepare_and_ask(call, answer_fd, log_fd, alarm_s)).encode())
+        _write_all(answer_fd, json.dumps(_prepare_and_ask(call, believed, answer_fd, log_fd, alarm_s)).encode())
         exit_code = 0
     finally:
         # The hook's own finally blocks, locks and buffers are the parent's: nothing of them may run here.
         os._exit(exit_code)
 
 
-def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) -> dict[str, Any]:
+def _prepare_and_ask(
+    call: Call, believed: Mapping[str, str], answer_fd: int, log_fd: int, alarm_s: float
+) -> dict[str, Any]:
     try:
         os.setsid()
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -346,6 +349,8 @@ def _prepare_and_ask(call: Call, answer_fd: int, log_fd: int, alarm_s: float) ->
         os.environ.clear()
         os.environ.update(call.environment)
         os.environ.setdefault(RUST_LOG, _HOOK_LOG_LEVEL)
+        if not believed.keys() & call.environment.keys():  # else the site has said what to believe
+            os.environ.update(believed)
         if call.action == "release" and call.token:
             os.environ[of_resource(call.resource, ACQUISITION_TOKEN)] = call.token.reveal()
         os.chdir("/")
@@ -380,7 +385,7 @@ def _start_anew(call: Call, answer_fd: int, alarm_s: float) -> NoReturn:
 _ANEW: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
-from qrmi_slurm import confinement
+from qrmi_slurm import authorities, confinement
 confinement.hide_memory()
 from qrmi_slurm import backend
 backend.go_on(int(sys.argv[1]))

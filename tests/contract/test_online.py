@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from qrmi_slurm import config, online, plugstack
+from qrmi_slurm import authorities, backend, config, online, plugstack
+from qrmi_slurm.backend import Call
 from standins import network, resources
 
 SECRET = resources.SECRET
@@ -26,20 +28,29 @@ class Network:
         return f"{scheme}://{host}:{self.ports[which]}"
 
 
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+
+
+def openssl(folder, *words):
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+
+def make_authority(folder, name):
+    """Leave an authority's certificate and key in a folder, and return the certificate."""
+    subject = ["-days", "90", "-subj", f"/O={name}/CN={name} CA"]
+    openssl(folder, "req", "-x509", *NEW_KEY, "-keyout", "ca.key", "-out", "ca.pem", *subject)
+    return (folder / "ca.pem").read_text()
+
+
 @pytest.fixture(scope="session")
 def between(tmp_path_factory):
     """A server with a certificate of a lab's own authority, and what else lies between a node and a service."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*words):
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    make_authority(folder, "Lab")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "90", "-subj", "/O=Lab/CN=Lab CA")
-    openssl("req", *key, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
+    openssl(folder, "req", *NEW_KEY, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
     signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "60", "-extfile", "names"]
-    openssl("x509", "-req", "-in", "request", *signing, "-out", "certificate")
+    openssl(folder, "x509", "-req", "-in", "request", *signing, "-out", "certificate")
     command = [sys.executable, network.__file__, folder / "certificate", folder / "key"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield Network(json.loads(process.stdout.readline()), str(folder / "ca.pem"))
@@ -142,6 +153,29 @@ def test_a_signer_that_the_site_trusts(between):
     assert ("endpoint", "ok") in steps(lines)
     assert fault(lines).message == "localhost has no garnet: 404 no to Bearer ***"
     assert "sending request" not in lines[-1].message, "QRMI refuses the certificate"
+
+
+@pytest.mark.parametrize(
+    ("where", "words"), [("bundle", "no to Bearer"), ("folder", "no to Bearer"), ("nowhere", "sending request")]
+)
+def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, words):
+    """QRMI believes it, whether the bundle is read alone since it has all, or the folder has one more."""
+    labs, other = Path(between.authority).read_text(), make_authority(tmp_path, "Other")
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    bundle = folder / "ca-certificates.crt"
+    bundle.write_text(other + labs if where == "bundle" else other)
+    (folder / "one.pem").write_text(labs if where == "folder" else other)
+    found = authorities.variables(str(bundle), str(folder))
+    assert bool(found) == (where != "folder")
+    monkeypatch.setattr(authorities, "variables", lambda: found)
+    # What QRMI would find by itself on a machine with that bundle and that folder.
+    default = {} if found else {authorities.FILE: str(bundle), authorities.DIR: str(folder)}
+    described = iqm(between.url("tls", "https", "localhost"))["environment"]
+    environment = {f"garnet_{name}": value for name, value in described.items()}
+    answers = []
+    backend.run([Call("garnet", "iqm-server", "check", {**environment, **default})], 10.0, answers.append)
+    assert words in answers[0].reason, answers
 
 
 def test_a_certificate_for_another_name(between):

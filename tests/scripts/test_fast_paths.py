@@ -459,8 +459,8 @@ COMMON = """
 """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner linecache math resource select selectors signal syslog textwrap
-    token tokenize traceback qrmi_slurm.backend qrmi_slurm.confinement qrmi_slurm.hooks qrmi_slurm.logs
-    qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.trust
+    token tokenize traceback qrmi_slurm.authorities qrmi_slurm.backend qrmi_slurm.confinement qrmi_slurm.hooks
+    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.trust
 """
 OF_PROLOG = """
     qrmi_slurm.acquire qrmi_slurm.choice qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.draft qrmi_slurm.sharing

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from doubles import FAKES, SECRET
 
-from qrmi_slurm import backend
+from qrmi_slurm import authorities, backend
 from qrmi_slurm.backend import Call, Verdict
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.secret import Secret
@@ -197,6 +197,7 @@ def test_where_not_every_child_can_be_started_none_goes_on(children, monkeypatch
 def test_the_childs_environment_holds_only_what_the_call_gave(monkeypatch):
     monkeypatch.setenv("LEAK", "1")
     monkeypatch.setenv("a_QRMI_JOB_ACQUISITION_TOKEN", "stale")
+    monkeypatch.setattr(authorities, "variables", dict)
     given = {"a_QRMI_FAKE_ACQUIRE": "tell", "HTTPS_PROXY": "http://p"}
     told = told_by(answer_to(Call("a", "ibm-quantum-compute-service", "acquire", given)))
     assert told["env"] == {**given, "RUST_LOG": "info"}
@@ -205,6 +206,16 @@ def test_the_childs_environment_holds_only_what_the_call_gave(monkeypatch):
 def test_a_log_level_of_the_sites_stays():
     told = told_by(answer_to(call(acquire="tell", more={"RUST_LOG": "trace"})))
     assert told["env"]["RUST_LOG"] == "trace"
+
+
+BUNDLE = {"SSL_CERT_FILE": "/bundle", "SSL_CERT_DIR": "/dev/null"}
+
+
+@pytest.mark.parametrize("of_site", [{}, {"SSL_CERT_FILE": "/site"}, {"SSL_CERT_DIR": "/site"}])
+def test_what_the_site_says_of_authorities_stands(monkeypatch, of_site):
+    monkeypatch.setattr(authorities, "variables", lambda: BUNDLE)
+    env = told_by(answer_to(call(acquire="tell", more=of_site)))["env"]
+    assert {name: value for name, value in env.items() if name.startswith("SSL_")} == (of_site or BUNDLE)
 
 
 def test_for_a_release_the_token_is_in_the_environment_too():
@@ -395,7 +406,7 @@ def test_a_call_as_the_user_has_nothing_of_the_hooks_memory():
     code = f"""
 import sys
 sys.path[:0] = [{str(FAKES)!r}, {str(Path(backend.__file__).parents[1])!r}]
-from qrmi_slurm import backend
+from qrmi_slurm import authorities, backend
 planted = "planted in the " + "hook's memory"
 for uid in (None, {NOBODY_UID}):
     told = {{"a_QRMI_FAKE_ACQUIRE": "memory", "a_QRMI_FAKE_BACKWARDS": planted[::-1]}}
