@@ -262,7 +262,7 @@ class _Acquisition:
         return current
 
     def _acquire_round(self, slots: Mapping[str, Slot], current: Record, *, has_more: bool) -> Record:
-        """Acquire QPUs side by side; what comes of each goes to disk as soon as it is known.
+        """Acquire QPUs side by side; what comes of each goes to disk as soon as it is known, of several at once.
 
         Args:
             slots: by the QPU's name, the slot that it was chosen for.
@@ -279,17 +279,19 @@ class _Acquisition:
         places = {entry.name: index for index, entry in enumerate(current.entries) if index >= first}
         journals: list[int] = []
 
-        def on_answer(answer: Answer) -> None:
+        def on_answers(answers: Sequence[Answer]) -> None:
             nonlocal current
-            index = places[answer.call.resource]
-            current = current.with_entry(
-                index, self._answered(current.entries[index], answer, slots[answer.call.resource])
-            )
+            for answer in answers:
+                index = places[answer.call.resource]
+                entry = self._answered(current.entries[index], answer, slots[answer.call.resource])
+                current = current.with_entry(index, entry)
             try:
                 self._folder.write(current)
-                self._folder.drop_journal(current.entries[index].journal)
-            except RecordError as error:  # the journal still has the token; the other QPUs' calls go on
+            except RecordError as error:  # the journals still have the tokens; the other QPUs' calls go on
                 self._record_fault = error
+                return
+            for answer in answers:
+                self._folder.drop_journal(current.entries[places[answer.call.resource]].journal)
 
         try:
             calls = []
@@ -299,7 +301,7 @@ class _Acquisition:
                 call = Call(entry.name, entry.type, "acquire", entry.environment, None, entry.run_as_uid, journals[-1])
                 calls.append(call)
             left_s = _left_s(self._deadline_s)
-            backend.run(calls, min(self._options.acquire_timeout_s, left_s / 2 if has_more else left_s), on_answer)
+            backend.run(calls, min(self._options.acquire_timeout_s, left_s / 2 if has_more else left_s), on_answers)
         finally:
             for fd in journals:
                 os.close(fd)
@@ -320,7 +322,11 @@ class _Acquisition:
             action: Action = "discover" if item.resource.is_dynamic else "check"
             calls[item.name] = Call(item.name, entry.type, action, entry.environment, None, entry.run_as_uid)
 
-        def on_answer(answer: Answer) -> None:
+        def on_answers(answers: Sequence[Answer]) -> None:
+            for answer in answers:
+                note(answer)
+
+        def note(answer: Answer) -> None:
             name = answer.call.resource
             secrets = record.secrets_in(answer.call.environment)
             self._log.hide(secrets)
@@ -334,7 +340,7 @@ class _Acquisition:
             else:
                 found[name] = answer.found
 
-        backend.run(list(calls.values()), _left_s(self._deadline_s) / 2, on_answer)
+        backend.run(list(calls.values()), _left_s(self._deadline_s) / 2, on_answers)
         for slot in slots:
             choice.expand(slot, found)
             choice.rank(slot, told, licences)

@@ -12,7 +12,7 @@ import json
 import os
 import pwd
 import re
-import selectors
+import select
 import signal
 import sys
 import time
@@ -60,6 +60,9 @@ _REFUSALS: Final = frozenset(
         "UnsupportedFunctionError",
     }
 )
+
+# How long poll(2) is asked to wait at once; it takes no more than 24 days.
+_MAX_POLL_MS: Final = 60_000
 
 # How much later than the hook's own deadline the child's alarm goes off: it is for the case without a hook.
 _ALARM_GRACE_S: Final = 1.0
@@ -189,13 +192,13 @@ def installed_type(type_name: str, members: Sequence[str]) -> str:
     )
 
 
-def run(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], None]) -> None:
-    """Run calls side by side, and report each as soon as it ends.
+def run(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
+    """Run calls side by side, and report each soon after it ends.
 
     Args:
         calls: what to ask.
         timeout_s: how long all of them together may take, in seconds; then what still runs is killed.
-        on_answer: gets each answer once, in the order of their ends.
+        on_answers: gets each answer once, in the order of their ends; those that came while it was busy, together.
 
     Raises:
         BackendError: QRMI cannot be imported.
@@ -212,38 +215,51 @@ def run(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], N
                 children.append(_start(call, believed, timeout_s + _ALARM_GRACE_S))
             except OSError as error:  # out of processes or descriptors: this one was not asked
                 reason = f"no process for QRMI could be started: {error.strerror}"
-                on_answer(Answer(call, Verdict.REFUSED, None, reason, 0.0, ()))
-        with selectors.DefaultSelector() as selector:
-            for child in children:
-                selector.register(child.answer_fd, selectors.EVENT_READ, child)
-                selector.register(child.log_fd, selectors.EVENT_READ, child)
-            while children and (left_s := deadline_s - time.monotonic()) > 0:
-                for child in _read_ready(selector, left_s):
-                    children.remove(child)
-                    on_answer(_finish(child, killed_after_s=None))
+                on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
+        pipes = _Pipes(children)
+        while children and (left_s := deadline_s - time.monotonic()) > 0:
+            ended = pipes.read(left_s)
+            for child in ended:
+                children.remove(child)
+            if ended:
+                on_answers([_finish(child, killed_after_s=None) for child in ended])
     finally:
         for child in children:
             os.kill(child.pid, signal.SIGKILL)
-    for child in children:
-        on_answer(_finish(child, killed_after_s=timeout_s))
+    if children:
+        on_answers([_finish(child, killed_after_s=timeout_s) for child in children])
 
 
-def _read_ready(selector: selectors.BaseSelector, wait_s: float) -> list[_Child]:
-    """Read what children have written, and return those that have ended."""
-    ended = []
-    for key, _ in selector.select(wait_s):
-        child: _Child = key.data
-        buffer, bound = (child.answer, _MAX_ANSWER_BYTES) if key.fd == child.answer_fd else (child.log, _MAX_LOG_BYTES)
-        chunk = os.read(key.fd, 65536)
-        buffer += chunk[: bound - len(buffer)]
-        if not chunk:
-            selector.unregister(key.fd)
-            if key.fd == child.answer_fd:
-                ended.append(child)
-    for child in ended:
-        with contextlib.suppress(KeyError):
-            selector.unregister(child.log_fd)
-    return ended
+class _Pipes:
+    """What children write in answer and as log, read as it comes."""
+
+    def __init__(self, children: Sequence[_Child]) -> None:
+        self._child_of = {fd: child for child in children for fd in (child.answer_fd, child.log_fd)}
+        self._poll = select.poll()  # selectors takes 0.4 ms to load
+        for fd in self._child_of:
+            self._poll.register(fd, select.POLLIN)
+
+    def read(self, wait_s: float) -> list[_Child]:
+        """Read what there is, and return the children that have ended; wait for something, but not for longer."""
+        ended = []
+        for fd, _ in self._poll.poll(min(int(wait_s * 1000) + 1, _MAX_POLL_MS)):
+            child = self._child_of.get(fd)
+            if child is None:  # its log, and it has ended
+                continue
+            is_answer = fd == child.answer_fd
+            buffer, bound = (child.answer, _MAX_ANSWER_BYTES) if is_answer else (child.log, _MAX_LOG_BYTES)
+            chunk = os.read(fd, 65536)
+            buffer += chunk[: bound - len(buffer)]
+            if not chunk:
+                self._drop(fd)
+                if is_answer:
+                    self._drop(child.log_fd)
+                    ended.append(child)
+        return ended
+
+    def _drop(self, fd: int) -> None:
+        if self._child_of.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
 
 def _start(call: Call, believed: Mapping[str, str], alarm_s: float) -> _Child:

@@ -53,8 +53,8 @@ class Finding:
 class _Answers:
     by_name: dict[str, Answer] = field(default_factory=dict)
 
-    def take(self, answer: Answer) -> None:
-        self.by_name[answer.call.resource] = answer
+    def take(self, answers: Sequence[Answer]) -> None:
+        self.by_name |= {answer.call.resource: answer for answer in answers}
 
 
 def missing_variables(resource: Resource) -> list[str]:

@@ -152,8 +152,12 @@ class _Release:
             return
         calls: dict[int, int] = {}  # a call's id() to its entry's place: two calls may be equal
 
-        def on_answer(answer: Answer) -> None:
-            self._note(calls[id(answer.call)], answer)
+        def on_answers(answers: Sequence[Answer]) -> None:
+            before = self.current
+            for answer in answers:
+                self._note(calls[id(answer.call)], answer)
+            if self.current is not before:
+                _try_on_disk(lambda: self._folder.write(self.current), self._log)
 
         asked = []
         for index, entry in entries.items():
@@ -161,10 +165,9 @@ class _Release:
             calls[id(call)] = index
             asked.append(call)
         try:
-            backend.run(asked, max(self._deadline_s - time.monotonic(), _MIN_TRY_S), on_answer)
+            backend.run(asked, max(self._deadline_s - time.monotonic(), _MIN_TRY_S), on_answers)
         except BackendError as error:
-            for call in asked:
-                on_answer(Answer(call, Verdict.REFUSED, None, str(error), 0.0, ()))
+            on_answers([Answer(call, Verdict.REFUSED, None, str(error), 0.0, ()) for call in asked])
 
     def with_the_sites_new_secrets(self, indexes: Sequence[int]) -> dict[int, Entry]:
         """Return what is not released yet and has other secrets in the config now: a key was rotated under the job."""
@@ -206,7 +209,6 @@ class _Release:
         reason = printable(mask(answer.reason, record.secrets_of([entry])), 300)
         self._log.error("not-released", **details, reason=reason, hint="it stays recorded as pending")
         self.current = self.current.with_entry(index, entry.to(State.RELEASING, reason=reason))
-        _try_on_disk(lambda: self._folder.write(self.current), self._log)
 
 
 def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:

@@ -205,10 +205,9 @@ def _made_by_the_hooks() -> set[str]:
     return {line.partition(" ")[2].partition("=")[0] for line in outcome.lines if line.startswith("export ")}
 
 
-def _answer(calls: Sequence[Call], timeout_s: float, on_answer: Callable[[Answer], None]) -> None:
+def _answer(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
     """Stand for QRMI: every call ends well, with a token."""
-    for call in calls:
-        on_answer(Answer(call, Verdict.DONE, Secret("token"), "", 0.0, ()))
+    on_answers([Answer(call, Verdict.DONE, Secret("token"), "", 0.0, ()) for call in calls])
 
 
 def _require_all(made: set[str]) -> None:

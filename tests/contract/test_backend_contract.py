@@ -17,7 +17,7 @@ def ask(side, action, scenario="ok", *, token=SESSION, timeout_s=10.0, name="x")
     environment = {f"{name}_{variable}": value for variable, value in side.variables(scenario).items()}
     answers = []
     call = Call(name, TYPE, action, environment, token=Secret(token) if action == "release" else None)
-    backend.run([call], timeout_s, answers.append)
+    backend.run([call], timeout_s, answers.extend)
     [answer] = answers
     return answer
 
@@ -101,13 +101,13 @@ def test_several_real_qpus_are_asked_at_once(real_side):
         environment = {f"q{number}_{name}": value for name, value in real_side.variables("ok").items()}
         calls.append(Call(f"q{number}", TYPE, "acquire", environment))
     answers = []
-    backend.run(calls, 10.0, answers.append)
+    backend.run(calls, 10.0, answers.extend)
     assert len({answer.token.reveal() for answer in answers}) == 4
 
 
 def test_a_missing_variable_is_a_refusal_that_names_it():
     answers = []
-    backend.run([Call("x", TYPE, "acquire", {})], 10.0, answers.append)
+    backend.run([Call("x", TYPE, "acquire", {})], 10.0, answers.extend)
     assert answers[0].verdict is Verdict.REFUSED
     assert "x_QRMI_IBM_QCS_" in answers[0].reason
 
@@ -116,7 +116,7 @@ def test_pasqal_local_without_the_jobs_owner_is_a_refusal_and_no_crash():
     """It panics; a panic is no Exception."""
     answers = []
     backend.run(
-        [Call("p", "pasqal-local", "acquire", {"p_QRMI_WARDEN_URL": "http://127.0.0.1:1"})], 10.0, answers.append
+        [Call("p", "pasqal-local", "acquire", {"p_QRMI_WARDEN_URL": "http://127.0.0.1:1"})], 10.0, answers.extend
     )
     assert answers[0].verdict is Verdict.REFUSED
     assert answers[0].reason

@@ -70,7 +70,7 @@ def ask(services, fake_libraries):
             token=Secret(token) if action == "release" else None,
             **more,
         )
-        backend.run([call], timeout_s, answers.append)
+        backend.run([call], timeout_s, answers.extend)
         [answer] = answers
         assert SECRET not in answer.reason
         assert not any(SECRET in line for line in answer.log)
@@ -180,7 +180,7 @@ def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
     answers = []
     variables = resource("pasqal-cloud", f"{services.url}/online")["environment"]
     call = Call("q", "pasqal-cloud", "acquire", {f"q_{name}": value for name, value in variables.items()})
-    backend.run([call], 10.0, answers.append)
+    backend.run([call], 10.0, answers.extend)
     assert answers[0].verdict is Verdict.REFUSED
     assert "device 'q' is invalid. Valid devices: FRESNEL" in answers[0].reason
 
@@ -288,7 +288,7 @@ def test_no_authorization_follows_a_redirection(rogue, type_name, code):
     described = resource(type_name, f"{url}/redirect-{code}")
     variables = with_successors(described["environment"])
     environment = {f"{described['name']}_{name}": value for name, value in variables.items()}
-    backend.run([Call(described["name"], type_name, "acquire", environment)], 20, lambda answer: None)
+    backend.run([Call(described["name"], type_name, "acquire", environment)], 20, lambda answers: None)
     requests = caught()
     assert requests
     assert not [request for request in requests if "authorization" in map(str.lower, request["headers"])]
@@ -302,5 +302,5 @@ def test_a_login_that_redirects_with_307_is_followed_with_the_key(rogue, code, g
     described = resource("ibm-quantum-compute-service", f"{url}/login-redirect-{code}")
     variables = with_successors(described["environment"])
     environment = {f"{described['name']}_{name}": value for name, value in variables.items()}
-    backend.run([Call(described["name"], described["type"], "acquire", environment)], 20, lambda answer: None)
+    backend.run([Call(described["name"], described["type"], "acquire", environment)], 20, lambda answers: None)
     assert (SECRET in str(caught())) is goes_along

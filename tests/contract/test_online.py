@@ -174,7 +174,7 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     described = iqm(between.url("tls", "https", "localhost"))["environment"]
     environment = {f"garnet_{name}": value for name, value in described.items()}
     answers = []
-    backend.run([Call("garnet", "iqm-server", "check", {**environment, **default})], 10.0, answers.append)
+    backend.run([Call("garnet", "iqm-server", "check", {**environment, **default})], 10.0, answers.extend)
     assert words in answers[0].reason, answers
 
 

@@ -458,7 +458,7 @@ COMMON = """
     qrmi_slurm.outcomes qrmi_slurm.plugstack qrmi_slurm.secret qrmi_slurm.selection
 """
 OF_HOOKS = """
-    fcntl json json.decoder json.encoder json.scanner linecache math resource select selectors signal syslog textwrap
+    fcntl json json.decoder json.encoder json.scanner linecache resource select signal syslog textwrap
     token tokenize traceback qrmi_slurm.authorities qrmi_slurm.backend qrmi_slurm.confinement qrmi_slurm.hooks
     qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.trust
 """

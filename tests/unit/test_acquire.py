@@ -56,7 +56,7 @@ def test_the_order_is_that_of_the_selection_whatever_ends_first(site, acquire_fo
 
 def test_the_intent_is_on_disk_before_qrmi_is_called(site, acquire_for, monkeypatch):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.backend.run", lambda calls, timeout_s, on_answer: seen.update(states(site)))
+    monkeypatch.setattr("qrmi_slurm.backend.run", lambda calls, timeout_s, on_answers: seen.update(states(site)))
     seen = {}
     acquire_for("a")
     assert seen == {"a": State.ACQUIRING}

@@ -30,7 +30,7 @@ def call(name="a", action="acquire", *, type="ibm-quantum-compute-service", more
 
 def answers_to(*calls, timeout_s=10.0):
     answers = []
-    backend.run(calls, timeout_s, answers.append)
+    backend.run(calls, timeout_s, answers.extend)
     assert len(answers) == len(calls)
     return answers
 
@@ -126,12 +126,29 @@ def test_calls_run_side_by_side(tmp_path):
     ]
     order = []
 
-    def on_answer(answer):
-        order.append(answer.call.resource)
-        {"c": second.touch, "b": first.touch}.get(answer.call.resource, lambda: None)()
+    def on_answers(answers):
+        for answer in answers:
+            order.append(answer.call.resource)
+            {"c": second.touch, "b": first.touch}.get(answer.call.resource, lambda: None)()
 
-    backend.run(calls, 10.0, on_answer)
+    backend.run(calls, 10.0, on_answers)
     assert order == ["c", "b", "a"]
+
+
+def test_answers_that_come_while_others_are_taken_come_together(tmp_path):
+    """So that one record on disk says of all of them what has come."""
+    gate = tmp_path / "gate"
+    calls = [call("a"), *(call(f"b{n}", acquire=f"wait-for:{gate}") for n in range(5))]
+    bunches = []
+
+    def on_answers(answers):
+        bunches.append({answer.call.resource for answer in answers})
+        if not gate.exists():
+            gate.touch()
+            time.sleep(1)
+
+    backend.run(calls, 10.0, on_answers)
+    assert bunches == [{"a"}, {"b0", "b1", "b2", "b3", "b4"}]
 
 
 def test_sixty_four_qpus_are_asked_at_once():
@@ -164,11 +181,11 @@ def test_no_child_and_no_descriptor_is_left(children):
 
 
 def test_where_an_answer_cannot_be_taken_no_child_goes_on(children):
-    def on_answer(answer):
+    def on_answers(answers):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        backend.run([call("a"), call("b", acquire="hang")], 10.0, on_answer)
+        backend.run([call("a"), call("b", acquire="hang")], 10.0, on_answers)
     wait_until(lambda: not any(is_running(pid) for pid in children))
 
 
@@ -184,7 +201,7 @@ def test_where_not_every_child_can_be_started_none_goes_on(children, monkeypatch
     monkeypatch.setattr(os, "fork", limited_fork)
     answers = []
     try:
-        backend.run([call("a", acquire="hang"), call("b")], 0.3, answers.append)
+        backend.run([call("a", acquire="hang"), call("b")], 0.3, answers.extend)
     except BackendError:
         pass
     finally:
@@ -289,7 +306,7 @@ def test_the_token_is_in_the_journal_before_the_answer(tmp_path):
         backend.run(
             [Call(one.resource, one.type, "acquire", one.environment, journal_fd=fd)],
             10.0,
-            lambda answer: seen.append(journal.read_text()),
+            lambda answers: seen.append(journal.read_text()),
         )
     finally:
         os.close(fd)
@@ -303,7 +320,7 @@ def test_a_child_whose_hook_was_killed_goes_on_and_leaves_its_token(tmp_path):
     hook = os.fork()
     if hook == 0:
         backend.run(
-            [Call(one.resource, one.type, "acquire", one.environment, journal_fd=fd)], 10.0, lambda answer: None
+            [Call(one.resource, one.type, "acquire", one.environment, journal_fd=fd)], 10.0, lambda answers: None
         )
         os._exit(0)
     os.close(fd)
@@ -330,7 +347,7 @@ def test_a_child_whose_hook_was_killed_ends_by_itself(tmp_path, monkeypatch):
             return pid
 
         os.fork = told_fork
-        backend.run([call(acquire="hang", calls=str(calls))], 0.5, lambda answer: None)
+        backend.run([call(acquire="hang", calls=str(calls))], 0.5, lambda answers: None)
         os._exit(0)
     wait_until(calls.exists)
     child = int(os.read(reading, 20))
@@ -406,12 +423,12 @@ def test_a_call_as_the_user_has_nothing_of_the_hooks_memory():
     code = f"""
 import sys
 sys.path[:0] = [{str(FAKES)!r}, {str(Path(backend.__file__).parents[1])!r}]
-from qrmi_slurm import authorities, backend
+from qrmi_slurm import backend
 planted = "planted in the " + "hook's memory"
 for uid in (None, {NOBODY_UID}):
     told = {{"a_QRMI_FAKE_ACQUIRE": "memory", "a_QRMI_FAKE_BACKWARDS": planted[::-1]}}
     call = backend.Call("a", "ibm-quantum-compute-service", "acquire", told, run_as_uid=uid)
-    backend.run([call], 20, lambda answer: print(*answer.log, answer.reason))
+    backend.run([call], 20, lambda answers: [print(*answer.log, answer.reason) for answer in answers])
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     forked, anew = done.stdout.splitlines()

@@ -13,7 +13,7 @@ PACKAGE = Path(qrmi_slurm.__file__).parent
 
 # What each layer may import stands in a layer before it, or in its own; none imports in a circle (below).
 LAYERS = (
-    ("names", "errors", "secret", "outcomes", "confinement", "trust", "slurm_commands"),
+    ("names", "errors", "secret", "outcomes", "confinement", "trust", "authorities", "slurm_commands"),
     (
         "selection",
         "sharing",

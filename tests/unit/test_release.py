@@ -204,10 +204,10 @@ def keys_asked_with(monkeypatch):
     """Return the keys that QRMI is called with; every call is refused."""
     keys = []
 
-    def refuse(calls, _timeout_s, on_answer):
+    def refuse(calls, _timeout_s, on_answers):
         for call in calls:
             keys.append(call.environment["a_QRMI_IBM_QCS_IAM_APIKEY"])
-            on_answer(backend.Answer(call, backend.Verdict.REFUSED, None, "401", 0.0, ()))
+            on_answers([backend.Answer(call, backend.Verdict.REFUSED, None, "401", 0.0, ())])
 
     monkeypatch.setattr("qrmi_slurm.backend.run", refuse)
     return keys
