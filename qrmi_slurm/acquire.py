@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from qrmi_slurm import backend, choice, config, exports, names, record, release, selection
+from qrmi_slurm import backend, choice, config, exports, names, record, selection
 from qrmi_slurm.backend import Action, Answer, Availability, Call, Verdict
 from qrmi_slurm.choice import Candidate, Slot
 from qrmi_slurm.config import Resource
@@ -73,6 +73,8 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
     folder.remove_exports()
     if earlier is not None:
         log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))
+        from qrmi_slurm import release  # only where a job was requeued
+
         # Half of the time at the most: a service that hangs at one will hang at the other, and Prolog has one bound.
         half = options._replace(release_timeout_s=min(options.release_timeout_s, _left_s(deadline_s) / 2))
         earlier = release.release(folder, earlier, half, log, keep_folder=True)
@@ -362,6 +364,8 @@ class _Acquisition:
 
     def _give_back(self, current: Record) -> None:
         """Release what the job cannot use without the rest; what time is lacking for, Epilog and recover release."""
+        from qrmi_slurm import release  # only where another QPU cannot be had
+
         self._tokens.clear()
         left_s = self._deadline_s - time.monotonic()
         if left_s < _MIN_GIVE_BACK_S:

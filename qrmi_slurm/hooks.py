@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from qrmi_slurm import confinement, context, exports, names, outcomes, plugstack, release
+from qrmi_slurm import confinement, context, exports, names, outcomes, plugstack
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.logs import HookLog
 from qrmi_slurm.record import JobFolder
@@ -73,6 +73,8 @@ def epilog(environment: Mapping[str, str]) -> int:
 
 
 def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
+    from qrmi_slurm import release  # Prolog needs it for a job that was requeued alone
+
     job = context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)

@@ -6,7 +6,6 @@ src/common/plugstack.c: words between blanks, `#` begins a comment anywhere, no 
 pattern relative to the including file.
 """
 
-import glob
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -117,7 +116,7 @@ def empty_includes(plugstack: Path, depth: int = 0) -> list[str]:
         words = text.partition("#")[0].split()
         if len(words) > 1 and words[0] == "include" and depth <= _MAX_INCLUDE_DEPTH:
             pattern = str(plugstack.parent / words[1])
-            included = sorted(glob.glob(pattern))
+            included = _matching(pattern)
             found += [inner for path in included for inner in empty_includes(Path(path), depth + 1)] or (
                 [] if included else [pattern]
             )
@@ -251,10 +250,17 @@ def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
             continue
         if words[0] == "include":
             pattern = str(plugstack.parent / words[1])
-            for included in sorted(glob.glob(pattern)):
+            for included in _matching(pattern):
                 yield from _plugin_lines(Path(included), depth + 1)
         elif words[0] in ("required", "optional") and Path(words[1]).name == PLUGIN_FILE:
             yield PluginLine(words[1], tuple(words[2:]), f"{plugstack}:{number}", words[0] == "required")
+
+
+def _matching(pattern: str) -> list[str]:
+    """Return the files that an `include` names, in Slurm's order."""
+    import glob  # only where there is an include
+
+    return sorted(glob.glob(pattern))
 
 
 def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:

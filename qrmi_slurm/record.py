@@ -361,13 +361,13 @@ class JobFolder:
             ) from error
 
     def write_exports(self, content: str, uid: int) -> None:
-        """Put the exports in place, readable by the job's user alone.
+        """Put the exports in place, readable by the job's user alone, and not for longer than this boot.
 
         Raises:
             RecordError: the disk did not take them.
         """
         try:
-            _replace(self.exports_path, content.encode("utf-8", "surrogateescape"), mode=0o400, uid=uid)
+            _replace(self.exports_path, content.encode("utf-8", "surrogateescape"), 0o400, uid=uid, is_durable=False)
         except OSError as error:
             raise RecordError(f"cannot write {self.exports_path}: {error.strerror}") from error
         except UnicodeEncodeError:
@@ -591,7 +591,8 @@ def _read_own(path: Path) -> bytes:
         return file.read()
 
 
-def _replace(path: Path, content: bytes, mode: int, uid: int | None = None) -> None:
+def _replace(path: Path, content: bytes, mode: int, *, uid: int | None = None, is_durable: bool = True) -> None:
+    """Put a file in the place of another, or of none, at once; a durable one is there after a crash of the machine."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -601,11 +602,14 @@ def _replace(path: Path, content: bytes, mode: int, uid: int | None = None) -> N
             os.fchmod(fd, mode)
             if uid is not None:
                 os.fchown(fd, uid, -1)
-            os.fsync(fd)
+            if is_durable:
+                os.fsync(fd)
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    if not is_durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

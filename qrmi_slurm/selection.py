@@ -14,7 +14,7 @@ from qrmi_slurm.errors import SelectionError
 MAX_SELECTION_BYTES: Final = 4096
 
 # Control characters, those that have no width or turn the direction of what stands around them, and half characters.
-_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_UNSEEN: Final = "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 
 ANY: Final = "any:"
 LEAST_BUSY: Final = "least-busy:"
@@ -100,5 +100,7 @@ def printable(text: str, max_chars: int = 200) -> str:
     Escaped is what is not to be seen: control characters, and those that turn the direction of what stands around them.
     """
     text = text[: max_chars + 1]  # what is cut off need not be looked at: it may be megabytes
-    clean = _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    clean = text
+    if not (text.isascii() and text.isprintable()):  # to compile the pattern takes 0.4 ms
+        clean = re.sub(_UNSEEN, lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."

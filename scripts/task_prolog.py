@@ -4,6 +4,22 @@
 # TaskProlog= of slurm.conf: the user, before each task. What it prints is read by slurmstepd.
 job_id=${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}
 wanted=qpu
+if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; then
+    # No QPU here; only what a surrounding QPU job left behind has to go.
+    [ -n "${QRMI_JOB_ID+set}" ] || exit 0
+    wanted=
+elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
+    [ -n "${QRMI_JOB_QPU_RESOURCES-}" ] && [ "${SRUN_DEBUG-3}" = 3 ] &&
+    [ "${QRMI_SLURM_BROKER:-${SLURMD_NODENAME-}}" = "${SLURMD_NODENAME-}" ]; then
+    # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
+    # whose names are none to it (a QPU called ibm-x).
+    case ",$QRMI_JOB_QPU_RESOURCES" in
+        *[!A-Za-z0-9_,]* | *,[0-9]*) ;;
+        *) exit 0 ;;
+    esac
+fi
+
+# Most tasks have come no further, and a shell reads no further than it runs.
 
 # Prints the job's exports, all at once, where they are this run's, whole, this user's, ready, and for all that the step
 # asked for; fails where Python has to look at them. Builtins only: 64 tasks on a node are 64 of these. Who forges
@@ -41,23 +57,8 @@ print_exports() {
     printf '%s' "$lines"
 }
 
-if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; then
-    # No QPU here; only what a surrounding QPU job left behind has to go.
-    [ -n "${QRMI_JOB_ID+set}" ] || exit 0
-    wanted=
-elif [ "${SRUN_DEBUG-3}" != 3 ]; then
-    : # A log level of the step's own.
-elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
-    [ -n "${QRMI_JOB_QPU_RESOURCES-}" ] &&
-    [ "${QRMI_SLURM_BROKER:-${SLURMD_NODENAME-}}" = "${SLURMD_NODENAME-}" ]; then
-    # A step of a batch job: the environment came along with it, unless the job's own shell may have lost variables
-    # whose names are none to it (a QPU called ibm-x).
-    case ",$QRMI_JOB_QPU_RESOURCES" in
-        *[!A-Za-z0-9_,]* | *,[0-9]*) ;;
-        *) exit 0 ;;
-    esac
-elif [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ]; then
-    # A batch script, or a task of srun and salloc, with nothing of another job and no log level of the user's own.
+# A batch script, or a task of srun and salloc, with nothing of another job and no log level of its own.
+if [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] && [ "${SRUN_DEBUG-3}" = 3 ]; then
     print_exports "${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports" && exit 0
 fi
 self=$0

@@ -451,7 +451,7 @@ def test_exports_of_another_user_are_left_to_python(job):
 # Each of these was weighed: `dataclasses` alone takes 5 ms, `subprocess` as much, and a QPU job pays it twice. What is
 # added here is paid by every QPU job of a cluster; docs/benchmarks.md says what each of the large ones costs.
 COMMON = """
-    collections collections.abc contextlib copyreg enum errno fnmatch functools gc glob ipaddress itertools keyword
+    collections collections.abc contextlib copyreg enum errno fnmatch functools gc ipaddress itertools keyword
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
     typing.io typing.re urllib urllib.parse warnings
     qrmi_slurm qrmi_slurm.context qrmi_slurm.environ qrmi_slurm.errors qrmi_slurm.exports qrmi_slurm.names
@@ -460,14 +460,14 @@ COMMON = """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner linecache resource select signal syslog textwrap
     token tokenize traceback qrmi_slurm.authorities qrmi_slurm.backend qrmi_slurm.confinement qrmi_slurm.hooks
-    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.release qrmi_slurm.resource_types qrmi_slurm.trust
+    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.resource_types qrmi_slurm.trust
 """
 OF_PROLOG = """
     qrmi_slurm.acquire qrmi_slurm.choice qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.draft qrmi_slurm.sharing
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,
-    "epilog": COMMON + OF_HOOKS + " qrmi_slurm.ledger",
+    "epilog": COMMON + OF_HOOKS + " qrmi_slurm.ledger qrmi_slurm.release",
     "task_prolog": COMMON + "qrmi_slurm.task_hook",
 }
 
