@@ -78,14 +78,28 @@ def _srun_ms(arm: Arm, *options: str) -> float:
 
 
 def _completed_s(cluster: Cluster, job_id: int) -> float:
-    """Return when slurmctld took a job's end, by its log: asking for it would be a load of its own."""
-    pattern = re.compile(rf"^\[([^\]]+)\] _job_complete: JobId={job_id} done", re.MULTILINE)
-    found = wait_for(lambda: pattern.search(cluster.log("slurmctld").read_text(errors="replace")), "its end", 30)
+    """Return when slurmctld took a job's end; seconds since the epoch."""
+    completed_s = _logged_s(cluster, rf"_job_complete: JobId={job_id} done", "its end")
     cluster.wait_nodes_idle()
+    return completed_s
+
+
+def _allocated_s(cluster: Cluster, job_id: int) -> float:
+    """Return when slurmctld gave a batch job its node; seconds since the epoch."""
+    return _logged_s(cluster, rf"(?:sched: Allocate|sched/backfill: \w+: Started) JobId={job_id} ", "its allocation")
+
+
+def _logged_s(cluster: Cluster, line: str, what: str) -> float:
+    """Return when slurmctld wrote a line into its log: to ask for what it says would be a load of its own."""
+    pattern = re.compile(rf"^\[([^\]]+)\] {line}", re.MULTILINE)
+    found = wait_for(lambda: pattern.search(cluster.log("slurmctld").read_text(errors="replace")), what, 30)
     return datetime.fromisoformat(found.group(1)).timestamp()
 
 
 # --- (b) steps -----------------------------------------------------------------------------------------------
+
+# srun returns before the step's slurmstepd has gone, and what that still does would be the next one's to pay.
+_SETTLE_S = 0.2
 
 _STEPPER = """#!/bin/sh
 while read -r command <{asks}; do
@@ -111,6 +125,7 @@ def _stepper(arm: Arm, *options: str) -> Iterator[Callable[[str], float]]:
         arm.cluster.wait_job(job_id, {"RUNNING"})
 
         def ask(command: str) -> float:
+            time.sleep(_SETTLE_S)
             asks.write_text(f"{command}\n")
             return int(answers.read_text()) / 1e6
 
@@ -153,36 +168,38 @@ def steps(bench: Bench, rounds: Rounds) -> list[Figure]:
 
 
 def latency(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """From submission to the script's first line, and from its last line to the last session's end."""
+    """From submission and allocation to the script's first line, and from its last line to the last session's end."""
     figures: list[Figure] = []
     for delay_s in _DELAYS_S:
         delay = f"{delay_s * 1000:.0f} ms a request"
-        begins = {count: Figure("c", f"submit to first line, {count} QPU, {delay}", "ms") for count in _COUNTS}
-        ends = {count: Figure("c", f"last line to sessions closed, {count} QPU, {delay}", "ms") for count in _COUNTS}
+        submits, begins, ends = (
+            {count: Figure("c", f"{what}, {count} QPU, {delay}", "ms") for count in _COUNTS}
+            for what in ("submit to first line", "allocation to first line", "last line to sessions closed")
+        )
         with bench.site.emulator.fault(call="*", kind="delay", delay_s=delay_s):
             for _ in range(rounds.latency):
                 for count in _COUNTS:
                     for arm in bench.compared:
-                        begin_ms, end_ms = _latency_ms(bench, arm, count)
+                        submit_ms, begin_ms, end_ms = _latency_ms(bench, arm, count)
+                        submits[count].add(arm.name, submit_ms)
                         begins[count].add(arm.name, begin_ms)
                         if arm.has_qpus:
                             ends[count].add(arm.name, end_ms)
-        figures += begins.values()
         for count, figure in ends.items():
             figure.base = ends[1].values[OURS]
-            if delay_s == 0.1 and count == _COUNTS[-1]:
+            if delay_s == _DELAYS_S[-1] and count == _COUNTS[-1]:
                 figure.at_most = 1.15
-        if delay_s == 0.1:
-            first = begins[_COUNTS[-1]]
-            eight = Figure("c", f"submit to first line, 8 QPU over 1, {delay}", "ms", at_most=1.15)
-            eight.values = {arm.name: first.values[arm.name] for arm in bench.with_qpus}
+        figures += [*submits.values(), *begins.values()]
+        if delay_s == _DELAYS_S[-1]:
+            eight = Figure("c", f"allocation to first line, 8 QPU over 1, {delay}", "ms", at_most=1.15)
+            eight.values = {arm.name: begins[_COUNTS[-1]].values[arm.name] for arm in bench.with_qpus}
             eight.base = begins[1].values[OURS]
             figures.append(eight)
         figures += ends.values()
     return figures
 
 
-def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float]:
+def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float, float]:
     before = len(bench.site.emulator.sessions())
     began_s = time.time()
     job_id = arm.cluster.sbatch("#!/bin/sh\ndate +%s.%N\ndate +%s.%N\n", "--time=5", *arm.qpu_option(count))
@@ -193,7 +210,8 @@ def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float]:
     closed = [datetime.fromisoformat(one["closed"]).timestamp() for one in bench.site.emulator.sessions()[before:]]
     if arm.has_qpus and len(closed) != count:
         raise RuntimeError(f"job {job_id} on {arm.name} had {len(closed)} sessions, not {count}")
-    return (first_s - began_s) * 1000, (max(closed, default=last_s) - last_s) * 1000
+    moments = began_s, _allocated_s(arm.cluster, job_id)
+    return *((first_s - moment_s) * 1000 for moment_s in moments), (max(closed, default=last_s) - last_s) * 1000
 
 
 # --- (d) the hooks by themselves -----------------------------------------------------------------------------
@@ -228,6 +246,7 @@ def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
     more = {
         hook: Figure("d", f"{hook}, 1 QPU: beyond QRMI's calls", "ms", at_most=45, is_ratio=False) for hook in _HOOKS
     }
+    whole = {hook: Figure("d", f"{hook}, 1 QPU: from start to end", "ms") for hook in _HOOKS}
     cpu = {hook: Figure("d", f"{hook}, 1 QPU: CPU", "ms") for hook in _HOOKS}
     peak = {hook: Figure("d", f"{hook}, 1 QPU: peak memory", "MB", at_most=40, is_ratio=False) for hook in _HOOKS}
     for number in range(rounds.hooks):
@@ -235,9 +254,10 @@ def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
         for hook in _HOOKS:
             run = _run_hook(hook, {**environment, "SLURM_JOB_ID": str(900_000 + number)})
             more[hook].add(OURS, run.wall_ms - calls_ms[hook])
+            whole[hook].add(OURS, run.wall_ms)
             cpu[hook].add(OURS, run.cpu_ms)
             peak[hook].add(OURS, run.peak_mb)
-    figures += [*more.values(), *cpu.values(), *peak.values()]
+    figures += [*more.values(), *whole.values(), *cpu.values(), *peak.values()]
     loaded = Figure("d", "the stub, as slurmstepd maps it", "kB", 0, at_most=32, is_ratio=False)
     loaded.add(OURS, _loaded_bytes(STUB) / 1000)
     return [*figures, loaded]
