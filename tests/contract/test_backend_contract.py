@@ -1,10 +1,12 @@
 """What the backend is to expect of QRMI: the same for the stand-in as for the package that is installed."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
-from qrmi_slurm import backend
+from qrmi_slurm import authorities, backend
 from qrmi_slurm.backend import Call, Verdict
 from qrmi_slurm.secret import Secret
 
@@ -120,3 +122,29 @@ def test_pasqal_local_without_the_jobs_owner_is_a_refusal_and_no_crash():
     )
     assert answers[0].verdict is Verdict.REFUSED
     assert answers[0].reason
+
+
+_READS = """
+import qrmi
+def reads():
+    return next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("syscr"))
+before = reads()
+qrmi.QuantumResource("x", qrmi.ResourceType.IBMQuantumComputeService)
+print(reads() - before)
+"""
+
+
+def test_told_so_qrmi_reads_no_folder_of_authorities(real_side, tmp_path):
+    """By itself it reads each file, for each of its clients: what authorities.py is there to spare."""
+    bundle, folder = tmp_path / "bundle", tmp_path / "certs"
+    bundle.write_text("")
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{number}.pem").write_text("")
+    environment = {f"x_{name}": value for name, value in real_side.variables("ok").items()}
+    reads = {}
+    for told in (folder, "/dev/null"):
+        env = {**environment, authorities.FILE: str(bundle), authorities.DIR: str(told)}
+        program = [sys.executable, "-W", "ignore", "-c", _READS]
+        reads[told] = int(subprocess.run(program, env=env, capture_output=True, text=True, check=True).stdout)
+    assert reads[folder] - reads["/dev/null"] >= 100
