@@ -210,8 +210,8 @@ def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float, float
     closed = [datetime.fromisoformat(one["closed"]).timestamp() for one in bench.site.emulator.sessions()[before:]]
     if arm.has_qpus and len(closed) != count:
         raise RuntimeError(f"job {job_id} on {arm.name} had {len(closed)} sessions, not {count}")
-    moments = began_s, _allocated_s(arm.cluster, job_id)
-    return *((first_s - moment_s) * 1000 for moment_s in moments), (max(closed, default=last_s) - last_s) * 1000
+    submit_ms, begin_ms = (first_s - began_s) * 1000, (first_s - _allocated_s(arm.cluster, job_id)) * 1000
+    return submit_ms, begin_ms, (max(closed, default=last_s) - last_s) * 1000
 
 
 # --- (d) the hooks by themselves -----------------------------------------------------------------------------
