@@ -73,14 +73,14 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
         plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
     """
     options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
-    # As a site without a Prolog has it. With PrologFlags=Alloc and no Prolog, slurmd 22.05 may wait for a notice of a
-    # Prolog that has come already: half a second a job, and now and then a drained node.
+    # As a site without a Prolog has it: with PrologFlags=Alloc and no Prolog, srun waits 100 ms for a Prolog all the same,
+    # and slurmd 22.05 may wait for a notice of it that has come already: half a second a job, now and then a drained node.
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         site = Site(SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False))
         stack.enter_context(site)
         arms = [
-            Arm(NONE, stack.enter_context(Cluster(options)), has_qpus=False),
+            Arm(NONE, stack.enter_context(Cluster(without_prolog)), has_qpus=False),
             Arm(OURS, site.cluster, has_qpus=True),
         ]
         # What Slurm takes for hooks of any kind: it forks slurmstepd for each TaskProlog, and sleeps 10 ms after it
