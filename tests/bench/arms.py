@@ -73,8 +73,8 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
         plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
     """
     options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
-    # As a site without a Prolog has it: with PrologFlags=Alloc and no Prolog, srun waits 100 ms for a Prolog all the same,
-    # and slurmd 22.05 may wait for a notice of it that has come already: half a second a job, now and then a drained node.
+    # As a site without a Prolog has it. With PrologFlags=Alloc and no Prolog, srun waits 100 ms all the same, and
+    # slurmd 22.05 may wait for a notice of it that has come already: half a second a job, now and then a drained node.
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         site = Site(SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False))
