@@ -206,8 +206,8 @@ def run(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[
     if not calls:
         return
     _import_qrmi()  # once, before the forks: the children share its pages
-    believed = authorities.variables()
     deadline_s = time.monotonic() + timeout_s
+    believed = authorities.variables()
     children: list[_Child] = []
     try:
         for call in calls:
@@ -315,7 +315,7 @@ def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None
     try:
         answer = json.loads(content)
         verdict = Verdict(answer["verdict"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         if exit_code < 0:
             return Verdict.UNANSWERED, None, f"QRMI was ended by signal {-exit_code}"
         return Verdict.UNANSWERED, None, f"QRMI ended without an answer, with exit status {exit_code}"
@@ -365,7 +365,8 @@ def _prepare_and_ask(
         os.environ.clear()
         os.environ.update(call.environment)
         os.environ.setdefault(RUST_LOG, _HOOK_LOG_LEVEL)
-        if not believed.keys() & call.environment.keys():  # else the site has said what to believe
+        # Not where the site has said what to believe, nor to a client that is not QRMI's own.
+        if not believed.keys() & call.environment.keys() and describe(call.type).name != "oqtopus":
             os.environ.update(believed)
         if call.action == "release" and call.token:
             os.environ[of_resource(call.resource, ACQUISITION_TOKEN)] = call.token.reveal()
@@ -401,7 +402,7 @@ def _start_anew(call: Call, answer_fd: int, alarm_s: float) -> NoReturn:
 _ANEW: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
-from qrmi_slurm import authorities, confinement
+from qrmi_slurm import confinement
 confinement.hide_memory()
 from qrmi_slurm import backend
 backend.go_on(int(sys.argv[1]))

@@ -166,7 +166,7 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     bundle = folder / "ca-certificates.crt"
     bundle.write_text(other + labs if where == "bundle" else other)
     (folder / "one.pem").write_text(labs if where == "folder" else other)
-    found = authorities.variables(str(bundle), str(folder))
+    found = authorities.variables(str(bundle), str(folder), ())
     assert bool(found) == (where != "folder")
     monkeypatch.setattr(authorities, "variables", lambda: found)
     # What QRMI would find by itself on a machine with that bundle and that folder.

@@ -32,7 +32,7 @@ def link_to_elsewhere(folder):
 
 
 def variables(folder):
-    return authorities.variables(str(folder / "ca-certificates.crt"), str(folder))
+    return authorities.variables(str(folder / "ca-certificates.crt"), str(folder), (str(folder.parent / "other"),))
 
 
 def bundle_alone(folder):
@@ -89,3 +89,33 @@ def test_without_a_bundle_or_a_folder_qrmi_looks_for_itself(folder, tmp_path):
 def test_what_cannot_be_read_is_left_to_qrmi(folder):
     (folder / "loop.pem").symlink_to(folder / "loop.pem")
     assert variables(folder) == {}
+
+
+def test_another_folder_that_qrmi_reads_keeps_it_looking_for_itself(folder):
+    (folder.parent / "other").mkdir()
+    assert variables(folder) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CERTIFICATES[0] + CERTIFICATES[1].rstrip() + CERTIFICATES[2],
+        f"{BEGIN}\nMIIBunfinished\n" + "".join(CERTIFICATES),
+        "# off " + "".join(CERTIFICATES),
+        "".join(CERTIFICATES) + "x" * 2_000_000,
+    ],
+)
+def test_a_bundle_that_is_not_plain_is_left_to_qrmi(folder, content):
+    """What a parser of PEM makes of it is not what a search for marks does."""
+    (folder / "ca-certificates.crt").write_text(content)
+    assert variables(folder) == {}
+
+
+def test_a_bundle_that_a_jobs_user_cannot_read_is_left_to_qrmi(folder):
+    (folder / "ca-certificates.crt").chmod(0o600)
+    assert variables(folder) == {}
+
+
+def test_what_is_no_file_costs_nothing(folder):
+    (folder / "zero.pem").symlink_to("/dev/zero")
+    assert variables(folder) == bundle_alone(folder)
