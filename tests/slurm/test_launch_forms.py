@@ -241,7 +241,8 @@ def test_a_job_without_qpu_submitted_within_a_qpu_job_sees_nothing_of_it(site: S
 
 def test_a_requeued_job_gives_its_session_back_and_takes_a_new_one(site: Site, sessions: Sessions) -> None:
     """`scontrol requeue` of a running job: the first session is closed, the second run has a second one."""
-    script = f'#!/bin/sh\n{print_token("ibm_demo")}\n[ "$SLURM_RESTART_COUNT" = 1 ] || sleep 300\n'
+    # exec: a shell may still say that its sleep was "Terminated", before its own turn comes.
+    script = f'#!/bin/sh\n{print_token("ibm_demo")}\n[ "$SLURM_RESTART_COUNT" = 1 ] || exec sleep 300\n'
     job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--requeue", "--open-mode=append")
     wait_for(lambda: site.cluster.job_output(job_id) or None, "the first run to begin", 30)
     site.cluster.slurm("scontrol", "requeue", str(job_id))
