@@ -235,6 +235,17 @@ def test_what_the_site_says_of_authorities_stands(monkeypatch, of_site):
     assert {name: value for name, value in env.items() if name.startswith("SSL_")} == (of_site or BUNDLE)
 
 
+def test_a_client_that_is_not_qrmis_own_is_told_nothing_of_authorities(monkeypatch):
+    monkeypatch.setattr(authorities, "variables", lambda: BUNDLE)
+    env = told_by(answer_to(call(acquire="tell", type="oqtopus")))["env"]
+    assert not env.keys() & BUNDLE.keys()
+
+
+def test_an_answer_that_is_nested_too_deep_is_none():
+    verdict, token, _ = backend._read_answer(b"[" * 60_000, 0)
+    assert (verdict, token) == (Verdict.UNANSWERED, None)
+
+
 def test_for_a_release_the_token_is_in_the_environment_too():
     told = told_by(answer_to(call(action="release", release="tell")))
     assert told["env"]["a_QRMI_JOB_ACQUISITION_TOKEN"] == f"{SECRET}-token"
