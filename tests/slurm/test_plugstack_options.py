@@ -1,6 +1,7 @@
 """The options on the plugin's line in plugstack.conf: each does what it says, and a wrong one is never passed over."""
 
 import json
+import re
 import stat
 
 import pytest
@@ -75,7 +76,9 @@ def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site,
     [entry] = json.loads(record.read_text())["entries"]
     assert (entry["state"], entry["reason"]) == ("releasing", "no answer within 0.5 s")
     [line] = [line for line in site.hooks_log().splitlines() if f"not-released: job={job_id}" in line]
-    assert "seconds=0.5" in line
+    # Killed at its time, not when the service gives up; the figure is the call's, which begins a little after the time.
+    [seconds] = re.findall(r" seconds=(\S+)", line)
+    assert 0.3 < float(seconds) < 3
     assert not record.with_name("exports").exists()
 
 
