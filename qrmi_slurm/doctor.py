@@ -19,6 +19,7 @@ from qrmi_slurm import (
     licence_checks,
     plugin_file,
     plugstack,
+    prolog_settings,
     reservations,
     sensor,
     slurm_settings,
@@ -29,9 +30,6 @@ from qrmi_slurm.errors import ConfigError, PlugstackError, SchedulerError
 from qrmi_slurm.installation import Installation
 from qrmi_slurm.plugstack import PluginLine, SiteOptions
 from qrmi_slurm.slurm_settings import SlurmSettings
-
-# Prolog and Epilog end within their option and a second (acquire.py, hooks.py); this is for a slow start of Python.
-_GRACE_S: Final = 3.0
 
 # slurmd tells waiting users that Prolog hangs this long before MessageTimeout (slurmd/req.c).
 _HUNG_BEFORE_S: Final = 2.0
@@ -206,12 +204,10 @@ def prolog_flags(settings: SlurmSettings) -> Iterable[Line]:
     name = "PrologFlags"
     flags = settings.flags(name)
     shown = settings.text(name) or "not set"
-    if not flags & {"alloc", "contain", "x11", "deferbatch", "runinjob"}:
-        hint = f"PrologFlags={','.join(['Alloc', *sorted(flags)])}: else salloc holds no QPU before its first srun"
+    if not prolog_settings.runs_at_start(flags):
+        wanted = ",".join(prolog_settings.wanted_flags(sorted(flags)))
+        hint = f"PrologFlags={wanted}: else salloc holds no QPU before its first srun"
         yield warning(name, f"{shown}: Prolog runs at a job's first step on a node", hint)
-    elif "nohold" in flags:
-        hint = "leave NoHold out: with it salloc and srun begin before the QPUs are there"
-        yield warning(name, shown, hint)
     elif "serial" in flags:
         yield warning(name, f"{shown}: one Prolog at a time on a node", "leave Serial out: a QPU may take seconds")
     else:
@@ -230,8 +226,8 @@ def timeouts(settings: SlurmSettings, options: SiteOptions) -> Iterable[Line]:
         used = setting if settings.text(setting) else f"PrologEpilogTimeout (for {setting.removesuffix('Timeout')})"
         if limit_s is None:
             yield ok(used, f"none; {option} is {ours_s:g} s")
-        elif limit_s < ours_s + _GRACE_S:
-            hint = f"{used.split()[0]}={ours_s + _GRACE_S:.0f} or more, or a lower {option} on the plugin's line"
+        elif limit_s < (wanted_s := ours_s + prolog_settings.GRACE_S):
+            hint = f"{used.split()[0]}={wanted_s:.0f} or more, or a lower {option} on the plugin's line"
             message = f"{limit_s} s, and {option} is {ours_s:g} s: slurmd kills the hook and drains the node"
             yield error(used, message, hint)
         else:
@@ -253,11 +249,12 @@ def _batch_start(settings: SlurmSettings, acquire_s: float) -> Iterable[Line]:
     if limit_s is None:
         return
     # slurmctld/job_mgr.c, _purge_missing_jobs(): a job in its Prolog is CONFIGURING with Alloc, and is passed over.
-    if settings.flags("PrologFlags") & {"alloc", "contain", "x11", "deferbatch", "runinjob"}:
+    wanted_s = prolog_settings.start_timeout_s(acquire_s)
+    if not prolog_settings.step_waits(settings.flags("PrologFlags")):
         yield ok(name, f"{limit_s} s; with PrologFlags={settings.text('PrologFlags')} it does not count Prolog")
-    elif limit_s < acquire_s + _GRACE_S:
-        hint = f"PrologFlags=Alloc, or {name}={acquire_s + _GRACE_S:.0f}"
-        yield warning(name, f"{limit_s} s: a batch job whose Prolog takes longer may be taken for lost", hint)
+    elif limit_s < wanted_s:
+        message = f"{limit_s} s: with a longer Prolog srun gives its step up, and a batch job may be taken for lost"
+        yield warning(name, message, f"{name}={wanted_s} or more, in slurm.conf on all nodes")
     else:
         yield ok(name, f"{limit_s} s; --acquire-timeout is {acquire_s:g} s")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import catalogue, config, scheduler, slurm_conf
+from qrmi_slurm import catalogue, config, prolog_settings, scheduler, slurm_conf
 from qrmi_slurm.checkup import Line, error, ok, warning
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import CatalogueError, ConfigError
@@ -16,9 +16,6 @@ from qrmi_slurm.slurm_settings import SlurmSettings
 SCRIPT: Final = "job_submit.lua"
 _MODULE: Final = b"qrmi_slurm"
 _REMEDY: Final = "see: qrmi-slurm slurm-conf, and docs/scheduling.md"
-
-# Each of them makes slurmctld have Prolog run at the job's start (read_config.c, prolog_str2flags()).
-_PROLOG_AT_START: Final = frozenset({"alloc", "contain", "x11", "deferbatch", "runinjob", "forcerequeueonfail"})
 
 
 def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Mapping[str, str]) -> Iterator[Line]:
@@ -53,7 +50,7 @@ def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Ma
     if file.exists() or _is_controller(settings):
         yield _catalogue(file, resources, notices)
     yield _counts(settings, wanted, counted)
-    if not settings.flags("PrologFlags") & _PROLOG_AT_START:
+    if not prolog_settings.runs_at_start(settings.flags("PrologFlags")):
         # slurmd/req.c, _rpc_launch_tasks(): where Prolog runs at the first step, srun says what it sees.
         message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no licence for"
         yield error("licences", message, "PrologFlags=Alloc; then: scontrol reconfigure")

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import plugstack
+from qrmi_slurm import plugstack, prolog_settings
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.installation import Installation
 from qrmi_slurm.plugstack import DEFAULT_SLURM_CONF, DEFAULT_STATE_DIR, SiteOptions
@@ -75,7 +75,7 @@ def parts(
         existing_task_prolog: the site's own TaskProlog, which is to run as well.
 
     Raises:
-        QrmiSlurmError: a path cannot stand in these files.
+        QrmiSlurmError: a path cannot stand in these files, or slurm.conf is there and cannot be read.
     """
     paths = [installation.prefix, options.config_path, options.state_dir, slurm_conf.parent]
     for path in (*paths, *([existing_task_prolog] if existing_task_prolog else [])):
@@ -95,15 +95,21 @@ def _slurm(installation: Installation, options: SiteOptions, slurm_conf: Path, e
         wrapper = _WRAPPER.format(existing=shlex.quote(str(existing)), ours=shlex.quote(str(installation.task_prolog)))
         above = "Runs the site's own TaskProlog first. Users run it: mode 0755, on every compute node."
         found.append(Part(task_prolog, wrapper, is_whole=True, mode=0o755, note=(above,)))
+    present = (plugstack.setting(slurm_conf, "PrologFlags") or "").split(",")
+    flags = prolog_settings.wanted_flags([word.strip() for word in present if word.strip()])
     lines = [
         f"Prolog={installation.prolog}",
         f"TaskProlog={task_prolog}",
         f"Epilog={installation.epilog}",
-        "PrologFlags=Alloc",
+        f"PrologFlags={','.join(flags)}",
     ]
+    start_timeout = plugstack.setting(slurm_conf, "BatchStartTimeout") or ""
+    wanted_s = prolog_settings.start_timeout_s(options.acquire_timeout_s)
+    if prolog_settings.step_waits(flags) and not (start_timeout.isdecimal() and int(start_timeout) >= wanted_s):
+        lines.append(f"BatchStartTimeout={wanted_s}")
     note = (
         "With a Prolog or Epilog of your own: name a folder, Prolog=/etc/slurm/prolog.d/*, and link ours into it.",
-        "PrologFlags is a list: add Alloc to what is there (Contain and X11 include it).",
+        "PrologFlags takes the place of what slurm.conf has; NoHold may stand in it as well: docs/admin.md, step 5.",
     )
     plugin = installation.plugin()
     words = ["optional", str(plugin or installation.prefix / "lib" / "spank_qrmi.so"), str(options.config_path)]

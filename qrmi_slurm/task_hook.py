@@ -21,6 +21,11 @@ from qrmi_slurm.selection import parse as parse_selection
 _SHARED_WAIT_S: Final = 5.0
 _SHARED_POLL_S: Final = 0.1
 
+# With PrologFlags=NoHold a step waits for Prolog on its own node alone. How long the first node's may take to make the
+# job's folder, in seconds: a site's own Prolog may run before ours. Then, how much longer than --acquire-timeout.
+_FOLDER_WAIT_S: Final = 20.0
+_PROLOG_GRACE_S: Final = 1.0
+
 
 class TaskOutcome(NamedTuple):
     """What TaskProlog tells slurmstepd.
@@ -107,31 +112,50 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     options = plugstack.read(task.slurm_conf)
     path = _exports_path(options, task)
     node_list = environment.get(names.SLURM_JOB_NODELIST, "")
-    on_first_node = not node_list or context.first_host(node_list) == task.node
-    # A job whose selection is not known of holds nothing, so nothing will come.
-    may_come = not on_first_node and bool(task.job_selection_text)
-    deadline_s = time.monotonic() + (_SHARED_WAIT_S if may_come else 0)
+    first_node = context.first_host(node_list) if node_list else task.node
+    wait_s, prolog_s = _waits_s(task, environment, options) if first_node != task.node else (0.0, 0.0)
+    deadline_s = time.monotonic() + wait_s
+    has_begun = False
     while True:
         try:
             return exports.read(path, task.uid, task.job_id)
         except FileNotFoundError:
+            if prolog_s and not has_begun and path.parent.exists():
+                has_begun = True
+                deadline_s = time.monotonic() + prolog_s
             if time.monotonic() >= deadline_s:
                 break
         time.sleep(_SHARED_POLL_S)
     wanted = printable(task.step_selection_text or task.job_selection_text or "")
-    if not task.job_selection_text:
+    if not task.job_selection_text and not has_begun:
         raise ExportsError(
             f"job {task.job_id} holds no QPU, so a step of it cannot have {wanted}; submit the job with --qpu"
         )
-    if on_first_node:
+    if first_node == task.node or has_begun:
         raise ExportsError(
             f"job {task.job_id} has no QPU: Prolog left nothing at {path}",
-            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {task.node}",
+            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {first_node}",
         )
     raise ExportsError(
         f"job {task.job_id}: node {task.node} does not see {path}",
         "for several nodes the state directory has to be on a shared filesystem: --state-dir in plugstack.conf",
     )
+
+
+def _waits_s(task: TaskContext, environment: Mapping[str, str], options: plugstack.SiteOptions) -> tuple[float, float]:
+    """Return how long another node than the first waits for the exports, and for a Prolog that has made the folder.
+
+    Both in seconds. A job whose selection is not known of holds nothing, so nothing will come; but srun without an
+    allocation does not tell its tasks what the job was submitted with.
+    """
+    from qrmi_slurm import prolog_settings  # only on another node than the first
+
+    flags = (plugstack.setting(task.slurm_conf, "PrologFlags") or "").split(",")
+    if prolog_settings.step_waits(flag.strip() for flag in flags):
+        if task.job_selection_text or environment.get(names.SLURM_STEP_ID) == "0":
+            return _FOLDER_WAIT_S, options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
+        return 0.0, 0.0
+    return (_SHARED_WAIT_S if task.job_selection_text else 0.0), 0.0
 
 
 def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:

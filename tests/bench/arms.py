@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.figures import EMPTY
+from bench.figures import EMPTY, NO_HOLD
 from slurm.cluster import Cluster, ClusterOptions, Hooks
 from slurm.site import Site, SiteOptions
 
@@ -56,18 +56,23 @@ class Bench:
 
     @property
     def compared(self) -> tuple[Arm, ...]:
-        """All arms but that with empty hooks, which is there for jobs and steps alone."""
-        return tuple(arm for arm in self.arms if arm.name != EMPTY)
+        """All arms but those that are there for jobs and steps alone."""
+        return tuple(arm for arm in self.arms if arm.name not in (EMPTY, NO_HOLD))
+
+    @property
+    def of_steps(self) -> tuple[Arm, ...]:
+        """All arms in which a step within a job can differ: for NoHold it is a step like any other."""
+        return tuple(arm for arm in self.arms if arm.name != NO_HOLD)
 
     @property
     def with_qpus(self) -> tuple[Arm, ...]:
         """The arms that know `--qpu`."""
-        return tuple(arm for arm in self.arms if arm.has_qpus)
+        return tuple(arm for arm in self.compared if arm.has_qpus)
 
 
 @contextmanager
 def started(plugins: Sequence[str]) -> Iterator[Bench]:
-    """Start `none`, ours, one whose hooks are /bin/true, and one cluster for each other SPANK plugin.
+    """Start `none`, ours, ours with NoHold, one whose hooks are /bin/true, and one cluster for each other SPANK plugin.
 
     Args:
         plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
@@ -77,11 +82,13 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
     # slurmd 22.05 may wait for a notice of it that has come already: half a second a job, now and then a drained node.
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
-        site = Site(SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False))
-        stack.enter_context(site)
+        ours = SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False)
+        no_hold = replace(options, settings={"PrologFlags": "Alloc,NoHold", "BatchStartTimeout": "33"})
+        site = stack.enter_context(Site(ours))
         arms = [
             Arm(NONE, stack.enter_context(Cluster(without_prolog)), has_qpus=False),
             Arm(OURS, site.cluster, has_qpus=True),
+            Arm(NO_HOLD, stack.enter_context(Site(replace(ours, cluster=no_hold))).cluster, has_qpus=True),
         ]
         # What Slurm takes for hooks of any kind: it forks slurmstepd for each TaskProlog, and sleeps 10 ms after it
         # (_run_script_and_set_env() in slurmstepd/task.c).

@@ -7,6 +7,7 @@ from typing import Any
 
 BASE = "none"
 EMPTY = "empty hooks"
+NO_HOLD = "ours, NoHold"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,14 +145,14 @@ def steps(bench: Bench, rounds: Rounds) -> list[Figure]:
         control = Figure("b", f"the same again on none: what chance does to a ratio (-n{tasks})", "ms")
         within = Figure("b", f"srun -n{tasks} in a QPU batch job", "ms", at_most=1.2 if target else None)
         with ExitStack() as stack:
-            ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.arms}
+            ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.of_steps}
             for _ in range(count):
                 for name, one in ask.items():
                     plain.add(name, one(f"srun -n{tasks} {_TRUE}"))
                 control.add(OURS, ask[NONE](f"srun -n{tasks} {_TRUE}"))
         control.base = plain.values[NONE]
         with ExitStack() as stack:
-            ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.arms}
+            ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.of_steps}
             for _ in range(count):
                 for name, one in ask.items():
                     within.add(name, one(f"srun -n{tasks} {_TRUE}"))

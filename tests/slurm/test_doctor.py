@@ -141,7 +141,8 @@ SETTINGS: tuple[tuple[dict[str, str | None], dict[str, tuple[str, str]]], ...] =
         {
             "Prolog": ("error", "none of them is ours"),
             "TaskProlog": ("error", "names no file"),
-            "PrologFlags": ("warning", "NoHold"),
+            "PrologFlags": ("ok", "Alloc,NoHold"),
+            "BatchStartTimeout": ("warning", "srun gives its step up"),
             "PrologEpilogTimeout (for Prolog)": ("error", "drains the node"),
             "PrologEpilogTimeout (for Epilog)": ("error", "drains the node"),
             "MessageTimeout": ("ok", "60 s"),

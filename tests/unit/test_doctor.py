@@ -142,13 +142,23 @@ def test_clocks(apart_s, level):
         ("Contain", "ok"),
         ("X11", "ok"),
         ("(null)", "warning"),
-        ("Alloc,NoHold", "warning"),
+        ("Alloc,NoHold", "ok"),
         ("Alloc,Serial", "warning"),
     ],
 )
 def test_prolog_flags(flags, level):
-    """Prolog has to run at the allocation, before salloc and srun go on, and not one at a time."""
+    """Prolog has to run at the allocation, and not one at a time."""
     assert told(doctor.prolog_flags(settings_of(PrologFlags=flags))) == {"PrologFlags": level}
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit_s", "level"),
+    [("Alloc", 10, "ok"), ("Alloc,NoHold", 32, "warning"), ("Alloc,NoHold", 33, "ok"), ("(null)", 32, "warning")],
+)
+def test_srun_may_wait_as_long_as_prolog_does(flags, limit_s, level):
+    """Where a step waits for Prolog in slurmd, srun gives it up after BatchStartTimeout and MessageTimeout."""
+    settings = settings_of(PrologFlags=flags, BatchStartTimeout=f"{limit_s} sec")
+    assert told(doctor.timeouts(settings, options_of()))["BatchStartTimeout"] == level
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ LAYERS = (
         "credentials",
         "reasons",
         "near_match",
+        "prolog_settings",
         "access",
     ),
     ("scheduler", "backend", "record", "ledger", "exports", "logs"),

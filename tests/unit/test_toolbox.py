@@ -220,8 +220,8 @@ INSTALLED = Installation(Path("/opt/qrmi-slurm"))
 OPTIONS = SiteOptions(config_path=Path("/etc/slurm/qrmi_config.json"))
 
 
-def parts(existing=None, options=OPTIONS, installed=INSTALLED):
-    found = slurm_conf.parts(installed, options, Path("/etc/slurm/slurm.conf"), existing)
+def parts(existing=None, options=OPTIONS, installed=INSTALLED, conf=Path("/etc/slurm/slurm.conf")):
+    found = slurm_conf.parts(installed, options, conf, existing)
     return {str(part.path): part for part in found}
 
 
@@ -238,6 +238,24 @@ def test_the_lines_of_an_installation():
     service = found["/etc/systemd/system/qrmi-slurm-recover.service"].text
     assert "ExecStart=/opt/qrmi-slurm/bin/qrmi-slurm recover\n" in service
     assert "SLURM_CONF" not in service
+
+
+@pytest.mark.parametrize(
+    ("conf", "lines"),
+    [
+        ("", ["PrologFlags=Alloc"]),
+        ("PrologFlags=Serial", ["PrologFlags=Alloc,Serial"]),
+        ("PrologFlags = contain, ForceRequeueOnFail", ["PrologFlags=contain,ForceRequeueOnFail"]),
+        ("PrologFlags=NoHold", ["PrologFlags=NoHold", "BatchStartTimeout=33"]),
+        ("PrologFlags=Alloc,NoHold\nBatchStartTimeout=32", ["PrologFlags=Alloc,NoHold", "BatchStartTimeout=33"]),
+        ("PrologFlags=Alloc,NoHold\nBatchStartTimeout=33", ["PrologFlags=Alloc,NoHold"]),
+    ],
+)
+def test_what_slurm_conf_has_of_prologs_settings_stays(tmp_path, conf, lines):
+    """A site's flags stay; where its steps wait for Prolog themselves, srun has to wait as long."""
+    (tmp_path / "slurm.conf").write_text(f"{conf}\n")
+    found = parts(conf=tmp_path / "slurm.conf")[str(tmp_path / "slurm.conf")].text
+    assert [line for line in found.splitlines() if "olog=" not in line and "Epilog" not in line] == lines
 
 
 def licence_lines(conf="", wanted=None, fault="", installed=INSTALLED, folder=None):

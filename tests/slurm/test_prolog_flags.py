@@ -1,0 +1,95 @@
+"""PrologFlags: srun and salloc wait for all nodes' Prolog (Alloc, Contain), or a step for its own node's (NoHold)."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from slurm.cluster import ClusterOptions
+from slurm.jobs import print_token
+from slurm.site import Site, SiteOptions
+
+TOKEN = print_token("ibm_demo")
+# srun gives a step up after MessageTimeout, 10 s by default, and this; it is one of the test's own clocks.
+START_TIMEOUT_S = 33
+
+
+def started(flags: str) -> Site:
+    """Return a site of two nodes."""
+    settings = {"PrologFlags": flags, "BatchStartTimeout": str(START_TIMEOUT_S)}
+    return Site(SiteOptions(ClusterOptions(nodes=2, settings=settings)))
+
+
+@pytest.fixture(scope="module")
+def no_hold() -> Iterator[Site]:
+    """Start a site whose steps wait."""
+    with started("Alloc,NoHold") as site:
+        yield site
+
+
+def assert_every_form_has_its_qpu(site: Site) -> None:
+    """On two nodes: `srun`, a step of `salloc`, a step of a batch job, one without the script's environment."""
+    run = site.cluster.run_as_user
+    before = len(site.emulator.sessions())
+    direct = run(["srun", "-N2", "-n2", "--qpu=ibm_demo", "sh", "-c", TOKEN])
+    step = run(["salloc", "-N2", "-n2", "--qpu=ibm_demo", "srun", "sh", "-c", TOKEN])
+    scripts = [f"#!/bin/sh\nsrun {words} /bin/sh -c '{TOKEN}'\n" for words in ("", "--export=NONE")]
+    job_ids = [site.cluster.sbatch(script, "--qpu=ibm_demo", "-N2", "-n2") for script in scripts]
+    assert [site.cluster.wait_job_over(job_id).state for job_id in job_ids] == ["COMPLETED"] * 2
+    site.cluster.wait_nodes_idle()
+    sessions = site.emulator.sessions()[before:]
+    outputs = [direct.stdout, step.stdout, *map(site.cluster.job_output, job_ids)]
+    assert sorted(output.split() for output in outputs) == sorted([session["id"]] * 2 for session in sessions)
+    assert [session["state"] for session in sessions] == ["closed"] * 4
+
+
+def test_every_form_has_its_qpu_where_a_site_has_contain() -> None:
+    """For pam_slurm_adopt; Slurm's daemons do not start with NoHold beside it."""
+    with started("Contain") as site:
+        assert_every_form_has_its_qpu(site)
+
+
+def test_every_form_has_its_qpu_where_the_step_waits(no_hold: Site) -> None:
+    """Prolog on the first node is over before a task begins there, and other nodes' tasks wait for what it leaves."""
+    assert_every_form_has_its_qpu(no_hold)
+
+
+@pytest.mark.parametrize("form", [["srun"], ["salloc", "srun"]], ids=["srun", "salloc"])
+def test_the_step_waits_for_a_slow_service_on_every_node(no_hold: Site, form: list[str]) -> None:
+    """Longer than TaskProlog waits for a shared file system alone, and longer than MessageTimeout."""
+    command = [form[0], "-N2", "-n2", "--qpu=ibm_demo", *form[1:], "sh", "-c", TOKEN]
+    with no_hold.emulator.fault(call="*", kind="delay", delay_s=5.5):  # two calls
+        done = no_hold.cluster.run_as_user(command)
+    no_hold.cluster.wait_nodes_idle()
+    session = no_hold.emulator.sessions()[-1]
+    assert (done.stdout.split(), session["state"]) == ([session["id"]] * 2, "closed"), done.stderr
+
+
+def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
+    """srun ends when Prolog does, not before; what Prolog has acquired is released."""
+    with no_hold.emulator.held("create_session", "after") as fault:
+        srun = no_hold.cluster.popen_as_user(["srun", "--qpu=ibm_demo", "sleep", "60"])
+        fault.wait_for(1)
+        for _ in range(2):  # srun asks for a second within a second
+            srun.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        fault.go_on()
+        srun.communicate(timeout=20)
+    no_hold.cluster.wait_nodes_idle()
+    assert no_hold.emulator.sessions()[-1]["state"] == "closed"
+    assert not list(no_hold.state_dir.glob("*/[0-9]*"))
+
+
+def test_a_prolog_that_is_killed_behind_a_waiting_step(no_hold: Site) -> None:
+    """The second node's task does not wait for ever: its job ends, and recover finds what was acquired."""
+    no_hold.plugstack(no_hold.plugstack_line("--acquire-timeout=2"))
+    with no_hold.emulator.held("create_session", "after") as fault:
+        srun = no_hold.cluster.popen_as_user(["srun", "-N2", "-n2", "--qpu=ibm_demo", "true"])
+        fault.wait_for(1)
+        for pid in no_hold.hook_pids("prolog"):
+            signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
+        out, err = srun.communicate(timeout=30)
+    assert srun.returncode != 0, (out, err)
+    assert "qrmi-slurm: job" in out + err
