@@ -1,10 +1,11 @@
 """The exports: what Prolog leaves for a job's tasks, and what of it one task gets.
 
-The file is made of TaskProlog's own lines (slurm.conf, TaskProlog: `export NAME=value`, `print text`), between
-a first line that says whose it is and a last one that shows that it is whole.
+The file is a script of assignments for sh(1), which TaskProlog's shell reads in the user's name: whose it is, and
+TaskProlog's own lines (slurm.conf: `export NAME=value`, `print text`). Its last line shows that it is whole.
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +17,25 @@ from qrmi_slurm.errors import ExportsError
 from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.selection import Term, is_one_line, printable
 
-_FORMAT: Final = "1"
-_END: Final = "# end"
-
 # 64 QPUs with a dozen variables each are 100 kB; the rest is room for long values.
 _MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
 
 # execve(2): MAX_ARG_STRLEN, name, '=' and NUL included; slurmstepd leaves out what is longer, without a word.
 MAX_VARIABLE_BYTES: Final = 128 * 1024
 
+# SRUN_DEBUG where nobody asked for more or less.
+_USUAL_SRUN_DEBUG: Final = 3
+
 # How we begin what a user reads in a job's output.
 PREFIX: Final = "qrmi-slurm"
+
+_HEAD: Final = f"# {PREFIX} exports 2"
+_QUOTE_IN_QUOTES: Final = "'\\''"
+_QUOTED: Final = r"'([^']*(?:'\\''[^']*)*)'"
+_FILE: Final = (
+    rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) outcome=(ready|failed)\n"
+    rf"held={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\nby=(?:shell|python)\n"
+)
 
 
 class Exports(NamedTuple):
@@ -56,11 +65,30 @@ def render(exports: Exports) -> str:
     Raises:
         ExportsError: a value would end its line, and with that begin another directive.
     """
+    lines = export_lines(exports.variables)
+    level = rust_log_level(_USUAL_SRUN_DEBUG)
+    levels = export_lines({names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level})
+    assignments = {
+        "held": exports.variables.get(names.QRMI_JOB_QPU_RESOURCES, ""),
+        "notes": _joined([f"print {printable(note, 1000)}" for note in exports.notes]),
+        "lines": _joined(lines),
+        "level": _joined(levels if names.RUST_LOG not in exports.variables else []),
+    }
+    # Which node a broker is on, and what proxies there are, is nothing for a shell.
+    by_shell = exports.is_ready and names.QRMI_SLURM_BROKER not in exports.variables
     outcome = "ready" if exports.is_ready else "failed"
-    lines = [f"# {PREFIX} exports {_FORMAT} job={exports.job_id} restart={exports.restart_count} {outcome}"]
-    lines += [f"print {printable(note, 1000)}" for note in exports.notes]
-    lines += export_lines(exports.variables)
-    return "\n".join([*lines, _END, ""])
+    whose = f"job={exports.job_id} restart={exports.restart_count} outcome={outcome}"
+    quoted = [f"{name}={_quoted(value)}" for name, value in assignments.items()]
+    return "\n".join([_HEAD, whose, *quoted, f"by={'shell' if by_shell else 'python'}", ""])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one word of sh(1)."""
+    return "'" + text.replace("'", _QUOTE_IN_QUOTES) + "'"
 
 
 def export_lines(variables: Mapping[str, str]) -> list[str]:
@@ -90,28 +118,26 @@ def parse(text: str) -> Exports:
     Raises:
         ExportsError: it is not whole, or not ours.
     """
-    lines = text.split("\n")
-    words = lines[0].split()
-    if len(words) != 7 or words[:4] != ["#", PREFIX, "exports", _FORMAT] or words[6] not in ("ready", "failed"):
-        raise ExportsError("is not an exports file of this version")
-    if lines[-2:] != [_END, ""]:
-        raise ExportsError("is cut off")
+    match = re.fullmatch(_FILE, text)
+    if match is None:
+        is_ours = text.startswith(_HEAD) or _HEAD.startswith(text)
+        raise ExportsError("is cut off or changed" if is_ours else "is not an exports file of this version")
+    job_id, restart_count, outcome, _, noted, exported, _ = match.groups()
     variables = {}
-    notes = []
-    for line in lines[1:-2]:
-        word, _, rest = line.partition(" ")
-        if word == "print":
-            notes.append(rest)
-        elif word == "export" and "=" in rest:
-            name, _, value = rest.partition("=")
-            variables[name] = value
-        else:
+    for rest in _unjoined(exported, "export "):
+        name, equals, value = rest.partition("=")
+        if not equals:
             raise ExportsError("holds a line that is not ours")
-    try:
-        job_id, restart_count = int(words[4].removeprefix("job=")), int(words[5].removeprefix("restart="))
-    except ValueError:
-        raise ExportsError("is not an exports file of this version") from None
-    return Exports(job_id, restart_count, words[6] == "ready", tuple(notes), variables)
+        variables[name] = value
+    return Exports(int(job_id), int(restart_count), outcome == "ready", tuple(_unjoined(noted, "print ")), variables)
+
+
+def _unjoined(quoted: str, directive: str) -> list[str]:
+    """Return what stands behind the directive in each line of a quoted text."""
+    lines = quoted.replace(_QUOTE_IN_QUOTES, "'").split("\n")
+    if lines[-1] or not all(line.startswith(directive) for line in lines[:-1]):
+        raise ExportsError("holds a line that is not ours")
+    return [line.removeprefix(directive) for line in lines[:-1]]
 
 
 def read(path: Path, uid: int, job_id: int) -> Exports:

@@ -21,57 +21,43 @@ fi
 
 # Most tasks have come no further, and a shell reads no further than it runs.
 
+ask_python() {
+    trap - EXIT
+    self=$0
+    [ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
+    # Not exec: this shell drops such variables as well; Python reads them from this process.
+    "${self%/*}/python3" -I -X utf8 "$self" "$$"
+    status=$?
+    # 64: it has said why the task must not run. A surprise would be 1, and must not end a job without QPU.
+    [ $status = 0 ] && exit 0
+    [ -n "$wanted" ] || exit 0
+    [ $status = 64 ] && exit 1
+    echo "print qrmi-slurm: no QPU: TaskProlog cannot run ${self%/*}/python3 (exit $status); please tell an admin"
+    exit 1
+}
+
 # Prints the job's exports, all at once, where they are this run's, whole, this user's, ready, and for all that the step
-# asked for; fails where Python has to look at them. Builtins only: 64 tasks on a node are 64 of these. Who forges
-# QRMI_SLURM_STATE_DIR fools only himself: this runs with no rights but the user's.
+# asked for; fails where Python has to look at them. They are assignments: a shell reads a script in blocks, and with
+# `read` byte by byte; 64 tasks on a node are 64 of these. Who forges QRMI_SLURM_STATE_DIR fools only himself: this runs
+# with no rights but the user's, and so does what another file of his would say.
 print_exports() {
     [ -f "$1" ] && [ -O "$1" ] && [ -r "$1" ] || return 1
-    newline='
-'
-    lines='' last='' held='' level=info
-    {
-        IFS=' ' read -r hash suite what version of_job run outcome
-        [ "$hash $suite $what $version $of_job $outcome" = "# qrmi-slurm exports 1 job=$job_id ready" ] || return 1
-        [ "$run" = "restart=${SLURM_JOB_RESTART_COUNT-${run#restart=}}" ] || return 1
-        case ${run#restart=} in '' | *[!0-9]*) return 1 ;; esac
-        while IFS= read -r line; do
-            [ "$last" = '# end' ] && return 1
-            last=$line
-            case $line in
-                *[[:cntrl:]]* | 'export ='* | 'export  '*) return 1 ;; # Python says what is wrong with it
-                'export RUST_LOG='*) level='' ;; # the site's own, by --env:RUST_LOG
-                'export QRMI_SLURM_BROKER='*) return 1 ;; # which node it is, and what proxies there are
-                'export QRMI_JOB_QPU_RESOURCES='*) held=${line#*=} ;;
-                'export '*=*) case ${line%%=*} in *' ') return 1 ;; esac ;;
-                '# end') ;;
-                'print '*) [ "${SLURM_PROCID:-0}" = 0 ] || continue ;;
-                *) return 1 ;;
-            esac
-            lines=$lines$line$newline
-        done
-        [ "$last$line" = '# end' ] || return 1
-    } <"$1"
-    # srun outside a job does not tell its tasks what the job was submitted with.
-    [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
-    [ -z "$level" ] || lines="${lines}export RUST_LOG=$level${newline}export QRMI_SLURM_RUST_LOG=$level$newline"
-    printf '%s' "$lines"
+    by=''
+    trap ask_python EXIT # a script that is cut off would end this one
+    . "$1" 2>/dev/null
+    trap - EXIT
+    # The last line says who may print it; srun outside a job does not tell its tasks what the job was submitted with.
+    [ "$by $job $outcome" = "shell $job_id ready" ] && [ "$restart" = "${SLURM_JOB_RESTART_COUNT-$restart}" ] &&
+        [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
+    [ "${SLURM_PROCID:-0}" = 0 ] || notes=''
+    printf '%s' "$notes$lines$level"
 }
 
 # A batch script, or a task of srun and salloc, with nothing of another job and no log level of its own.
 if [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] && [ "${SRUN_DEBUG-3}" = 3 ]; then
     print_exports "${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports" && exit 0
 fi
-self=$0
-[ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
-# Not exec: this shell drops such variables as well; Python reads them from this process.
-"${self%/*}/python3" -I -X utf8 "$self" "$$"
-status=$?
-# 64: it has said why the task must not run. A surprise in Python would be 1, and must not end a job without QPU.
-[ $status = 0 ] && exit 0
-[ -n "$wanted" ] || exit 0
-[ $status = 64 ] && exit 1
-echo "print qrmi-slurm: no QPU: TaskProlog cannot run ${self%/*}/python3 (exit status $status); please tell an admin"
-exit 1
+ask_python
 ":"""
 # fmt: on
 import gc

@@ -1,6 +1,6 @@
-"""The shell part of TaskProlog against Python's: exports files with faults, and what each of the two makes of them.
+"""The shell part of TaskProlog against Python's: exports of any names, values and notes, whole and cut off.
 
-The shell may leave a file to Python, but what it prints has to be what Python would; it prints nothing but directives.
+What the shell prints has to be what Python would, and of a file that is cut off nothing.
 """
 
 import os
@@ -14,50 +14,24 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from qrmi_slurm import exports, plugstack, selection, task_hook  # noqa: E402
+from qrmi_slurm import exports, plugstack, task_hook  # noqa: E402
+from qrmi_slurm.errors import ExportsError  # noqa: E402
 
-PARTS = [
-    b"\n",
-    b"\r",
-    b"\0",
-    b" ",
-    b"=",
-    b"export ",
-    b"print ",
-    b"unset ",
-    b"# end\n",
-    b"# ",
-    b"$(id)",
-    b"`id`",
-    b"\\",
-    b"'",
-]
-PARTS += [
-    b'"',
-    b"*",
-    b"%s",
-    b"\xff",
-    b"\xe2\x80\xa8",
-    b"export A=1\n",
-    b"export RUST_LOG=x\n",
-    b"x" * 5000,
-    b"ready",
-    b"-n ",
-]
-PARTS += [b"export QRMI_JOB_QPU_RESOURCES=b\n", b"print a\n", b"\x1b[2J", b"restart=1", b"job=12", b"\t"]
+PARTS = ["", "a", "b1", "_", "-", "é", "量子", "x" * 5000, "RUST_LOG", "QRMI_JOB_QPU_RESOURCES", "exit 9", "by=python"]
+PARTS += ["'", "''", "'\\''", '"', "\\", "\\n", "$x", "$(exit 9)", "`exit 9`", "${", "<<", ";", "&", "|", "(", ")", "#"]
+PARTS += ["*", "~", "!", "%s", "-n ", "=", " ", "  ", "export ", "print ", "unset ", "# end", "{", "}", "[", "?"]
+PARTS += ["\udcff", "\udc81", "\udc88", "\udcc3", "\n", "\t", "\r", "\x1b[2J", "\x85", "\u2028", "\x7f"]
 
 
-def changed(rng: random.Random, text: bytes) -> bytes:
-    for _ in range(rng.randrange(4)):
-        at, length = rng.randrange(len(text) + 1), rng.choice((0, 0, 1, 5, 40))
-        text = text[:at] + rng.choice(PARTS) * rng.choice((1, 1, 2)) + text[at + length :]
-    return text
+def text(rng: random.Random) -> str:
+    return "".join(rng.choice(PARTS) for _ in range(rng.randrange(6)))
 
 
-def meaning(lines: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return what slurmstepd makes of lines: the last of a name counts."""
-    exported = [line.removeprefix("export ").partition("=")[::2] for line in lines if line.startswith("export ")]
-    return dict(exported), [line for line in lines if not line.startswith("export ")]
+def exports_of(rng: random.Random) -> exports.Exports:
+    variables = {text(rng): text(rng) for _ in range(rng.randrange(4))}
+    variables |= {"a_QRMI_KEY": text(rng), "QRMI_JOB_QPU_RESOURCES": "a", "QRMI_JOB_ID": "12"}
+    notes = tuple(text(rng) for _ in range(rng.randrange(3)))
+    return exports.Exports(12, rng.choice((0, 1)), is_ready=rng.random() < 0.9, notes=notes, variables=variables)
 
 
 def main(seconds: float, seed: int) -> int:
@@ -74,29 +48,32 @@ def main(seconds: float, seed: int) -> int:
         script.chmod(0o755)
         python.chmod(0o755)
         plugstack.read = lambda _slurm_conf: plugstack.SiteOptions(Path("/nowhere"), state)
-        variables = {"a_QRMI_KEY": "k \"'$x` \\n", "a-b_QRMI_E": "", "QRMI_JOB_QPU_RESOURCES": "a", "QRMI_JOB_ID": "12"}
-        whole = exports.render(exports.Exports(12, 1, True, ("a note",), variables)).encode()
         ends_s = time.monotonic() + seconds
         while time.monotonic() < ends_s:
+            try:
+                content = exports.render(exports_of(rng)).encode("utf-8", "surrogateescape")
+            except ExportsError:
+                continue
             count += 1
-            text = changed(rng, whole).replace(b"\0", b"")  # which no shell sees
+            is_whole = rng.random() < 0.8
+            content = content if is_whole else content[: rng.randrange(len(content) - 1)]
             file.unlink(missing_ok=True)
-            file.write_bytes(text)
+            file.write_bytes(content)
             task = {"SLURM_JOB_ID": "12", "SLURM_SPANK_QRMI_QPU": "a", "QRMI_SLURM_QPU": "a", "SLURMD_NODENAME": "n1"}
             task |= {"SLURM_CLUSTER_NAME": "c", "SLURM_PROCID": rng.choice("01"), "QRMI_SLURM_STATE_DIR": str(state)}
             done = subprocess.run(
-                ["/bin/sh", script], env=task, capture_output=True, stdin=subprocess.DEVNULL, timeout=20
+                [rng.choice(("dash", "bash")), script],
+                env={**task, "LC_ALL": rng.choice(("C", "C.UTF-8"))},
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=20,
             )
-            if not done.stdout:
-                continue
-            printed += 1
-            by_shell = [line for line in os.fsdecode(done.stdout).split("\n") if not line.startswith("#")][:-1]
+            printed += bool(done.stdout)
+            by_shell = os.fsdecode(done.stdout).split("\n")[:-1]
             by_python = list(task_hook.task_prolog(task).lines)
-            # What only Python sees: a control character beyond ASCII.
-            if not all(map(selection.is_one_line, by_shell)) and not any(line[:7] == "export " for line in by_python):
-                continue
-            if meaning(by_shell) != meaning(by_python) or done.stderr:
-                print(f"finding: {text!r}\n  shell: {by_shell}\n  python: {by_python}\n  {done.stderr!r}")
+            is_right = by_shell in ([], by_python) if is_whole else not by_shell
+            if not is_right or done.stderr or done.returncode:
+                print(f"finding: {content!r}\n  shell: {by_shell}\n  python: {by_python}\n  {done.stderr!r}")
                 return 1
     print(f"{count} inputs, {printed} of them printed by the shell, no finding (seed {seed})")
     return 0

@@ -147,15 +147,15 @@ def give_away(exports: Path) -> None:
 
 
 def slip_in(exports: Path) -> None:
-    text = exports.read_text().replace("# end\n", "unset PATH\n# end\n")
-    exports.write_text(text)
+    text = exports.read_text().replace("lines='", "lines='unset PATH\n")
+    exports.write_text(text.replace("by=shell", "by=python"))
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (remove, "Prolog left nothing at"),
-        (cut, "exports is cut off"),
+        (cut, "exports is cut off or changed"),
         (give_away, "does not belong to uid"),
         (slip_in, "exports holds a line that is not ours"),
     ],

@@ -1,6 +1,8 @@
 """The exports: from Prolog's file to what slurmstepd puts into a task's environment."""
 
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,33 +55,47 @@ def encoded(text):
     return text.encode("utf-8", "surrogateescape")
 
 
-def task_environment(rendered):
+def printed_by_shell(rendered, shell):
+    """Return what TaskProlog's shell would print of an exports file."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(encoded(rendered))
+        file.flush()
+        script = '. "$1" && printf %s "$notes$lines"'
+        return subprocess.run([shell, "-c", script, shell, file.name], capture_output=True, check=True).stdout
+
+
+def task_environment(rendered, shell="dash"):
     environment = {}
-    slurmstepd(encoded(rendered), environment)
+    slurmstepd(printed_by_shell(rendered, shell), environment)
     return environment
 
 
 texts = st.text(max_size=20) | st.binary(max_size=12).map(lambda b: b.decode("utf-8", "surrogateescape"))
 nasty = st.sampled_from(
-    ["", " ", "a b", "a=b", "x\nexport LD_PRELOAD=/evil.so", "\rprint x", "\x0bunset PATH", "# end", "\x85", "="]
+    [
+        *("", " ", "a b", "a=b", "x\nexport LD_PRELOAD=/evil.so", "\rprint x", "\x0bunset PATH", "by=python", "="),
+        "\x85",
+        *("'", "'\\''", "';exit 9;'", "$(exit 9)", "`exit 9`", "${PATH}", "\\", '"', "!!", "~", "\udc81\udc88"),
+    ]
 )
 variables = st.dictionaries(texts | nasty, texts | nasty, max_size=4)
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash"])
 @given(variables, st.lists(texts | nasty, max_size=3).map(tuple))
-def test_a_tasks_environment_is_what_was_meant_or_an_error(wanted, notes):
+def test_a_tasks_environment_is_what_was_meant_or_an_error(shell, wanted, notes):
     try:
         rendered = exports.render(Exports(12, 0, is_ready=True, notes=notes, variables=wanted))
     except ExportsError:
         return
-    assert task_environment(rendered) == {encoded(name): encoded(value) for name, value in wanted.items()}
+    assert task_environment(rendered, shell) == {encoded(name): encoded(value) for name, value in wanted.items()}
 
 
 @given(st.lists(texts | nasty, max_size=3).map(tuple))
 def test_notes_never_become_anything_but_text(notes):
     rendered = exports.render(Exports(12, 0, is_ready=False, notes=notes))
     environment = {b"PATH": b"/bin"}
-    printed = slurmstepd(encoded(rendered), environment)
+    printed = slurmstepd(printed_by_shell(rendered, "dash"), environment)
     assert environment == {b"PATH": b"/bin"}
     assert printed.count(b"\n") <= len(notes)
 
@@ -95,9 +111,20 @@ def test_what_was_rendered_is_parsed_again(wanted, notes, job_id, restart_count,
     assert exports.parse(text) == before
 
 
-def test_only_the_variables_lines_change_an_environment():
-    text = exports.render(Exports(12, 3, is_ready=True, notes=("hello",), variables={"A": "1"}))
-    assert text == "# qrmi-slurm exports 1 job=12 restart=3 ready\nprint hello\nexport A=1\n# end\n"
+def test_the_file_is_a_script_of_assignments():
+    text = exports.render(Exports(12, 3, is_ready=True, notes=("it's",), variables={"A": "1"}))
+    assert text == (
+        "# qrmi-slurm exports 2\njob=12 restart=3 outcome=ready\nheld=''\nnotes='print it'\\''s\n'\n"
+        "lines='export A=1\n'\nlevel='export RUST_LOG=info\nexport QRMI_SLURM_RUST_LOG=info\n'\nby=shell\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_ready", "variables", "by"),
+    [(True, {}, "shell"), (False, {}, "python"), (True, {"QRMI_SLURM_BROKER": "n1"}, "python")],
+)
+def test_what_needs_a_second_look_is_not_for_a_shell(is_ready, variables, by):
+    assert exports.render(Exports(12, 0, is_ready, (), variables)).endswith(f"\nby={by}\n")
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\n", " A", "A ", "A\t", "\x00"])
@@ -128,7 +155,7 @@ def test_a_value_that_no_environment_can_hold_is_refused():
         exports.export_lines({"A": "\ud800"})
 
 
-WHOLE = "# qrmi-slurm exports 1 job=12 restart=0 ready\nexport A=1\n# end\n"
+WHOLE = exports.render(Exports(12, 0, is_ready=True, notes=(), variables={"A": "1"}))
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
@@ -140,13 +167,17 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(length):
 @pytest.mark.parametrize(
     "text",
     [
-        WHOLE.replace("exports 1", "exports 2"),
+        WHOLE.replace("exports 2", "exports 3"),
         WHOLE.replace("job=12", "job=x"),
         WHOLE.replace("ready", "perhaps"),
         WHOLE.replace("export A=1", "unset PATH"),
         WHOLE.replace("export A=1", "export A"),
         WHOLE.replace("export A=1", ""),
-        WHOLE + "export B=2\n",
+        WHOLE.replace("export A=1\n", "export A=1"),
+        WHOLE.replace("export A=1", "export A='1"),
+        WHOLE.replace("notes=''", "notes='hello\n'"),
+        WHOLE.replace("held=''", "held=$(id)"),
+        WHOLE + "B=2\n",
     ],
 )
 def test_what_is_not_ours_is_refused(text):

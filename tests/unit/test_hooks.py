@@ -450,7 +450,7 @@ def test_exports_that_the_user_may_not_reach_are_told_with_what_to_do(site, monk
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", bytes(range(256)), b"# qrmi-slurm exports 1 job=12 restart=0 ready\n"]
+    "content", [b"", b"garbage", bytes(range(256)), b"# qrmi-slurm exports 2\njob=12 restart=0 outcome=ready\n"]
 )
 def test_exports_that_are_not_whole_fail_the_task_with_a_sentence(site, start, content):
     site.add("a")
