@@ -60,8 +60,8 @@ class Bench:
         return tuple(arm for arm in self.arms if arm.name not in (EMPTY, NO_HOLD))
 
     @property
-    def of_steps(self) -> tuple[Arm, ...]:
-        """All arms in which a step within a job can differ: for NoHold it is a step like any other."""
+    def all_but_no_hold(self) -> tuple[Arm, ...]:
+        """All arms in which a batch job and its steps can differ: NoHold is about direct steps."""
         return tuple(arm for arm in self.arms if arm.name != NO_HOLD)
 
     @property

@@ -145,14 +145,14 @@ def steps(bench: Bench, rounds: Rounds) -> list[Figure]:
         control = Figure("b", f"the same again on none: what chance does to a ratio (-n{tasks})", "ms")
         within = Figure("b", f"srun -n{tasks} in a QPU batch job", "ms", at_most=1.2 if target else None)
         with ExitStack() as stack:
-            ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.of_steps}
+            ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.all_but_no_hold}
             for _ in range(count):
                 for name, one in ask.items():
                     plain.add(name, one(f"srun -n{tasks} {_TRUE}"))
                 control.add(OURS, ask[NONE](f"srun -n{tasks} {_TRUE}"))
         control.base = plain.values[NONE]
         with ExitStack() as stack:
-            ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.of_steps}
+            ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.all_but_no_hold}
             for _ in range(count):
                 for name, one in ask.items():
                     within.add(name, one(f"srun -n{tasks} {_TRUE}"))
@@ -361,7 +361,7 @@ def stream(bench: Bench, rounds: Rounds) -> list[Figure]:
     for size in rounds.jobs:
         rate = Figure("f", f"{size} short jobs, 5 % with a QPU", "jobs/s", 2)
         for _ in range(3 if size <= 100 else 1):
-            for arm in bench.compared:
+            for arm in bench.all_but_no_hold:
                 rate.add(arm.name, size / _stream_s(arm, size))
         figures.append(rate)
     return figures
