@@ -16,6 +16,10 @@ _BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _FOLDER: Final = "/etc/ssl/certs"
 _OTHER_FOLDERS: Final = ("/etc/pki/tls/certs", "/etc/security/certificates")
 
+# What a name in the folder may be a link to: Debian's certificates and the admin's, update-ca-certificates(8). Anything
+# else may lie on a server that hangs, and nothing here has a deadline.
+_SHARES: Final = ("/usr/share/ca-certificates/", "/usr/local/share/ca-certificates/")
+
 # What says to rustls-native-certs where to look, as to OpenSSL: SSL_CTX_load_verify_locations(3).
 FILE: Final = "SSL_CERT_FILE"
 DIR: Final = "SSL_CERT_DIR"
@@ -31,7 +35,10 @@ _END: Final = b"\n-----END CERTIFICATE-----\n"
 
 
 def variables(
-    bundle: str = _BUNDLE, folder: str = _FOLDER, others: tuple[str, ...] = _OTHER_FOLDERS
+    bundle: str = _BUNDLE,
+    folder: str = _FOLDER,
+    others: tuple[str, ...] = _OTHER_FOLDERS,
+    shares: tuple[str, ...] = _SHARES,
 ) -> Mapping[str, str]:
     """Return what makes QRMI read the bundle alone; nothing where it would then believe other authorities.
 
@@ -39,28 +46,40 @@ def variables(
         bundle: the file of all certificates.
         folder: the folder with a file for each.
         others: folders that QRMI looks into as well; where there is one, nothing is said.
+        shares: where a link in the folder may lead to, each with a slash at its end.
     """
     try:
-        if not any(map(os.path.lexists, others)) and _has_all(bundle, folder):
+        if not any(map(os.path.lexists, others)) and _has_all(bundle, folder, shares):
             return {FILE: bundle, DIR: _NO_FOLDER}
     except OSError:  # nothing there, too much, or nothing to be read by this process
         pass
     return {}
 
 
-def _has_all(bundle: str, folder: str) -> bool:
+def _has_all(bundle: str, folder: str, shares: tuple[str, ...]) -> bool:
     """Tell whether a bundle has every certificate of a folder, for whoever is to read it."""
     if not os.stat(bundle).st_mode & stat.S_IROTH:  # noqa: PTH116
         return False
     known = frozenset(_of_bundle(_read(bundle)))
     with os.scandir(folder) as entries:
-        others = [entry.path for entry in entries if entry.path != bundle and not _is_second_name(entry)]
-    return bool(known) and all(known.issuperset(_of_file(path)) for path in others)
+        others = [_file_of(entry, shares) for entry in entries if entry.path != bundle]
+    return bool(known) and all(known.issuperset(_of_file(path)) for path in others if path)
 
 
-def _is_second_name(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a link to its neighbour, as the names by a certificate's hash are."""
-    return entry.is_symlink() and os.sep not in os.readlink(entry.path)  # noqa: PTH115 3 us each as a Path
+def _file_of(entry: os.DirEntry[str], shares: tuple[str, ...]) -> str:
+    """Return the file that an entry stands for; none for a link to its neighbour, as names by a hash are.
+
+    Raises:
+        OSError: it is a link to elsewhere.
+    """
+    if not entry.is_symlink():
+        return entry.path
+    target = os.readlink(entry.path)  # noqa: PTH115 3 us each as a Path
+    if os.sep not in target:
+        return ""
+    if not target.startswith(shares) or "/../" in target:
+        raise OSError(f"{entry.path} leads elsewhere")
+    return target
 
 
 def _of_bundle(content: bytes) -> list[bytes]:
@@ -89,9 +108,9 @@ def _read(path: str) -> bytes:
     """Return a file's content; nothing of what is no regular file.
 
     Raises:
-        OSError: it cannot be read, or is too large to be what it should be.
+        OSError: it cannot be read, is a link, or is too large to be what it should be.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

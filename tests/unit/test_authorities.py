@@ -1,6 +1,7 @@
 """Which authorities QRMI is to read, and where: never others than it would find by itself."""
 
 import os
+import stat
 
 import pytest
 
@@ -26,13 +27,32 @@ def folder(tmp_path):
     return made
 
 
+def link_to_another(folder):
+    (folder.parent / "share" / "lab.crt").write_text(OTHER)
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / "lab.crt")
+
+
 def link_to_elsewhere(folder):
-    (folder.parent / "lab.crt").write_text(OTHER)
+    """What the bundle has as well, but from a place that may hang."""
+    (folder.parent / "lab.crt").write_text(CERTIFICATES[0])
     (folder / "0123abcd.0").symlink_to(folder.parent / "lab.crt")
 
 
+def link_around(folder):
+    (folder.parent / "lab.crt").write_text(CERTIFICATES[0])
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / ".." / "lab.crt")
+
+
+def link_to_a_link(folder):
+    link_to_elsewhere(folder)
+    (folder / "0123abcd.0").unlink()
+    (folder.parent / "share" / "lab.crt").symlink_to(folder.parent / "lab.crt")
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / "lab.crt")
+
+
 def variables(folder):
-    return authorities.variables(str(folder / "ca-certificates.crt"), str(folder), (str(folder.parent / "other"),))
+    bundle, other, share = folder / "ca-certificates.crt", folder.parent / "other", folder.parent / "share"
+    return authorities.variables(str(bundle), str(folder), (str(other),), (f"{share}/",))
 
 
 def bundle_alone(folder):
@@ -49,7 +69,7 @@ def test_where_the_bundle_has_all_it_is_read_alone(folder):
         lambda folder: (folder / "README").write_text("nothing to believe\n"),
         lambda folder: (folder / "again.pem").write_text(CERTIFICATES[0] + CERTIFICATES[2]),
         lambda folder: (folder / "java").mkdir(),
-        lambda folder: (folder / "gone.pem").symlink_to(folder / "gone"),
+        lambda folder: (folder / "gone.pem").symlink_to(folder.parent / "share" / "gone"),
         lambda folder: (folder / "gone.0").symlink_to("gone"),
         lambda folder: os.mkfifo(folder / "pipe.pem"),
     ],
@@ -65,7 +85,7 @@ def test_what_adds_nothing_changes_nothing(folder, add):
         lambda folder: (folder / "lab.pem").write_text(OTHER),
         lambda folder: (folder / "lab").write_text("# the lab's\n" + CERTIFICATES[0] + OTHER),
         lambda folder: (folder / "0123abcd.0").write_text(OTHER),
-        link_to_elsewhere,
+        link_to_another,
         lambda folder: (folder / "lab.pem").write_text(OTHER.replace("CERTIFICATE", "TRUSTED CERTIFICATE")),
         lambda folder: (folder / "lab.pem").write_text(CERTIFICATES[0].replace("MIIB", "MIIC")),
         # The same one, written otherwise: to look closer would cost more than it saves.
@@ -116,6 +136,13 @@ def test_a_bundle_that_a_jobs_user_cannot_read_is_left_to_qrmi(folder):
     assert variables(folder) == {}
 
 
-def test_what_is_no_file_costs_nothing(folder):
-    (folder / "zero.pem").symlink_to("/dev/zero")
+@pytest.mark.parametrize("add", [link_to_elsewhere, link_around, link_to_a_link])
+def test_a_link_to_where_a_server_may_hang_is_left_to_qrmi(folder, add):
+    """QRMI follows it in a process that has a deadline; here none is."""
+    add(folder)
+    assert variables(folder) == {}
+
+
+def test_what_is_no_file_is_not_waited_for(folder):
+    os.mknod(folder / "zero.pem", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
     assert variables(folder) == bundle_alone(folder)
