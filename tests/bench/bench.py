@@ -40,7 +40,8 @@ def main() -> int:
         machine = _machine(bench.arms)
         arms = [arm.name for arm in bench.arms]
         for section in options.sections:
-            print(f"  bench     ({section}) {SECTIONS[section].__doc__}", file=sys.stderr, flush=True)
+            what = (SECTIONS[section].__doc__ or "").partition("\n")[0]
+            print(f"  bench     ({section}) {what}", file=sys.stderr, flush=True)
             figures += SECTIONS[section](bench, rounds)
             if options.json:  # after each section: a run is long
                 document = {"machine": machine, "figures": [figure.json() for figure in figures]}
