@@ -31,7 +31,8 @@ PREFIX: Final = "qrmi-slurm"
 
 _HEAD: Final = f"# {PREFIX} exports 2"
 _QUOTE_IN_QUOTES: Final = "'\\''"
-_QUOTED: Final = r"'([^']*(?:'\\''[^']*)*)'"
+# Possessive: without a way back there is nothing to remember of 16 MiB.
+_QUOTED: Final = r"'([^']*+(?:'\\''[^']*+)*+)'"
 _FILE: Final = (
     rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) outcome=(ready|failed)\n"
     rf"held={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\nby=(?:shell|python)\n"

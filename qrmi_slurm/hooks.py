@@ -16,7 +16,7 @@ _GRACE_S: Final = 1.0
 
 
 def prolog(environment: Mapping[str, str]) -> int:
-    """Acquire the job's QPUs on its first node, and leave record and exports there.
+    """Acquire the job's QPUs on its first node, and leave record and exports there; on others, the job's folder.
 
     Args:
         environment: what slurmd set.
@@ -30,14 +30,14 @@ def prolog(environment: Mapping[str, str]) -> int:
 
 
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
-    from qrmi_slurm import acquire  # Epilog needs nothing of it
-
     job = context.of_job(environment)
-    if not job.is_first_node:
-        return
     options = plugstack.read(job.slurm_conf)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
+    if not job.is_first_node:
+        return  # by the folder TaskProlog knows that the first node's Prolog has something for it, or will have
+    from qrmi_slurm import acquire  # no other hook and no other node needs it
+
     reason = "an internal error; please tell an admin"
     try:
         began_s = time.monotonic()
@@ -89,6 +89,9 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         seen = None  # said below, with the lock held
     if seen is not None and seen.node != job.node:
         return  # on a shared state directory: the node that acquired releases
+    if seen is None and not job.is_first_node:
+        folder.remove_if_empty()  # what this node's Prolog has made
+        return
     with folder.locked(options.release_timeout_s / 2):
         left_s = options.release_timeout_s + _GRACE_S - (time.monotonic() - began_s)
         options = options._replace(release_timeout_s=min(options.release_timeout_s, left_s))

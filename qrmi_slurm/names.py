@@ -24,7 +24,6 @@ SLURM_CONF = "SLURM_CONF"
 
 # --- Slurm: tasks (set by slurmstepd, or carried there by srun from the submitting process) ------------
 SLURM_PROCID = "SLURM_PROCID"
-SLURM_STEP_ID = "SLURM_STEP_ID"
 SRUN_DEBUG = "SRUN_DEBUG"
 
 # --- The job's selection ---------------------------------------------------------------------------------

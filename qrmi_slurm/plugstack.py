@@ -268,8 +268,7 @@ def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:
     if depth > _MAX_INCLUDE_DEPTH:
         raise PlugstackError(f"{slurm_conf}: Include within Include, {depth} deep", _FIX_HINT)
     found = None
-    for text in _lines(slurm_conf):
-        content = text.partition("#")[0].strip()
+    for content in _slurm_conf_lines(slurm_conf):
         lowered = content[: len(key) + 8].lower()
         if lowered.startswith("include "):
             included = slurm_conf.parent / content.split(None, 1)[1].strip()
@@ -280,6 +279,18 @@ def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:
             if equals and name.strip().lower() == key:
                 found = value.strip().strip('"')
     return found
+
+
+def _slurm_conf_lines(path: Path) -> Iterator[str]:
+    """Return slurm.conf's lines without comments; one that ends with a backslash goes on (parse_config.c)."""
+    begun = ""
+    for text in _lines(path):
+        content = begun + text.partition("#")[0].rstrip()
+        begun = content[:-1] if content.endswith("\\") else ""
+        if not begun:
+            yield content.strip()
+    if begun:
+        yield begun.strip()
 
 
 def _lines(path: Path) -> list[str]:

@@ -434,6 +434,11 @@ class JobFolder:
         except OSError as error:
             raise RecordError(f"cannot remove {self.path}: {error.strerror}", _LOOK_HINT) from error
 
+    def remove_if_empty(self) -> None:
+        """Remove a folder in which nothing is, or that is gone."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def _journal_path(self, number: int) -> Path:
         return self.path / f"token-{number}"
 

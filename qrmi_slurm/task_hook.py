@@ -21,9 +21,12 @@ from qrmi_slurm.selection import parse as parse_selection
 _SHARED_WAIT_S: Final = 5.0
 _SHARED_POLL_S: Final = 0.1
 
-# With PrologFlags=NoHold a step waits for Prolog on its own node alone. How long the first node's may take to make the
-# job's folder, in seconds: a site's own Prolog may run before ours. Then, how much longer than --acquire-timeout.
-_FOLDER_WAIT_S: Final = 20.0
+# The same where its own Prolog is over and the first node's may only come to the job: with PrologFlags=NoHold, and in a
+# further component of a heterogeneous batch job, a step waits for its own node's alone. Scripts of the site may run
+# before ours.
+_FIRST_NODE_WAIT_S: Final = 10.0
+
+# How much longer than --acquire-timeout a Prolog may take once it has left the record (acquire.py).
 _PROLOG_GRACE_S: Final = 1.0
 
 
@@ -89,8 +92,8 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
 
 
 def _holds_something(task: TaskContext) -> bool:
-    """Tell whether a task's job has exports, where its environment does not say whether it asked for QPUs."""
-    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).exists()
+    """Tell whether a task's job has a folder, where its environment does not say whether it asked for QPUs."""
+    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).parent.exists()
 
 
 def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
@@ -113,25 +116,21 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     path = _exports_path(options, task)
     node_list = environment.get(names.SLURM_JOB_NODELIST, "")
     first_node = context.first_host(node_list) if node_list else task.node
-    wait_s, prolog_s = _waits_s(task, environment, options) if first_node != task.node else (0.0, 0.0)
-    deadline_s = time.monotonic() + wait_s
-    has_begun = False
+    began_s = time.monotonic()
     while True:
         try:
             return exports.read(path, task.uid, task.job_id)
         except FileNotFoundError:
-            if prolog_s and not has_begun and path.parent.exists():
-                has_begun = True
-                deadline_s = time.monotonic() + prolog_s
-            if time.monotonic() >= deadline_s:
+            wait_s = _wait_s(path.parent, task, options) if first_node != task.node else 0.0
+            if time.monotonic() - began_s >= wait_s:
                 break
         time.sleep(_SHARED_POLL_S)
     wanted = printable(task.step_selection_text or task.job_selection_text or "")
-    if not task.job_selection_text and not has_begun:
+    if not task.job_selection_text and not path.parent.exists():
         raise ExportsError(
             f"job {task.job_id} holds no QPU, so a step of it cannot have {wanted}; submit the job with --qpu"
         )
-    if first_node == task.node or has_begun:
+    if first_node == task.node or _record_path(path.parent).exists():
         raise ExportsError(
             f"job {task.job_id} has no QPU: Prolog left nothing at {path}",
             f"an admin can look at: journalctl -t qrmi-slurm-prolog on {first_node}",
@@ -142,20 +141,18 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     )
 
 
-def _waits_s(task: TaskContext, environment: Mapping[str, str], options: plugstack.SiteOptions) -> tuple[float, float]:
-    """Return how long another node than the first waits for the exports, and for a Prolog that has made the folder.
+def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
+    """Return how long another node than the first waits for the exports, in seconds, by what is there of the job."""
+    if _record_path(folder).exists():  # Prolog is at it, or was killed
+        return options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
+    if folder.exists():
+        return _FIRST_NODE_WAIT_S
+    # Without a --qpu of its own a job has no folder, and nothing will come.
+    return _SHARED_WAIT_S if task.job_selection_text else 0.0
 
-    Both in seconds. A job whose selection is not known of holds nothing, so nothing will come; but srun without an
-    allocation does not tell its tasks what the job was submitted with.
-    """
-    from qrmi_slurm import prolog_settings  # only on another node than the first
 
-    flags = (plugstack.setting(task.slurm_conf, "PrologFlags") or "").split(",")
-    if prolog_settings.step_waits(flag.strip() for flag in flags):
-        if task.job_selection_text or environment.get(names.SLURM_STEP_ID) == "0":
-            return _FOLDER_WAIT_S, options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
-        return 0.0, 0.0
-    return (_SHARED_WAIT_S if task.job_selection_text else 0.0), 0.0
+def _record_path(folder: Path) -> Path:
+    return folder / "record.json"  # users may not read it
 
 
 def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:

@@ -38,16 +38,18 @@ ask_python() {
 
 # Prints the job's exports, all at once, where they are this run's, whole, this user's, ready, and for all that the step
 # asked for; fails where Python has to look at them. They are assignments: a shell reads a script in blocks, and with
-# `read` byte by byte; 64 tasks on a node are 64 of these. Who forges QRMI_SLURM_STATE_DIR fools only himself: this runs
-# with no rights but the user's, and so does what another file of his would say.
+# `read` byte by byte; 64 tasks on a node are 64 of these. One file is looked at and read, whatever becomes of its
+# name: this user's own, with our first line. Who forges QRMI_SLURM_STATE_DIR fools only himself.
 print_exports() {
-    [ -f "$1" ] && [ -O "$1" ] && [ -r "$1" ] || return 1
+    file=/proc/self/fd/3
+    [ -f $file ] && [ -O $file ] && IFS= read -r head <&3 && [ "$head" = '# qrmi-slurm exports 2' ] || return 1
     by=''
     trap ask_python EXIT # a script that is cut off would end this one
-    . "$1" 2>/dev/null
+    . $file 2>/dev/null
     trap - EXIT
     # The last line says who may print it; srun outside a job does not tell its tasks what the job was submitted with.
-    [ "$by $job $outcome" = "shell $job_id ready" ] && [ "$restart" = "${SLURM_JOB_RESTART_COUNT-$restart}" ] &&
+    [ "$by" = shell ] && [ "$job $outcome" = "$job_id ready" ] &&
+        [ "$restart" = "${SLURM_JOB_RESTART_COUNT-$restart}" ] &&
         [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
     [ "${SLURM_PROCID:-0}" = 0 ] || notes=''
     printf '%s' "$notes$lines$level"
@@ -55,7 +57,8 @@ print_exports() {
 
 # A batch script, or a task of srun and salloc, with nothing of another job and no log level of its own.
 if [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] && [ "${SRUN_DEBUG-3}" = 3 ]; then
-    print_exports "${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports" && exit 0
+    exports="${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports"
+    [ -f "$exports" ] && [ -r "$exports" ] && print_exports 3<"$exports" && exit 0
 fi
 ask_python
 ":"""

@@ -44,7 +44,7 @@ def main(seconds: float, seed: int) -> int:
         script = Path(folder) / "task-prolog"
         script.write_bytes((CHECKOUT / "scripts" / "task_prolog.py").read_bytes())
         python = Path(folder) / "python3"
-        python.write_text("#!/bin/sh\nexit 0\n")  # what is left to Python prints nothing here
+        python.write_text("#!/bin/sh\necho left\n")  # what is left to Python
         script.chmod(0o755)
         python.chmod(0o755)
         plugstack.read = lambda _slurm_conf: plugstack.SiteOptions(Path("/nowhere"), state)
@@ -68,10 +68,10 @@ def main(seconds: float, seed: int) -> int:
                 stdin=subprocess.DEVNULL,
                 timeout=20,
             )
-            printed += bool(done.stdout)
             by_shell = os.fsdecode(done.stdout).split("\n")[:-1]
+            printed += by_shell != ["left"]
             by_python = list(task_hook.task_prolog(task).lines)
-            is_right = by_shell in ([], by_python) if is_whole else not by_shell
+            is_right = by_shell == ["left"] or (is_whole and by_shell == by_python)
             if not is_right or done.stderr or done.returncode:
                 print(f"finding: {content!r}\n  shell: {by_shell}\n  python: {by_python}\n  {done.stderr!r}")
                 return 1

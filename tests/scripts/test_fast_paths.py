@@ -431,6 +431,16 @@ def test_exports_that_are_not_this_jobs_or_not_whole_are_left_to_python(job, she
     assert job.folder.python_runs == 1
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("head", ["", "# qrmi-slurm exports 1 job=12 restart=1 ready\n", "# qrmi-slurm exports 20\n"])
+def test_nothing_of_another_file_is_run(job, tmp_path, shell, head):
+    """One of another version of ours, in which values stand as they are, or anything else of the user's."""
+    job.leave(f"{head}export A=$(touch '{tmp_path}/it-ran')\ntouch '{tmp_path}/it-ran'\n")
+    assert job.task(shell) == []
+    assert job.folder.python_runs == 1
+    assert not (tmp_path / "it-ran").exists()
+
+
 def test_exports_of_another_user_are_left_to_python(job):
     os.chown(job.exports, 12345, -1)
     assert job.task() == []

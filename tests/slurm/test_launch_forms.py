@@ -172,6 +172,19 @@ def test_components_of_a_heterogeneous_job_have_what_each_asked_for(site: Site, 
     sessions.assert_all_closed(2)
 
 
+def test_a_component_of_several_nodes_has_its_qpu_on_each(site: Site, sessions: Sessions) -> None:
+    """The script begins when the first component's Prolog is over; a step in the second waits for that one's."""
+    step = f"srun --het-group=1 sh -c '{print_token('ibm_demo')}'"
+    with site.emulator.fault(call="*", kind="delay", delay_s=1.0):
+        job_id = site.cluster.sbatch(f"#!/bin/sh\n{step}\n", "-N1", ":", "-N2", "-n2", "--qpu=ibm_demo")
+        ended = ("COMPLETED", "FAILED")
+        wait_for(lambda: all(info.state in ended for info in site.cluster.jobs(job_id)), "the components", 30)
+    site.cluster.wait_nodes_idle()
+    assert site.cluster.job_output(job_id).splitlines() == sessions.ids() * 2
+    sessions.assert_all_closed(1)
+    assert not list(site.state_dir.glob("*/[0-9]*"))
+
+
 SHOW_BOTH = "echo $QRMI_JOB_QPU_RESOURCES=$ibm_demo_QRMI_JOB_ACQUISITION_TOKEN$ibm_second_QRMI_JOB_ACQUISITION_TOKEN"
 
 

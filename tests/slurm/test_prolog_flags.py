@@ -19,7 +19,7 @@ START_TIMEOUT_S = 33
 def started(flags: str) -> Site:
     """Return a site of two nodes."""
     settings = {"PrologFlags": flags, "BatchStartTimeout": str(START_TIMEOUT_S)}
-    return Site(SiteOptions(ClusterOptions(nodes=2, settings=settings)))
+    return Site(SiteOptions(ClusterOptions(nodes=3, settings=settings)))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,16 @@ def test_the_step_waits_for_a_slow_service_on_every_node(no_hold: Site, form: li
     """Longer than TaskProlog waits for a shared file system alone, and longer than MessageTimeout."""
     command = [form[0], "-N2", "-n2", "--qpu=ibm_demo", *form[1:], "sh", "-c", TOKEN]
     with no_hold.emulator.fault(call="*", kind="delay", delay_s=5.5):  # two calls
+        done = no_hold.cluster.run_as_user(command)
+    no_hold.cluster.wait_nodes_idle()
+    session = no_hold.emulator.sessions()[-1]
+    assert (done.stdout.split(), session["state"]) == ([session["id"]] * 2, "closed"), done.stderr
+
+
+def test_a_component_of_several_nodes_waits_on_each(no_hold: Site) -> None:
+    """A step of salloc's in the second component of a heterogeneous job, of whose --qpu its tasks are told nothing."""
+    command = ["salloc", "-N1", ":", "-N2", "-n2", "--qpu=ibm_demo", "srun", "--het-group=1", "sh", "-c", TOKEN]
+    with no_hold.emulator.fault(call="*", kind="delay", delay_s=1.5):
         done = no_hold.cluster.run_as_user(command)
     no_hold.cluster.wait_nodes_idle()
     session = no_hold.emulator.sessions()[-1]

@@ -18,7 +18,7 @@ from qrmi_slurm.record import JobFolder, State
 def quick(monkeypatch):
     """A shared file system that shows nothing is given up on at once."""
     monkeypatch.setattr(task_hook, "_SHARED_WAIT_S", 0.05)
-    monkeypatch.setattr(task_hook, "_FOLDER_WAIT_S", 0.05)
+    monkeypatch.setattr(task_hook, "_FIRST_NODE_WAIT_S", 0.05)
     monkeypatch.setattr(task_hook, "_SHARED_POLL_S", 0.01)
 
 
@@ -55,6 +55,8 @@ def test_another_node_than_the_first_acquires_nothing(site):
     site.add("a")
     assert hooks.prolog(site.hook_environment("a", SLURMD_NODENAME="n2")) == 0
     assert site.calls() == []
+    assert list(site.folder().path.iterdir()) == []
+    assert hooks.epilog(site.hook_environment("a", SLURMD_NODENAME="n2")) == 0
     assert not site.folder().exists()
 
 
@@ -337,34 +339,38 @@ def test_a_node_that_does_not_see_the_state_directory_names_the_option(site):
 
 
 def test_another_node_waits_for_the_shared_file_system(site, start, monkeypatch):
+    """Also where it does not even see the folder: its own Prolog may be an older one, which makes none."""
     site.add("a")
     start("a")
-    hidden = site.folder().exports_path.rename(site.path / "hidden")
+    path = site.folder().path
+    hidden = path.rename(site.path / "hidden")
     monkeypatch.setattr(task_hook, "_SHARED_WAIT_S", 5.0)
-    monkeypatch.setattr(time, "sleep", lambda seconds: hidden.exists() and hidden.rename(site.folder().exports_path))
+    monkeypatch.setattr(time, "sleep", lambda _: hidden.exists() and hidden.rename(path))
     outcome = task_hook.task_prolog(site.task_environment("a", SLURMD_NODENAME="n2"))
     assert outcome.exit_code == 0
 
 
-@pytest.fixture
-def no_hold(site):
-    """A site whose steps wait for Prolog, each for its own node's alone."""
-    site.slurm_conf.write_text("ClusterName=test\nPrologFlags=Alloc, NoHold\n")
-    return site
-
-
-# Of `srun --qpu` without an allocation, and of a step of salloc.
+# On another node than the first: a step of salloc, one of `srun --qpu` without an allocation, one in a further
+# component of a heterogeneous job, whose selection its environment does not tell.
 OTHER_NODE = {"SLURMD_NODENAME": "n2", "SLURM_STEP_ID": "0"}
 DIRECT = {**OTHER_NODE, "SLURM_SPANK_QRMI_QPU": None}
+COMPONENT = {**DIRECT, "SLURM_JOB_ID": "11", "QRMI_SLURM_JOB_ID": "12", "QRMI_SLURM_QPU": None}
+ON_OTHER_NODE = pytest.mark.parametrize("step", [OTHER_NODE, DIRECT, COMPONENT], ids=["salloc", "srun", "component"])
 
 
-@pytest.mark.parametrize("step", [OTHER_NODE, DIRECT], ids=["salloc", "srun"])
-def test_another_node_waits_for_a_prolog_that_has_begun(no_hold, start, monkeypatch, step):
-    no_hold.add("a")
+@ON_OTHER_NODE
+@pytest.mark.parametrize("left", ["folder", "record"])
+def test_another_node_waits_for_the_first_ones_prolog(site, start, monkeypatch, step, left):
+    """Its own is over, and has made the folder; the record shows that the other is at it."""
+    site.add("a")
     start("a")
-    folder = no_hold.folder()
-    hidden = folder.exports_path.rename(no_hold.path / "hidden")
-    until_s = time.monotonic() + 0.3  # the wait for a folder alone is over by then
+    folder = site.folder()
+    hidden = folder.exports_path.rename(site.path / "hidden")
+    if left == "folder":
+        folder.remove()
+        hooks.prolog(site.hook_environment("a", SLURMD_NODENAME="n2"))
+        monkeypatch.setattr(task_hook, "_FIRST_NODE_WAIT_S", 5.0)
+    until_s = time.monotonic() + 0.3
     real_sleep = time.sleep
 
     def sleep(seconds):
@@ -373,43 +379,40 @@ def test_another_node_waits_for_a_prolog_that_has_begun(no_hold, start, monkeypa
             hidden.rename(folder.exports_path)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    outcome = task_hook.task_prolog(no_hold.task_environment("a", **step))
+    outcome = task_hook.task_prolog(site.task_environment("a", **step))
     assert (outcome.exit_code, variables_of(outcome.lines)["a_QRMI_JOB_ACQUISITION_TOKEN"]) == (0, "session-a")
 
 
-@pytest.mark.parametrize("step", [OTHER_NODE, DIRECT], ids=["salloc", "srun"])
-def test_another_node_waits_for_a_prolog_to_begin(no_hold, start, monkeypatch, step):
-    """A script of the site's own may run before it."""
-    no_hold.add("a")
-    start("a")
-    path = no_hold.folder().path
-    hidden = path.rename(no_hold.path / "hidden")
-    monkeypatch.setattr(task_hook, "_FOLDER_WAIT_S", 5.0)
-    monkeypatch.setattr(time, "sleep", lambda _: hidden.exists() and hidden.rename(path))
-    assert task_hook.task_prolog(no_hold.task_environment("a", **step)).exit_code == 0
-
-
-@pytest.mark.parametrize("step", [OTHER_NODE, DIRECT], ids=["salloc", "srun"])
-def test_a_prolog_that_was_killed_is_not_waited_for_without_end(no_hold, start, monkeypatch, step):
+@ON_OTHER_NODE
+def test_a_prolog_that_was_killed_is_not_waited_for_without_end(site, start, monkeypatch, step):
     """It ends within --acquire-timeout and a second; then the task says on which node to look."""
-    no_hold.add("a")
+    site.add("a")
     start("a")
-    no_hold.folder().exports_path.unlink()
-    no_hold.configure("--acquire-timeout=1")
+    site.folder().exports_path.unlink()
+    site.configure("--acquire-timeout=1")
     monkeypatch.setattr(task_hook, "_PROLOG_GRACE_S", 0.0)
     began_s = time.monotonic()
-    outcome = task_hook.task_prolog(no_hold.task_environment("a", **step))
+    outcome = task_hook.task_prolog(site.task_environment("a", **step))
     assert outcome.exit_code == 1
     assert 1 < time.monotonic() - began_s < 10
     assert printed(outcome)[0].endswith("an admin can look at: journalctl -t qrmi-slurm-prolog on n1")
 
 
-def test_a_later_step_of_a_job_without_qpu_waits_for_nothing(no_hold, monkeypatch):
-    monkeypatch.setattr(time, "sleep", None)
-    step = {**DIRECT, "SLURM_STEP_ID": "1"}
-    outcome = task_hook.task_prolog(no_hold.task_environment("a", **step))
+@ON_OTHER_NODE
+def test_a_state_directory_of_each_nodes_own_is_told(site, step):
+    """The folder is there, since this node's Prolog has made it, and nothing comes into it."""
+    hooks.prolog(site.hook_environment("a", SLURMD_NODENAME="n2"))
+    outcome = task_hook.task_prolog(site.task_environment("a", **step))
     assert outcome.exit_code == 1
-    assert "holds no QPU" in printed(outcome)[0]
+    assert "--state-dir" in printed(outcome)[0]
+
+
+@pytest.mark.parametrize(("step", "exit_code"), [(DIRECT, 1), (COMPONENT, 0)], ids=["--qpu", "component"])
+def test_a_step_of_a_job_without_qpu_waits_for_nothing(site, monkeypatch, step, exit_code):
+    monkeypatch.setattr(time, "sleep", None)
+    outcome = task_hook.task_prolog(site.task_environment("a", **step))
+    assert outcome.exit_code == exit_code
+    assert all("holds no QPU" in line for line in printed(outcome))
 
 
 def test_exports_of_another_job_are_never_used(site, start):

@@ -25,7 +25,6 @@ LAYERS = (
         "credentials",
         "reasons",
         "near_match",
-        "prolog_settings",
         "access",
     ),
     ("scheduler", "backend", "record", "ledger", "exports", "logs"),

@@ -193,3 +193,11 @@ def test_an_env_value_behind_a_blank_stands_in_no_message():
 def test_a_plugin_lines_repr_shows_no_env_value(etc):
     (etc / "plugstack.conf").write_text(f"optional spank_qrmi.so --env:P=http://u:{SECRET}@p\n")
     assert SECRET not in repr(plugstack.plugin_line(etc / "plugstack.conf"))
+
+
+def test_a_line_of_slurm_conf_may_go_on_in_the_next(tmp_path):
+    """parse_config.c, _strip_continuation(); a comment ends where its line does."""
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("PrologFlags=Alloc\\ \n,NoHold\n# no more\\\nClusterName=c\\\n")
+    assert plugstack.setting(conf, "PrologFlags") == "Alloc,NoHold"
+    assert plugstack.setting(conf, "ClusterName") == "c"
