@@ -49,6 +49,9 @@ local MARKER = "qrmi-slurm:any="
 local JOB_STATE_BASE = 256
 local JOB_PENDING = 0
 
+-- slurm/slurm.h, MAX_HET_JOB_COMPONENTS.
+local MAX_COMPONENTS = 128
+
 -- The next job's turn among the QPUs of a choice: another after each job.
 local turn = os.time()
 
@@ -848,6 +851,13 @@ local function usable_catalogue()
     return catalogue
 end
 
+-- Whether this is another than the first component of a heterogeneous job, in a Slurm that refuses licences there: from
+-- 23.02 on (src/slurmctld/proc_req.c), which has all of its error codes for Lua as well. NO_VAL where it is no component.
+local function is_further_component(job_desc)
+    local offset = job_desc.het_job_offset or 0
+    return slurm.ESLURM_NOT_HET_JOB ~= nil and offset > 0 and offset < MAX_COMPONENTS
+end
+
 local function submit(job_desc, part_list, text)
     local catalogue = usable_catalogue()
     local named, choices = resolve(text, catalogue, person_of(job_desc, nil, part_list))
@@ -883,6 +893,10 @@ local function submit(job_desc, part_list, text)
         end
     end
     local licences = joined(rest, needed, catalogue)
+    if #needed.names > 0 and is_further_component(job_desc) then
+        local sentence = "Slurm counts licences for the first component of a heterogeneous job alone: give --qpu=%s there"
+        refuse(string.format(sentence, printable(text)))
+    end
     if licences ~= (job_desc.licenses or "") then
         job_desc.licenses = licences
     end

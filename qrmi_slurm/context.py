@@ -13,6 +13,9 @@ from qrmi_slurm.secret import masked_repr
 # Names of clusters become folders. Slurm itself allows more; none that it accepts by default lies outside.
 _PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _MAX_EPOCH_DIGITS: Final = 12
+
+# How long Slurm says that a job without a time limit lasts (slurmctld: 365 * 24 * 60 * 60).
+_ENDLESS_S: Final = 365 * 24 * 3600
 _DEFAULT_CLUSTER: Final = "cluster"
 
 
@@ -223,6 +226,8 @@ def _time_limit_s(environment: Mapping[str, str]) -> int | None:
     if not all(text.isascii() and text.isdecimal() and len(text) <= _MAX_EPOCH_DIGITS for text in (start, end)):
         return None
     seconds = int(end) - int(start)
+    if seconds == _ENDLESS_S:
+        return names.UNLIMITED_TIMEOUT_S
     return seconds if seconds > 0 else None
 
 

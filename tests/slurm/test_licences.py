@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.rpcs import slurm_release
 from slurm.cluster import ClusterOptions, JobInfo, User
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -174,7 +175,14 @@ def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
 
 
 def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
-    """A component without --qpu has none."""
+    """A component without --qpu has none; from 23.02 on Slurm takes licences in the first component alone."""
+    if slurm_release(site.cluster) >= (23, 2):
+        words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
+        sentence = "for the first component of a heterogeneous job alone: give --qpu=ibm_second there"
+        assert sentence in refusal(site.cluster.run_as_user(words))
+        one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
+        assert licences_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
+        return
     two = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--licenses=matlab:2")
     one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
     assert licences_of(site, two) == ["qpu_ibm_demo:1", "matlab:2,second:1"]

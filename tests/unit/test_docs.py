@@ -10,6 +10,7 @@ SOURCES = [
     *sorted((CHECKOUT / "qrmi_slurm").glob("*.py")),
     CHECKOUT / "scripts" / "task_prolog.py",
     CHECKOUT / "cli_filter" / "spank_qrmi.c",
+    CHECKOUT / "cli_filter" / "qrmi_slurm.lua",
 ]
 SLURMS_OWN = "unrecognized option"
 # What stands for something in a message of the page (a QPU, a term, an address, a number, the rest), and where the code

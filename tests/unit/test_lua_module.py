@@ -118,6 +118,25 @@ def test_a_qpus_licence_is_not_had_by_hand(lua):
         assert refused(outcome) == expected
 
 
+@pytest.mark.parametrize(
+    ("offset", "is_newer", "is_refused"),
+    [(0, True, False), (1, True, True), (127, True, True), (0xFFFFFFFE, True, False), (1, False, False)],
+)
+def test_from_23_02_a_further_components_licence_is_refused_in_words(lua, offset, is_newer, is_refused):
+    """Slurm would refuse it as a licence that somebody asked for; NO_VAL where the job has no components."""
+    two_qpus(lua)
+    if is_newer:
+        lua.do("slurm.ESLURM_NOT_HET_JOB = 2111")
+    lua.submit("ibm_demo", het_job_offset=offset)
+    lua.submit(het_job_offset=offset)
+    asked, plain = lua.run()
+    assert plain.is_taken
+    assert asked.is_taken is not is_refused
+    if is_refused:
+        sentence = "Slurm counts licences for the first component of a heterogeneous job alone: give --qpu=%s there"
+        assert refused(asked) == sentence % "ibm_demo"
+
+
 def test_what_slurm_does_not_take_is_refused_in_words(lua):
     site(lua, *(resource(f"qpu_of_the_site_{number}") for number in range(100)))
     lua.submit("qpu_of_the_site_1", licenses="a|b")
