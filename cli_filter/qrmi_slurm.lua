@@ -852,7 +852,7 @@ local function usable_catalogue()
 end
 
 -- Whether this is another than the first component of a heterogeneous job, in a Slurm that refuses licences there: from
--- 23.02 on (src/slurmctld/proc_req.c), which has all of its error codes for Lua as well. NO_VAL where it is no component.
+-- 23.02 on (src/slurmctld/proc_req.c), which has all of its error codes for Lua as well. NO_VAL is that of other jobs.
 local function is_further_component(job_desc)
     local offset = job_desc.het_job_offset or 0
     return slurm.ESLURM_NOT_HET_JOB ~= nil and offset > 0 and offset < MAX_COMPONENTS
@@ -894,7 +894,7 @@ local function submit(job_desc, part_list, text)
     end
     local licences = joined(rest, needed, catalogue)
     if #needed.names > 0 and is_further_component(job_desc) then
-        local sentence = "Slurm counts licences for the first component of a heterogeneous job alone: give --qpu=%s there"
+        local sentence = "Slurm counts licences for a heterogeneous job's first component alone: give --qpu=%s there"
         refuse(string.format(sentence, printable(text)))
     end
     if licences ~= (job_desc.licenses or "") then

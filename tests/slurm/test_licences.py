@@ -178,7 +178,7 @@ def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
     """A component without --qpu has none; from 23.02 on Slurm takes licences in the first component alone."""
     if slurm_release(site.cluster) >= (23, 2):
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
-        sentence = "for the first component of a heterogeneous job alone: give --qpu=ibm_second there"
+        sentence = "for a heterogeneous job's first component alone: give --qpu=ibm_second there"
         assert sentence in refusal(site.cluster.run_as_user(words))
         one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
         assert licences_of(site, one) == ["qpu_ibm_demo:1", "(null)"]

@@ -133,7 +133,7 @@ def test_from_23_02_a_further_components_licence_is_refused_in_words(lua, offset
     assert plain.is_taken
     assert asked.is_taken is not is_refused
     if is_refused:
-        sentence = "Slurm counts licences for the first component of a heterogeneous job alone: give --qpu=%s there"
+        sentence = "Slurm counts licences for a heterogeneous job's first component alone: give --qpu=%s there"
         assert refused(asked) == sentence % "ibm_demo"
 
 
