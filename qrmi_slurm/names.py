@@ -64,3 +64,8 @@ UNLIMITED_TIMEOUT_S = 2**31 - 1
 def of_resource(resource_name: str, variable: str) -> str:
     """Return the name under which QRMI looks for `variable` of the resource: `<name>_<VARIABLE>`."""
     return f"{resource_name}_{variable}"
+
+
+# --- ours: files of a job's folder in the state directory ----------------------------------------------
+RECORD_FILE = "record.json"
+EXPORTS_FILE = "exports"

@@ -7,7 +7,7 @@ from typing import Final
 # Each of them makes slurmctld have Prolog run at the job's start (read_config.c, prolog_str2flags()).
 _AT_START: Final = frozenset({"alloc", "nohold", "contain", "x11", "deferbatch", "runinjob", "forcerequeueonfail"})
 
-# Prolog ends within --acquire-timeout and a second (acquire.py); this is for a slow start of Python as well.
+# Prolog and Epilog end within their option and a second (acquire.py, hooks.py); this is for a slow start of Python.
 GRACE_S: Final = 3.0
 
 

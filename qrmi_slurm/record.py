@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from qrmi_slurm import trust
+from qrmi_slurm import names, trust
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.resource_types import is_secret
 from qrmi_slurm.secret import Secret, masked_repr
@@ -219,9 +219,9 @@ class JobFolder:
         self.cluster = cluster
         self.job_id = job_id
         self.path = state_dir / cluster / str(job_id)
-        self.exports_path = self.path / "exports"
+        self.exports_path = self.path / names.EXPORTS_FILE
         self.broker_path = self.path / "broker"
-        self._record_path = self.path / "record.json"
+        self._record_path = self.path / names.RECORD_FILE
 
     def create(self) -> None:
         """Make the folder and those above it, `0711` and this user's.
@@ -424,9 +424,9 @@ class JobFolder:
             RecordError: something cannot be removed.
         """
         try:
-            names = set(os.listdir(self.path))
-            last = [name for name in ("record.json", "lock") if name in names]
-            for name in sorted(names - set(last)) + last:
+            found = set(os.listdir(self.path))
+            last = [name for name in (names.RECORD_FILE, "lock") if name in found]
+            for name in sorted(found - set(last)) + last:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
         except FileNotFoundError:

@@ -108,7 +108,7 @@ def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
 
 
 def _exports_path(options: plugstack.SiteOptions, task: TaskContext) -> Path:
-    return options.state_dir / task.cluster / str(task.job_id) / "exports"
+    return options.state_dir / task.cluster / str(task.job_id) / names.EXPORTS_FILE
 
 
 def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
@@ -152,7 +152,7 @@ def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> 
 
 
 def _record_path(folder: Path) -> Path:
-    return folder / "record.json"  # users may not read it
+    return folder / names.RECORD_FILE  # users may not read it
 
 
 def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:

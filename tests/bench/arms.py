@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.figures import EMPTY, NO_HOLD
+from qrmi_slurm import prolog_settings
+from qrmi_slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
 from slurm.cluster import Cluster, ClusterOptions, Hooks
 from slurm.site import Site, SiteOptions
 
@@ -21,6 +23,9 @@ QPUS = tuple(f"qpu{number}" for number in range(1, 9))
 
 # 256 tasks on one node, whatever the machine has; enough for every run of `--n256`.
 _CPUS = 256
+
+# As slurm-conf prints it where a step waits for Prolog.
+_START_TIMEOUT_S = str(prolog_settings.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         ours = SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False)
-        no_hold = replace(options, settings={"PrologFlags": "Alloc,NoHold", "BatchStartTimeout": "33"})
+        no_hold = replace(options, settings={"PrologFlags": "Alloc,NoHold", "BatchStartTimeout": _START_TIMEOUT_S})
         site = stack.enter_context(Site(ours))
         arms = [
             Arm(NONE, stack.enter_context(Cluster(without_prolog)), has_qpus=False),

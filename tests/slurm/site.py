@@ -1,7 +1,9 @@
 """A site: a private cluster with qrmi-slurm installed in it as an admin would, and an emulated QPU service."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,6 +254,12 @@ class Site:
     def hook_pids(self, hook: str) -> list[int]:
         """Return the Python processes of the hooks that run now; not their shells, nor QRMI's calls."""
         return [pid for pid, is_call in self._pythons_of(hook) if not is_call]
+
+    def kill_prolog(self) -> None:
+        """Kill Prolog's Python, as the kernel does when memory is out."""
+        for pid in wait_for(lambda: self.hook_pids("prolog") or None, "Prolog's Python", 20):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not self.hook_pids("prolog"), "it to end", 5)
 
     def call_pids(self, hook: str) -> list[int]:
         """Return the processes in which a hook calls QRMI now."""

@@ -28,13 +28,6 @@ def job_at_its_limit() -> Iterator[tuple[Site, int]]:
         yield site, job_id
 
 
-def kill_prolog(site: Site) -> None:
-    """Kill Prolog's Python, as the kernel does when memory is out."""
-    for pid in wait_for(lambda: site.hook_pids("prolog") or None, "Prolog's Python", 20):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not site.hook_pids("prolog"), "it to end", 5)
-
-
 def slurmstepds(site: Site, job_id: int) -> list[int]:
     """Return the slurmstepds of a job; their title says which (`slurmstepd: [12.batch]`)."""
     found = []
@@ -61,7 +54,7 @@ def test_prolog_killed_before_it_acquires(site: Site) -> None:
     site.config_path.unlink()
     os.mkfifo(site.config_path)
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
-    kill_prolog(site)
+    site.kill_prolog()
     info = site.cluster.wait_job_over(job_id)
     assert info.state == "FAILED"
     assert f"job {job_id} has no QPU: Prolog left nothing" in site.cluster.job_output(job_id)
@@ -76,7 +69,7 @@ def test_prolog_killed_while_it_acquires(site: Site) -> None:
     with site.emulator.held("create_session", when="after") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
-        kill_prolog(site)
+        site.kill_prolog()
         info = site.cluster.wait_job_over(job_id)
         assert info.state == "FAILED"
         assert f"job {job_id} has no QPU" in site.cluster.job_output(job_id)
@@ -102,7 +95,7 @@ def test_prolog_killed_with_one_qpu_acquired_and_one_under_way(site: Site) -> No
             return [entry["state"] for entry in entries].count("acquired") == 1
 
         wait_for(one_has_come, "one of two tokens", 20)
-        kill_prolog(site)
+        site.kill_prolog()
         assert site.cluster.wait_job_over(job_id).state == "FAILED"
         assert site.emulator.open_sessions() == []
     wait_for(lambda: not site.call_pids("prolog"), "the call to end", 10)

@@ -1,32 +1,42 @@
 """PrologFlags: srun and salloc wait for all nodes' Prolog (Alloc, Contain), or a step for its own node's (NoHold)."""
 
-import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from qrmi_slurm import prolog_settings
+from qrmi_slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
+from slurm.aftermath import assert_next_job_is_fine
 from slurm.cluster import ClusterOptions
 from slurm.jobs import print_token
+from slurm.polling import wait_for
 from slurm.site import Site, SiteOptions
 
 TOKEN = print_token("ibm_demo")
-# srun gives a step up after MessageTimeout, 10 s by default, and this; it is one of the test's own clocks.
-START_TIMEOUT_S = 33
 
 
 def started(flags: str) -> Site:
-    """Return a site of two nodes."""
-    settings = {"PrologFlags": flags, "BatchStartTimeout": str(START_TIMEOUT_S)}
+    """Return a site of three nodes, whose srun waits as long as Prolog may take."""
+    start_timeout_s = prolog_settings.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S)
+    settings = {"PrologFlags": flags, "BatchStartTimeout": str(start_timeout_s)}
     return Site(SiteOptions(ClusterOptions(nodes=3, settings=settings)))
 
 
 @pytest.fixture(scope="module")
-def no_hold() -> Iterator[Site]:
+def no_hold_site() -> Iterator[Site]:
     """Start a site whose steps wait."""
     with started("Alloc,NoHold") as site:
         yield site
+
+
+@pytest.fixture
+def no_hold(no_hold_site: Site) -> Site:
+    """Return it as it was when it started."""
+    no_hold_site.reset()
+    return no_hold_site
 
 
 def assert_every_form_has_its_qpu(site: Site) -> None:
@@ -85,6 +95,7 @@ def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
         for _ in range(4):  # srun asks for a second within a second, and counts seconds its own way
             srun.send_signal(signal.SIGINT)
             time.sleep(0.2)
+        assert srun.poll() is None
         fault.go_on()
         srun.communicate(timeout=20)
     no_hold.cluster.wait_nodes_idle()
@@ -93,13 +104,18 @@ def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
 
 
 def test_a_prolog_that_is_killed_behind_a_waiting_step(no_hold: Site) -> None:
-    """The second node's task does not wait for ever: its job ends, and recover finds what was acquired."""
+    """The first task says so, the second node's does not wait for ever, and recover releases what was acquired."""
     no_hold.plugstack(no_hold.plugstack_line("--acquire-timeout=2"))
     with no_hold.emulator.held("create_session", "after") as fault:
         srun = no_hold.cluster.popen_as_user(["srun", "-N2", "-n2", "--qpu=ibm_demo", "true"])
         fault.wait_for(1)
-        for pid in no_hold.hook_pids("prolog"):
-            signal.pidfd_send_signal(os.pidfd_open(pid), signal.SIGKILL)
+        no_hold.kill_prolog()
+        fault.go_on()
         out, err = srun.communicate(timeout=30)
-    assert srun.returncode != 0, (out, err)
-    assert "qrmi-slurm: job" in out + err
+    assert srun.returncode != 0
+    assert re.search(r"qrmi-slurm: job \d+ has no QPU: Prolog left nothing at .* on n1$", out, re.MULTILINE), (out, err)
+    no_hold.cluster.wait_nodes_idle()
+    wait_for(lambda: not no_hold.call_pids("prolog"), "the call to end", 10)
+    no_hold.recover()
+    assert no_hold.emulator.sessions()[-1]["state"] == "closed"
+    assert_next_job_is_fine(no_hold)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -183,6 +184,19 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(length):
 def test_what_is_not_ours_is_refused(text):
     with pytest.raises(ExportsError):
         exports.parse(text)
+
+
+def test_16_mib_of_quotes_take_no_more_memory_than_other_text():
+    """Root reads such a file again where slurmd runs Prolog once more; its owner may have changed it."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (500_000_000,) * 2)\n"
+        "from qrmi_slurm import exports\n"
+        f'text = {WHOLE!r}.replace("lines=\'", "lines=\'" + "\'\\\\\'\'" * 4_000_000)\n'
+        "try:\n    exports.parse(text)\n"
+        "except exports.ExportsError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "holds a line that is not ours\n", done.stderr[-500:]
 
 
 @pytest.fixture
