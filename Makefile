@@ -17,7 +17,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench soak fuzz lock licences sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench soak fuzz lock licenses sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -72,8 +72,8 @@ MINUTES ?= 5
 fuzz:  ## feed what reads users' text with faulty input for MINUTES=5; fuzzers, sanitizers, valgrind
 	@exec $(PYTHON) -P tests/fuzz/fuzz.py $(MINUTES)
 
-.PHONY: lock licences sbom audit
-lock licences sbom audit:  ## write requirements.lock, docs/licences.md, build/sbom.cdx.json; look for known vulnerabilities
+.PHONY: lock licenses sbom audit
+lock licenses sbom audit:  ## write requirements.lock, docs/third-party-licenses.md, build/sbom.cdx.json; look for known vulnerabilities
 	@$(WITH_HELPERS) exec $(PYTHON) -P -m setup.supply_chain $@
 
 .PHONY: lint

@@ -6,7 +6,7 @@
 package.path = "/opt/qrmi-slurm/lib/lua/?.lua;" .. package.path
 local is_there, qrmi = pcall(require, "qrmi_slurm")
 
--- Without the module slurmctld starts all the same, and takes no job with --qpu: it would have no licence.
+-- Without the module slurmctld starts all the same, and takes no job with --qpu: it would have no license.
 if not is_there then
     slurm.log_error("%s", "qrmi-slurm: jobs with --qpu are refused: " .. tostring(qrmi))
     qrmi = {

@@ -2,7 +2,7 @@
 --
 -- qrmi_slurm: what Slurm's Lua plugins do for jobs with --qpu.
 --
---   job_submit, job_modify  slurmctld: each QPU's licence is added to the job, and who asks for a QPU that is not
+--   job_submit, job_modify  slurmctld: each QPU's license is added to the job, and who asks for a QPU that is not
 --                           known, or that he may not use, is told so
 --   cli_pre_submit          sbatch, salloc and srun: the same words, before slurmctld is asked
 --
@@ -40,7 +40,7 @@ local MAX_NEAR_CHARS = 100
 local MAX_NEAR_NAMES = 1000
 
 -- src/slurmctld/job_mgr.c, _test_job_desc_fields(): what else would be "Pathname ... too long".
-local MAX_LICENCES_BYTES = 1024
+local MAX_LICENSES_BYTES = 1024
 
 -- What a choice may come to, in the job's AdminComment: a word that `qrmi-slurm sensor` reads.
 local MARKER = "qrmi-slurm:any="
@@ -276,24 +276,24 @@ local function is_qpu(qpu)
     return type(qpu) == "table"
         and type(qpu.name) == "string"
         and is_list_of_strings(qpu.types)
-        and (qpu.licence == nil or type(qpu.licence) == "string")
+        and (qpu.license == nil or type(qpu.license) == "string")
         and type(qpu.capacity) == "number"
         and (qpu.allow == nil or is_rules(qpu.allow))
         and (qpu.notice == nil or type(qpu.notice) == "string")
 end
 
--- What the QPUs are found by: their names, and their licences.
+-- What the QPUs are found by: their names, and their licenses.
 local function index_of(qpus)
-    local found = { qpus = qpus, names = {}, by_name = {}, by_licence = {} }
+    local found = { qpus = qpus, names = {}, by_name = {}, by_license = {} }
     for index, qpu in ipairs(qpus) do
         found.names[index] = qpu.name
         found.by_name[qpu.name] = qpu
         found.has_dynamic = found.has_dynamic or qpu.dynamic
-        if qpu.licence then
-            local shared = found.by_licence[qpu.licence] or { count = qpu.capacity, names = {} }
+        if qpu.license then
+            local shared = found.by_license[qpu.license] or { count = qpu.capacity, names = {} }
             shared.count = math.min(shared.count, qpu.capacity)
             shared.names[#shared.names + 1] = qpu.name
-            found.by_licence[qpu.licence] = shared
+            found.by_license[qpu.license] = shared
         end
     end
     return found
@@ -666,17 +666,17 @@ local function assign(slots)
     return nil
 end
 
--- The licences of a slot's candidates, each once; nil where one of them has none, so that the slot needs none.
-local function licences_of(candidates)
+-- The licenses of a slot's candidates, each once; nil where one of them has none, so that the slot needs none.
+local function licenses_of(candidates)
     local found, seen = {}, {}
     for _, qpu in ipairs(candidates) do
-        if not qpu.licence then
+        if not qpu.license then
             return nil
         end
-        if not seen[qpu.licence] then
-            found[#found + 1] = qpu.licence
+        if not seen[qpu.license] then
+            found[#found + 1] = qpu.license
         end
-        seen[qpu.licence] = true
+        seen[qpu.license] = true
     end
     return found
 end
@@ -749,27 +749,27 @@ local function take_turns(slot)
     slot.candidates = in_service
 end
 
--- --- licences ----------------------------------------------------------------------------------------------
+-- --- licenses ----------------------------------------------------------------------------------------------
 
--- How many of each licence, in the order in which they came.
+-- How many of each license, in the order in which they came.
 local function new_counts()
     return { names = {}, count = {} }
 end
 
-local function add(counts, licence)
-    if not counts.count[licence] then
-        counts.names[#counts.names + 1] = licence
+local function add(counts, license)
+    if not counts.count[license] then
+        counts.names[#counts.names + 1] = license
     end
-    counts.count[licence] = (counts.count[licence] or 0) + 1
+    counts.count[license] = (counts.count[license] or 0) + 1
 end
 
--- Split what is asked of licences into the QPUs' and the others': `a:2,b;c=1(n1)`, src/slurmctld/licenses.c,
+-- Split what is asked of licenses into the QPUs' and the others': `a:2,b;c=1(n1)`, src/slurmctld/licenses.c,
 -- _build_license_list(); newer Slurm has `a|b` as well.
-local function split_licences(text, catalogue)
+local function split_licenses(text, catalogue)
     local others, ours, rest = {}, {}, text
     for word in text:gmatch("[^,;|]+") do
         local name = trimmed(word:match("^[^:=(]*"))
-        if catalogue.by_licence[name] then
+        if catalogue.by_license[name] then
             ours[#ours + 1] = name
         else
             others[#others + 1] = word
@@ -781,36 +781,36 @@ local function split_licences(text, catalogue)
     return rest, ours
 end
 
--- What is asked of other licences, with those that the job needs for its QPUs.
+-- What is asked of other licenses, with those that the job needs for its QPUs.
 local function joined(rest, needed, catalogue)
     local words = {}
     if rest ~= "" then
         words[1] = rest
     end
-    for _, licence in ipairs(needed.names) do
-        local shared, count = catalogue.by_licence[licence], needed.count[licence]
+    for _, license in ipairs(needed.names) do
+        local shared, count = catalogue.by_license[license], needed.count[license]
         if shared and count > shared.count then
-            local why = "--qpu asks for %d of the licence %s of %s, and there is no more than %d of it"
-            local sentence = string.format(why, count, licence, printables(shared.names), shared.count)
+            local why = "--qpu asks for %d of the license %s of %s, and there is no more than %d of it"
+            local sentence = string.format(why, count, license, printables(shared.names), shared.count)
             refuse(sentence, slurm.ESLURM_INVALID_LICENSES)
         end
-        words[#words + 1] = string.format("%s:%d", licence, count)
+        words[#words + 1] = string.format("%s:%d", license, count)
     end
     if rest:find("|", 1, true) and #needed.names > 0 then
-        local why = "--licenses with | cannot stand beside --qpu: Slurm has no list of licences with both or and and"
+        local why = "--licenses with | cannot stand beside --qpu: Slurm has no list of licenses with both or and and"
         refuse(why, slurm.ESLURM_INVALID_LICENSES)
     end
     local text = table.concat(words, ",")
-    if #text > MAX_LICENCES_BYTES then
-        refuse("--qpu asks for more licences than Slurm takes in one job", slurm.ESLURM_INVALID_LICENSES)
+    if #text > MAX_LICENSES_BYTES then
+        refuse("--qpu asks for more licenses than Slurm takes in one job", slurm.ESLURM_INVALID_LICENSES)
     end
     return text
 end
 
-local function hand_made(licence, catalogue)
-    local names = catalogue.by_licence[licence].names
-    local why = "%s is the licence of %s, which --qpu=%s asks for: leave it out of --licenses"
-    return string.format(why, licence, printables(names), printable(names[1]))
+local function hand_made(license, catalogue)
+    local names = catalogue.by_license[license].names
+    local why = "%s is the license of %s, which --qpu=%s asks for: leave it out of --licenses"
+    return string.format(why, license, printables(names), printable(names[1]))
 end
 
 -- --- AdminComment ------------------------------------------------------------------------------------------
@@ -851,7 +851,7 @@ local function usable_catalogue()
     return catalogue
 end
 
--- Whether this is another than the first component of a heterogeneous job, in a Slurm that refuses licences there: from
+-- Whether this is another than the first component of a heterogeneous job, in a Slurm that refuses licenses there: from
 -- 23.02 on (src/slurmctld/proc_req.c), which has all of its error codes for Lua as well. NO_VAL is that of other jobs.
 local function is_further_component(job_desc)
     local offset = job_desc.het_job_offset or 0
@@ -862,7 +862,7 @@ local function submit(job_desc, part_list, text)
     local catalogue = usable_catalogue()
     local named, choices = resolve(text, catalogue, person_of(job_desc, nil, part_list))
     for _, slot in ipairs(choices) do
-        slot.licences = licences_of(slot.candidates)
+        slot.licenses = licenses_of(slot.candidates)
         take_turns(slot)
     end
     local left_out = assign(choices)
@@ -871,34 +871,34 @@ local function submit(job_desc, part_list, text)
     end
     local needed, markers, waiting = new_counts(), {}, {}
     for _, qpu in ipairs(named) do
-        if qpu.licence then
-            add(needed, qpu.licence)
+        if qpu.license then
+            add(needed, qpu.license)
         end
         waiting[#waiting + 1] = qpu
     end
     for _, slot in ipairs(choices) do
         turn = turn + 1
-        if slot.licences then
-            add(needed, slot.chosen.licence)
-            if #slot.licences > 1 then
-                markers[#markers + 1] = table.concat(slot.licences, "|")
+        if slot.licenses then
+            add(needed, slot.chosen.license)
+            if #slot.licenses > 1 then
+                markers[#markers + 1] = table.concat(slot.licenses, "|")
             end
         end
         waiting[#waiting + 1] = slot.chosen
     end
-    local rest, ours = split_licences(job_desc.licenses or "", catalogue)
-    for _, licence in ipairs(ours) do
-        if not needed.count[licence] then
-            refuse(hand_made(licence, catalogue))
+    local rest, ours = split_licenses(job_desc.licenses or "", catalogue)
+    for _, license in ipairs(ours) do
+        if not needed.count[license] then
+            refuse(hand_made(license, catalogue))
         end
     end
-    local licences = joined(rest, needed, catalogue)
+    local licenses = joined(rest, needed, catalogue)
     if #needed.names > 0 and is_further_component(job_desc) then
-        local sentence = "Slurm counts licences for a heterogeneous job's first component alone: give --qpu=%s there"
+        local sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
         refuse(string.format(sentence, printable(text)))
     end
-    if licences ~= (job_desc.licenses or "") then
-        job_desc.licenses = licences
+    if licenses ~= (job_desc.licenses or "") then
+        job_desc.licenses = licenses
     end
     local comment = job_desc.admin_comment or ""
     local marked = with_markers((split_comment(comment)), markers)
@@ -912,11 +912,11 @@ local function submit(job_desc, part_list, text)
     end
 end
 
--- A QPU's licence that is asked for by hand would keep jobs with --qpu waiting for a QPU that nobody uses.
+-- A QPU's license that is asked for by hand would keep jobs with --qpu waiting for a QPU that nobody uses.
 local function refuse_hand_made(job_desc)
     local catalogue = read_catalogue()
     if catalogue then
-        local _, ours = split_licences(job_desc.licenses, catalogue)
+        local _, ours = split_licenses(job_desc.licenses, catalogue)
         if #ours > 0 then
             refuse(hand_made(ours[1], catalogue))
         end
@@ -924,7 +924,7 @@ local function refuse_hand_made(job_desc)
 end
 
 -- Do some work, and tell Slurm how it went. An error in Lua lets the job through in Slurm up to 25.05
--- (src/plugins/job_submit/lua/job_submit_lua.c), without its licences; hence none gets there.
+-- (src/plugins/job_submit/lua/job_submit_lua.c), without its licenses; hence none gets there.
 --
 -- work: a function; it says by asked(true) that the job has --qpu, from where on a fault of ours refuses the job.
 -- codes: whether Slurm's own numbers may be returned, whose words scontrol prints.
@@ -950,7 +950,7 @@ local function guarded(work, codes)
     return slurm.ERROR
 end
 
---- Add to a new job the licences of its QPUs; refuse what it cannot have.
+--- Add to a new job the licenses of its QPUs; refuse what it cannot have.
 -- Call it last in slurm_job_submit(): what is changed after it is not looked at.
 -- @param job_desc as slurm_job_submit() has got it
 -- @param part_list likewise
@@ -970,43 +970,43 @@ end
 
 -- --- job_modify --------------------------------------------------------------------------------------------
 
--- Order the licences that a choice may come to: those that are asked for now, those that the job has, the others.
+-- Order the licenses that a choice may come to: those that are asked for now, those that the job has, the others.
 local function ordered(set, asked, had)
     local found, seen = {}, {}
     for _, list in ipairs({ asked, had, set }) do
-        for _, licence in ipairs(list) do
-            if not seen[licence] and contains(set, licence) then
-                found[#found + 1] = licence
-                seen[licence] = true
+        for _, license in ipairs(list) do
+            if not seen[license] and contains(set, license) then
+                found[#found + 1] = license
+                seen[license] = true
             end
         end
     end
     return found
 end
 
--- The licences that a waiting job needs for its QPUs after a change; its choices keep theirs, unless another of the
+-- The licenses that a waiting job needs for its QPUs after a change; its choices keep theirs, unless another of the
 -- same choice is asked for, or the owner may not use those QPUs any more.
 local function needed_after(named, choices, markers, asked, had)
     local needed, slots, usable = new_counts(), {}, {}
     for _, qpu in ipairs(named) do
-        if qpu.licence then
-            add(needed, qpu.licence)
+        if qpu.license then
+            add(needed, qpu.license)
         end
     end
     for _, slot in ipairs(choices) do
-        local set = licences_of(slot.fitting) -- as at submission, whatever the owner may use now
+        local set = licenses_of(slot.fitting) -- as at submission, whatever the owner may use now
         if set and #set == 1 then
             add(needed, set[1])
         end
         for _, qpu in ipairs(slot.candidates) do
-            usable[qpu.licence or ""] = true
+            usable[qpu.license or ""] = true
         end
     end
     for _, text in ipairs(markers) do
         local set, allowed = {}, {}
-        for licence in text:gmatch("[^|]+") do
-            set[#set + 1] = licence
-            allowed[#allowed + 1] = usable[licence] and licence or nil
+        for license in text:gmatch("[^|]+") do
+            set[#set + 1] = license
+            allowed[#allowed + 1] = usable[license] and license or nil
         end
         slots[#slots + 1] = { candidates = ordered(#allowed > 0 and allowed or set, asked, had) }
     end
@@ -1028,14 +1028,14 @@ local function modify_without_qpu(job_desc, job_rec)
     if not catalogue or not is_pending(job_rec) then
         return
     end
-    local rest, ours = split_licences(job_desc.licenses, catalogue)
+    local rest, ours = split_licenses(job_desc.licenses, catalogue)
     if #ours == 0 then
         return
     end
     if rest == "" and (job_rec.het_job_id or 0) == 0 then
         refuse(hand_made(ours[1], catalogue), slurm.ESLURM_INVALID_LICENSES)
     end
-    job_desc.licenses = rest -- "" leaves the job's licences as they are
+    job_desc.licenses = rest -- "" leaves the job's licenses as they are
 end
 
 local function modify_waiting(job_desc, job_rec, part_list, text)
@@ -1047,27 +1047,27 @@ local function modify_waiting(job_desc, job_rec, part_list, text)
     -- Whether he may use the QPUs is asked again only where that can have changed.
     local person = has_new_access and person_of(job_desc, job_rec, part_list) or {}
     local named, choices = resolve(text, catalogue, person)
-    local had_rest, had = split_licences(job_rec.licenses or "", catalogue)
+    local had_rest, had = split_licenses(job_rec.licenses or "", catalogue)
     local rest, asked = had_rest, {}
     if job_desc.licenses ~= nil then
-        rest, asked = split_licences(job_desc.licenses, catalogue)
+        rest, asked = split_licenses(job_desc.licenses, catalogue)
     end
     local _, markers = split_comment(job_rec.admin_comment or "")
-    local licences = joined(rest, needed_after(named, choices, markers, asked, had), catalogue)
-    if licences ~= (job_desc.licenses or job_rec.licenses or "") then
-        job_desc.licenses = licences
+    local licenses = joined(rest, needed_after(named, choices, markers, asked, had), catalogue)
+    if licenses ~= (job_desc.licenses or job_rec.licenses or "") then
+        job_desc.licenses = licenses
     end
 end
 
--- Slurm lets a user drop a running job's licences, and the next job would start beside it on the same QPU.
+-- Slurm lets a user drop a running job's licenses, and the next job would start beside it on the same QPU.
 local function modify_running(job_desc, job_rec, submit_uid)
     if job_desc.licenses == nil or submit_uid ~= job_rec.user_id or submit_uid == 0 then
         return
     end
     local catalogue = usable_catalogue()
-    local _, had = split_licences(job_rec.licenses or "", catalogue)
+    local _, had = split_licenses(job_rec.licenses or "", catalogue)
     if #had > 0 and job_desc.licenses ~= job_rec.licenses then
-        refuse("a running job keeps the licences of its QPUs", slurm.ESLURM_INVALID_LICENSES)
+        refuse("a running job keeps the licenses of its QPUs", slurm.ESLURM_INVALID_LICENSES)
     end
 end
 
@@ -1081,7 +1081,7 @@ local function keep_markers(job_desc, job_rec)
     end
 end
 
---- Keep the licences of a job's QPUs right while it is changed.
+--- Keep the licenses of a job's QPUs right while it is changed.
 -- Call it last in slurm_job_modify().
 -- @param job_desc as slurm_job_modify() has got it
 -- @param job_rec likewise

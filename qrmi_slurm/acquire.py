@@ -24,7 +24,7 @@ from qrmi_slurm.selection import Term, printable
 
 if TYPE_CHECKING:
     from qrmi_slurm.access import Person
-    from qrmi_slurm.licences import JobLicences
+    from qrmi_slurm.licenses import JobLicenses
     from qrmi_slurm.scheduler import Allotment
 
 # What the IBM compute service gives a session that asks for nothing, in seconds.
@@ -204,13 +204,13 @@ class _Acquisition:
         return self._person
 
     def _ask_allotment(self) -> "Allotment":
-        """Return the job's licences and QOS; none of either where slurmctld does not tell."""
+        """Return the job's licenses and QOS; none of either where slurmctld does not tell."""
         if self._allotment is None:
             from qrmi_slurm import scheduler  # subprocess costs 5 ms that most jobs need not pay
 
             told = scheduler.allotment(self._context.job_id, self._context.slurm_conf, self._ask_timeout_s())
             if told is None:
-                self._log.warning("allotment-unknown", hint="squeue tells neither the job's licences nor its QOS")
+                self._log.warning("allotment-unknown", hint="squeue tells neither the job's licenses nor its QOS")
             self._allotment = told or scheduler.Allotment({}, "")
         return self._allotment
 
@@ -229,9 +229,9 @@ class _Acquisition:
             account=self._context.account or "",
             het_job_id=self._context.het_job_id,
         )
-        licences = self._licences_for(slots)
-        draft = Draft(slots, licences, self._ask_timeout_s)
-        self._look_around([slot for slot in slots if slot.is_open], licences.held if licences is not None else {})
+        licenses = self._licenses_for(slots)
+        draft = Draft(slots, licenses, self._ask_timeout_s)
+        self._look_around([slot for slot in slots if slot.is_open], licenses.held if licenses is not None else {})
         while chosen := draft.next_round(self._tokens):
             has_more = any(slot.candidates for slot, _ in chosen)
             current = self._acquire_round({item.name: slot for slot, item in chosen}, current, has_more=has_more)
@@ -309,12 +309,12 @@ class _Acquisition:
                 os.close(fd)
         return current
 
-    def _look_around(self, slots: Sequence[Slot], licences: Mapping[str, int]) -> None:
+    def _look_around(self, slots: Sequence[Slot], licenses: Mapping[str, int]) -> None:
         """Ask QRMI for the state of all that open slots may come to, and put it into order.
 
         Args:
             slots: those that are open.
-            licences: the job's.
+            licenses: the job's.
         """
         found: dict[str, Sequence[str] | str] = {}
         told: dict[str, Availability | str] = {}
@@ -345,18 +345,18 @@ class _Acquisition:
         backend.run(list(calls.values()), _left_s(self._deadline_s) / 2, on_answers)
         for slot in slots:
             choice.expand(slot, found)
-            choice.rank(slot, told, licences)
+            choice.rank(slot, told, licenses)
             self._log.info("choice", term=slot.term.text, order=",".join(item.name for item in slot.candidates))
 
-    def _licences_for(self, slots: Sequence[Slot]) -> "JobLicences | None":
-        """Return the job's licences where the choice of a QPU may change them."""
-        if all(len({item.licence for item in slot.candidates}) < 2 for slot in slots):
+    def _licenses_for(self, slots: Sequence[Slot]) -> "JobLicenses | None":
+        """Return the job's licenses where the choice of a QPU may change them."""
+        if all(len({item.license for item in slot.candidates}) < 2 for slot in slots):
             return None
-        from qrmi_slurm import licences, scheduler
+        from qrmi_slurm import licenses, scheduler
 
-        text = self._context.licences_text
-        held = scheduler.parse_licences(text) if text is not None else self._ask_allotment().licences
-        return licences.JobLicences(self._context.job_id, held, self._context.slurm_conf, self._log) if held else None
+        text = self._context.licenses_text
+        held = scheduler.parse_licenses(text) if text is not None else self._ask_allotment().licenses
+        return licenses.JobLicenses(self._context.job_id, held, self._context.slurm_conf, self._log) if held else None
 
     def _ask_timeout_s(self) -> float:
         """Return how long one more question to slurmctld may take, in seconds."""

@@ -53,13 +53,13 @@ def path_beside(slurm_conf: Path) -> Path:
     return slurm_conf.parent / FILE_NAME
 
 
-def licences(resources: Iterable[Resource]) -> dict[str, int]:
-    """Return the count of each licence, in the config's order; the lower one where two resources share one."""
+def licenses(resources: Iterable[Resource]) -> dict[str, int]:
+    """Return the count of each license, in the config's order; the lower one where two resources share one."""
     found: dict[str, int] = {}
     for resource in resources:
         sharing = resource.sharing
-        if sharing.licence is not None:
-            found[sharing.licence] = min(sharing.capacity, found.get(sharing.licence, sharing.capacity))
+        if sharing.license is not None:
+            found[sharing.license] = min(sharing.capacity, found.get(sharing.license, sharing.capacity))
     return found
 
 
@@ -116,8 +116,8 @@ def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, 
 def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[str], Group]) -> dict[str, str]:
     sharing = resource.sharing
     found = {"name": _string(resource.name), "types": _list(_type_names(resource.type))}
-    if sharing.licence is not None:
-        found["licence"] = _string(sharing.licence)
+    if sharing.license is not None:
+        found["license"] = _string(sharing.license)
     found["capacity"] = str(sharing.capacity)
     if resource.is_dynamic:
         found["dynamic"] = "true"

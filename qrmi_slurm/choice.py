@@ -40,9 +40,9 @@ class Candidate(NamedTuple):
         return self.resource.name
 
     @property
-    def licence(self) -> str | None:
-        """The licence that counts its jobs."""
-        return self.resource._replace(name=self.entry_name).sharing.licence
+    def license(self) -> str | None:
+        """The license that counts its jobs."""
+        return self.resource._replace(name=self.entry_name).sharing.license
 
 
 class Slot:
@@ -177,14 +177,14 @@ def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
     slot.candidates = expanded
 
 
-def rank(slot: Slot, told: Mapping[str, Availability | str], licences: Mapping[str, int]) -> None:
+def rank(slot: Slot, told: Mapping[str, Availability | str], licenses: Mapping[str, int]) -> None:
     """Put a slot's candidates into the order in which they are tried, and drop those that cannot be used now.
 
     Args:
         slot: the slot.
         told: what QRMI said of each by name, or why it said nothing; one that was found behind a dynamic resource is
             online, and stays in the order in which it was found.
-        licences: the job's.
+        licenses: the job's.
     """
     ranked = []
     for place, item in enumerate(slot.candidates):
@@ -197,7 +197,7 @@ def rank(slot: Slot, told: Mapping[str, Availability | str], licences: Mapping[s
         else:
             queue = said.pending_jobs if said is not None and said.pending_jobs is not None else float("inf")
             is_doubtful = said is not None and said.state == "unknown"
-            is_counted_elsewhere = bool(licences) and item.licence not in licences
+            is_counted_elsewhere = bool(licenses) and item.license not in licenses
             order = (queue, is_counted_elsewhere) if slot.term.prefix == LEAST_BUSY else (is_counted_elsewhere, queue)
             ranked.append(((is_doubtful, *order, place), item))
     slot.candidates = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]

@@ -51,7 +51,7 @@ _EXAMPLES: Final = """Examples:
   qrmi-slurm drain ibm_quebec --reason "..."        its jobs wait, until: qrmi-slurm resume ibm_quebec
   qrmi-slurm sensor                                 jobs of a QPU that is offline wait; for a timer
   qrmi-slurm slurm-conf                             the lines for slurm.conf, plugstack.conf and systemd
-  qrmi-slurm catalogue                              tell Slurm's controller of the QPUs, for scheduling by licences
+  qrmi-slurm catalogue                              tell Slurm's controller of the QPUs, for scheduling by licenses
   qrmi-slurm COMMAND --help                         what a command does, with examples
 """
 
@@ -394,7 +394,7 @@ def doctor(
   qrmi-slurm slurm-conf --existing-task-prolog /etc/slurm/task_prolog.sh
 
 A site's own TaskProlog keeps running: the script that is printed for it runs both, and Slurm reads the lines of both.
-The last part is optional: the QPUs as licences, for which jobs wait in the queue. As root it has the config's counts.
+The last part is optional: the QPUs as licenses, for which jobs wait in the queue. As root it has the config's counts.
 
 Exit status: 0, or 2 where a path cannot stand in Slurm's files.""",
 )
@@ -412,12 +412,12 @@ def slurm_conf(
     where = _slurm_conf()
     ours, options = installation.this_one(), plugstack.read(where)
     found = slurm_conf_.parts(ours, options, where, existing)
-    licences, fault = None, ""
+    licenses, fault = None, ""
     try:
-        licences = catalogue.licences(config.load(options.config_path).resources.values())
+        licenses = catalogue.licenses(config.load(options.config_path).resources.values())
     except ConfigError as error:
         fault = error.message
-    sys.stdout.write(slurm_conf_.render([*found, slurm_conf_.licence_part(ours, where, licences, fault)]))
+    sys.stdout.write(slurm_conf_.render([*found, slurm_conf_.license_part(ours, where, licenses, fault)]))
 
 
 @app.command(
@@ -486,7 +486,7 @@ def qpus(
   qrmi-slurm catalogue --output /shared/etc/slurm/qrmi_catalogue.lua
 
 Run it as root, where the config is, after each change of it. job_submit.lua on the controller and cli_filter.lua on
-login nodes read it at the next job; it holds names, licences and access rules, and no secret.
+login nodes read it at the next job; it holds names, licenses and access rules, and no secret.
 
 Exit status: 0, 1 where --check finds it missing or out of date, 2 where it cannot be read or written.""",
 )
@@ -501,7 +501,7 @@ def catalogue(
         bool, typer.Option("--check", help="Write nothing; say whether the file is as the config is now.")
     ] = False,
 ) -> None:
-    """Write the catalogue: the QPUs, their licences and who may use them, for job_submit.lua and cli_filter.lua."""
+    """Write the catalogue: the QPUs, their licenses and who may use them, for job_submit.lua and cli_filter.lua."""
     from qrmi_slurm import catalogue as catalogue_
     from qrmi_slurm import config
 
@@ -551,14 +551,14 @@ def _notices(resources: "Sequence[Resource]") -> dict[str, str]:
 
 Jobs that ask for it wait in Slurm's queue, and users read the reason where they submit and in qrmi-slurm qpus. Running
 jobs keep it. The same again, with another reason, changes the reason. Slurm keeps it, as a reservation of the QPU's
-licence, for a year at the most. To try the QPU meanwhile, as root: sbatch --reservation=qpu_out_LICENCE ...
+license, for a year at the most. To try the QPU meanwhile, as root: sbatch --reservation=qpu_out_LICENSE ...
 
 Exit status: 0 done, 1 Slurm refused one, 2 nothing was done.""",
 )
 def drain(
     names: Annotated[list[str], typer.Argument(metavar="QPU...", show_default=False, help="Which, as in --qpu.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; users read it.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the licence.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the license.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Take QPUs out of service, with a reason for users: jobs that ask for them wait."""
@@ -587,7 +587,7 @@ Exit status: 0 done, 1 Slurm refused one, 2 nothing was done.""",
 )
 def resume(
     names: Annotated[list[str], typer.Argument(metavar="QPU...", show_default=False, help="Which, as in --qpu.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the licence.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where other QPUs share the license.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Put QPUs back into service that `qrmi-slurm drain` has taken out."""

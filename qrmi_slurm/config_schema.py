@@ -182,7 +182,7 @@ def _words(refusal: _Refusal) -> tuple[Rule, str, str]:
     if keyword == "pattern" and last == "license":
         return (
             diagnosis.OUT_OF_RANGE,
-            "this cannot be the name of a Slurm licence",
+            "this cannot be the name of a Slurm license",
             "write one name as in Licenses= of slurm.conf, without a count",
         )
     if keyword == "minimum":

@@ -37,7 +37,7 @@ class JobContext(NamedTuple):
         account: the job's Slurm account; None where it has none.
         partition: its partition; None where Slurm does not say.
         qos: its quality of service; None where Slurm (before 26.05) does not say.
-        licences_text: its licences; None where Slurm (22.05) does not say.
+        licenses_text: its licenses; None where Slurm (22.05) does not say.
         user: login name of the job's owner; empty where Slurm does not say.
         het_job_id: the id of the heterogeneous job that this one is a component of; None where it is of none.
     """
@@ -55,7 +55,7 @@ class JobContext(NamedTuple):
     account: str | None = None
     partition: str | None = None
     qos: str | None = None
-    licences_text: str | None = None
+    licenses_text: str | None = None
     user: str = ""
     het_job_id: int | None = None
 
@@ -134,8 +134,8 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         account=environment.get(names.SLURM_JOB_ACCOUNT),
         partition=environment.get(names.SLURM_JOB_PARTITION),
         qos=environment.get(names.SLURM_JOB_QOS),
-        # Slurm leaves the variable out of a job without licences; from 23.02 on its neighbours tell the version.
-        licences_text=environment.get(names.SLURM_JOB_LICENSES)
+        # Slurm leaves the variable out of a job without licenses; from 23.02 on its neighbours tell the version.
+        licenses_text=environment.get(names.SLURM_JOB_LICENSES)
         or ("" if names.SLURM_JOB_START_TIME in environment else None),
         user=environment.get(names.SLURM_JOB_USER, ""),
         het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,

@@ -127,7 +127,7 @@ OUT_OF_RANGE: Final = Rule(
     "QS208",
     _E,
     "a number or a name is outside of what is allowed",
-    "A capacity is a whole number from 1 on; a licence is one name as in `Licenses=` of slurm.conf, without a count.",
+    "A capacity is a whole number from 1 on; a license is one name as in `Licenses=` of slurm.conf, without a count.",
 )
 BAD_ACCESS_RULE: Final = Rule(
     "QS209",
@@ -201,17 +201,17 @@ TYPE_NOT_INSTALLED: Final = Rule(
     "Jobs that ask for the resource fail until another version of QRMI is installed beside the hooks.",
 )
 
-SHARED_LICENCE: Final = Rule(
+SHARED_LICENSE: Final = Rule(
     "QS309",
     _W,
-    "two resources are counted by one licence, each in another way",
-    "A licence has one count, so that one of the two capacities does not hold; and where neither resource names its "
-    "licence, jobs of the one wait for the other.",
+    "two resources are counted by one license, each in another way",
+    "A license has one count, so that one of the two capacities does not hold; and where neither resource names its "
+    "license, jobs of the one wait for the other.",
 )
 UNCOUNTED_CAPACITY: Final = Rule(
     "QS310",
     _W,
-    "without a licence nothing counts the jobs",
+    "without a license nothing counts the jobs",
     'With `"license": null` jobs start whether the resource is free or not.',
 )
 NOBODY: Final = Rule(

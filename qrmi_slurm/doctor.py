@@ -16,7 +16,7 @@ from typing import Final
 from qrmi_slurm import (
     config,
     hook_checks,
-    licence_checks,
+    license_checks,
     plugin_file,
     plugstack,
     prolog_settings,
@@ -92,7 +92,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         tell("the config and the state directory are looked at")
         lines += state_checks.config_lines(options)
         if settings is not None:
-            lines += licence_checks.lines(settings, options, patient.slurm_conf, _notices(options, patient.slurm_conf))
+            lines += license_checks.lines(settings, options, patient.slurm_conf, _notices(options, patient.slurm_conf))
         lines += state_checks.state_lines(options, settings, patient.slurm_conf, _node_count(patient.slurm_conf))
         lines += sensor_line(sensor.last_run(options.state_dir), time.time())
     lines.append(syslog())

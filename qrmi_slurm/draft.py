@@ -1,4 +1,4 @@
-"""The draft: which QPU each slot of a job is given, in rounds, with the licence that counts its jobs."""
+"""The draft: which QPU each slot of a job is given, in rounds, with the license that counts its jobs."""
 
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from qrmi_slurm.choice import Candidate, Slot
 
 if TYPE_CHECKING:
-    from qrmi_slurm.licences import JobLicences
+    from qrmi_slurm.licenses import JobLicenses
 
 
 class Draft:
@@ -14,26 +14,26 @@ class Draft:
 
     Args:
         slots: of the job; each one's candidates in the order in which they are to be tried.
-        licences: the job's; None where nothing of them can change.
+        licenses: the job's; None where nothing of them can change.
         ask_timeout_s: says how long slurmctld may take for an answer now, in seconds.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], licences: "JobLicences | None", ask_timeout_s: Callable[[], float]
+        self, slots: Sequence[Slot], licenses: "JobLicenses | None", ask_timeout_s: Callable[[], float]
     ) -> None:
         self._slots = slots
-        self._licences = licences
+        self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
         # A QPU that is asked for by its name is not given to a choice.
         self._named = {item.name for slot in slots for item in slot.candidates if not slot.is_choice_of(item)}
         self._tried: set[str] = set()
-        self._licence_of: dict[Slot, str | None] = {}
-        left = dict(licences.held) if licences is not None else {}
+        self._license_of: dict[Slot, str | None] = {}
+        left = dict(licenses.held) if licenses is not None else {}
         for slot in sorted(slots, key=lambda slot: slot.is_open):
-            licence = next((item.licence for item in slot.candidates if item.licence and left.get(item.licence)), None)
-            self._licence_of[slot] = licence
-            if licence is not None:
-                left[licence] -= 1
+            license = next((item.license for item in slot.candidates if item.license and left.get(item.license)), None)
+            self._license_of[slot] = license
+            if license is not None:
+                left[license] -= 1
 
     def next_round(self, acquired: Container[str]) -> list[tuple[Slot, Candidate]]:
         """Return what is to be acquired next: for each slot that has nothing yet its next candidate.
@@ -61,10 +61,10 @@ class Draft:
         return None
 
     def _may_have(self, slot: Slot, item: Candidate) -> bool:
-        if self._licences is None or not slot.is_choice_of(item):
+        if self._licenses is None or not slot.is_choice_of(item):
             return True
-        before = self._licence_of[slot]
-        if not self._licences.swap(before, item.licence, self._ask_timeout_s()):
+        before = self._license_of[slot]
+        if not self._licenses.swap(before, item.license, self._ask_timeout_s()):
             return False
-        self._licence_of[slot] = item.licence if before is not None else None
+        self._license_of[slot] = item.license if before is not None else None
         return True

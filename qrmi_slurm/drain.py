@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qrmi_slurm import licence_counts, reservations, sensor
+from qrmi_slurm import license_counts, reservations, sensor
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import QrmiSlurmError, SchedulerError
-from qrmi_slurm.licence_counts import Licence
+from qrmi_slurm.license_counts import License
 from qrmi_slurm.near_match import near_match
 from qrmi_slurm.reservations import Outage
 from qrmi_slurm.selection import printable
@@ -20,11 +20,11 @@ _MAX_MESSAGE_CHARS: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one licence.
+    """What came of one license.
 
     Args:
         qpus: the QPUs behind it.
-        licence: its name.
+        license: its name.
         is_changed: whether anything was done.
         notice: why it is out of service now; empty where it is in service.
         running: how many of it running jobs have, which they keep.
@@ -32,7 +32,7 @@ class Result:
     """
 
     qpus: tuple[str, ...]
-    licence: str
+    license: str
     is_changed: bool
     notice: str
     running: int
@@ -47,7 +47,7 @@ class Order:
         names: of QPUs; at least one.
         reason: why they go out of service; None, and they are put back.
         by: the admin's login name.
-        with_others: also where others share the licence that were not named.
+        with_others: also where others share the license that were not named.
     """
 
     names: tuple[str, ...]
@@ -65,68 +65,68 @@ def carry_out(order: Order, resources: Sequence[Resource], place: Place) -> list
         place: where.
 
     Returns:
-        What came of each licence.
+        What came of each license.
 
     Raises:
         QrmiSlurmError: the order cannot be carried out at all, or Slurm cannot be asked; nothing was done.
     """
     named = _named(order.names, resources, place)
-    known = licence_counts.read(place.slurm_conf)
-    behind = sensor.by_licence(resources, known)
-    wanted = dict.fromkeys(_licence_of(resource, known, place) for resource in named)
-    for licence in wanted:
-        others = [name for name in behind[licence] if name not in order.names]
+    known = license_counts.read(place.slurm_conf)
+    behind = sensor.by_license(resources, known)
+    wanted = dict.fromkeys(_license_of(resource, known, place) for resource in named)
+    for license in wanted:
+        others = [name for name in behind[license] if name not in order.names]
         if others and not order.with_others:
             together = "go out of service" if order.reason is not None else "are put back"
-            mine = ", ".join(name for name in behind[licence] if name in order.names)
-            message = f"{mine} and {', '.join(others)} share the licence {licence}: they {together} together"
+            mine = ", ".join(name for name in behind[license] if name in order.names)
+            message = f"{mine} and {', '.join(others)} share the license {license}: they {together} together"
             raise QrmiSlurmError(printable(message, _MAX_MESSAGE_CHARS), "name them all, or say --yes")
     with sensor.changing(place.state_dir):
         found = reservations.read(place.slurm_conf)
-        results = [_one(order, known[licence], behind[licence], found, place) for licence in wanted]
+        results = [_one(order, known[license], behind[license], found, place) for license in wanted]
         outages = reservations.read(place.slurm_conf).outages
     sensor.announce(resources, place, None, reservations.notices(resources, outages))
     return results
 
 
-def _licence_of(resource: Resource, known: Mapping[str, Licence], place: Place) -> str:
-    licence = resource.sharing.licence
-    if licence is None:
+def _license_of(resource: Resource, known: Mapping[str, License], place: Place) -> str:
+    license = resource.sharing.license
+    if license is None:
         raise QrmiSlurmError(
             f'{resource.name} has "license": null, so there is nothing that its jobs could wait for',
             f"let it have one in {place.options.config_path}, and add it to Licenses= in slurm.conf",
         )
-    if licence not in known:
+    if license not in known:
         raise QrmiSlurmError(
-            f"Slurm has no licence {licence}, so there is nothing that the jobs of {resource.name} could wait for",
+            f"Slurm has no license {license}, so there is nothing that the jobs of {resource.name} could wait for",
             "add it to Licenses= in slurm.conf (see: qrmi-slurm slurm-conf), then: scontrol reconfigure",
         )
-    return licence
+    return license
 
 
 def _one(
-    order: Order, licence: Licence, names: Sequence[str], found: reservations.Reservations, place: Place
+    order: Order, license: License, names: Sequence[str], found: reservations.Reservations, place: Place
 ) -> Result:
-    before = found.outages.get(licence.name)
+    before = found.outages.get(license.name)
     now_s = time.time()
     wanted: Outage | None = None
     if order.reason is not None:
         since = time.strftime("%Y-%m-%dT%H:%M", time.localtime(now_s))
-        wanted = Outage(licence.name, licence.total, True, order.reason, order.by, since)
+        wanted = Outage(license.name, license.total, True, order.reason, order.by, since)
     elif before is not None:
         # What was drained may be offline by now: jobs that began before the sensor's next run would fail.
-        state = sensor.recall(place.state_dir, now_s).offline.get(licence.name) if before.is_drained else before.reason
-        wanted = Outage(licence.name, licence.total, False, state) if state else None
+        state = sensor.recall(place.state_dir, now_s).offline.get(license.name) if before.is_drained else before.reason
+        wanted = Outage(license.name, license.total, False, state) if state else None
     fault, is_changed = "", False
     try:
         if wanted is not None:
             is_changed = reservations.put(wanted, found, place.slurm_conf, now_s)
         elif before is not None:
-            reservations.remove(licence.name, place.slurm_conf)
+            reservations.remove(license.name, place.slurm_conf)
             is_changed = True
     except SchedulerError as error:
         wanted, fault = before, reservations.in_words(error)
-    return Result(tuple(names), licence.name, is_changed, wanted.notice if wanted else "", licence.used, fault)
+    return Result(tuple(names), license.name, is_changed, wanted.notice if wanted else "", license.used, fault)
 
 
 def _named(names: Sequence[str], resources: Sequence[Resource], place: Place) -> list[Resource]:

@@ -1,7 +1,7 @@
-"""The moves: which waiting jobs may have another QPU of those that they would take, because its licence is free.
+"""The moves: which waiting jobs may have another QPU of those that they would take, because its license is free.
 
-A job that asked for one of several QPUs (`--qpu='any:...'`) has the licence of one of them; job_submit has written into
-its AdminComment, which users cannot write, which licences would do:
+A job that asked for one of several QPUs (`--qpu='any:...'`) has the license of one of them; job_submit has written into
+its AdminComment, which users cannot write, which licenses would do:
 
     qrmi-slurm:any=qpu_a|qpu_b|qpu_c
 """
@@ -13,7 +13,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from qrmi_slurm import licence_counts, slurm_settings
+from qrmi_slurm import license_counts, slurm_settings
 
 _CHOICE: Final = re.compile(r"(?:^|\s)qrmi-slurm:any=([A-Za-z0-9_.@|-]+)(?=\s|$)")
 _JOB: Final = re.compile(r"(\d+)(?:_(\d+))?(?:\+\d+)?")
@@ -25,18 +25,18 @@ _MAX_CHOICES: Final = 6
 
 
 class Waiting(NamedTuple):
-    """A job that waits for licences.
+    """A job that waits for licenses.
 
     Args:
         job: as scontrol takes it: `12`, or `12_3` for a task of an array.
         priority: Slurm's; the highest is next.
-        licences: what it asks for, and how many of each.
-        choices: for each QPU that it left open, the licences that would do.
+        licenses: what it asks for, and how many of each.
+        choices: for each QPU that it left open, the licenses that would do.
     """
 
     job: str
     priority: int
-    licences: Mapping[str, int]
+    licenses: Mapping[str, int]
     choices: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -47,11 +47,11 @@ class Waiting(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A job's other licences.
+    """A job's other licenses.
 
     Args:
         job: which, as scontrol takes it.
-        before: the licences that it had.
+        before: the licenses that it had.
         after: those that it gets.
     """
 
@@ -61,10 +61,10 @@ class Move(NamedTuple):
 
 
 def waiting(of: Sequence[str], slurm_conf: Path) -> list[Waiting]:
-    """Return the jobs that wait for licences and ask for one of these.
+    """Return the jobs that wait for licenses and ask for one of these.
 
     Args:
-        of: names of licences; at least one.
+        of: names of licenses; at least one.
         slurm_conf: Slurm's configuration file.
 
     Raises:
@@ -80,7 +80,7 @@ def waiting(of: Sequence[str], slurm_conf: Path) -> list[Waiting]:
 
 
 def parse(text: str, mark: str) -> Iterator[Waiting]:
-    """Return the jobs of squeue's answer that wait for licences.
+    """Return the jobs of squeue's answer that wait for licenses.
 
     Args:
         text: the answer.
@@ -92,7 +92,7 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
         match = _JOB.fullmatch(number)
         if not is_ours or match is None or len(words) != 4 or not words[0].isdecimal() or words[1] != "Licenses":
             continue
-        asked = licence_counts.counts(words[2])
+        asked = license_counts.counts(words[2])
         if not asked:
             continue
         choices = tuple(tuple(dict.fromkeys(choice.split("|"))) for choice in _CHOICE.findall(words[3]))
@@ -100,11 +100,11 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
 
 
 def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
-    """Return which jobs to move: those that could begin then; each free licence is given once.
+    """Return which jobs to move: those that could begin then; each free license is given once.
 
     Args:
-        jobs: that wait for licences.
-        free: how many are free, by licence.
+        jobs: that wait for licenses.
+        free: how many are free, by license.
     """
     left = dict(free)
     moves = []
@@ -112,25 +112,25 @@ def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
         after = _next_to_take(job, left)
         if after is None:
             continue
-        for licence, count in after.items():
-            left[licence] -= count
-        if after != job.licences:
-            moves.append(Move(job.job, job.licences, after))
+        for license, count in after.items():
+            left[license] -= count
+        if after != job.licenses:
+            moves.append(Move(job.job, job.licenses, after))
     return moves
 
 
 def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | None:
-    """Return licences, all of them free, with which the job could begin: its own if they are; None where none are."""
-    if _are_free(job.licences, free):
-        return job.licences  # Slurm starts it as soon as it comes to it
-    open_units = {licence for choice in job.choices for licence in choice} & job.licences.keys()
-    units = [licence for licence in job.licences if licence in open_units for _ in range(job.licences[licence])]
+    """Return licenses, all of them free, with which the job could begin: its own if they are; None where none are."""
+    if _are_free(job.licenses, free):
+        return job.licenses  # Slurm starts it as soon as it comes to it
+    open_units = {license for choice in job.choices for license in choice} & job.licenses.keys()
+    units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
     # More than it has choices: some are of QPUs that it named, and nothing says which.
     if not 0 < len(units) == len(job.choices) <= _MAX_CHOICES:
         return None
     if not any(_fit(order, job.choices) for order in permutations(units)):
         return None
-    fixed = {licence: count for licence, count in job.licences.items() if licence not in open_units}
+    fixed = {license: count for license, count in job.licenses.items() if license not in open_units}
     if not _are_free(fixed, free):
         return None
     taken = _take(job, fixed, free)
@@ -138,15 +138,15 @@ def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | 
 
 
 def _take(job: Waiting, fixed: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int] | None:
-    """Return a free licence for each choice, no two alike; what the job has already is preferred."""
+    """Return a free license for each choice, no two alike; what the job has already is preferred."""
     found: list[str] = []
 
     def go_on(place: int) -> bool:
         if place == len(job.choices):
             return True
-        for licence in sorted(job.choices[place], key=lambda licence: licence not in job.licences):
-            if free.get(licence, 0) > 0 and licence not in found and licence not in fixed:
-                found.append(licence)
+        for license in sorted(job.choices[place], key=lambda license: license not in job.licenses):
+            if free.get(license, 0) > 0 and license not in found and license not in fixed:
+                found.append(license)
                 if go_on(place + 1):
                     return True
                 found.pop()
@@ -160,14 +160,14 @@ def _fit(units: Sequence[str], choices: Sequence[Sequence[str]]) -> bool:
 
 
 def _are_free(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
-    return all(free.get(licence, 0) >= count for licence, count in wanted.items())
+    return all(free.get(license, 0) >= count for license, count in wanted.items())
 
 
 def carry_out(move: Move, slurm_conf: Path) -> None:
-    """Give a waiting job its other licences.
+    """Give a waiting job its other licenses.
 
     Raises:
         SchedulerError: Slurm refused: it has begun or ended meanwhile; or Slurm cannot be asked.
     """
-    written = ",".join(f"{licence}:{count}" for licence, count in move.after.items())
+    written = ",".join(f"{license}:{count}" for license, count in move.after.items())
     slurm_settings.run(["scontrol", "update", f"JobId={move.job}", f"Licenses={written}"], slurm_conf)

@@ -361,7 +361,7 @@ def qpus_json(listing: "Listing") -> str:
 
 
 def print_switched(results: "Sequence[Switched]", stream: TextIO) -> None:
-    """Print what came of draining or resuming: a line for each licence."""
+    """Print what came of draining or resuming: a line for each license."""
     printer = Printer(stream)
     for result in results:
         said = result.fault or result.notice or "in service"
@@ -377,7 +377,7 @@ def print_switched(results: "Sequence[Switched]", stream: TextIO) -> None:
 
 def switched_json(results: "Sequence[Switched]") -> str:
     """Return what came of draining or resuming as one JSON object."""
-    return json.dumps({"version": JSON_VERSION, "licences": [asdict(result) for result in results]}, indent=2)
+    return json.dumps({"version": JSON_VERSION, "licenses": [asdict(result) for result in results]}, indent=2)
 
 
 def print_sensed(report: "Sensed", stream: TextIO) -> None:

@@ -1,8 +1,8 @@
-"""The reservations that take a QPU's licence out of service, so that jobs wait for it: Slurm keeps them, we do not.
+"""The reservations that take a QPU's license out of service, so that jobs wait for it: Slurm keeps them, we do not.
 
-One reservation a licence, `qpu_out_<licence>`, with all that there is of the licence. Slurm makes none that would
+One reservation a license, `qpu_out_<license>`, with all that there is of the license. Slurm makes none that would
 reserve more than there is at any time (src/slurmctld/reservation.c, _license_validate2(), 22.05 to 26.05). So the
-admin's switch and the sensor share one, and where the site has reserved the licence for a course on Friday ours is made
+admin's switch and the sensor share one, and where the site has reserved the license for a course on Friday ours is made
 for a minute after that, and then moved to begin now: a change of its times alone is not compared with others. Its text
 says whose it is:
 
@@ -14,7 +14,7 @@ reservation has no nodes. The sensor's end after an hour unless it is renewed, s
 from jobs; an admin's last as long as Slurm has them last, a year.
 
 What an update may not contain is anything that can fail: slurmctld, 22.05 to 26.05, then takes the reservation's
-licences from a copy that has lost how many they are, and reserves none until it is restarted (_list_dup()).
+licenses from a copy that has lost how many they are, and reserves none until it is restarted (_list_dup()).
 """
 
 import re
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import licence_counts, slurm_settings
+from qrmi_slurm import license_counts, slurm_settings
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.selection import printable
@@ -43,7 +43,7 @@ _APART_S: Final = 120.0
 # no `=` there either (_written()).
 _HEAD: Final = re.compile(r"ReservationName=(\S+) StartTime=(\d+) EndTime=(\d+) ")
 _FEATURES: Final = re.compile(r" Features=(.*?) PartitionName=")
-_LICENCES: Final = re.compile(r" Licenses=(\S+) State=")
+_LICENSES: Final = re.compile(r" Licenses=(\S+) State=")
 _COMMENT: Final = re.compile(r" MaxStartDelay=\S+ Comment=(.*)$")
 
 _DRAINED: Final = re.compile(r"drained by (\S+) at (\S+): (.*)")
@@ -56,10 +56,10 @@ _IS_GONE: Final = "Requested reservation is invalid"
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A licence that is out of service.
+    """A license that is out of service.
 
     Args:
-        licence: its name.
+        license: its name.
         count: how many are.
         is_drained: whether an admin said so; otherwise the sensor did.
         reason: the admin's, or the state that QRMI tells.
@@ -68,7 +68,7 @@ class Outage:
         ends_s: when Slurm ends it by itself; seconds since the epoch, 0 where that is not known.
     """
 
-    licence: str
+    license: str
     count: int
     is_drained: bool
     reason: str
@@ -79,7 +79,7 @@ class Outage:
     @property
     def name(self) -> str:
         """The reservation's."""
-        return PREFIX + self.licence
+        return PREFIX + self.license
 
     @property
     def notice(self) -> str:
@@ -99,17 +99,17 @@ class Outage:
 
     def says_as(self, other: "Outage") -> bool:
         """Tell whether another one is the same for jobs and readers, whoever said so and when."""
-        mine = (self.licence, self.count, self.is_drained, self.reason)
-        return mine == (other.licence, other.count, other.is_drained, other.reason)
+        mine = (self.license, self.count, self.is_drained, self.reason)
+        return mine == (other.license, other.count, other.is_drained, other.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Reservations:
-    """Slurm's reservations of licences.
+    """Slurm's reservations of licenses.
 
     Args:
-        outages: ours, by licence.
-        busy_until_s: when the last of all others ends, by licence; seconds since the epoch.
+        outages: ours, by license.
+        busy_until_s: when the last of all others ends, by license; seconds since the epoch.
     """
 
     outages: Mapping[str, Outage]
@@ -117,7 +117,7 @@ class Reservations:
 
 
 def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
-    """Return Slurm's reservations of licences.
+    """Return Slurm's reservations of licenses.
 
     Args:
         slurm_conf: Slurm's configuration file.
@@ -135,35 +135,35 @@ def parse(text: str) -> Reservations:
     outages: dict[str, Outage] = {}
     busy_until_s: dict[str, float] = {}
     for line in text.splitlines():
-        head, held = _HEAD.match(line), _LICENCES.search(line)
-        counts = licence_counts.counts(held[1]) if held else None
+        head, held = _HEAD.match(line), _LICENSES.search(line)
+        counts = license_counts.counts(held[1]) if held else None
         if head is None or not counts:
             continue
         name = head[1]
-        licence = name.removeprefix(PREFIX)
-        if licence != name and list(counts) == [licence]:
+        license = name.removeprefix(PREFIX)
+        if license != name and list(counts) == [license]:
             comment, features = _COMMENT.search(line), _FEATURES.search(line)
             said = comment or features
-            outages[licence] = _outage(licence, counts[licence], said[1] if said else "", float(head[3]))
+            outages[license] = _outage(license, counts[license], said[1] if said else "", float(head[3]))
         else:
-            for held_licence in counts:
-                busy_until_s[held_licence] = max(busy_until_s.get(held_licence, 0.0), float(head[3]))
+            for held_license in counts:
+                busy_until_s[held_license] = max(busy_until_s.get(held_license, 0.0), float(head[3]))
     return Reservations(outages, busy_until_s)
 
 
-def _outage(licence: str, count: int, text: str, ends_s: float) -> Outage:
+def _outage(license: str, count: int, text: str, ends_s: float) -> Outage:
     if match := _OFFLINE.fullmatch(text):
-        return Outage(licence, count, is_drained=False, reason=match[1], ends_s=ends_s)
+        return Outage(license, count, is_drained=False, reason=match[1], ends_s=ends_s)
     if match := _DRAINED.fullmatch(text):
         by, since, reason = _read(match[1]), match[2], _read(match[3])
     else:  # somebody made or changed it by hand
         by, since, reason = "", "", _read(text)
     reason = reason if reason not in ("", "(null)") else "no reason given"
-    return Outage(licence, count, is_drained=True, reason=reason, by=by, since=since, ends_s=ends_s)
+    return Outage(license, count, is_drained=True, reason=reason, by=by, since=since, ends_s=ends_s)
 
 
 def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> bool:
-    """Let a licence be out of service, or be so for another reason; running jobs keep what they have.
+    """Let a license be out of service, or be so for another reason; running jobs keep what they have.
 
     Args:
         wanted: how it is to be.
@@ -177,7 +177,7 @@ def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> 
     Raises:
         SchedulerError: Slurm refused, or cannot be asked.
     """
-    before = found.outages.get(wanted.licence)
+    before = found.outages.get(wanted.license)
     lasts = "Duration=UNLIMITED" if wanted.is_drained else f"EndTime=now+{_LASTS_MINUTES}minutes"
     if before is not None and before.count == wanted.count:
         if before.says_as(wanted):
@@ -193,24 +193,24 @@ def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> 
                 raise
     if before is not None:
         # Within these milliseconds a job could begin; slurmctld looks for one once a second at the most.
-        remove(wanted.licence, slurm_conf)
+        remove(wanted.license, slurm_conf)
     try:
         _create(wanted, ["StartTime=now", lasts], slurm_conf)
     except RefusedError as error:
-        busy_s = found.busy_until_s.get(wanted.licence, 0.0) - now_s
+        busy_s = found.busy_until_s.get(wanted.license, 0.0) - now_s
         if _NOT_TO_BE_HAD not in error.said or busy_s < 0:
             raise
         _create(wanted, [f"StartTime=now+{busy_s + _APART_S:.0f}", "Duration=1"], slurm_conf)
         try:
             _scontrol(["update", f"ReservationName={wanted.name}", "StartTime=now", lasts], slurm_conf)
         except SchedulerError:
-            remove(wanted.licence, slurm_conf)
+            remove(wanted.license, slurm_conf)
             raise
     return True
 
 
 def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
-    words = [f"ReservationName={wanted.name}", f"Licenses={wanted.licence}:{wanted.count}", "Users=root"]
+    words = [f"ReservationName={wanted.name}", f"Licenses={wanted.license}:{wanted.count}", "Users=root"]
     words += ["Flags=LICENSE_ONLY,IGNORE_JOBS", *times]
     try:
         _scontrol(["create", "reservation", *words, f"Comment={wanted.text}"], slurm_conf)
@@ -220,14 +220,14 @@ def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
         _scontrol(["create", "reservation", *words, f"Features={wanted.text}"], slurm_conf)
 
 
-def remove(licence: str, slurm_conf: Path) -> None:
-    """Let a licence be in service again; harmless where it is.
+def remove(license: str, slurm_conf: Path) -> None:
+    """Let a license be in service again; harmless where it is.
 
     Raises:
         SchedulerError: Slurm refused, or cannot be asked.
     """
     try:
-        _scontrol(["delete", f"ReservationName={PREFIX}{licence}"], slurm_conf)
+        _scontrol(["delete", f"ReservationName={PREFIX}{license}"], slurm_conf)
     except RefusedError as error:
         if _IS_GONE not in error.said:
             raise
@@ -237,9 +237,9 @@ def notices(resources: Iterable[Resource], outages: Mapping[str, Outage]) -> dic
     """Return why each resource that is out of service is so, by name, in words for everybody."""
     found = {}
     for resource in resources:
-        licence = resource.sharing.licence
-        if licence is not None and licence in outages:
-            found[resource.name] = printable(outages[licence].notice, MAX_REASON_CHARS + 20)
+        license = resource.sharing.license
+        if license is not None and license in outages:
+            found[resource.name] = printable(outages[license].notice, MAX_REASON_CHARS + 20)
     return found
 
 
@@ -257,7 +257,7 @@ def checked_reason(text: str) -> str | None:
 
 
 def with_count(outage: Outage, count: int) -> Outage:
-    """Return an outage of another number of licences."""
+    """Return an outage of another number of licenses."""
     return replace(outage, count=count)
 
 

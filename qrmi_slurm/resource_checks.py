@@ -73,13 +73,13 @@ class _Config:
         document: the config.
         installed_members: as for `findings`.
         first_lines: for each name met so far, the line that gave it first.
-        licences: for each licence met so far, the resource that has it first, and whether it names it.
+        licenses: for each license met so far, the resource that has it first, and whether it names it.
     """
 
     document: Document
     installed_members: tuple[str, ...]
     first_lines: dict[str, int]
-    licences: dict[str, tuple[str, Sharing, bool]]
+    licenses: dict[str, tuple[str, Sharing, bool]]
 
 
 def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[
     if isinstance(slurm, dict):
         yield from _unknown_keys(place.within("slurm"), slurm, _SLURM_KEYS)
     if name and is_shared_well:
-        yield from _of_sharing(place, name, slurm or {}, config.licences)
+        yield from _of_sharing(place, name, slurm or {}, config.licenses)
         if (slurm or {}).get("broker") and isinstance(type_name, str) and isinstance(environment, dict):
             yield from _of_broker(place.within("slurm"), type_name, {*environment, *stored})
 
@@ -145,31 +145,31 @@ def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any
 
 
 def _of_sharing(
-    place: _Place, name: str, slurm: dict[str, Any], licences: dict[str, tuple[str, Sharing, bool]]
+    place: _Place, name: str, slurm: dict[str, Any], licenses: dict[str, tuple[str, Sharing, bool]]
 ) -> Iterator[Finding]:
     shared = sharing.of(name, slurm)
     is_named = "license" in slurm
-    if shared.licence is None and "capacity" in slurm:
+    if shared.license is None and "capacity" in slurm:
         yield place.within("slurm").finding(
             diagnosis.UNCOUNTED_CAPACITY,
             "capacity",
-            "the capacity holds for no job, since the licence is null",
-            "name a licence, or leave out the capacity",
+            "the capacity holds for no job, since the license is null",
+            "name a license, or leave out the capacity",
         )
     for rule, names in shared.access._asdict().items():
         if names == ():
             yield place.within("slurm", "allow").finding(
                 diagnosis.NOBODY, rule, "the list is empty, so that nobody may use it", "remove the rule, or name one"
             )
-    if shared.licence is None:
+    if shared.license is None:
         return
-    other, before, other_is_named = licences.setdefault(shared.licence, (name, shared, is_named))
+    other, before, other_is_named = licenses.setdefault(shared.license, (name, shared, is_named))
     if other != name and (before.capacity != shared.capacity or not (is_named and other_is_named)):
         yield place.finding(
-            diagnosis.SHARED_LICENCE,
+            diagnosis.SHARED_LICENSE,
             "slurm" if slurm else "name",
-            f"the licence {shared.licence} counts the jobs of {printable(other)} as well",
-            'name another licence under "slurm", or this one under both with the same capacity',
+            f"the license {shared.license} counts the jobs of {printable(other)} as well",
+            'name another license under "slurm", or this one under both with the same capacity',
         )
 
 

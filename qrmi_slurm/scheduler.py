@@ -1,7 +1,7 @@
-"""The scheduler: what slurmctld tells of jobs and licences, and what it is told of them.
+"""The scheduler: what slurmctld tells of jobs and licenses, and what it is told of them.
 
 Prolog asks for one job's time limit, and only where its environment does not say (22.05), with scontrol: that is one
-RPC, where squeue takes two or three. For a job that leaves the choice of a QPU open it may ask for licences and change
+RPC, where squeue takes two or three. For a job that leaves the choice of a QPU open it may ask for licenses and change
 the job's; for access rules on the QOS it asks for that. The command asks for all jobs. What is asked of squeue is asked
 in a format that holds no user's text. Nothing else of a hook comes here.
 """
@@ -19,7 +19,7 @@ from qrmi_slurm.names import SLURM_CONF, UNLIMITED_TIMEOUT_S
 _ONE_JOB_TIMEOUT_S: Final = 5.0
 _ALL_JOBS_TIMEOUT_S: Final = 30.0
 
-# Columns of squeue's answer: the longest list of licences that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
+# Columns of squeue's answer: the longest list of licenses that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
 _FIELD_CHARS: Final = 1024
 
 # A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
@@ -82,16 +82,16 @@ class Allotment(NamedTuple):
     """What Slurm has given a job.
 
     Args:
-        licences: how many of each, by name.
+        licenses: how many of each, by name.
         qos: its quality of service; empty where it has none.
     """
 
-    licences: Mapping[str, int]
+    licenses: Mapping[str, int]
     qos: str
 
 
 def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Allotment | None:
-    """Ask for a job's licences and quality of service; None where slurmctld does not tell.
+    """Ask for a job's licenses and quality of service; None where slurmctld does not tell.
 
     Args:
         job_id: Slurm's id.
@@ -103,12 +103,12 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     for line in (_ask("squeue", arguments, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == str(job_id):
-            return Allotment(parse_licences(words[2]), "" if words[1] == "(null)" else words[1])
+            return Allotment(parse_licenses(words[2]), "" if words[1] == "(null)" else words[1])
     return None
 
 
-def parse_licences(text: str) -> dict[str, int]:
-    """Return how many of each licence a job has, from Slurm's `a:1,b:2`; a licence without a count is one."""
+def parse_licenses(text: str) -> dict[str, int]:
+    """Return how many of each license a job has, from Slurm's `a:1,b:2`; a license without a count is one."""
     found: dict[str, int] = {}
     for word in re.split(r"[,;]", text):
         name, _, count = word.strip().replace("=", ":").partition(":")
@@ -117,8 +117,8 @@ def parse_licences(text: str) -> dict[str, int]:
     return found
 
 
-def free_licences(slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Mapping[str, int] | None:
-    """Ask how many of each licence are free, those kept by reservations not counted; None where that is not told."""
+def free_licenses(slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Mapping[str, int] | None:
+    """Ask how many of each license are free, those kept by reservations not counted; None where that is not told."""
     answer = _ask("scontrol", ["--oneliner", "show", "licenses"], slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
     if answer is None:
         return None
@@ -132,11 +132,11 @@ def free_licences(slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Ma
     return found
 
 
-def change_licences(
-    job_id: int, licences: Mapping[str, int], slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S
+def change_licenses(
+    job_id: int, licenses: Mapping[str, int], slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S
 ) -> bool:
-    """Let a running job have other licences than it was started with, as an operator may; tell whether it has them."""
-    text = ",".join(f"{name}:{count}" for name, count in licences.items())
+    """Let a running job have other licenses than it was started with, as an operator may; tell whether it has them."""
+    text = ",".join(f"{name}:{count}" for name, count in licenses.items())
     arguments = ["update", f"JobId={job_id}", f"Licenses={text}"]
     return _ask("scontrol", arguments, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) is not None
 

@@ -1,4 +1,4 @@
-"""The sensor: a run that brings Slurm's licences in line with what QRMI says of the QPUs, so that jobs wait, not fail.
+"""The sensor: a run that brings Slurm's licenses in line with what QRMI says of the QPUs, so that jobs wait, not fail.
 
 A QPU whose service says that it is offline or paused is out of service at once; one that gives no answer, when it did
 not the time before either. It is back as soon as it says online. What an admin has drained is left alone.
@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from qrmi_slurm import catalogue, licence_counts, moves, qpus, reservations
+from qrmi_slurm import catalogue, license_counts, moves, qpus, reservations
 from qrmi_slurm.config import Resource
 from qrmi_slurm.errors import RecordError, SchedulerError
-from qrmi_slurm.licence_counts import Licence
+from qrmi_slurm.license_counts import License
 from qrmi_slurm.moves import Move
 from qrmi_slurm.plugstack import SiteOptions
 from qrmi_slurm.qpus import Listing, Qpu
@@ -59,7 +59,7 @@ class Memory:
     Args:
         ran_s: when it ran; seconds since the epoch.
         unanswered: how often in a row a QPU gave no answer, by name.
-        offline: the state of each licence whose QPUs are all down.
+        offline: the state of each license whose QPUs are all down.
     """
 
     ran_s: float = 0.0
@@ -69,15 +69,15 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A licence that was taken out of service or put back.
+    """A license that was taken out of service or put back.
 
     Args:
-        licence: its name.
+        license: its name.
         qpus: the QPUs behind it.
         notice: why it is out of service; empty where it is back.
     """
 
-    licence: str
+    license: str
     qpus: tuple[str, ...]
     notice: str
 
@@ -90,8 +90,8 @@ class Report:
         is_skipped: another run had not ended, so this one did nothing.
         changes: what has changed.
         out: why QPUs are out of service now, by name.
-        uncounted: QPUs with a licence that Slurm does not know.
-        moves: the jobs that got another licence.
+        uncounted: QPUs with a license that Slurm does not know.
+        moves: the jobs that got another license.
         faults: what could not be done.
     """
 
@@ -157,8 +157,8 @@ class _Run:
         self._changes: list[Change] = []
 
     def go(self) -> Report:
-        known = licence_counts.read(self._place.slurm_conf)
-        behind = by_licence(self._resources, known)
+        known = license_counts.read(self._place.slurm_conf)
+        behind = by_license(self._resources, known)
         before = recall(self._place.state_dir, time.time())
         unanswered = {
             qpu.name: before.unanswered.get(qpu.name, 0) + 1
@@ -169,11 +169,11 @@ class _Run:
         offline: dict[str, str] = {}
         with changing(self._place.state_dir):
             found = reservations.read(self._place.slurm_conf)
-            for licence, names in behind.items():
+            for license, names in behind.items():
                 word, state = _of_all([states[name] for name in names if name in states])
-                if word is _Word.DOWN or (word is _Word.NOT_KNOWN and licence in before.offline):
-                    offline[licence] = state or before.offline[licence]
-                self._attempt(partial(self._settle, known[licence], word, state, found), f"licence {licence}: ")
+                if word is _Word.DOWN or (word is _Word.NOT_KNOWN and license in before.offline):
+                    offline[license] = state or before.offline[license]
+                self._attempt(partial(self._settle, known[license], word, state, found), f"license {license}: ")
             outages = reservations.read(self._place.slurm_conf).outages
         notices = reservations.notices(self._resources, outages)
         announce(self._resources, self._place, self._listing, notices)
@@ -186,39 +186,39 @@ class _Run:
             uncounted=tuple(
                 resource.name
                 for resource in self._resources
-                if resource.sharing.licence is not None and resource.sharing.licence not in known
+                if resource.sharing.license is not None and resource.sharing.license not in known
             ),
             moves=tuple(moved),
             faults=tuple(self._faults),
         )
 
-    def _settle(self, licence: Licence, word: _Word, state: str, found: reservations.Reservations) -> None:
-        """Bring one licence in line."""
+    def _settle(self, license: License, word: _Word, state: str, found: reservations.Reservations) -> None:
+        """Bring one license in line."""
         slurm_conf = self._place.slurm_conf
-        before = found.outages.get(licence.name)
-        names = tuple(resource.name for resource in self._resources if resource.sharing.licence == licence.name)
+        before = found.outages.get(license.name)
+        names = tuple(resource.name for resource in self._resources if resource.sharing.license == license.name)
         if before is not None and before.is_drained:
             # slurm.conf may have another number by now.
-            reservations.put(reservations.with_count(before, licence.total), found, slurm_conf, time.time())
+            reservations.put(reservations.with_count(before, license.total), found, slurm_conf, time.time())
         elif word is _Word.UP and before is not None:
-            reservations.remove(licence.name, slurm_conf)
-            self._changes.append(Change(licence.name, names, ""))
+            reservations.remove(license.name, slurm_conf)
+            self._changes.append(Change(license.name, names, ""))
         elif word is _Word.DOWN or (word is _Word.NOT_KNOWN and before is not None):
             reason = state if word is _Word.DOWN or before is None else before.reason
-            wanted = Outage(licence.name, licence.total, is_drained=False, reason=reason)
+            wanted = Outage(license.name, license.total, is_drained=False, reason=reason)
             is_done = reservations.put(wanted, found, slurm_conf, time.time())
             if is_done and (before is None or not before.says_as(wanted)):
-                self._changes.append(Change(licence.name, names, wanted.notice))
+                self._changes.append(Change(license.name, names, wanted.notice))
 
     def _move(self, of: Sequence[str]) -> list[Move]:
-        """Move the jobs that could begin with another licence."""
+        """Move the jobs that could begin with another license."""
         slurm_conf = self._place.slurm_conf
         done: list[Move] = []
         if not of:
             return done
         try:
             jobs = moves.waiting(of, slurm_conf)
-            free = {name: licence.free for name, licence in licence_counts.read(slurm_conf).items()} if jobs else {}
+            free = {name: license.free for name, license in license_counts.read(slurm_conf).items()} if jobs else {}
         except SchedulerError as error:
             self._faults.append(str(error))
             return done
@@ -245,7 +245,7 @@ _OUT_OF_TIME: Final = f"Slurm took longer than {_SLURM_MAY_TAKE_S:.0f} s: the ne
 
 
 def _word(qpu: Qpu, unanswered: Mapping[str, int]) -> tuple[_Word, str]:
-    """Return what a QPU's state means for its licence."""
+    """Return what a QPU's state means for its license."""
     match qpu.state:
         case "online" | "unknown":  # QRMI has an answer for the second, and it is none that says no
             return _Word.UP, ""
@@ -259,7 +259,7 @@ def _word(qpu: Qpu, unanswered: Mapping[str, int]) -> tuple[_Word, str]:
 
 
 def _of_all(states: Sequence[tuple[_Word, str]]) -> tuple[_Word, str]:
-    """Return what the QPUs that share a licence mean for it: jobs have something to wait for where one is up."""
+    """Return what the QPUs that share a license mean for it: jobs have something to wait for where one is up."""
     words = {word for word, _ in states}
     if not words or _Word.NOT_OURS in words:
         return _Word.NOT_OURS, ""
@@ -268,13 +268,13 @@ def _of_all(states: Sequence[tuple[_Word, str]]) -> tuple[_Word, str]:
     return states[0] if words == {_Word.DOWN} else (_Word.NOT_KNOWN, "")
 
 
-def by_licence(resources: Sequence[Resource], known: Mapping[str, Licence]) -> dict[str, list[str]]:
-    """Return the resources' names by their licence, of those that Slurm knows."""
+def by_license(resources: Sequence[Resource], known: Mapping[str, License]) -> dict[str, list[str]]:
+    """Return the resources' names by their license, of those that Slurm knows."""
     found: dict[str, list[str]] = {}
     for resource in resources:
-        licence = resource.sharing.licence
-        if licence is not None and licence in known:
-            found.setdefault(licence, []).append(resource.name)
+        license = resource.sharing.license
+        if license is not None and license in known:
+            found.setdefault(license, []).append(resource.name)
     return found
 
 

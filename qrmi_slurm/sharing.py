@@ -1,6 +1,6 @@
 """Sharing: how many jobs may hold a resource at a time, and whose, by the `slurm` key of its entry in the config.
 
-A resource is counted by a Slurm licence, so that jobs wait for it in the queue. Whether licences are in force is the
+A resource is counted by a Slurm license, so that jobs wait for it in the queue. Whether licenses are in force is the
 site's to say, in slurm.conf and job_submit.lua; access rules hold in Prolog all the same.
 """
 
@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from qrmi_slurm.selection import is_one_line
 
-_LICENCE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
+_LICENSE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_]")
 
-LICENCE_PREFIX: Final = "qpu_"
+LICENSE_PREFIX: Final = "qpu_"
 
 RULES: Final = ("users", "groups", "accounts", "partitions", "qos")
 
@@ -47,13 +47,13 @@ class Sharing(NamedTuple):
     """How jobs share a resource.
 
     Args:
-        licence: the Slurm licence that counts its jobs; None where none does.
+        license: the Slurm license that counts its jobs; None where none does.
         capacity: how many jobs may hold it at a time; 1 is exclusive use.
         access: whose jobs.
         broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
     """
 
-    licence: str | None
+    license: str | None
     capacity: int
     access: Access
     broker: bool = False
@@ -72,23 +72,23 @@ def of(name: str, slurm: Mapping[str, Any]) -> Sharing:
         if rule in rules:
             rules[rule] = tuple(text.lower() for text in rules[rule])
     return Sharing(
-        slurm.get("license", default_licence(name)),
+        slurm.get("license", default_license(name)),
         int(slurm.get("capacity", 1)),
         Access(**rules),
         slurm.get("broker", False),
     )
 
 
-def default_licence(name: str) -> str:
-    """Return the licence of a resource that names none: what Slurm cannot have in a licence's name becomes `_`."""
-    return LICENCE_PREFIX + _NOT_PLAIN.sub("_", name)
+def default_license(name: str) -> str:
+    """Return the license of a resource that names none: what Slurm cannot have in a license's name becomes `_`."""
+    return LICENSE_PREFIX + _NOT_PLAIN.sub("_", name)
 
 
 def fault(slurm: Mapping[str, Any]) -> str:
     """Say what is wrong with a `slurm` key, beginning with the place in it; empty where nothing is."""
-    licence = slurm.get("license")
-    if licence is not None and not (isinstance(licence, str) and _LICENCE.fullmatch(licence)):
-        return ".license is not the name of a Slurm licence"
+    license = slurm.get("license")
+    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
+        return ".license is not the name of a Slurm license"
     capacity = slurm.get("capacity", 1)
     # JSON Schema counts 2.0 as an integer; Python counts true as one.
     is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1

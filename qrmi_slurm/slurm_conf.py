@@ -34,7 +34,7 @@ exec {ours}
 _UNITS: Final = {
     "qrmi-slurm-recover.service": "",
     "qrmi-slurm-recover.timer": "On every compute node: systemctl enable --now qrmi-slurm-recover.timer",
-    "qrmi-slurm-sensor.service": "On one node that can read the config, best slurmctld's; for licences.",
+    "qrmi-slurm-sensor.service": "On one node that can read the config, best slurmctld's; for licenses.",
     "qrmi-slurm-sensor.timer": "There: systemctl enable --now qrmi-slurm-sensor.timer",
     "qrmi-slurm-qpus.service": "On one node that can read the config, where users see the list and no sensor runs.",
     "qrmi-slurm-qpus.timer": "There: systemctl enable --now qrmi-slurm-qpus.timer",
@@ -139,13 +139,13 @@ def _systemd(installation: Installation, slurm_conf: Path) -> list[Part]:
     return found
 
 
-def licence_part(installation: Installation, slurm_conf: Path, wanted: Mapping[str, int] | None, fault: str) -> Part:
+def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[str, int] | None, fault: str) -> Part:
     """Return the lines by which jobs wait for QPUs in the queue; each takes the place of what slurm.conf has.
 
     Args:
         installation: whose paths to name.
         slurm_conf: Slurm's configuration file.
-        wanted: the count of each licence of the config; None where it cannot be read.
+        wanted: the count of each license of the config; None where it cannot be read.
         fault: why it cannot.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What the installed suite is made of: the lock that it is installed from, licences, an SBOM, known vulnerabilities.
+"""What the installed suite is made of: the lock that it is installed from, licenses, an SBOM, known vulnerabilities.
 
     supply_chain.py lock        write requirements.lock, the newest of everything that pyproject.toml allows
-    supply_chain.py licences    write docs/licences.md, from an installation made by the lock
+    supply_chain.py licenses    write docs/third-party-licenses.md, from an installation made by the lock
     supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
     supply_chain.py audit       look each locked version up in PyPI's advisories; 2 where they cannot be had
 
@@ -21,7 +21,7 @@ from setup import environment
 from setup.environment import CHECKOUT
 
 LOCK: Final = CHECKOUT / "requirements.lock"
-LICENCES: Final = CHECKOUT / "docs" / "licences.md"
+LICENSES: Final = CHECKOUT / "docs" / "third-party-licenses.md"
 SBOM: Final = CHECKOUT / "build" / "sbom.cdx.json"
 OLDEST_PYTHON: Final = "3.11"
 TOOLS: Final = ("cyclonedx-bom>=7", "pip-audit>=2.9", "pip-licenses>=5", "uv>=0.8")
@@ -52,14 +52,14 @@ SPDX: Final[Mapping[str, str]] = {
 }
 
 _PAGE: Final = """\
-# Licences
+# Licenses
 
-<!-- Made by `make licences` from an installation by requirements.lock. -->
+<!-- Made by `make licenses` from an installation by requirements.lock. -->
 
 qrmi-slurm is Apache-2.0. This is all that an installation by `requirements.lock` holds besides, and what each says of
 itself; none forbids to use it together with the others. `make sbom` writes the same as a CycloneDX document.
 
-| package | version | licence |
+| package | version | license |
 |---|---|---|
 """
 
@@ -74,22 +74,22 @@ def lock() -> int:
     return 0
 
 
-def licences() -> int:
-    """Write the list of licences; 1 where one is not among the compatible ones."""
-    found = _licences()
-    rows = [f"| {name} | {version} | {licence} |\n" for name, version, licence in found]
-    LICENCES.write_text(_PAGE + "".join(rows))
-    strange = [f"{name}: {licence}" for name, _, licence in found if not is_compatible(licence)]
+def licenses() -> int:
+    """Write the list of licenses; 1 where one is not among the compatible ones."""
+    found = _licenses()
+    rows = [f"| {name} | {version} | {license} |\n" for name, version, license in found]
+    LICENSES.write_text(_PAGE + "".join(rows))
+    strange = [f"{name}: {license}" for name, _, license in found if not is_compatible(license)]
     print("\n".join(f"not known to be compatible: {line}" for line in strange), end="\n" if strange else "")
     return 1 if strange else 0
 
 
-def is_compatible(licence: str) -> bool:
-    """Tell whether an SPDX expression offers a licence of those that may be."""
-    return any(all(part.strip(" ()") in COMPATIBLE for part in one.split(" AND ")) for one in licence.split(" OR "))
+def is_compatible(license: str) -> bool:
+    """Tell whether an SPDX expression offers a license of those that may be."""
+    return any(all(part.strip(" ()") in COMPATIBLE for part in one.split(" AND ")) for one in license.split(" OR "))
 
 
-def _licences() -> list[tuple[str, str, str]]:
+def _licenses() -> list[tuple[str, str, str]]:
     command: list[str | Path] = [_tools() / "pip-licenses", "--python", _installation() / "bin" / "python3"]
     command += ["--format=json", "--from=mixed", "--with-system"]
     told: list[dict[str, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
@@ -147,7 +147,7 @@ def _installation() -> Path:
 
 COMMANDS: Final[Mapping[str, Callable[[], int]]] = {
     "lock": lock,
-    "licences": licences,
+    "licenses": licenses,
     "sbom": sbom,
     "audit": audit,
 }

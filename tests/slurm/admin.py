@@ -18,7 +18,7 @@ NOT_TYPED = {
     "make bench": "a quarter of an hour",
     "make audit": "PyPI's advisories may not be had here",
     "make fuzz MINUTES=5": "minutes",
-    "make licences": "it installs the lock's packages, and writes the page",
+    "make licenses": "it installs the lock's packages, and writes the page",
     "make lock": "it asks for the newest versions, and writes the lock",
     "make sbom": "it installs the lock's packages",
     "make soak JOBS=300": "some minutes",

@@ -51,7 +51,7 @@ class SiteOptions:
         watched: put scripts around Prolog and Epilog that note each run and can be held.
         hooks_log: keep what Prolog and Epilog print, which else only syslog has; False, and slurm.conf names
             the installed scripts themselves, as an admin's does.
-        licences: what `Licenses=` of slurm.conf counts; with any, Slurm has job_submit.lua and cli_filter.lua, and each
+        licenses: what `Licenses=` of slurm.conf counts; with any, Slurm has job_submit.lua and cli_filter.lua, and each
             new config comes with its catalogue.
     """
 
@@ -60,7 +60,7 @@ class SiteOptions:
     plugstack_args: tuple[str, ...] = ()
     watched: bool = False
     hooks_log: bool = True
-    licences: Mapping[str, int] = field(default_factory=dict)
+    licenses: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Site:
         self.cluster.make()
         for hook in ("prolog", "epilog"):
             self._install(hook)
-        for script in ("job_submit.lua", "cli_filter.lua") if self.options.licences else ():
+        for script in ("job_submit.lua", "cli_filter.lua") if self.options.licenses else ():
             shutil.copy(LUA_DIR / script, self.cluster.etc)
         self.cluster.start()
 
@@ -141,7 +141,7 @@ class Site:
         new.touch(mode=0o600)
         new.write_text(json.dumps({"resources": list(resources)}, indent=2) + "\n")
         new.replace(self.config_path)
-        if self.options.licences:
+        if self.options.licenses:
             done = self.command("catalogue")
             assert done.returncode == 0, done.stderr
 
@@ -319,9 +319,9 @@ class Site:
                 _write_script(path, text)
 
     def _lua_settings(self) -> dict[str, str]:
-        if not self.options.licences:
+        if not self.options.licenses:
             return {}
-        counts = ",".join(f"{name}:{count}" for name, count in self.options.licences.items())
+        counts = ",".join(f"{name}:{count}" for name, count in self.options.licenses.items())
         return {"Licenses": counts, "JobSubmitPlugins": "lua", "CliFilterPlugins": "lua"}
 
     def _path_of(self, hook: str) -> Path:

@@ -188,7 +188,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_held(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def billed() -> Iterator[Site]:
-    """A site with slurmdbd, whose users have an account each, and whose QPU is counted by a licence."""
+    """A site with slurmdbd, whose users have an account each, and whose QPU is counted by a license."""
     cluster = ClusterOptions(
         nodes=2,
         users=2,
@@ -212,7 +212,7 @@ def accounts(billed: Site) -> dict[str, str]:
 
 
 def submit(site: Site, user: User, seconds: int, *options: str) -> int:
-    """Submit a job that sleeps for some seconds with the QPU and its licence."""
+    """Submit a job that sleeps for some seconds with the QPU and its license."""
     script = f"#!/bin/sh\nsleep {seconds}\n"
     return site.cluster.sbatch(script, "--qpu=ibm_demo", "--licenses=qpu_ibm_demo:1", *options, user=user)
 
@@ -285,7 +285,7 @@ def hours_around(began_s: float) -> tuple[str, str]:
 
 
 def sreport(site: Site, account: str, since: str, until: str) -> int:
-    """Return for how many seconds an account had the QPU's licence, by slurmdbd's roll-up."""
+    """Return for how many seconds an account had the QPU's license, by slurmdbd's roll-up."""
     words = ["sreport", "--parsable2", "--noheader", "--tres=license/qpu_ibm_demo", "-t", "Seconds"]
     words += ["cluster", "AccountUtilizationByUser", f"accounts={account}", f"start={since}", f"end={until}"]
     words.append("format=Account,Login,Used")

@@ -301,7 +301,7 @@ STEPS = {
 }
 
 
-# Those that need the QPUs to be licences, which the fixture `scheduled` makes of them.
+# Those that need the QPUs to be licenses, which the fixture `scheduled` makes of them.
 SCHEDULED_STEPS = {
     'qrmi-slurm drain ibm_quebec --reason "..."': Step("ibm_demo: drained", then="; qrmi-slurm resume ibm_demo"),
     "qrmi-slurm catalogue --check": Step(),
@@ -401,7 +401,7 @@ def test_make_knows_what_takes_too_long_to_be_typed(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def scheduled(admin: Admin) -> Admin:
-    """Follow docs/scheduling.md's section on setting up, without cli_filter.lua; the site has a licence already."""
+    """Follow docs/scheduling.md's section on setting up, without cli_filter.lua; the site has a license already."""
     machine = admin.machine
     conf = machine.path("/etc/slurm/slurm.conf")
     before = conf.read_text()
@@ -441,7 +441,7 @@ def another_holds_the_qpu(admin: Admin) -> Iterator[None]:
         cluster.wait_nodes_idle()
 
 
-def test_what_users_see_of_licences(scheduled: Admin) -> None:
+def test_what_users_see_of_licenses(scheduled: Admin) -> None:
     """A job waits for the QPU that another holds, and a QPU's name with a typing error is refused at submission."""
     user = scheduled.machine.cluster.user.name
     with another_holds_the_qpu(scheduled):
@@ -474,7 +474,7 @@ def test_the_refusal_by_an_access_rule_in_the_page(scheduled: Admin) -> None:
 
 
 @pytest.mark.parametrize("command", SCHEDULED_STEPS)
-def test_a_command_about_licences(scheduled: Admin, command: str) -> None:
+def test_a_command_about_licenses(scheduled: Admin, command: str) -> None:
     """It ends well and shows what the page says."""
     take(scheduled, command, SCHEDULED_STEPS[command])
 
@@ -565,7 +565,7 @@ def test_removing_while_jobs_run(admin: Admin) -> None:
     assert "no job holds a QPU" in admin.printed["qrmi-slurm status"]
     assert not re.search("(Prolog|Epilog)=", machine.path("/etc/slurm/slurm.conf").read_text())
     wait_for(lambda: all(now > read_before[node] for node, now in times_read(machine).items()), "slurmd to read it", 20)
-    take_licences_away(machine)
+    take_licenses_away(machine)
     admin.follow(last)
 
     for node in machine.cluster.nodes:
@@ -575,8 +575,8 @@ def test_removing_while_jobs_run(admin: Admin) -> None:
     assert not [*left, *machine.path("/etc/slurm/").glob("qrmi*")]
 
 
-def take_licences_away(machine: Machine) -> None:
-    """Do what the page says of licences in words."""
+def take_licenses_away(machine: Machine) -> None:
+    """Do what the page says of licenses in words."""
     conf = machine.path("/etc/slurm/slurm.conf")
     conf.write_text(re.sub("(?m)^(JobSubmitPlugins|CliFilterPlugins|Licenses)=.*\n", "", conf.read_text()))
     for name in ("job_submit.lua", "cli_filter.lua", "qrmi_catalogue.lua"):

@@ -27,7 +27,7 @@ LOOKED_AT = {
     "BatchStartTimeout": "ok",
     "MessageTimeout": "warning",  # 10 s by default: users of a slow service are told that Prolog hangs
     "config": "ok",
-    "licences": "ok",  # not used here
+    "licenses": "ok",  # not used here
     "QRMI": "ok",
     "state": "ok",
     "space": "ok",

@@ -21,11 +21,11 @@ ANY = "--qpu=any:ibm_*"
 
 @pytest.fixture(scope="module")
 def counted_site() -> Iterator[Site]:
-    """Start a site whose two QPUs are counted by licences, one job at a time each."""
+    """Start a site whose two QPUs are counted by licenses, one job at a time each."""
     options = SiteOptions(
         cluster=ClusterOptions(nodes=1),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
-        licences={"qpu_ibm_demo": 1, "qpu_ibm_second": 1, "other": 1},
+        licenses={"qpu_ibm_demo": 1, "qpu_ibm_second": 1, "other": 1},
     )
     with Site(options) as site:
         yield site
@@ -76,8 +76,8 @@ def begun(site: Site, *args: str) -> int:
     return job_id
 
 
-def wait_for_licence(site: Site, job_id: int) -> None:
-    """Wait until Slurm has tried a job and says that it waits for a licence."""
+def wait_for_license(site: Site, job_id: int) -> None:
+    """Wait until Slurm has tried a job and says that it waits for a license."""
     wait_for(lambda: site.cluster.job(job_id).reason == "Licenses", f"job {job_id} to wait", 20)
 
 
@@ -94,17 +94,17 @@ def test_jobs_wait_while_the_service_says_no(site: Site, status: str, word: str)
     """Once the sensor has seen it jobs wait, with and without a time limit, and start when it has seen it back."""
     state(site, "ibm_demo", status)
     said = sensor(site)
-    assert said["changes"] == [{"licence": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": word}]
+    assert said["changes"] == [{"license": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": word}]
     assert said["out"] == {"ibm_demo": word}
     jobs = [site.cluster.sbatch(QUICK, DEMO, limit) for limit in ("--time=1", "--time=UNLIMITED")]
     other = site.cluster.sbatch(QUICK, SECOND)
     for job_id in jobs:
-        wait_for_licence(site, job_id)
+        wait_for_license(site, job_id)
     assert site.cluster.wait_job(other).state == "COMPLETED"
     assert sensor(site)["changes"] == []
     stays_pending(site, *jobs)
     state(site, "ibm_demo", "online")
-    assert sensor(site)["changes"] == [{"licence": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": ""}]
+    assert sensor(site)["changes"] == [{"license": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": ""}]
     assert [site.cluster.wait_job(job_id).state for job_id in jobs] == ["COMPLETED", "COMPLETED"]
     assert not reservations(site)
 
@@ -135,7 +135,7 @@ def test_what_the_sensor_takes_out_ends_by_itself(site: Site) -> None:
     assert sensor(site)["changes"] == []
     assert " Duration=01:00:0" in reservations(site)["qpu_out_qpu_ibm_demo"]
     job_id = site.cluster.sbatch(QUICK, DEMO)
-    wait_for_licence(site, job_id)
+    wait_for_license(site, job_id)
     site.cluster.slurm("scontrol", "update", "ReservationName=qpu_out_qpu_ibm_demo", "EndTime=now+1")
     assert site.cluster.wait_job(job_id).state == "COMPLETED"
 
@@ -152,7 +152,7 @@ def test_a_drained_qpu(site: Site) -> None:
         "sbatch: qrmi-slurm: ibm_demo is out of service (drained: new fridge [bold] = 5%, Flags=x); "
         "the job waits until it is back\n"
     )
-    wait_for_licence(site, waiting)
+    wait_for_license(site, waiting)
     assert site.cluster.job(running).state == "RUNNING"
     listed = site.cluster.run_as_user([str(BIN / "qrmi-slurm"), "qpus"]).stdout
     for shown in (listed, told(site, "qpus")):
@@ -179,7 +179,7 @@ def test_a_drain_outlives_slurmctld(site: Site) -> None:
     start_slurmctld(site)
     assert sensor(site)["out"] == {"ibm_demo": "drained: until Friday"}
     job_id = site.cluster.sbatch(QUICK, DEMO)
-    wait_for_licence(site, job_id)
+    wait_for_license(site, job_id)
     stays_pending(site, job_id)
 
 
@@ -204,11 +204,11 @@ def test_resume_of_a_qpu_that_went_offline_meanwhile(site: Site) -> None:
 
 
 def test_what_cannot_be_drained(site: Site) -> None:
-    """A name that is not known, a QPU without a licence, one that Slurm lacks: each is a sentence with a remedy."""
+    """A name that is not known, a QPU without a license, one that Slurm lacks: each is a sentence with a remedy."""
     cases = {
         "ibm_dmeo": "not known at this site: ibm_dmeo (did you mean ibm_demo?); known are: ibm_demo, ibm_none, ",
         "ibm_none": 'ibm_none has "license": null',
-        "ibm_lost": "Slurm has no licence qpu_ibm_lost",
+        "ibm_lost": "Slurm has no license qpu_ibm_lost",
     }
     none = {**site.emulator.resource("ibm_none"), "slurm": {"license": None}}
     site.config([site.emulator.resource("ibm_demo"), none, site.emulator.resource("ibm_lost")])
@@ -238,20 +238,20 @@ def test_a_qpu_that_is_reserved_for_others(site: Site) -> None:
     assert " State=ACTIVE " in line
     jobs = [site.cluster.sbatch(QUICK, DEMO, "--time=1", *words) for words in ((), ("--reservation=now",))]
     for job_id in jobs:
-        wait_for_licence(site, job_id)
+        wait_for_license(site, job_id)
     stays_pending(site, *jobs)
     told(site, "resume", "ibm_demo")
     assert site.cluster.wait_job(jobs[1]).state == "COMPLETED"
     assert site.cluster.job(jobs[0]).state == "PENDING", "its user has reserved it, and the job does not say so"
 
 
-def test_a_shared_licence(site: Site) -> None:
+def test_a_shared_license(site: Site) -> None:
     """QPUs that share one go together, which has to be said; the sensor takes it out only when all are offline."""
     shared = [{**site.emulator.resource(name), "slurm": {"license": "other"}} for name in ("ibm_demo", "ibm_second")]
     site.config(shared)
     done = site.command("drain", "ibm_demo", "--reason", "x")
     assert done.returncode == 2
-    assert "ibm_demo and ibm_second share the licence other: they go out of service together" in done.stderr
+    assert "ibm_demo and ibm_second share the license other: they go out of service together" in done.stderr
     assert told(site, "drain", "ibm_demo", "--yes", "--reason", "x") == "ibm_demo, ibm_second: drained: x\n"
     assert told(site, "resume", "ibm_second", "ibm_demo") == "ibm_demo, ibm_second: in service\n"
     state(site, "ibm_demo", "offline")
@@ -260,20 +260,20 @@ def test_a_shared_licence(site: Site) -> None:
     assert sensor(site)["out"] == {"ibm_demo": "offline", "ibm_second": "offline"}
 
 
-def licences_of(site: Site, job_id: int | str) -> str:
+def licenses_of(site: Site, job_id: int | str) -> str:
     """Return what a job has."""
     return site.cluster.job(job_id).fields["Licenses"]
 
 
 def test_jobs_that_left_the_qpu_open_are_moved(site: Site) -> None:
-    """The one whose turn it is gets the licence that is free; the next waits, and so does whoever left nothing open."""
+    """The one whose turn it is gets the license that is free; the next waits, and so does whoever left nothing open."""
     holders = {"qpu_ibm_demo:1": begun(site, DEMO), "qpu_ibm_second:1": begun(site, SECOND)}
     named = site.cluster.sbatch(SLEEP, DEMO)
     jobs = [site.cluster.sbatch(SLEEP, ANY) for _ in range(3)]
     for job_id in (named, *jobs):
-        wait_for_licence(site, job_id)
-    # slurmctld's Lua takes turns: the first and the third have the same licence, the second one has the other.
-    mine, others = licences_of(site, jobs[0]), licences_of(site, jobs[1])
+        wait_for_license(site, job_id)
+    # slurmctld's Lua takes turns: the first and the third have the same license, the second one has the other.
+    mine, others = licenses_of(site, jobs[0]), licenses_of(site, jobs[1])
     assert {mine, others} == holders.keys()
     site.cluster.slurm("scancel", str(jobs[1]), *([str(named)] if others == "qpu_ibm_demo:1" else []))
     site.cluster.slurm("scancel", str(holders[others]))
@@ -282,7 +282,7 @@ def test_jobs_that_left_the_qpu_open_are_moved(site: Site) -> None:
     moved = {"job": str(jobs[0]), "before": {mine[:-2]: 1}, "after": {others[:-2]: 1}}
     assert sensor(site)["moves"] == [moved]
     site.cluster.wait_job(jobs[0], {"RUNNING"})
-    assert licences_of(site, jobs[0]) == others
+    assert licenses_of(site, jobs[0]) == others
     wait_for(lambda: "begun" in site.cluster.job_output(jobs[0]), "the script to begin", 20)
     assert {session["backend"] for session in site.emulator.open_sessions()} == {"ibm_demo", "ibm_second"}
     assert sensor(site)["moves"] == []
@@ -309,9 +309,9 @@ def test_the_tasks_of_an_array_move_one_by_one(site: Site) -> None:
 
 
 def tasks(site: Site, array: int) -> dict[str, tuple[str, str]]:
-    """Return each task's state and licences."""
+    """Return each task's state and licenses."""
     lines = site.cluster.slurm("squeue", "--noheader", "--array", f"--jobs={array}", "--format=%K %T %W").splitlines()
-    return {task: (state, licences) for task, state, licences in map(str.split, lines)}
+    return {task: (state, licenses) for task, state, licenses in map(str.split, lines)}
 
 
 def test_no_user_can_have_a_job_moved_by_its_name(site: Site) -> None:

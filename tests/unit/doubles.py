@@ -54,7 +54,7 @@ def fake_qrmi_in_front() -> Iterator[None]:
 
 
 class FakeSlurm:
-    """slurmctld with licences, reservations and waiting jobs, in the words of scontrol and squeue.
+    """slurmctld with licenses, reservations and waiting jobs, in the words of scontrol and squeue.
 
     Args:
         knows_comments: whether reservations have one: 23.02 and newer.
@@ -64,11 +64,11 @@ class FakeSlurm:
         self.knows_comments = knows_comments
         self.is_up = True
         self.refuses_update = False
-        self.licences: dict[str, tuple[int, int]] = {}  # total, used
+        self.licenses: dict[str, tuple[int, int]] = {}  # total, used
         self.reservations: dict[str, dict[str, str]] = {}
-        self.jobs: list[tuple[str, int, str, str, str]] = []  # number, priority, reason, licences, admin comment
+        self.jobs: list[tuple[str, int, str, str, str]] = []  # number, priority, reason, licenses, admin comment
         self.changes: list[str] = []
-        self.full: set[str] = set()  # licences of which no more can be reserved, at any time
+        self.full: set[str] = set()  # licenses of which no more can be reserved, at any time
         self.now_s = 1_000_000.0
 
     def run(self, command, slurm_conf, timeout_s=10.0, time_format="standard") -> str:
@@ -79,7 +79,7 @@ class FakeSlurm:
         if program == "squeue":
             return self._squeue(words)
         if words[0] == "show":
-            return self._licences() if words[1] == "licenses" else self._shown(time_format)
+            return self._licenses() if words[1] == "licenses" else self._shown(time_format)
         self.changes.append(" ".join(words))
         told = dict(word.split("=", 1) for word in words if "=" in word)
         if "Comment" in told and not self.knows_comments:
@@ -100,23 +100,23 @@ class FakeSlurm:
             self.reservations[name].update(told)
             return ""
         assert name not in self.reservations, "Slurm refuses a second one of the name"
-        licence, _, count = told["Licenses"].partition(":")
+        license, _, count = told["Licenses"].partition(":")
         is_later = told.get("StartTime", "now") != "now"
-        reserved = 0 if is_later else self._reserved(licence)
-        if licence in self.full or reserved + int(count) > self.licences.get(licence, (0, 0))[0]:
+        reserved = 0 if is_later else self._reserved(license)
+        if license in self.full or reserved + int(count) > self.licenses.get(license, (0, 0))[0]:
             _refuse("Error creating the reservation: Invalid license specification\n")
         self.reservations[name] = told
         return ""
 
-    def _reserved(self, licence: str) -> int:
+    def _reserved(self, license: str) -> int:
         words = [told["Licenses"].partition(":") for told in self.reservations.values()]
-        return sum(int(count) for name, _, count in words if name == licence)
+        return sum(int(count) for name, _, count in words if name == license)
 
-    def _licences(self) -> str:
+    def _licenses(self) -> str:
         return "".join(
             f"LicenseName={name} Total={total} Used={used} Free={total - used} "
             f"Reserved={self._reserved(name)} Remote=no\n"
-            for name, (total, used) in self.licences.items()
+            for name, (total, used) in self.licenses.items()
         )
 
     def _shown(self, time_format: str) -> str:

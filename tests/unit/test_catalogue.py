@@ -31,7 +31,7 @@ def test_it_holds_what_the_config_says_and_no_secret():
     assert text == (
         "-- qrmi-slurm catalogue; made by `qrmi-slurm catalogue`, do not edit\n"
         "return { version = 1, qpus = {\n"
-        '  { name = "ibm_x", types = {"direct-access", "ibm-quantum-system"}, licence = "qpu_ibm_x", capacity = 2,'
+        '  { name = "ibm_x", types = {"direct-access", "ibm-quantum-system"}, license = "qpu_ibm_x", capacity = 2,'
         ' allow = { users = {"bob"}, groups = { { name = "g", gid = 5, members = {"al", "bo"} }, { name = "h" } },'
         ' accounts = {"physics"}, qos = {} }, notice = "drained: \\034maintenance\\034" },\n'
         '  { name = "y", types = {"new-type"}, capacity = 1 },\n'
@@ -52,9 +52,9 @@ def test_lua_reads_each_text_as_it_was(interpreter, tmp_path):
     assert (done.stdout, done.stderr) == (f"{len(texts)}\n", "")
 
 
-def test_a_shared_licence_has_the_lower_count():
+def test_a_shared_license_has_the_lower_count():
     resources = [resource("a", license="l", capacity=3), resource("b"), resource("c", license="l", capacity=2)]
-    assert catalogue.licences([*resources, resource("d", license=None)]) == {"l": 2, "qpu_b": 1}
+    assert catalogue.licenses([*resources, resource("d", license=None)]) == {"l": 2, "qpu_b": 1}
 
 
 def test_a_group_has_those_whose_primary_group_it_is():

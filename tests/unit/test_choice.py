@@ -1,4 +1,4 @@
-"""A job that leaves open which QPU it gets: what is tried, in which order, with which licence, and who may have it."""
+"""A job that leaves open which QPU it gets: what is tried, in which order, with which license, and who may have it."""
 
 import grp
 import os
@@ -16,7 +16,7 @@ MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
 @pytest.fixture
 def slurmctld(monkeypatch):
-    """A slurmctld with licences: `free` are those that no job has, `job` what this one has; `changes` are noted."""
+    """A slurmctld with licenses: `free` are those that no job has, `job` what this one has; `changes` are noted."""
 
     class Slurmctld:
         def __init__(self):
@@ -24,17 +24,17 @@ def slurmctld(monkeypatch):
             self.changes = []
             self.job = Allotment({}, "")
 
-        def change(self, job_id, licences, slurm_conf, timeout_s):
-            for name in {*licences, *self.job.licences}:
-                self.free[name] = self.free.get(name, 0) + self.job.licences.get(name, 0) - licences.get(name, 0)
-            self.job = Allotment(dict(licences), "")
-            self.changes.append(dict(licences))
+        def change(self, job_id, licenses, slurm_conf, timeout_s):
+            for name in {*licenses, *self.job.licenses}:
+                self.free[name] = self.free.get(name, 0) + self.job.licenses.get(name, 0) - licenses.get(name, 0)
+            self.job = Allotment(dict(licenses), "")
+            self.changes.append(dict(licenses))
             return True
 
     daemon = Slurmctld()
     monkeypatch.setattr(scheduler, "allotment", lambda job_id, slurm_conf, timeout_s: daemon.job)
-    monkeypatch.setattr(scheduler, "free_licences", lambda slurm_conf, timeout_s: dict(daemon.free))
-    monkeypatch.setattr(scheduler, "change_licences", daemon.change)
+    monkeypatch.setattr(scheduler, "free_licenses", lambda slurm_conf, timeout_s: dict(daemon.free))
+    monkeypatch.setattr(scheduler, "change_licenses", daemon.change)
     return daemon
 
 
@@ -159,7 +159,7 @@ def test_a_dynamic_resource_behind_which_is_nothing_says_so(site, acquire_for, b
     )
 
 
-# --- licences ----------------------------------------------------------------------------------------------
+# --- licenses ----------------------------------------------------------------------------------------------
 
 
 def test_the_licensed_qpu_is_preferred_where_the_queue_does_not_decide(site, acquire_for, slurmctld):
@@ -169,8 +169,8 @@ def test_the_licensed_qpu_is_preferred_where_the_queue_does_not_decide(site, acq
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_for_another_qpu_than_the_licensed_one_the_jobs_licences_are_changed(site, acquire_for, slurmctld, is_told):
-    """Slurm before 23.02 does not tell Prolog the licences, which are asked for then."""
+def test_for_another_qpu_than_the_licensed_one_the_jobs_licenses_are_changed(site, acquire_for, slurmctld, is_told):
+    """Slurm before 23.02 does not tell Prolog the licenses, which are asked for then."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"matlab": 1, "qpu_ibm_b": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 1}
@@ -189,12 +189,12 @@ def test_a_qpu_that_other_jobs_hold_is_not_taken_from_them(site, acquire_for, sl
     assert slurmctld.changes == []
 
 
-def test_a_licence_that_another_job_takes_at_the_same_moment_is_given_back(site, acquire_for, slurmctld, monkeypatch):
+def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site, acquire_for, slurmctld, monkeypatch):
     """Slurm lets an operator take more than there are."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
     answers = iter([{"qpu_ibm_a": 1}, {"qpu_ibm_a": -1}])
-    monkeypatch.setattr(scheduler, "free_licences", lambda slurm_conf, timeout_s: next(answers))
+    monkeypatch.setattr(scheduler, "free_licenses", lambda slurm_conf, timeout_s: next(answers))
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
     assert slurmctld.changes == [{"qpu_ibm_a": 1}, {"qpu_ibm_b": 1}]
 
@@ -202,18 +202,18 @@ def test_a_licence_that_another_job_takes_at_the_same_moment_is_given_back(site,
 def test_where_slurmctld_refuses_the_change_the_qpu_is_not_taken(site, acquire_for, slurmctld, monkeypatch):
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.free = {"qpu_ibm_a": 1}
-    monkeypatch.setattr(scheduler, "change_licences", lambda *arguments: False)
+    monkeypatch.setattr(scheduler, "change_licenses", lambda *arguments: False)
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
 
 
-def test_a_job_without_licences_chooses_freely(site, acquire_for, slurmctld):
+def test_a_job_without_licenses_chooses_freely(site, acquire_for, slurmctld):
     """The site has no job_submit.lua, so nothing is counted."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="matlab:1")) == "ibm_a"
     assert slurmctld.changes == []
 
 
-def test_two_choices_keep_their_licences_apart(site, acquire_for, slurmctld):
+def test_two_choices_keep_their_licenses_apart(site, acquire_for, slurmctld):
     site.add("ibm_a", queue="1").add("ibm_b", queue="2").add("ibm_c", queue="3", acquire="raise")
     slurmctld.job = Allotment({"qpu_ibm_b": 1, "qpu_ibm_c": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 1}
@@ -221,13 +221,13 @@ def test_two_choices_keep_their_licences_apart(site, acquire_for, slurmctld):
         "ibm_a",
         "ibm_b",
     ]
-    assert slurmctld.job.licences == {"qpu_ibm_a": 1, "qpu_ibm_b": 1}
+    assert slurmctld.job.licenses == {"qpu_ibm_a": 1, "qpu_ibm_b": 1}
 
 
 def test_a_job_with_named_qpus_asks_slurmctld_nothing(site, acquire_for, monkeypatch):
     site.add("a").add("b")
     monkeypatch.delattr(scheduler, "allotment")
-    monkeypatch.delattr(scheduler, "free_licences")
+    monkeypatch.delattr(scheduler, "free_licenses")
     assert held(acquire_for("a,b", SLURM_JOB_LICENSES="qpu_a:1,qpu_b:1")) == "a,b"
 
 

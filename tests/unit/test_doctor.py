@@ -14,7 +14,7 @@ from qrmi_slurm import (
     catalogue,
     doctor,
     hook_checks,
-    licence_checks,
+    license_checks,
     plugin_file,
     plugstack,
     slurm_commands,
@@ -410,7 +410,7 @@ def test_includes_that_match_nothing(tmp_path):
     assert found == [f"{tmp_path}/d/lost/*", f"{tmp_path}/gone.conf"]
 
 
-# --- licences ----------------------------------------------------------------------------------------------
+# --- licenses ----------------------------------------------------------------------------------------------
 
 HERE = os.uname().nodename.partition(".")[0]
 USED = {"JobSubmitPlugins": "lua", "PrologFlags": "Alloc", "SlurmctldHost": f"{HERE}(127.0.0.1)"}
@@ -418,7 +418,7 @@ USED = {"JobSubmitPlugins": "lua", "PrologFlags": "Alloc", "SlurmctldHost": f"{H
 
 @pytest.fixture
 def licensed(tmp_path):
-    """Return a function that tells what the doctor says of licences, with files beside slurm.conf as they should be."""
+    """Return a function that tells what the doctor says of licenses, with files beside slurm.conf as they should be."""
     config = tmp_path / "qrmi_config.json"
     config.write_text(
         json.dumps({"resources": [{"name": name, "type": "iqm-server", "environment": {}} for name in "ab"]})
@@ -428,23 +428,23 @@ def licensed(tmp_path):
     catalogue.write(tmp_path / "qrmi_catalogue.lua", load(config).resources.values(), {})
 
     def look(notices=None, **values):
-        return list(licence_checks.lines(settings_of(**values), options, tmp_path / "slurm.conf", notices or {}))
+        return list(license_checks.lines(settings_of(**values), options, tmp_path / "slurm.conf", notices or {}))
 
     look.folder = tmp_path
     return look
 
 
-def test_licences_that_are_as_they_should_be(licensed):
+def test_licenses_that_are_as_they_should_be(licensed):
     lines = licensed(**USED, Licenses="matlab:2,qpu_a:1,qpu_b:1")
     assert told(lines) == {"JobSubmitPlugins": "ok", "catalogue": "ok", "Licenses": "ok"}
 
 
-def test_a_site_without_licences_reads_one_line(licensed):
+def test_a_site_without_licenses_reads_one_line(licensed):
     """Whether it has Lua plugins for other things or none."""
-    assert told(licensed(PrologFlags="Alloc")) == {"licences": "ok"}
+    assert told(licensed(PrologFlags="Alloc")) == {"licenses": "ok"}
     (licensed.folder / "qrmi_catalogue.lua").unlink()
     (licensed.folder / "job_submit.lua").write_text("-- qrmi_slurm is not used\n")
-    assert told(licensed(**USED, Licenses="matlab:2")) == {"licences": "ok"}
+    assert told(licensed(**USED, Licenses="matlab:2")) == {"licenses": "ok"}
     (licensed.folder / "qrmi_config.json").write_text("{")
     assert licensed(**USED) == []
 
@@ -454,8 +454,8 @@ def test_a_site_without_licences_reads_one_line(licensed):
     [
         ({"Licenses": "qpu_a:1"}, "Licenses", "error", "Licenses=qpu_a:1,qpu_b:1; then: scontrol reconfigure"),
         ({"Licenses": "qpu_a:1,qpu_b:3"}, "Licenses", "warning", "qpu_b (3, not 1)"),
-        ({"JobSubmitPlugins": "(null)"}, "JobSubmitPlugins", "warning", "without lua no job gets the licences"),
-        ({"PrologFlags": "(null)"}, "licences", "error", "a user's own srun can ask Prolog"),
+        ({"JobSubmitPlugins": "(null)"}, "JobSubmitPlugins", "warning", "without lua no job gets the licenses"),
+        ({"PrologFlags": "(null)"}, "licenses", "error", "a user's own srun can ask Prolog"),
     ],
 )
 def test_settings_that_do_not_fit_the_config(licensed, values, name, level, words):

@@ -28,7 +28,7 @@ LAYERS = (
         "access",
     ),
     ("scheduler", "backend", "record", "ledger", "exports", "logs"),
-    ("stored_secrets", "licences", "choice", "brokerage"),
+    ("stored_secrets", "licenses", "choice", "brokerage"),
     ("release", "draft", "acquire"),
     ("hooks", "task_hook"),
 )

@@ -52,11 +52,11 @@ def refused(outcome):
     return rest
 
 
-# --- licences ----------------------------------------------------------------------------------------------
+# --- licenses ----------------------------------------------------------------------------------------------
 
 
 def test_a_job_without_qpu_is_left_alone_and_nothing_is_read(lua):
-    """Neither a missing nor a broken catalogue, nor licences of its own, change anything for it."""
+    """Neither a missing nor a broken catalogue, nor licenses of its own, change anything for it."""
     before = {"licenses": "matlab:2", "admin_comment": "mine"}
     for content in (None, "return {", 'return { version = 1, qpus = "none" }'):
         if content is not None:
@@ -68,23 +68,23 @@ def test_a_job_without_qpu_is_left_alone_and_nothing_is_read(lua):
             assert outcome.job.get("licenses") in (None, "matlab:2")
 
 
-def test_each_qpu_brings_its_licence(lua):
+def test_each_qpu_brings_its_license(lua):
     site(lua, resource("ibm_demo"), resource("garnet", license="iqm"), resource("free", license=None))
     lua.submit("ibm_demo")
     lua.submit(" garnet , ibm_demo,garnet", licenses="matlab:2;x")
     lua.submit("free", licenses="matlab")
     lua.submit("free")
-    licences = [outcome.job.get("licenses") for outcome in lua.run()]
-    assert licences == ["qpu_ibm_demo:1", "matlab:2;x,iqm:1,qpu_ibm_demo:1", "matlab", None]
+    licenses = [outcome.job.get("licenses") for outcome in lua.run()]
+    assert licenses == ["qpu_ibm_demo:1", "matlab:2;x,iqm:1,qpu_ibm_demo:1", "matlab", None]
 
 
-def test_qpus_that_share_a_licence_take_as_many_of_it(lua):
+def test_qpus_that_share_a_license_take_as_many_of_it(lua):
     site(lua, resource("a", license="l", capacity=2), resource("b", license="l", capacity=2))
     lua.submit("a,b")
     assert lua.run()[0].job["licenses"] == "l:2"
     site(lua, resource("a", license="l"), resource("b", license="l", capacity=2))
     lua.submit("a,b")
-    assert refused(lua.run()[0]) == "--qpu asks for 2 of the licence l of a, b, and there is no more than 1 of it"
+    assert refused(lua.run()[0]) == "--qpu asks for 2 of the license l of a, b, and there is no more than 1 of it"
 
 
 def test_what_slurmd_will_call_the_selection_is_seen(lua):
@@ -103,7 +103,7 @@ def test_what_slurmd_will_call_the_selection_is_seen(lua):
     assert "licenses" not in none.job
 
 
-def test_a_qpus_licence_is_not_had_by_hand(lua):
+def test_a_qpus_license_is_not_had_by_hand(lua):
     """With its --qpu it is counted once; without, the job is refused, whatever form the request has."""
     two_qpus(lua)
     lua.submit("ibm_demo", licenses="qpu_ibm_demo:3,matlab")
@@ -112,9 +112,9 @@ def test_a_qpus_licence_is_not_had_by_hand(lua):
         lua.submit(licenses=text)
     once, other, *without = lua.run()
     assert once.job["licenses"] == "matlab,qpu_ibm_demo:1"
-    assert refused(other).startswith("qpu_ibm_second is the licence of ibm_second")
+    assert refused(other).startswith("qpu_ibm_second is the license of ibm_second")
     for outcome in without:
-        expected = "qpu_ibm_demo is the licence of ibm_demo, which --qpu=ibm_demo asks for: leave it out of --licenses"
+        expected = "qpu_ibm_demo is the license of ibm_demo, which --qpu=ibm_demo asks for: leave it out of --licenses"
         assert refused(outcome) == expected
 
 
@@ -122,8 +122,8 @@ def test_a_qpus_licence_is_not_had_by_hand(lua):
     ("offset", "is_newer", "is_refused"),
     [(0, True, False), (1, True, True), (127, True, True), (0xFFFFFFFE, True, False), (1, False, False)],
 )
-def test_from_23_02_a_further_components_licence_is_refused_in_words(lua, offset, is_newer, is_refused):
-    """Slurm would refuse it as a licence that somebody asked for; NO_VAL where the job has no components."""
+def test_from_23_02_a_further_components_license_is_refused_in_words(lua, offset, is_newer, is_refused):
+    """Slurm would refuse it as a license that somebody asked for; NO_VAL where the job has no components."""
     two_qpus(lua)
     if is_newer:
         lua.do("slurm.ESLURM_NOT_HET_JOB = 2111")
@@ -133,7 +133,7 @@ def test_from_23_02_a_further_components_licence_is_refused_in_words(lua, offset
     assert plain.is_taken
     assert asked.is_taken is not is_refused
     if is_refused:
-        sentence = "Slurm counts licences for a heterogeneous job's first component alone: give --qpu=%s there"
+        sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
         assert refused(asked) == sentence % "ibm_demo"
 
 
@@ -143,7 +143,7 @@ def test_what_slurm_does_not_take_is_refused_in_words(lua):
     lua.submit(",".join(f"qpu_of_the_site_{number}" for number in range(60)))
     alternatives, many = lua.run()
     assert refused(alternatives).startswith("--licenses with | cannot stand beside --qpu")
-    assert refused(many) == "--qpu asks for more licences than Slurm takes in one job"
+    assert refused(many) == "--qpu asks for more licenses than Slurm takes in one job"
 
 
 # --- the catalogue -----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_without_a_sound_catalogue_jobs_with_qpu_are_refused_and_others_not(lua,
 
 
 def test_a_fault_of_ours_refuses_a_job_with_qpu_and_no_other(lua):
-    """An error in Lua would let the job through without its licences."""
+    """An error in Lua would let the job through without its licenses."""
     two_qpus(lua)
     lua.do("local read = io.open; io.open = function() error('broken') end")
     lua.submit("ibm_demo")
@@ -305,14 +305,14 @@ def three(lua, **slurm):
 @pytest.mark.parametrize(
     "term", ["ibm_*", f"any:{QCS}", "any:qiskit-runtime-service", "least-busy:IBMQiskitRuntimeService", "any: ibm_?"]
 )
-def test_a_choice_takes_one_licence_and_names_the_others(lua, term):
+def test_a_choice_takes_one_license_and_names_the_others(lua, term):
     three(lua)
     for _ in range(4):
         lua.submit(term, admin_comment="seen by  bob")
     outcomes = lua.run()
-    licences = [outcome.job["licenses"] for outcome in outcomes]
-    assert licences[:2] == licences[2:]
-    assert set(licences) == {"qpu_ibm_a:1", "qpu_ibm_b:1"}, "each job takes the next one"
+    licenses = [outcome.job["licenses"] for outcome in outcomes]
+    assert licenses[:2] == licenses[2:]
+    assert set(licenses) == {"qpu_ibm_a:1", "qpu_ibm_b:1"}, "each job takes the next one"
     for outcome in outcomes:
         assert outcome.job["admin_comment"] == "seen by  bob qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"
 
@@ -329,7 +329,7 @@ def test_a_type_is_what_prolog_takes_for_it(lua):
     known = {item.name: item for item in resources}
     for word, outcome in zip(words, lua.run(), strict=True):
         found = choice.find(selection.parse(f"any:{word}"), known, None, prepared)
-        fitting = [item.licence for slot in found.slots for item in slot.candidates]
+        fitting = [item.license for slot in found.slots for item in slot.candidates]
         if not fitting:
             assert refused(outcome).startswith("not known at this site: "), word
             continue
@@ -342,14 +342,14 @@ def prepared(item):
 
 
 def test_what_is_behind_a_dynamic_entry_is_several(lua):
-    """So two choices may both come to it, where its licence has as many."""
+    """So two choices may both come to it, where its license has as many."""
     dynamic = Resource("ibm", QCS, {}, True, {"capacity": 2})
     site(lua, dynamic)
     for term in ("any:ibm,any:ibm", "ibm,any:*", "any:ibm,ibm,any:ibm"):
         lua.submit(term)
     two, named, three = lua.run()
     assert two.job["licenses"] == named.job["licenses"] == "qpu_ibm:2"
-    assert refused(three) == "--qpu asks for 3 of the licence qpu_ibm of ibm, and there is no more than 2 of it"
+    assert refused(three) == "--qpu asks for 3 of the license qpu_ibm of ibm, and there is no more than 2 of it"
 
 
 def test_choices_and_names_take_different_qpus(lua):
@@ -381,7 +381,7 @@ def test_an_exact_name_wins_over_what_else_it_could_mean(lua):
     assert "admin_comment" not in outcome.job
 
 
-def test_a_choice_needs_no_licence_where_one_of_its_qpus_has_none(lua):
+def test_a_choice_needs_no_license_where_one_of_its_qpus_has_none(lua):
     three(lua, license=None)
     lua.submit("ibm_*")
     (outcome,) = lua.run()
@@ -497,26 +497,26 @@ def test_a_change_of_other_things_is_left_alone(lua):
         assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
 
 
-def test_a_waiting_job_keeps_its_qpus_licences(lua):
+def test_a_waiting_job_keeps_its_qpus_licenses(lua):
     two_qpus(lua)
     had = {"licenses": "qpu_ibm_demo:1"}
     for asked in ("matlab:2", "", "qpu_ibm_demo:5", "qpu_ibm_second", "matlab,qpu_ibm_second:1"):
         lua.modify({"licenses": asked}, had, "ibm_demo")
-    licences = [outcome.job["licenses"] for outcome in lua.run()]
+    licenses = [outcome.job["licenses"] for outcome in lua.run()]
     own = "qpu_ibm_demo:1"
-    assert licences == [f"matlab:2,{own}", own, own, own, f"matlab,{own}"]
+    assert licenses == [f"matlab:2,{own}", own, own, own, f"matlab,{own}"]
 
 
-def test_a_choice_may_be_moved_to_another_of_its_licences(lua):
+def test_a_choice_may_be_moved_to_another_of_its_licenses(lua):
     three(lua)
     had = {"licenses": "m:1,qpu_ibm_a:1", "admin_comment": "x qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}
     for asked in ("qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k", "qpu_garnet"):
         lua.modify({"licenses": asked}, had, "any:ibm_*", uid=0)
-    licences = [outcome.job["licenses"] for outcome in lua.run()]
-    assert licences == ["qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k,qpu_ibm_a:1", "qpu_ibm_a:1"]
+    licenses = [outcome.job["licenses"] for outcome in lua.run()]
+    assert licenses == ["qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k,qpu_ibm_a:1", "qpu_ibm_a:1"]
 
 
-def test_two_choices_keep_a_licence_each(lua):
+def test_two_choices_keep_a_license_each(lua):
     three(lua)
     marker = "qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b|qpu_garnet"
     had = {"licenses": "qpu_ibm_a:1,qpu_ibm_b:1", "admin_comment": f"{marker} {marker}"}
@@ -556,7 +556,7 @@ def test_a_change_must_fit_the_access_rules(lua):
     assert (moved.code, moved.job["licenses"]) == (0, "qpu_b:1"), "to a QPU that he may use there"
 
 
-def test_a_running_job_keeps_its_licences_unless_an_operator_changes_them(lua):
+def test_a_running_job_keeps_its_licenses_unless_an_operator_changes_them(lua):
     two_qpus(lua)
     had = {"licenses": "qpu_ibm_demo:1", "job_state": RUNNING + 256}
     lua.modify({"licenses": ""}, had, "ibm_demo")
@@ -564,19 +564,19 @@ def test_a_running_job_keeps_its_licences_unless_an_operator_changes_them(lua):
     lua.modify({"licenses": "qpu_ibm_second:1"}, had, "ibm_demo", uid=0)
     lua.modify({"licenses": "qpu_ibm_second:1"}, had, "ibm_demo", uid=1234)
     dropped, others, by_root, by_operator = lua.run()
-    assert refused(dropped) == "a running job keeps the licences of its QPUs"
+    assert refused(dropped) == "a running job keeps the licenses of its QPUs"
     assert dropped.code == 2048
     assert others.is_taken
     assert by_root.job["licenses"] == by_operator.job["licenses"] == "qpu_ibm_second:1"
 
 
-def test_a_job_without_qpu_gets_no_qpus_licence_by_a_change(lua):
+def test_a_job_without_qpu_gets_no_qpus_license_by_a_change(lua):
     two_qpus(lua)
     lua.modify({"licenses": "qpu_ibm_demo"}, {})
     lua.modify({"licenses": "m,qpu_ibm_demo"}, {}, uid=0)
     lua.modify({"licenses": "qpu_ibm_demo:1"}, {"het_job_id": 7})
     alone, with_others, component = lua.run()
-    assert refused(alone).startswith("qpu_ibm_demo is the licence of ibm_demo")
+    assert refused(alone).startswith("qpu_ibm_demo is the license of ibm_demo")
     assert alone.code == 2048
     assert with_others.job["licenses"] == "m"
     assert component.is_taken, "what the component before it got is not its own"
@@ -584,7 +584,7 @@ def test_a_job_without_qpu_gets_no_qpus_licence_by_a_change(lua):
 
 
 def test_a_change_is_refused_where_the_catalogue_is_missing(lua):
-    """Else the job would lose its licences."""
+    """Else the job would lose its licenses."""
     lua.modify({"licenses": "m"}, {"licenses": "qpu_ibm_demo:1"}, "ibm_demo")
     (outcome,) = lua.run()
     assert outcome.code == -1
@@ -626,7 +626,7 @@ def test_the_login_node_passes_what_only_the_controller_knows(lua):
 
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
 def test_the_ready_files_need_the_module_for_jobs_with_qpu_alone(interpreter, tmp_path):
-    """Where it is missing, slurmctld starts, and takes no job that would go without its licence."""
+    """Where it is missing, slurmctld starts, and takes no job that would go without its license."""
     lua = Lua(interpreter, tmp_path)
     lua.do('package.path, package.loaded["qrmi_slurm"], slurm.log_error = "", nil, function() end')
     lua.do("package.preload.qrmi_slurm = function() error('gone') end")

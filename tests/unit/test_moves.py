@@ -1,4 +1,4 @@
-"""Which waiting jobs get another licence, and what squeue's answer is trusted with."""
+"""Which waiting jobs get another license, and what squeue's answer is trusted with."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm import licence_counts, moves
+from qrmi_slurm import license_counts, moves
 from qrmi_slurm.moves import Move, Waiting
 
 CONF = Path("/etc/slurm/slurm.conf")
@@ -24,7 +24,7 @@ def planned(jobs, **free):
 # --- the plan ---------------------------------------------------------------------------------------------------
 
 
-def test_a_free_licence_is_given_once_and_to_whose_turn_it_is():
+def test_a_free_license_is_given_once_and_to_whose_turn_it_is():
     """The highest priority first, then the oldest; the others wait where they are."""
     jobs = [waiting(number, ["abc"], priority, a=1) for number, priority in ((10, 5), (9, 5), (8, 4), (11, 6))]
     assert planned(jobs, a=0, b=1, c=1) == {"11": {"b": 1}, "9": {"c": 1}}
@@ -37,7 +37,7 @@ def test_tasks_of_an_array_go_in_their_order():
 
 
 def test_what_another_job_will_take_is_not_given_away():
-    """A job that left nothing open, and whose licence is free, begins as soon as Slurm comes to it."""
+    """A job that left nothing open, and whose license is free, begins as soon as Slurm comes to it."""
     jobs = [waiting(1, ["ab"], 5, a=1), waiting(2, [], 9, b=1), waiting(3, ["ab"], 8, b=1)]
     assert planned(jobs, a=0, b=1) == {}
     assert planned(jobs, a=0, b=2) == {}
@@ -45,13 +45,13 @@ def test_what_another_job_will_take_is_not_given_away():
 
 
 def test_a_job_that_could_not_begin_takes_nothing():
-    """It waits for another licence as well, so the free one is the next job's."""
+    """It waits for another license as well, so the free one is the next job's."""
     jobs = [waiting(1, ["ab"], 9, a=1, matlab=1), waiting(2, ["ab"], 5, a=1)]
     assert planned(jobs, a=0, b=1, matlab=0) == {"2": {"b": 1}}
     assert planned(jobs, a=0, b=1, matlab=1) == {"1": {"matlab": 1, "b": 1}}
 
 
-def test_two_choices_take_two_licences():
+def test_two_choices_take_two_licenses():
     """No two alike, and the one that the job has already is kept where it is free."""
     jobs = [waiting(1, ["abc", "abc"], a=1, b=1)]
     assert planned(jobs, a=0, b=1, c=1) == {"1": {"b": 1, "c": 1}}
@@ -71,7 +71,7 @@ def test_two_choices_take_two_licences():
     ],
 )
 def test_jobs_that_are_left_alone(job):
-    """Where it is not plain which licence stands for the choice, nothing is changed."""
+    """Where it is not plain which license stands for the choice, nothing is changed."""
     assert planned([job], a=0, b=9, c=9, d=9, x=0) == {}
 
 
@@ -82,7 +82,7 @@ def test_jobs_that_are_left_alone(job):
     st.fixed_dictionaries({name: st.integers(0, 2) for name in "abc"}),
 )
 def test_no_plan_gives_more_than_there_is(asked, free):
-    """Each move is to licences that the job would take, and all moves together fit into what is free."""
+    """Each move is to licenses that the job would take, and all moves together fit into what is free."""
     jobs = [
         waiting(number, ["".join(sorted(choice | {has}))], priority, **{has: 1})
         for number, (priority, has, choice) in enumerate(asked, 1)
@@ -90,10 +90,10 @@ def test_no_plan_gives_more_than_there_is(asked, free):
     by_number = {job.job: job for job in jobs}
     given_away = dict.fromkeys("abc", 0)
     for move in moves.plan(jobs, free):
-        assert move.before == by_number[move.job].licences
-        (licence,) = move.after
-        assert licence in by_number[move.job].choices[0]
-        given_away[licence] += 1
+        assert move.before == by_number[move.job].licenses
+        (license,) = move.after
+        assert license in by_number[move.job].choices[0]
+        given_away[license] += 1
     assert all(given_away[name] <= free[name] for name in free)
 
 
@@ -101,7 +101,7 @@ def test_no_plan_gives_more_than_there_is(asked, free):
 
 
 def test_lines_of_squeue():
-    """Number, priority and licences are Slurm's; the choices are those of the admin's comment."""
+    """Number, priority and licenses are Slurm's; the choices are those of the admin's comment."""
     text = (
         f"1{MARK}4294901759|Licenses|qpu_a|a note qrmi-slurm:any=qpu_a|qpu_b|qpu_b\n"
         f"2_3{MARK}5|Licenses|qpu_a:1,matlab@db:2|qrmi-slurm:any=qpu_a|qpu_b qrmi-slurm:any=qpu_c|qpu_d\n"
@@ -148,21 +148,21 @@ def test_each_question_has_its_own_mark(slurm):
 
 
 def test_a_move_is_one_update(slurm):
-    """All of the job's licences are written, those that stay as well."""
+    """All of the job's licenses are written, those that stay as well."""
     slurm.jobs = [("7_2", 5, "Licenses", "a", "")]
     moves.carry_out(Move("7_2", {"a": 1, "m": 2}, {"m": 2, "b": 1}), CONF)
     assert slurm.changes == ["update JobId=7_2 Licenses=m:2,b:1"]
 
 
-# --- licences ---------------------------------------------------------------------------------------------------
+# --- licenses ---------------------------------------------------------------------------------------------------
 
 
-def test_licences_of_scontrol():
+def test_licenses_of_scontrol():
     """What is reserved is not free, and what is in use and reserved at once counts once."""
     text = (
         "LicenseName=qpu_a Total=2 Used=1 Free=1 Reserved=2 Remote=no\n"
         "LicenseName=m@db Total=5 Used=1 Free=4 Reserved=1 Remote=yes LastConsumed=0 LastDeficit=0 LastUpdate=x\n"
         "No licenses configured in Slurm.\n"
     )
-    found = licence_counts.parse(text)
-    assert {name: licence.free for name, licence in found.items()} == {"qpu_a": 0, "m@db": 3}
+    found = license_counts.parse(text)
+    assert {name: license.free for name, license in found.items()} == {"qpu_a": 0, "m@db": 3}

@@ -37,7 +37,7 @@ def offline(state="paused", count=1, ends_s=0.0):
 
 
 def having(*outages):
-    return Reservations({outage.licence: outage for outage in outages}, {})
+    return Reservations({outage.license: outage for outage in outages}, {})
 
 
 def only(found):
@@ -54,7 +54,7 @@ def test_a_reason_is_read_as_it_was_written(line, reason):
         return
     found = reservations.parse(line.format(text=drained(reason).text))
     outage = only(found)
-    assert (outage.licence, outage.count, outage.is_drained, outage.ends_s) == ("qpu_a", 2, True, 1795417430)
+    assert (outage.license, outage.count, outage.is_drained, outage.ends_s) == ("qpu_a", 2, True, 1795417430)
     assert (outage.by, outage.since) == ("root", "2026-11-23T06:30")
     assert outage.reason == reason
     assert not found.busy_until_s
@@ -65,7 +65,7 @@ def test_no_reason_looks_like_a_field(line):
     """Slurm's own fields stay what they are where a reason has their names in it."""
     reason = "x PartitionName=y Flags=z Licenses=other:9 State=ACTIVE MaxStartDelay=1 Comment=offline: paused"
     outage = only(reservations.parse(line.format(text=drained(reason).text)))
-    assert (outage.licence, outage.count, outage.reason) == ("qpu_a", 2, reason)
+    assert (outage.license, outage.count, outage.reason) == ("qpu_a", 2, reason)
 
 
 @pytest.mark.parametrize("line", [LINE_22, LINE_26], ids=["22.05", "26.05"])
@@ -84,7 +84,7 @@ def test_what_else_stands_there(line, text, notice):
 
 
 def test_what_is_not_ours():
-    """Of others' reservations it is known until when they have which licences; those without are passed over."""
+    """Of others' reservations it is known until when they have which licenses; those without are passed over."""
     other = LINE_26.replace("qpu_out_qpu_a", "weekly").replace("qpu_a:2", "qpu_a:1,qpu_b:1")
     wrong = LINE_26.replace("qpu_out_qpu_a", "qpu_out_qpu_z")
     nodes = LINE_26.replace("qpu_out_qpu_a", "maint").replace("qpu_a:2", "(null)")
@@ -95,9 +95,9 @@ def test_what_is_not_ours():
 
 @pytest.mark.parametrize("knows_comments", [True, False], ids=["23.02", "22.05"])
 def test_from_offline_to_drained_and_back(slurm, knows_comments):
-    """Each step leaves one reservation that says so; where Slurm has comments the licence is never free between."""
+    """Each step leaves one reservation that says so; where Slurm has comments the license is never free between."""
     slurm.knows_comments = knows_comments
-    slurm.licences["qpu_a"] = (1, 1)
+    slurm.licenses["qpu_a"] = (1, 1)
     for wanted in (offline(), drained(), drained("later"), offline("offline")):
         assert reservations.put(wanted, reservations.read(CONF), CONF, NOW_S)
         after = only(reservations.read(CONF))
@@ -111,7 +111,7 @@ def test_from_offline_to_drained_and_back(slurm, knows_comments):
 
 def test_the_same_again_is_left_alone(slurm):
     """Nothing is sent, so that slurmctld and its database have no new entry each minute."""
-    slurm.licences["qpu_a"] = (1, 0)
+    slurm.licenses["qpu_a"] = (1, 0)
     for wanted in (drained(), offline(ends_s=NOW_S + 31 * 60)):
         assert not reservations.put(wanted, having(wanted), CONF, NOW_S)
     assert slurm.changes == []
@@ -126,18 +126,18 @@ def test_the_sensors_is_renewed_in_time(slurm):
 
 
 def test_another_count(slurm):
-    """Where slurm.conf has another number of licences the reservation is made again."""
-    slurm.licences["qpu_a"] = (3, 0)
+    """Where slurm.conf has another number of licenses the reservation is made again."""
+    slurm.licenses["qpu_a"] = (3, 0)
     reservations.put(drained(count=1), having(), CONF, NOW_S)
     reservations.put(drained(count=3), having(drained(count=1)), CONF, NOW_S)
     assert only(reservations.read(CONF)).count == 3
 
 
 @pytest.mark.parametrize("knows_comments", [True, False], ids=["23.02", "22.05"])
-def test_a_licence_that_another_reservation_has(slurm, knows_comments):
+def test_a_license_that_another_reservation_has(slurm, knows_comments):
     """Ours is made for a time after the other's, and then moved to begin now, with the time that it is to last."""
     slurm.knows_comments = knows_comments
-    slurm.licences["qpu_a"] = (1, 0)
+    slurm.licenses["qpu_a"] = (1, 0)
     slurm.now_s = NOW_S
     slurm.reservations["course"] = {"Licenses": "qpu_a:1", "EndTime": "now+90minutes"}
     assert reservations.put(drained(), reservations.read(CONF), CONF, NOW_S)
@@ -148,8 +148,8 @@ def test_a_licence_that_another_reservation_has(slurm, knows_comments):
 
 
 def test_a_move_that_slurm_refuses(slurm, monkeypatch):
-    """Nothing is left of the reservation that was made for later: its licences are forgotten by Slurm."""
-    slurm.licences["qpu_a"] = (1, 0)
+    """Nothing is left of the reservation that was made for later: its licenses are forgotten by Slurm."""
+    slurm.licenses["qpu_a"] = (1, 0)
     slurm.now_s = NOW_S
     slurm.reservations["course"] = {"Licenses": "qpu_a:1", "EndTime": "now+90minutes"}
     monkeypatch.setattr(slurm, "refuses_update", True)
@@ -160,7 +160,7 @@ def test_a_move_that_slurm_refuses(slurm, monkeypatch):
 
 def test_what_slurm_refuses(slurm):
     """Its own word is told, with a hint to see whether it runs only where it has not answered."""
-    slurm.licences["qpu_a"] = (1, 0)
+    slurm.licenses["qpu_a"] = (1, 0)
     slurm.full = {"qpu_a"}
     with pytest.raises(SchedulerError) as refused:
         reservations.put(drained(), having(), CONF, NOW_S)
@@ -185,7 +185,7 @@ def test_slurm_says_more_than_one_line(tmp_path, monkeypatch):
 
 
 def test_notices_of_resources():
-    """QPUs that share a licence share its notice; those without one have none."""
+    """QPUs that share a license share its notice; those without one have none."""
     resources = [
         Resource("a", "t", {}),
         Resource("b", "t", {}, slurm={"license": "qpu_a"}),

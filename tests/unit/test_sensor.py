@@ -11,9 +11,9 @@ from qrmi_slurm.errors import BackendError
 
 @pytest.fixture
 def counted(site, slurm, monkeypatch):
-    """Return a site whose QPUs a and b have a licence each, one job at a time."""
+    """Return a site whose QPUs a and b have a license each, one job at a time."""
     monkeypatch.setenv("SLURM_CONF", str(site.slurm_conf))
-    slurm.licences = {"qpu_a": (1, 0), "qpu_b": (1, 0)}
+    slurm.licenses = {"qpu_a": (1, 0), "qpu_b": (1, 0)}
     slurm.now_s = time.time()
     return site
 
@@ -45,13 +45,13 @@ def states(site, *resources, **said):
 def test_out_and_back(counted, slurm, sense):
     """What says that it is paused is out at once and back at once; the list for users says both."""
     states(counted, a="Paused", b="Online")
-    assert sense()["changes"] == [{"licence": "qpu_a", "qpus": ["a"], "notice": "offline: paused"}]
+    assert sense()["changes"] == [{"license": "qpu_a", "qpus": ["a"], "notice": "offline: paused"}]
     assert set(slurm.reservations) == {"qpu_out_qpu_a"}
     listing = {qpu.name: qpu.shown for qpu in qpus.read_published(counted.state_dir).qpus}
     assert (listing["a"].notice, listing["a"].is_usable, listing["b"].notice) == ("offline: paused", False, "")
     assert sense()["changes"] == []
     states(counted, a="Online", b="Online")
-    assert sense()["changes"] == [{"licence": "qpu_a", "qpus": ["a"], "notice": ""}]
+    assert sense()["changes"] == [{"license": "qpu_a", "qpus": ["a"], "notice": ""}]
     assert not slurm.reservations
 
 
@@ -85,7 +85,7 @@ def test_users_own_credentials_are_none_of_its_business(counted, slurm, sense):
 
 
 def test_what_is_not_counted_is_left_alone(counted, slurm, sense):
-    """A QPU without a licence, or with one that Slurm lacks, costs no question to Slurm, and is no fault."""
+    """A QPU without a license, or with one that Slurm lacks, costs no question to Slurm, and is no fault."""
     states(counted, a="Offline", lost="Offline", none="Offline")
     counted.resources[2]["slurm"] = {"license": None}
     counted.write_config(json.dumps({"resources": counted.resources}))
@@ -93,7 +93,7 @@ def test_what_is_not_counted_is_left_alone(counted, slurm, sense):
     assert (said["out"], said["uncounted"], said["faults"]) == ({"a": "offline"}, ["lost"], [])
 
 
-def test_a_shared_licence_is_out_only_with_all_its_qpus(counted, slurm, sense):
+def test_a_shared_license_is_out_only_with_all_its_qpus(counted, slurm, sense):
     """Jobs that share one have something to wait for as long as one QPU is up."""
     for said, out in (("Online", {}), (None, {}), ("Paused", {"a": "offline", "c": "offline"})):
         states(counted, a="Offline", c=said)
@@ -103,10 +103,10 @@ def test_a_shared_licence_is_out_only_with_all_its_qpus(counted, slurm, sense):
 
 
 def test_what_is_drained_stays_so(counted, slurm, run, sense):
-    """Neither a good answer nor a bad one changes what an admin said; another number of licences is followed."""
+    """Neither a good answer nor a bad one changes what an admin said; another number of licenses is followed."""
     states(counted, a="Online")
     assert run("drain", "a", "--reason", "x")[0] == 0
-    slurm.licences["qpu_a"] = (2, 0)
+    slurm.licenses["qpu_a"] = (2, 0)
     for state in ("Online", "Offline"):
         states(counted, a=state)
         assert sense()["out"] == {"a": "drained: x"}
@@ -144,14 +144,14 @@ def test_one_refusal_does_not_keep_the_others(counted, slurm, run):
     status, out, err = run("sensor")
     assert (status, out) == (1, "b: offline\n")
     assert err == (
-        "error: licence qpu_a: scontrol failed: Error creating the reservation: Invalid license specification\n"
+        "error: license qpu_a: scontrol failed: Error creating the reservation: Invalid license specification\n"
     )
 
 
 def test_jobs_are_moved(counted, slurm, run):
     """What the plan says is done, and told; a job that is gone meanwhile is a fault of its own."""
     states(counted, a="Offline", b="Online")
-    slurm.licences["qpu_b"] = (2, 0)
+    slurm.licenses["qpu_b"] = (2, 0)
     slurm.jobs = [
         ("7", 9, "Licenses", "qpu_a", "gone qrmi-slurm:any=qpu_a|qpu_b"),
         ("8", 5, "Licenses", "qpu_a", "qrmi-slurm:any=qpu_a|qpu_b"),
@@ -221,7 +221,7 @@ def test_the_doctor_sees_a_sensor_that_has_stopped():
 def test_drain_and_resume(counted, slurm, run, monkeypatch):
     """Who and when is kept; running jobs are counted; the same again changes nothing; another reason does."""
     states(counted, a="Online", b="Online")
-    slurm.licences["qpu_a"] = (3, 2)
+    slurm.licenses["qpu_a"] = (3, 2)
     monkeypatch.setenv("SUDO_USER", "alice")
     assert run("drain", "a", "--reason", " new fridge ") == (0, "a: drained: new fridge (2 running jobs keep it)\n", "")
     outage = reservations.read(counted.slurm_conf).outages["qpu_a"]
@@ -267,12 +267,12 @@ def test_resume_where_the_service_is_down(counted, slurm, run, sense):
 
 
 def test_json_of_drain(counted, slurm, run):
-    """Programs get each licence with its QPUs, and why it could not be done where it could not."""
+    """Programs get each license with its QPUs, and why it could not be done where it could not."""
     states(counted, a="Online", b="Online")
     slurm.full = {"qpu_b"}
     status, out, _ = run("drain", "a", "b", "--json", "--reason", "x")
     assert status == 1
-    first, second = json.loads(out)["licences"]
+    first, second = json.loads(out)["licenses"]
     assert (first["qpus"], first["notice"], first["fault"]) == (["a"], "drained: x", "")
     assert (second["qpus"], second["notice"]) == (["b"], "")
     assert "Invalid license specification" in second["fault"]

@@ -20,13 +20,13 @@ def test_what_a_resource_says_counts():
     assert sharing.of("a", slurm) == Sharing("l", 2, Access(users=("Alice",), accounts=("physics",), qos=()))
 
 
-def test_null_is_no_licence():
-    assert sharing.of("a", {"license": None}).licence is None
+def test_null_is_no_license():
+    assert sharing.of("a", {"license": None}).license is None
 
 
 @given(st.text(min_size=1))
-def test_each_name_has_a_default_licence_that_slurm_takes(name):
-    assert sharing.fault({"license": sharing.default_licence(name)}) == ""
+def test_each_name_has_a_default_license_that_slurm_takes(name):
+    assert sharing.fault({"license": sharing.default_license(name)}) == ""
 
 
 @pytest.mark.parametrize(

@@ -40,17 +40,17 @@ def test_each_locked_package_is_one_version_with_hashes():
     assert "://" not in LOCK
 
 
-def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible():
-    """`make licences` writes it."""
-    page = (ROOT / "docs" / "licences.md").read_text()
+def test_the_list_of_licenses_is_of_the_locked_versions_and_each_is_compatible():
+    """`make licenses` writes it."""
+    page = (ROOT / "docs" / "third-party-licenses.md").read_text()
     rows = [re.split(r" *\| *", line)[1:4] for line in page.splitlines() if line.startswith("| ")][1:]
     assert {normalized(name): version for name, version, _ in rows} == LOCKED
-    for name, _, licence in rows:
-        assert supply_chain.is_compatible(licence), (name, licence)
+    for name, _, license in rows:
+        assert supply_chain.is_compatible(license), (name, license)
 
 
 @pytest.mark.parametrize(
-    ("licence", "is_fine"),
+    ("license", "is_fine"),
     [
         ("MIT", True),
         ("GPL-3.0-only", False),
@@ -59,8 +59,8 @@ def test_the_list_of_licences_is_of_the_locked_versions_and_each_is_compatible()
         ("UNKNOWN", False),
     ],
 )
-def test_a_licence_that_asks_for_more_is_noticed(licence, is_fine):
-    assert supply_chain.is_compatible(licence) is is_fine
+def test_a_license_that_asks_for_more_is_noticed(license, is_fine):
+    assert supply_chain.is_compatible(license) is is_fine
 
 
 def test_the_lock_can_be_installed_as_the_page_says(tmp_path):

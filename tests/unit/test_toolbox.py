@@ -258,16 +258,16 @@ def test_what_slurm_conf_has_of_prologs_settings_stays(tmp_path, conf, lines):
     assert [line for line in found.splitlines() if "olog=" not in line and "Epilog" not in line] == lines
 
 
-def licence_lines(conf="", wanted=None, fault="", installed=INSTALLED, folder=None):
+def license_lines(conf="", wanted=None, fault="", installed=INSTALLED, folder=None):
     path = folder / "slurm.conf"
     path.write_text(conf)
-    return slurm_conf.licence_part(installed, path, wanted, fault)
+    return slurm_conf.license_part(installed, path, wanted, fault)
 
 
-def test_licences_take_the_place_of_what_slurm_conf_has(tmp_path):
+def test_licenses_take_the_place_of_what_slurm_conf_has(tmp_path):
     """Others stay, in their order; ours have the config's counts, and plugins of the site run first."""
     conf = "Licenses=matlab:4,qpu_a:7,x\nJobSubmitPlugins=all_partitions,lua\nCliFilterPlugins=syslog\n"
-    part = licence_lines(conf, {"qpu_a": 1, "qpu_b": 2}, folder=tmp_path)
+    part = license_lines(conf, {"qpu_a": 1, "qpu_b": 2}, folder=tmp_path)
     assert part.text.splitlines() == [
         "Licenses=matlab:4,x,qpu_a:1,qpu_b:2",
         "JobSubmitPlugins=all_partitions,lua",
@@ -275,26 +275,26 @@ def test_licences_take_the_place_of_what_slurm_conf_has(tmp_path):
         "# with slurmdbd: AccountingStorageTRES=license/qpu_a,license/qpu_b",
     ]
     conf = "AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageTRES=gres/gpu,license/qpu_a\n"
-    part = licence_lines(conf, {"qpu_a": 1, "qpu_b": 2}, folder=tmp_path)
+    part = license_lines(conf, {"qpu_a": 1, "qpu_b": 2}, folder=tmp_path)
     assert part.text.splitlines()[0] == "Licenses=qpu_a:1,qpu_b:2"
     assert part.text.splitlines()[-1] == "AccountingStorageTRES=gres/gpu,license/qpu_a,license/qpu_b"
 
 
-def test_without_a_config_the_licences_are_a_comment(tmp_path):
+def test_without_a_config_the_licenses_are_a_comment(tmp_path):
     """A login node has none, and a user may not read it."""
-    lines = licence_lines(fault="cannot read /x: Permission denied", folder=tmp_path).text.splitlines()
+    lines = license_lines(fault="cannot read /x: Permission denied", folder=tmp_path).text.splitlines()
     plugins = ["JobSubmitPlugins=lua", "CliFilterPlugins=lua"]
     assert lines == ["# Licenses= needs the config: cannot read /x: Permission denied", *plugins]
-    assert licence_lines(wanted={}, folder=tmp_path).text.splitlines() == plugins
+    assert license_lines(wanted={}, folder=tmp_path).text.splitlines() == plugins
 
 
 def test_the_lua_files_are_named_where_they_are(tmp_path):
     """And what installs them where they are not."""
-    note = licence_lines(wanted={}, folder=tmp_path).note
+    note = license_lines(wanted={}, folder=tmp_path).note
     assert "make -C cli_filter install-lua SLURM_PLUGIN_DIR=/opt/qrmi-slurm/lib" in note[0]
     (tmp_path / "lib" / "lua").mkdir(parents=True)
     (tmp_path / "lib" / "lua" / "qrmi_slurm.lua").touch()
-    part = licence_lines(wanted={}, installed=Installation(tmp_path), folder=tmp_path)
+    part = license_lines(wanted={}, installed=Installation(tmp_path), folder=tmp_path)
     assert part.note[0].startswith("Optional. ")
     assert f"install -m 0644 {tmp_path}/lib/lua/job_submit.lua {tmp_path}/ && " in "\n".join(part.note)
     assert slurm_conf.render([part]).startswith(

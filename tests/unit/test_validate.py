@@ -346,7 +346,7 @@ def test_values_that_cannot_be_meant(value, code):
         ({"resources": [], "resource": []}, "resources"),
         (one_resource(enviroment={}), "environment"),
         (one_resource(isDynamic=True), "is_dynamic"),
-        (one_resource(slurm={"licence": "a"}), "license"),
+        (one_resource(slurm={"license": "a"}), "license"),
     ],
 )
 def test_keys_that_nobody_reads(document, near):

@@ -1,4 +1,4 @@
-"""The licences: how many Slurm has of each, and how many are in use or reserved, from `scontrol show licenses`."""
+"""The licenses: how many Slurm has of each, and how many are in use or reserved, from `scontrol show licenses`."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from qrmi_slurm import slurm_settings
 _LINE: Final = re.compile(r"LicenseName=(\S+) Total=(\d+) Used=(\d+) Free=\d+ Reserved=(\d+)(?: .*)?")
 
 
-class Licence(NamedTuple):
-    """One of Slurm's licences.
+class License(NamedTuple):
+    """One of Slurm's licenses.
 
     Args:
         name: as in slurm.conf.
@@ -33,8 +33,8 @@ class Licence(NamedTuple):
         return max(0, self.total - self.used - self.reserved)
 
 
-def read(slurm_conf: Path) -> dict[str, Licence]:
-    """Return Slurm's licences by name.
+def read(slurm_conf: Path) -> dict[str, License]:
+    """Return Slurm's licenses by name.
 
     Raises:
         SchedulerError: slurmctld cannot be asked.
@@ -42,18 +42,18 @@ def read(slurm_conf: Path) -> dict[str, Licence]:
     return parse(slurm_settings.run(["scontrol", "show", "licenses", "--oneliner"], slurm_conf))
 
 
-def parse(text: str) -> dict[str, Licence]:
+def parse(text: str) -> dict[str, License]:
     """Return what scontrol has printed."""
-    found: dict[str, Licence] = {}
+    found: dict[str, License] = {}
     for line in text.splitlines():
         match = _LINE.fullmatch(line.strip())
         if match:
-            found.setdefault(match[1], Licence(match[1], int(match[2]), int(match[3]), int(match[4])))
+            found.setdefault(match[1], License(match[1], int(match[2]), int(match[3]), int(match[4])))
     return found
 
 
 def counts(text: str) -> Mapping[str, int] | None:
-    """Return the licences that a job asks for, as squeue writes them (`a:1,b`); None where it is not such a list."""
+    """Return the licenses that a job asks for, as squeue writes them (`a:1,b`); None where it is not such a list."""
     found: dict[str, int] = {}
     for word in text.split(",") if text not in ("", "(null)") else ():
         name, _, number = word.partition(":")

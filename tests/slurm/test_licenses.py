@@ -1,4 +1,4 @@
-"""A QPU is scheduled as a licence: jobs wait for it in the queue, and whoever asks otherwise is told at submission."""
+"""A QPU is scheduled as a license: jobs wait for it in the queue, and whoever asks otherwise is told at submission."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from slurm.site import LUA_DIR, Site, SiteOptions
 
 # ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user, in the partition quantum.
 BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
-LICENCES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
+LICENSES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scheduling.md"
 FORGED = Path(__file__).with_name("submit_forged.c")
@@ -45,11 +45,11 @@ def write_config(site: Site, **keys: Mapping[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def licensed_site() -> Iterator[Site]:
-    """Start a site of two nodes whose QPUs are licences."""
+    """Start a site of two nodes whose QPUs are licenses."""
     cluster = ClusterOptions(
         nodes=2, users=2, conf_lines=("PartitionName=quantum Nodes=ALL MaxTime=60", "PartitionName=debug Nodes=ALL")
     )
-    options = SiteOptions(cluster, dict.fromkeys(BACKENDS, "FakeSherbrooke"), licences=LICENCES)
+    options = SiteOptions(cluster, dict.fromkeys(BACKENDS, "FakeSherbrooke"), licenses=LICENSES)
     with Site(options) as started:
         without = re.sub("^CliFilterPlugins=.*\n", "", started.cluster.slurm_conf.read_text(), flags=re.MULTILINE)
         (started.cluster.etc / "without_filter.conf").write_text(without)
@@ -79,25 +79,25 @@ def hold(site: Site, *options: str) -> int:
 
 
 def pending(site: Site, job_id: int | str) -> JobInfo:
-    """Wait until a job waits for licences, on no node."""
+    """Wait until a job waits for licenses, on no node."""
 
     def waits() -> JobInfo | None:
         info = site.cluster.job(job_id)
         return info if (info.state, info.reason) == ("PENDING", "Licenses") else None
 
-    info = wait_for(waits, f"job {job_id} to wait for licences", 20, on_timeout=lambda: str(site.cluster.job(job_id)))
+    info = wait_for(waits, f"job {job_id} to wait for licenses", 20, on_timeout=lambda: str(site.cluster.job(job_id)))
     assert info.nodes in ("", "(null)")
     return info
 
 
-def licences_of(site: Site, job_id: int | str) -> list[str]:
+def licenses_of(site: Site, job_id: int | str) -> list[str]:
     """Return what each job or component has, as scontrol says."""
     return [info.fields["Licenses"] for info in site.cluster.jobs(job_id)]
 
 
-def counted(site: Site, licence: str) -> dict[str, int]:
-    """Return what `scontrol show lic` says of a licence."""
-    shown = site.cluster.slurm("scontrol", "--oneliner", "show", "lic", licence)
+def counted(site: Site, license: str) -> dict[str, int]:
+    """Return what `scontrol show lic` says of a license."""
+    shown = site.cluster.slurm("scontrol", "--oneliner", "show", "lic", license)
     return {name: int(count) for name, count in re.findall(r"(Total|Used|Free|Reserved)=(\d+)", shown)}
 
 
@@ -134,11 +134,11 @@ def test_a_capacity_of_two_runs_two(site: Site) -> None:
     third = hold(site, "--qpu=ibm_second")
     pending(site, third)
     assert counted(site, "second") == {"Total": 2, "Used": 2, "Free": 0, "Reserved": 0}
-    assert licences_of(site, third) == ["second:1"]
+    assert licenses_of(site, third) == ["second:1"]
 
 
 def test_srun_and_salloc_wait_as_well(site: Site) -> None:
-    """Their jobs have the licence, and run when it is free."""
+    """Their jobs have the license, and run when it is free."""
     first = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(first, {"RUNNING"})
     commands = (
@@ -161,7 +161,7 @@ def test_srun_and_salloc_wait_as_well(site: Site) -> None:
 
 
 def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
-    """Each has the licence, which one at a time holds."""
+    """Each has the license, which one at a time holds."""
     job_id = hold(site, "--qpu=ibm_demo", "--array=1-3")
     wait_for(lambda: counted(site, "qpu_ibm_demo")["Used"] == 1, "the first task to run", 20)
 
@@ -171,24 +171,24 @@ def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
     wait_for(lambda: sorted(states()) == ["PENDING Licenses", "RUNNING None"], "the others to wait", 20)
     gate(site).touch()
     wait_for(lambda: set(states()) == {"COMPLETED None"}, "all to be done", 60, on_timeout=lambda: str(states()))
-    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"] * 3
+    assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"] * 3
 
 
 def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
-    """A component without --qpu has none; from 23.02 on Slurm takes licences in the first component alone."""
+    """A component without --qpu has none; from 23.02 on Slurm takes licenses in the first component alone."""
     if slurm_release(site.cluster) >= (23, 2):
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
         sentence = "for a heterogeneous job's first component alone: give --qpu=ibm_second there"
         assert sentence in refusal(site.cluster.run_as_user(words))
         one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
-        assert licences_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
+        assert licenses_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
         return
     two = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--licenses=matlab:2")
     one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
-    assert licences_of(site, two) == ["qpu_ibm_demo:1", "matlab:2,second:1"]
-    assert licences_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
+    assert licenses_of(site, two) == ["qpu_ibm_demo:1", "matlab:2,second:1"]
+    assert licenses_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
     site.cluster.slurm("scontrol", "update", f"JobId={one}", "Licenses=matlab:1")
-    assert licences_of(site, one) == ["matlab:1,qpu_ibm_demo:1", "matlab:1"]
+    assert licenses_of(site, one) == ["matlab:1,qpu_ibm_demo:1", "matlab:1"]
 
 
 def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
@@ -197,7 +197,7 @@ def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
     site.cluster.wait_job_over(outer)
     inner = int(site.cluster.job_output(outer).strip())
     assert site.cluster.wait_job_over(inner).state == "COMPLETED"
-    assert licences_of(site, inner) == ["qpu_ibm_demo:1"]
+    assert licenses_of(site, inner) == ["qpu_ibm_demo:1"]
 
 
 def write_script(site: Site) -> Path:
@@ -256,7 +256,7 @@ def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
     for command in commands("--qpu=ibm_guarded"):
         assert in_default in said(owner, command)
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_guarded", "--partition=quantum")
-    assert licences_of(site, job_id) == ["qpu_ibm_guarded:1"]
+    assert licenses_of(site, job_id) == ["qpu_ibm_guarded:1"]
 
 
 def test_a_group_and_an_account_are_known(site: Site) -> None:
@@ -264,7 +264,7 @@ def test_a_group_and_an_account_are_known(site: Site) -> None:
     owner, other = site.cluster.users
     write_config(site, ibm_demo={"allow": {"groups": [owner.name], "accounts": ["physics"]}})
     job_id = hold(site, "--qpu=ibm_demo", "--account=Physics")
-    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"]
+    assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
     command = ["sbatch", "--qpu=ibm_demo", "--account=physics", "--wrap=true"]
     said = refusal(site.cluster.run_as_user(command, user=other))
     assert f"by user {other.name}: it is for group {owner.name}\n" in said
@@ -272,13 +272,13 @@ def test_a_group_and_an_account_are_known(site: Site) -> None:
     assert "ibm_demo may not be used with no account: it is for account physics\n" in said
 
 
-def test_a_licence_asked_for_by_hand_is_refused(site: Site) -> None:
+def test_a_license_asked_for_by_hand_is_refused(site: Site) -> None:
     """It would keep a QPU from jobs that use it."""
     for command in commands("--licenses=matlab:1,qpu_ibm_demo:1"):
         said = refusal(site.cluster.run_as_user(command))
-        assert "qpu_ibm_demo is the licence of ibm_demo, which --qpu=ibm_demo asks for" in said
+        assert "qpu_ibm_demo is the license of ibm_demo, which --qpu=ibm_demo asks for" in said
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab:1")
-    assert licences_of(site, job_id) == ["matlab:1"]
+    assert licenses_of(site, job_id) == ["matlab:1"]
 
 
 def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site) -> None:
@@ -305,11 +305,11 @@ def forge(licensed_site: Site) -> Path:
 
 
 @pytest.mark.parametrize("entry", ["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU= ibm_demo,ibm_demo"])
-def test_a_forged_selection_that_prolog_sees_has_its_licence(site: Site, forge: Path, entry: str) -> None:
+def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: Path, entry: str) -> None:
     """Slurm gives Prolog SPANK_QRMI_QPU from either name, so that job_submit looks for both."""
     done = site.cluster.run_as_user([forge, entry])
     job_id = int(done.stdout)
-    assert licences_of(site, job_id) == ["qpu_ibm_demo:1"]
+    assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
     count = len(site.emulator.sessions())
     site.cluster.wait_job_over(job_id)
     assert len(site.emulator.sessions()) <= count + 1
@@ -320,10 +320,10 @@ def test_a_forged_selection_that_prolog_sees_has_its_licence(site: Site, forge: 
     ["SPANK_SPANK_QRMI_QPU=ibm_demo", "qrmi_qpu=ibm_demo", "QRMI_QPU =ibm_demo", " QRMI_QPU=ibm_demo", "QRMI_QPU"],
 )
 def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, forge: Path, entry: str) -> None:
-    """No licence, and no session."""
+    """No license, and no session."""
     count = len(site.emulator.sessions())
     job_id = int(site.cluster.run_as_user([forge, entry]).stdout)
-    assert licences_of(site, job_id) == ["(null)"]
+    assert licenses_of(site, job_id) == ["(null)"]
     site.cluster.wait_job_over(job_id)
     assert len(site.emulator.sessions()) == count
     assert "QRMI_JOB_QPU_RESOURCES" not in site.cluster.job_output(job_id)
@@ -336,7 +336,7 @@ def test_a_selection_that_is_there_twice_is_refused(site: Site, forge: Path) -> 
         assert "names its QPUs twice" in said
 
 
-def test_a_step_gets_no_qpu_that_its_job_has_no_licence_for(site: Site) -> None:
+def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
     """A step's --qpu goes past job_submit, and with PrologFlags=Alloc past Prolog as well."""
     count = len(site.emulator.sessions())
     job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo env\n")
@@ -375,19 +375,19 @@ def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> 
 def test_without_prologflags_alloc_it_would() -> None:
     """Why the doctor calls that an error: slurmd takes the SPANK environment from srun at a job's first step."""
     cluster = ClusterOptions(nodes=1, settings={"PrologFlags": "Serial"})
-    with Site(SiteOptions(cluster, licences={"qpu_ibm_demo": 1})) as site:
+    with Site(SiteOptions(cluster, licenses={"qpu_ibm_demo": 1})) as site:
         forged_step(site)
         assert len(site.emulator.sessions()) == 1
-        assert licences_of(site, 1) == ["(null)"]
+        assert licenses_of(site, 1) == ["(null)"]
         said = json.loads(site.command("doctor", "--json").stdout)["lines"]
-        assert [line["level"] for line in said if line["name"] == "licences"] == ["error"]
+        assert [line["level"] for line in said if line["name"] == "licenses"] == ["error"]
 
 
 # --- how a site has it --------------------------------------------------------------------------------------
 
 
 def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> None:
-    """Others' licences stay, and the files that are named are there."""
+    """Others' licenses stay, and the files that are named are there."""
     done = site.command("slurm-conf")
     part = done.stdout.partition(f"### {site.cluster.slurm_conf}: add, to let jobs wait for QPUs (optional)\n")[2]
     lines = [line for line in part.splitlines() if not line.startswith("# ")]
@@ -401,9 +401,9 @@ def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> No
         assert Path(path).read_text().count(f'"{LUA_DIR}/?.lua;') == 1
 
 
-def test_the_doctor_finds_licences_in_order_and_says_what_is_not(site: Site) -> None:
-    """A config without a new catalogue is a warning; a licence that Slurm does not count is an error."""
-    names = ("JobSubmitPlugins", "catalogue", "Licenses", "licences")
+def test_the_doctor_finds_licenses_in_order_and_says_what_is_not(site: Site) -> None:
+    """A config without a new catalogue is a warning; a license that Slurm does not count is an error."""
+    names = ("JobSubmitPlugins", "catalogue", "Licenses", "licenses")
 
     def levels() -> dict[str, str]:
         said = json.loads(site.command("doctor", "--json").stdout)["lines"]
@@ -430,7 +430,7 @@ def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
             mtime += 2  # slurmctld compares seconds
             os.utime(path, (mtime, mtime))
             job_id = hold(site, "--hold", "--qpu=ibm_demo", "--licenses=matlab")
-            assert licences_of(site, job_id) == ["matlab,qpu_ibm_demo:1"]
+            assert licenses_of(site, job_id) == ["matlab,qpu_ibm_demo:1"]
             assert ("Comment" in site.cluster.job(job_id).fields) is (text is own)
             env = {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
             done = site.cluster.run_as_user(["sbatch", "--qpu=ibm_dmeo", "--wrap=true"], env=env)
@@ -442,46 +442,46 @@ def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
 # --- changes -----------------------------------------------------------------------------------------------
 
 
-def test_a_waiting_job_keeps_its_qpus_licences_through_changes(site: Site) -> None:
+def test_a_waiting_job_keeps_its_qpus_licenses_through_changes(site: Site) -> None:
     """Whoever changes them, its user or root."""
     job_id = str(hold(site, "--hold", "--qpu=ibm_demo"))
-    for licences, expected in (
+    for licenses, expected in (
         ("matlab:2", "matlab:2,qpu_ibm_demo:1"),
         ("", "qpu_ibm_demo:1"),
         ("second", "qpu_ibm_demo:1"),
     ):
-        update = ["scontrol", "update", f"JobId={job_id}", f"Licenses={licences}"]
+        update = ["scontrol", "update", f"JobId={job_id}", f"Licenses={licenses}"]
         assert site.cluster.run_as_user(update).returncode == 0
-        assert licences_of(site, job_id) == [expected]
+        assert licenses_of(site, job_id) == [expected]
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=matlab:1")
-    assert licences_of(site, job_id) == ["matlab:1,qpu_ibm_demo:1"]
+    assert licenses_of(site, job_id) == ["matlab:1,qpu_ibm_demo:1"]
     plain = str(hold(site, "--hold"))
     done = site.cluster.run_as_user(["scontrol", "update", f"JobId={plain}", "Licenses=qpu_ibm_demo"])
     assert "Invalid license specification" in refusal(done)
-    assert licences_of(site, plain) == ["(null)"]
+    assert licenses_of(site, plain) == ["(null)"]
 
 
-def test_a_waiting_choice_can_be_moved_to_another_licence_of_it(site: Site) -> None:
+def test_a_waiting_choice_can_be_moved_to_another_license_of_it(site: Site) -> None:
     """As `qrmi-slurm sensor` does; to one that is none of the choice, it cannot."""
     job_id = str(hold(site, "--hold", "--qpu=any:ibm_[ds]*"))
-    for licence in ("second:1", "qpu_ibm_demo:1", "second:1"):
-        site.cluster.slurm("scontrol", "update", f"JobId={job_id}", f"Licenses={licence}")
-        assert licences_of(site, job_id) == [licence]
+    for license in ("second:1", "qpu_ibm_demo:1", "second:1"):
+        site.cluster.slurm("scontrol", "update", f"JobId={job_id}", f"Licenses={license}")
+        assert licenses_of(site, job_id) == [license]
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=qpu_ibm_guarded:1")
-    assert licences_of(site, job_id) == ["second:1"]
+    assert licenses_of(site, job_id) == ["second:1"]
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "AdminComment=seen")
     assert site.cluster.job(job_id).fields["AdminComment"] == "seen qrmi-slurm:any=qpu_ibm_demo|second"
 
 
-def test_a_running_job_keeps_its_licence_unless_an_operator_changes_it(site: Site) -> None:
-    """Slurm lets a user drop a running job's licences: two jobs would be on the QPU then."""
+def test_a_running_job_keeps_its_license_unless_an_operator_changes_it(site: Site) -> None:
+    """Slurm lets a user drop a running job's licenses: two jobs would be on the QPU then."""
     job_id = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(job_id, {"RUNNING"})
     done = site.cluster.run_as_user(["scontrol", "update", f"JobId={job_id}", "Licenses="])
     assert "Invalid license specification" in refusal(done)
     assert counted(site, "qpu_ibm_demo")["Used"] == 1
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "Licenses=second:1")
-    assert licences_of(site, job_id) == ["second:1"]
+    assert licenses_of(site, job_id) == ["second:1"]
     assert (counted(site, "qpu_ibm_demo")["Used"], counted(site, "second")["Used"]) == (0, 1)
 
 
@@ -493,13 +493,13 @@ def test_a_change_must_fit_the_access_rules(site: Site) -> None:
     assert site.cluster.job(job_id).fields["Partition"] == "quantum"
     free = hold(site, "--hold", "--qpu=ibm_demo", "--partition=quantum")
     assert site.cluster.run_as_user(["scontrol", "update", f"JobId={free}", "Partition=debug"]).returncode == 0
-    assert licences_of(site, free) == ["qpu_ibm_demo:1"]
+    assert licenses_of(site, free) == ["qpu_ibm_demo:1"]
 
 
 # --- reservations ------------------------------------------------------------------------------------------
 
 
-def test_a_reserved_licence_is_for_those_of_the_reservation(site: Site) -> None:
+def test_a_reserved_license_is_for_those_of_the_reservation(site: Site) -> None:
     """Slurm's own way to keep a QPU for a class or a maintenance: others wait, and start when it is over."""
     owner, other = site.cluster.users
     create = ["ReservationName=class", "StartTime=now", "Duration=60", f"Users={owner.name}", "Flags=LICENSE_ONLY"]

@@ -1,4 +1,4 @@
-"""The licences' part of a doctor's visit: does Slurm count the QPUs, and does job_submit.lua know them?"""
+"""The licenses' part of a doctor's visit: does Slurm count the QPUs, and does job_submit.lua know them?"""
 
 import platform
 import stat
@@ -31,20 +31,20 @@ def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Ma
         resources = list(config.load(options.config_path).resources.values())
     except ConfigError:
         return  # the config's own line says so
-    wanted = catalogue.licences(resources)
-    counted = scheduler.parse_licences(settings.text("Licenses"))
+    wanted = catalogue.licenses(resources)
+    counted = scheduler.parse_licenses(settings.text("Licenses"))
     script, file = path.parent / SCRIPT, catalogue.path_beside(path)
     plugins = {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}
     is_ours = _uses_us(script)
     if "lua" not in plugins:
         if wanted.keys() & counted.keys():
-            message = "without lua no job gets the licences that Licenses= counts"
+            message = "without lua no job gets the licenses that Licenses= counts"
             yield warning("JobSubmitPlugins", message, _REMEDY)
         else:
-            yield ok("licences", "not used: jobs start whether their QPUs are free or not")
+            yield ok("licenses", "not used: jobs start whether their QPUs are free or not")
         return
     if not is_ours and not file.exists() and not wanted.keys() & counted.keys():
-        yield ok("licences", f"not used; JobSubmitPlugins=lua is for {script.name} of the site")
+        yield ok("licenses", f"not used; JobSubmitPlugins=lua is for {script.name} of the site")
         return
     yield _job_submit(script, is_ours, _is_controller(settings))
     if file.exists() or _is_controller(settings):
@@ -52,8 +52,8 @@ def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Ma
     yield _counts(settings, wanted, counted)
     if not prolog_settings.runs_at_start(settings.flags("PrologFlags")):
         # slurmd/req.c, _rpc_launch_tasks(): where Prolog runs at the first step, srun says what it sees.
-        message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no licence for"
-        yield error("licences", message, "PrologFlags=Alloc; then: scontrol reconfigure")
+        message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no license for"
+        yield error("licenses", message, "PrologFlags=Alloc; then: scontrol reconfigure")
 
 
 def _uses_us(script: Path) -> bool | None:
@@ -75,7 +75,7 @@ def _job_submit(script: Path, is_ours: bool | None, is_controller: bool) -> Line
     if is_ours:
         return ok(name, f"lua, and {script} uses ours")
     if is_ours is not None:
-        return warning(name, f"{script} does not use ours: jobs get no licences", _REMEDY)
+        return warning(name, f"{script} does not use ours: jobs get no licenses", _REMEDY)
     if is_controller:
         return error(name, f"{script} cannot be read: slurmctld will not start again", _REMEDY)
     return ok(name, "lua; its files are looked at on the controller")
@@ -110,12 +110,12 @@ def _counts(settings: SlurmSettings, wanted: Mapping[str, int], counted: Mapping
     name = "Licenses"
     before = settings.text("Licenses")
     remedy = f"Licenses={slurm_conf.with_counts(before, wanted)}; then: scontrol reconfigure"
-    missing = [licence for licence in wanted if licence not in counted]
+    missing = [license for license in wanted if license not in counted]
     if missing:
         return error(name, f"{', '.join(missing)}: not there, so that Slurm refuses the QPU's jobs", remedy)
     other = [
-        f"{licence} ({counted[licence]}, not {count})" for licence, count in wanted.items() if counted[licence] != count
+        f"{license} ({counted[license]}, not {count})" for license, count in wanted.items() if counted[license] != count
     ]
     if other:
         return warning(name, f"another count than the config: {', '.join(other)}", remedy)
-    return ok(name, ", ".join(f"{licence}:{count}" for licence, count in wanted.items()) or "no QPU has one")
+    return ok(name, ", ".join(f"{license}:{count}" for license, count in wanted.items()) or "no QPU has one")
