@@ -1,1 +1,0 @@
-"""Gives Slurm jobs quantum computers through QRMI."""

@@ -17,7 +17,8 @@ import sys
 
 gc.disable()  # it would look for cycles 20 times while modules load; what there is goes with the process
 
-from qrmi_slurm import environ, hooks  # noqa: E402
+from qrmi_slurm.hooks import epilog  # noqa: E402
+from qrmi_slurm.slurm import environ  # noqa: E402
 
 # Gone at once: taking modules down one by one costs 5 ms, and the hook has closed and flushed what it wrote.
-os._exit(hooks.epilog(environ.of_process(int(sys.argv[1]))))
+os._exit(epilog.epilog(environ.of_process(int(sys.argv[1]))))

@@ -69,9 +69,10 @@ import sys
 
 gc.disable()  # it would look for cycles 20 times while modules load; what there is goes with the process
 
-from qrmi_slurm import environ, task_hook  # noqa: E402
+from qrmi_slurm.hooks import task_prolog  # noqa: E402
+from qrmi_slurm.slurm import environ  # noqa: E402
 
-outcome = task_hook.task_prolog(environ.of_process(int(sys.argv[1])))
+outcome = task_prolog.task_prolog(environ.of_process(int(sys.argv[1])))
 # All at once and then gone: slurmstepd writes the output of a TaskProlog that was killed into slurmd.log and the job's
 # standard error (slurmstepd/task.c, _run_script_and_set_env()), and there are credentials in it.
 sys.stdout.buffer.write("".join(f"{line}\n" for line in outcome.lines).encode("utf-8", "surrogateescape"))

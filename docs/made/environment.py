@@ -13,15 +13,20 @@ from typing import Final
 from unittest import mock
 
 from made.text import CHECKOUT, made_from, table, wrapped
-from qrmi_slurm import acquire, backend, context, exports, names, resource_types, selection, task_hook
-from qrmi_slurm.backend import Answer, Call, Verdict
-from qrmi_slurm.logs import HookLog
-from qrmi_slurm.plugstack import SiteOptions
-from qrmi_slurm.record import JobFolder
-from qrmi_slurm.resource_types import KNOWN, PREFIX_SUCCESSORS, ResourceType
+from qrmi_slurm import names
+from qrmi_slurm.calls import backend
+from qrmi_slurm.calls.backend import Answer, Call, Verdict
+from qrmi_slurm.config import resource_types
+from qrmi_slurm.config.resource_types import KNOWN, PREFIX_SUCCESSORS, ResourceType
+from qrmi_slurm.hooks import acquire, task_prolog
+from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.slurm import job_context, selection
+from qrmi_slurm.slurm.plugstack import SiteOptions
+from qrmi_slurm.state import exports
+from qrmi_slurm.state.record import JobFolder
 
-_SOURCES: Final = "qrmi_slurm/names.py, resource_types.py and what the hooks do"
+_SOURCES: Final = "qrmi_slurm/names.py, config/resource_types.py and what the hooks do"
 
 # The example that the hooks are run for: a QPU of a renamed type, found by a pattern, and the site's own variable.
 _QPU: Final = "name"
@@ -188,7 +193,7 @@ def _made_by_the_hooks() -> set[str]:
             names.SLURM_JOB_END_TIME: str(_TIME_LIMIT_S),
             names.SPANK_QRMI_QPU: selected,
         }
-        job = context.of_job(hooks)
+        job = job_context.of_job(hooks)
         place = JobFolder(options.state_dir, job.cluster, job.job_id)
         place.create()
         with (
@@ -201,7 +206,7 @@ def _made_by_the_hooks() -> set[str]:
                 raise LookupError(f"the example's job got no QPU: {result}")
             place.write_exports(exports.render(result), job.uid)
         stubs = {names.SLURM_SPANK_QRMI_QPU: selected, names.QRMI_SLURM_QPU: selected}
-        outcome = task_hook.task_prolog(hooks | stubs)
+        outcome = task_prolog.task_prolog(hooks | stubs)
     return {line.partition(" ")[2].partition("=")[0] for line in outcome.lines if line.startswith("export ")}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from made.text import CHECKOUT
-from qrmi_slurm.cli import app
+from qrmi_slurm.command.cli import app
 
 # What concerns all commands; the rest of a page is the command's own.
 _EXIT_STATUS: Final = """\
@@ -41,7 +41,7 @@ def _man_page(invocation: str, command: Any, version: str, commands: Mapping[str
     help_text = command.help or ""
     summary = help_text.split("\n")[0].rstrip(".")
     lines = [
-        '.\\" Made by docs/generate.py from qrmi_slurm/cli.py: change it there.',
+        '.\\" Made by docs/generate.py from qrmi_slurm/command/cli.py: change it there.',
         f'.TH {title.upper()} 1 "" "qrmi-slurm {version}" "User Commands"',
         ".SH NAME",
         f"{_roff(title)} \\- {_roff(summary)}",

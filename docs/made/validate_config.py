@@ -8,9 +8,11 @@ from typing import Any, Final
 from unittest import mock
 
 from made.text import CHECKOUT, made_from, wrapped
-from qrmi_slurm import config_schema, diagnosis, render, validate
-from qrmi_slurm.config import MAX_CONFIG_BYTES
-from qrmi_slurm.diagnosis import Diagnosis, Rule
+from qrmi_slurm.command import render
+from qrmi_slurm.config.config_file import MAX_CONFIG_BYTES
+from qrmi_slurm.validation import rules, validate
+from qrmi_slurm.validation import schema as config_schema
+from qrmi_slurm.validation.rules import Diagnosis, Rule
 
 EXAMPLES: Final = CHECKOUT / "tests" / "fixtures" / "config" / "codes"
 
@@ -80,7 +82,7 @@ def page() -> str:
     lines = [
         "# What `qrmi-slurm validate-config` finds",
         "",
-        made_from("qrmi_slurm/diagnosis.py"),
+        made_from("qrmi_slurm/validation/rules.py"),
         "",
         *wrapped(
             "Each finding has a code that never stands for anything else. **error**: the config is refused, or the "
@@ -90,10 +92,10 @@ def page() -> str:
         "",
         "| code | | what |",
         "|---|---|---|",
-        *(f"| [{rule.code}](#{rule.code.lower()}) | {rule.severity} | {rule.title} |" for rule in diagnosis.RULES),
+        *(f"| [{rule.code}](#{rule.code.lower()}) | {rule.severity} | {rule.title} |" for rule in rules.RULES),
     ]
     chapter = ""
-    for rule in diagnosis.RULES:
+    for rule in rules.RULES:
         if rule.code[2] != chapter:
             chapter = rule.code[2]
             lines += ["", f"## {_CHAPTERS[chapter]}"]

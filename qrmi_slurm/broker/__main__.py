@@ -9,7 +9,7 @@ from qrmi_slurm.broker import server, spec
 from qrmi_slurm.broker.confine import close_all_but, confine
 from qrmi_slurm.broker.own_jobs import OwnJobs
 from qrmi_slurm.broker.upstream import Upstream
-from qrmi_slurm.logs import HookLog
+from qrmi_slurm.log import HookLog
 
 # Where Prolog has put what it hands over (`brokerage`).
 _SPEC_FD: Final = 0

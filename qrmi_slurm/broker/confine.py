@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import confinement
+from qrmi_slurm.calls import confinement
 
 # Linux's customary `nobody`. Others may run as it: they could end a broker, not read it.
 UNPRIVILEGED_ID: Final = 65534

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from qrmi_slurm.broker.spec import Qpu
 from qrmi_slurm.names import BROKER_MARK
-from qrmi_slurm.selection import printable
+from qrmi_slurm.text import printable
 
 # Ids of jobs and sessions: what a path can hold without a second meaning.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")

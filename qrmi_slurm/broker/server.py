@@ -26,9 +26,9 @@ from qrmi_slurm.broker.rules import Address, Body, Passage, Refusal, Service
 from qrmi_slurm.broker.spec import Bucket, Qpu, Spec
 from qrmi_slurm.broker.tokens import LoginError, RealTokens
 from qrmi_slurm.broker.upstream import Upstream, UpstreamError
-from qrmi_slurm.logs import HookLog
+from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.selection import printable
+from qrmi_slurm.text import printable
 
 # A request's head; QRMI's are below 1 kB.
 _MAX_HEAD_BYTES: Final = 64 * 1024

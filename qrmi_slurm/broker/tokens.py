@@ -13,7 +13,7 @@ from qrmi_slurm.broker.spec import Qpu
 from qrmi_slurm.broker.upstream import Upstream, UpstreamError
 from qrmi_slurm.names import BROKER_MARK
 from qrmi_slurm.secret import Secret, mask
-from qrmi_slurm.selection import printable
+from qrmi_slurm.text import printable
 
 # https://cloud.ibm.com/apidocs/iam-identity-token-api
 APIKEY_GRANT: Final = "urn:ibm:params:oauth:grant-type:apikey"

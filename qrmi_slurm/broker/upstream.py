@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from qrmi_slurm import proxies, targets
+from qrmi_slurm.calls import ca_bundle, proxies
 
 # QRMI waits for ever; a thread of ours does not. A service that needs longer for one answer answers 504.
 READ_TIMEOUT_S: Final = 300.0
@@ -56,7 +56,7 @@ class Upstream:
         self._env = dict(env)
         self._read_timeout_s = read_timeout_s
         # Made while the process may still read what root may.
-        self._tls = ssl.create_default_context(cafile=targets.trust(env))
+        self._tls = ssl.create_default_context(cafile=ca_bundle.bundle(env))
         self._lock = threading.Lock()
         self._idle: dict[str, list[tuple[float, _Connection]]] = {}
 

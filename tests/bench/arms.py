@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.figures import EMPTY, NO_HOLD
-from qrmi_slurm import prolog_settings
-from qrmi_slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
+from qrmi_slurm.slurm import prolog_flags
+from qrmi_slurm.slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
 from slurm.cluster import Cluster, ClusterOptions, Hooks
 from slurm.site import Site, SiteOptions
 
@@ -25,7 +25,7 @@ QPUS = tuple(f"qpu{number}" for number in range(1, 9))
 _CPUS = 256
 
 # As slurm-conf prints it where a step waits for Prolog.
-_START_TIMEOUT_S = str(prolog_settings.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S))
+_START_TIMEOUT_S = str(prolog_flags.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from qrmi_slurm import authorities, backend
-from qrmi_slurm.backend import Call, Verdict
+from qrmi_slurm.calls import backend, ca_bundle
+from qrmi_slurm.calls.backend import Call, Verdict
 from qrmi_slurm.secret import Secret
 
 SECRET = "test-secret-apikey"
@@ -144,7 +144,7 @@ def test_told_so_qrmi_reads_no_folder_of_authorities(real_side, tmp_path):
     environment = {f"x_{name}": value for name, value in real_side.variables("ok").items()}
     reads = {}
     for told in (folder, "/dev/null"):
-        env = {**environment, authorities.FILE: str(bundle), authorities.DIR: str(told)}
+        env = {**environment, ca_bundle.FILE: str(bundle), ca_bundle.DIR: str(told)}
         program = [sys.executable, "-W", "ignore", "-c", _READS]
         reads[told] = int(subprocess.run(program, env=env, capture_output=True, text=True, check=True).stdout)
     assert reads[folder] - reads["/dev/null"] >= 100

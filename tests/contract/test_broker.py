@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qrmi_slurm import brokerage, record
-from qrmi_slurm.logs import HookLog
-from qrmi_slurm.record import Entry, JobFolder, Record, State
+from qrmi_slurm.broker import launch
+from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.state import record
+from qrmi_slurm.state.record import Entry, JobFolder, Record, State
 from setup import environment
 from standins import quantum_system
 
@@ -37,17 +38,17 @@ def started(tmp_path):
         folder = JobFolder(tmp_path / "state", "test", 12 + len(brokers))
         folder.create()
         current = Record("test", folder.job_id, os.getuid(), "n1", record.boot_id(), 0, time.time(), (entry,))
-        current = brokerage.start(folder, current, [name], time.time() + 600, 20, HookLog("prolog", 12, echo=False))
+        current = launch.start(folder, current, [name], time.time() + 600, 20, HookLog("prolog", 12, echo=False))
         brokers.append(current.broker)
         key = current.broker.keys[name]
-        seen = brokerage.variables(type_name, variables, key, 0, current.broker.port)
+        seen = launch.variables(type_name, variables, key, 0, current.broker.port)
         job = {f"{name}_{variable}": value for variable, value in seen.items()}
         job |= {f"{name}_QRMI_JOB_ACQUISITION_TOKEN": token, f"{name}_QRMI_JOB_TIMEOUT_SECONDS": "60"}
         return job | {"QRMI_JOB_QPU_RESOURCES": name, "QRMI_JOB_QPU_TYPES": type_name}
 
     yield start
     for broker in brokers:
-        brokerage.kill(broker)
+        launch.kill(broker)
         os.waitpid(broker.pid, 0)
 
 

@@ -8,9 +8,9 @@ import urllib.request
 
 import pytest
 
-from qrmi_slurm import backend
-from qrmi_slurm.backend import Call, Verdict
-from qrmi_slurm.resource_types import KNOWN, with_successors
+from qrmi_slurm.calls import backend
+from qrmi_slurm.calls.backend import Call, Verdict
+from qrmi_slurm.config.resource_types import KNOWN, with_successors
 from qrmi_slurm.secret import Secret
 from standins import rogue as rogue_program
 from standins.resources import SECRET, VARIABLES, resource

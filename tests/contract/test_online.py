@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_slurm import authorities, backend, config, online, plugstack
-from qrmi_slurm.backend import Call
+from qrmi_slurm.calls import backend, ca_bundle
+from qrmi_slurm.calls.backend import Call
+from qrmi_slurm.checks.online import way
+from qrmi_slurm.config import config_file
+from qrmi_slurm.slurm import plugstack
 from standins import network, resources
 
 SECRET = resources.SECRET
-LIMITS = online.Limits(step_s=1.5, qrmi_s=2.0)
+LIMITS = way.Limits(step_s=1.5, qrmi_s=2.0)
 TYPES = sorted(set(resources.VARIABLES) - {"oqtopus"})
 
 
@@ -59,9 +62,9 @@ def between(tmp_path_factory):
 
 def check(*items, of_shell=None, **env):
     """Return the lines of each resource, with their order."""
-    loaded = config.parse(json.dumps({"resources": list(items)})).resources
+    loaded = config_file.parse(json.dumps({"resources": list(items)})).resources
     options = plugstack.SiteOptions(config_path=plugstack.DEFAULT_SLURM_CONF, env=env)
-    reports = online.check(list(loaded.values()), options, LIMITS, of_shell or {})
+    reports = way.check(list(loaded.values()), options, LIMITS, of_shell or {})
     shown = repr(reports)
     assert SECRET not in shown
     assert resources.FELIS_KEY not in shown
@@ -166,11 +169,11 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     bundle = folder / "ca-certificates.crt"
     bundle.write_text(other + labs if where == "bundle" else other)
     (folder / "one.pem").write_text(labs if where == "folder" else other)
-    found = authorities.variables(str(bundle), str(folder), ())
+    found = ca_bundle.variables(str(bundle), str(folder), ())
     assert bool(found) == (where != "folder")
-    monkeypatch.setattr(authorities, "variables", lambda: found)
+    monkeypatch.setattr(ca_bundle, "variables", lambda: found)
     # What QRMI would find by itself on a machine with that bundle and that folder.
-    default = {} if found else {authorities.FILE: str(bundle), authorities.DIR: str(folder)}
+    default = {} if found else {ca_bundle.FILE: str(bundle), ca_bundle.DIR: str(folder)}
     described = iqm(between.url("tls", "https", "localhost"))["environment"]
     environment = {f"garnet_{name}": value for name, value in described.items()}
     answers = []

@@ -28,11 +28,11 @@ RUN_A_JOB = """
 import json, os, sys
 from pathlib import Path
 import qrmi
-from qrmi_slurm import hooks
+from qrmi_slurm.hooks import epilog, prolog
 environment = json.loads(sys.argv[1])
-hooks.prolog(environment)
+prolog.prolog(environment)
 exports = next(Path(sys.argv[2]).glob("*/12/exports")).read_text()
-hooks.epilog(environment)
+epilog.epilog(environment)
 print(json.dumps([qrmi.__file__, exports, [str(path) for path in Path(sys.argv[2]).glob("*/12")]]))
 """
 

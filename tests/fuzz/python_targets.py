@@ -10,7 +10,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["qrmi_slurm"]):
-    from qrmi_slurm import config, context, environ, exports, plugstack, record, selection, stored_secrets
+    from qrmi_slurm.config import config_file, stored_secrets
     from qrmi_slurm.errors import (
         ConfigError,
         ContextError,
@@ -19,6 +19,9 @@ with atheris.instrument_imports(include=["qrmi_slurm"]):
         RecordFormatError,
         SelectionError,
     )
+    from qrmi_slurm.slurm import environ, job_context, plugstack, selection
+    from qrmi_slurm.state import exports, record
+    from qrmi_slurm.text import is_one_line, printable
 
 from pathlib import Path
 
@@ -31,13 +34,13 @@ def text_of(data):
 
 def fuzz_selection(data):
     text = text_of(data)
-    shown = selection.printable(text)
-    assert len(shown) <= 200 and selection.is_one_line(shown)
+    shown = printable(text)
+    assert len(shown) <= 200 and is_one_line(shown)
     shown.encode()
     try:
         terms = selection.parse(text)
     except SelectionError as error:
-        assert selection.is_one_line(str(error))
+        assert is_one_line(str(error))
         return
     for term in terms:
         assert not selection.name_fault(term.text) and term.text in text
@@ -47,7 +50,7 @@ def fuzz_selection(data):
 
 def fuzz_node_list(data):
     try:
-        host = context.first_host(text_of(data))
+        host = job_context.first_host(text_of(data))
     except ContextError as error:
         str(error)
         return
@@ -57,7 +60,7 @@ def fuzz_node_list(data):
 def fuzz_context(data):
     """What slurmd and slurmstepd hand over: variables between NULs."""
     environment = environ.parse(data)
-    for read in (context.of_job, lambda told: context.of_task(told, 1000)):
+    for read in (job_context.of_job, lambda told: job_context.of_task(told, 1000)):
         try:
             told = read(environment)
         except ContextError:
@@ -78,9 +81,7 @@ def fuzz_plugstack(data):
     try:
         options = plugstack.read(NOWHERE)
     except PlugstackError as error:
-        assert selection.is_one_line(
-            selection.printable(error.message)
-        )  # a path may hold anything; each reader escapes
+        assert is_one_line(printable(error.message))  # a path may hold anything; each reader escapes
         return
     assert options.config_path.is_absolute() and options.state_dir.is_absolute()
     assert ".." not in options.state_dir.parts
@@ -90,12 +91,12 @@ def fuzz_plugstack(data):
 
 def fuzz_config(data):
     try:
-        found = config.parse(data.decode("utf-8", "replace"))
+        found = config_file.parse(data.decode("utf-8", "replace"))
     except ConfigError as error:
-        assert selection.is_one_line(error.message)
+        assert is_one_line(error.message)
         return
     for name, resource in found.resources.items():
-        assert name and "=" not in name and selection.is_one_line(name)
+        assert name and "=" not in name and is_one_line(name)
         assert resource.sharing.capacity >= 1
         # A name that begins with a blank cannot be asked for; where a pattern fits it, it is not acquired.
         if name == name.strip() and all(len(value) < 1000 for value in resource.environment.values()):
@@ -137,7 +138,7 @@ def fuzz_stored_secret(data):
         text = stored_secrets._text(data)
     except ValueError:
         return
-    assert text and selection.is_one_line(text)
+    assert text and is_one_line(text)
 
 
 TARGETS = {name.removeprefix("fuzz_"): function for name, function in globals().items() if name.startswith("fuzz_")}

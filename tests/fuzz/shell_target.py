@@ -14,8 +14,10 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from qrmi_slurm import exports, plugstack, task_hook  # noqa: E402
 from qrmi_slurm.errors import ExportsError  # noqa: E402
+from qrmi_slurm.hooks import task_prolog  # noqa: E402
+from qrmi_slurm.slurm import plugstack  # noqa: E402
+from qrmi_slurm.state import exports  # noqa: E402
 
 PARTS = ["", "a", "b1", "_", "-", "é", "量子", "x" * 5000, "RUST_LOG", "QRMI_JOB_QPU_RESOURCES", "exit 9", "by=python"]
 PARTS += ["'", "''", "'\\''", '"', "\\", "\\n", "$x", "$(exit 9)", "`exit 9`", "${", "<<", ";", "&", "|", "(", ")", "#"]
@@ -70,7 +72,7 @@ def main(seconds: float, seed: int) -> int:
             )
             by_shell = os.fsdecode(done.stdout).split("\n")[:-1]
             printed += by_shell != ["left"]
-            by_python = list(task_hook.task_prolog(task).lines)
+            by_python = list(task_prolog.task_prolog(task).lines)
             is_right = by_shell == ["left"] or (is_whole and by_shell == by_python)
             if not is_right or done.stderr or done.returncode:
                 print(f"finding: {content!r}\n  shell: {by_shell}\n  python: {by_python}\n  {done.stderr!r}")

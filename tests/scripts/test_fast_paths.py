@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qrmi_slurm import exports, plugstack, task_hook
+from qrmi_slurm.hooks import task_prolog
+from qrmi_slurm.slurm import plugstack
+from qrmi_slurm.state import exports
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -362,7 +364,7 @@ def test_the_shell_prints_what_python_would(job, monkeypatch, shell, environment
     options = plugstack.SiteOptions(Path("/nowhere"), job.state_dir)
     monkeypatch.setattr(plugstack, "read", lambda _slurm_conf: options)
     told = {name: value for name, value in {**TASK, **environment}.items() if value is not None}
-    outcome = task_hook.task_prolog(told)
+    outcome = task_prolog.task_prolog(told)
     assert outcome.lines
     assert job.task(shell, **environment) == list(outcome.lines)
     assert job.folder.python_runs == 0
@@ -458,21 +460,24 @@ COMMON = """
     collections collections.abc contextlib copyreg enum errno fnmatch functools gc ipaddress itertools keyword
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
     typing.io typing.re urllib urllib.parse warnings
-    qrmi_slurm qrmi_slurm.context qrmi_slurm.environ qrmi_slurm.errors qrmi_slurm.exports qrmi_slurm.names
-    qrmi_slurm.outcomes qrmi_slurm.plugstack qrmi_slurm.secret qrmi_slurm.selection
+    qrmi_slurm qrmi_slurm.errors qrmi_slurm.hooks qrmi_slurm.names qrmi_slurm.secret qrmi_slurm.slurm
+    qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack qrmi_slurm.slurm.selection
+    qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner linecache resource select signal syslog textwrap
-    token tokenize traceback qrmi_slurm.authorities qrmi_slurm.backend qrmi_slurm.confinement qrmi_slurm.hooks
-    qrmi_slurm.logs qrmi_slurm.record qrmi_slurm.resource_types qrmi_slurm.trust
+    token tokenize traceback qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
+    qrmi_slurm.calls.confinement qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.files
+    qrmi_slurm.hooks.guard qrmi_slurm.log qrmi_slurm.state.record
 """
 OF_PROLOG = """
-    qrmi_slurm.acquire qrmi_slurm.choice qrmi_slurm.config qrmi_slurm.credentials qrmi_slurm.draft qrmi_slurm.sharing
+    qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
+    qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.prolog
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,
-    "epilog": COMMON + OF_HOOKS + " qrmi_slurm.ledger qrmi_slurm.release",
-    "task_prolog": COMMON + "qrmi_slurm.task_hook",
+    "epilog": COMMON + OF_HOOKS + " qrmi_slurm.hooks.epilog qrmi_slurm.hooks.release qrmi_slurm.state.ledger",
+    "task_prolog": COMMON + " qrmi_slurm.hooks.task_prolog",
 }
 
 
@@ -485,7 +490,7 @@ def test_a_hook_loads_no_module_that_is_not_listed(site, tmp_path, script):
     note = f"open({str(tmp_path / 'loaded')!r}, 'w').write(' '.join(sys.modules))"
     (tmp_path / "run.py").write_text(
         "import os, sys\n"
-        f"sys.path[:0] = [{str(FAKES)!r}, {str(Path(exports.__file__).parents[1])!r}]\n"
+        f"sys.path[:0] = [{str(FAKES)!r}, {str(Path(exports.__file__).parents[2])!r}]\n"
         "end, hook = os._exit, os.getpid()\n"
         f"os._exit = lambda status: ({note} if os.getpid() == hook else None, end(status))\n"
         "sys.argv = sys.argv[1:]\n"

@@ -66,7 +66,7 @@ def test_while_releasing(site: Site, fake_qrmi: Path, word: str) -> None:
     heal = {"ibm_demo_QRMI_FAKE_RELEASE": ""}
     site.change_record(job_id, lambda record: record["entries"][0]["environment"].update(heal))
     python = fake_qrmi.parent / "venv-with-fake-qrmi" / "bin" / "python3"
-    recover: list[str | Path] = [python, "-I", "-m", "qrmi_slurm.cli", "recover", "--now"]
+    recover: list[str | Path] = [python, "-I", "-m", "qrmi_slurm.command.cli", "recover", "--now"]
     done = subprocess.run(recover, env=site.root_env("n1"), capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"job {job_id} ibm_demo: released (the job has ended)\n"

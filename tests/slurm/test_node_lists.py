@@ -2,7 +2,7 @@
 
 import pytest
 
-from qrmi_slurm import context
+from qrmi_slurm.slurm import job_context
 from slurm.site import Site
 
 # Slurm 22.05 expands none that goes on behind its last bracket.
@@ -26,4 +26,4 @@ NODE_LISTS = (
 def test_the_first_host_is_slurms(shared_site: Site, node_list: str) -> None:
     """Whatever its shape, padding and suffixes."""
     expanded = shared_site.cluster.slurm("scontrol", "show", "hostnames", node_list).split()
-    assert context.first_host(node_list) == expanded[0]
+    assert job_context.first_host(node_list) == expanded[0]

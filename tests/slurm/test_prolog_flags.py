@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qrmi_slurm import prolog_settings
-from qrmi_slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
+from qrmi_slurm.slurm import prolog_flags
+from qrmi_slurm.slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
 from slurm.aftermath import assert_next_job_is_fine
 from slurm.cluster import ClusterOptions
 from slurm.jobs import print_token
@@ -20,7 +20,7 @@ TOKEN = print_token("ibm_demo")
 
 def started(flags: str) -> Site:
     """Return a site of three nodes, whose srun waits as long as Prolog may take."""
-    start_timeout_s = prolog_settings.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S)
+    start_timeout_s = prolog_flags.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S)
     settings = {"PrologFlags": flags, "BatchStartTimeout": str(start_timeout_s)}
     return Site(SiteOptions(ClusterOptions(nodes=3, settings=settings)))
 

@@ -254,7 +254,7 @@ def test_no_secret_comes_out_whatever_happens_to_a_job(
 def test_a_crash_leaves_no_core_with_secrets_in_it(site: Site) -> None:
     """Even where cores are allowed: the hooks are not dumpable, and a call's limit is 0."""
     crash = "import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (2**20, 2**20)); "
-    crash += "from qrmi_slurm import confinement; confinement.hide_memory(); os.kill(os.getpid(), 11)"
+    crash += "from qrmi_slurm.calls import confinement; confinement.hide_memory(); os.kill(os.getpid(), 11)"
     folder = site.cluster.folder / "cores"
     folder.mkdir(exist_ok=True)
     done = subprocess.run([BIN / "python3", "-I", "-c", crash], cwd=folder, capture_output=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qrmi_slurm.exports import Exports, parse, render
+from qrmi_slurm.state.exports import Exports, parse, render
 from slurm.attackers import Attacker, RogueService
 from slurm.cluster import ClusterError
 from slurm.jobs import environment_of

@@ -6,8 +6,10 @@ import pytest
 from doubles import SECRET, FakeSlurm, Site, fake_qrmi_in_front
 from hypothesis import settings
 
-from qrmi_slurm import acquire, cli, slurm_settings
-from qrmi_slurm.logs import HookLog
+from qrmi_slurm.command import cli
+from qrmi_slurm.hooks import acquire
+from qrmi_slurm.log import HookLog
+from qrmi_slurm.slurm import commands
 
 # No database: each run stands for itself. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
@@ -29,7 +31,7 @@ def site(tmp_path, fake_qrmi):
 def slurm(monkeypatch):
     """Let Slurm's commands be those of a stand-in."""
     fake = FakeSlurm()
-    monkeypatch.setattr(slurm_settings, "run", fake.run)
+    monkeypatch.setattr(commands, "run", fake.run)
     return fake
 
 

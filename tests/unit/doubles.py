@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qrmi_slurm import context, plugstack, record
 from qrmi_slurm.errors import SchedulerError
-from qrmi_slurm.slurm_settings import RefusedError
+from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.slurm.commands import RefusedError
+from qrmi_slurm.state import record
 
 
 def _copy_for_users(folder: Path) -> Path:
@@ -72,9 +73,9 @@ class FakeSlurm:
         self.now_s = 1_000_000.0
 
     def run(self, command, slurm_conf, timeout_s=10.0, time_format="standard") -> str:
-        """Stand for slurm_settings.run()."""
+        """Stand for commands.run()."""
         if not self.is_up:
-            raise SchedulerError("scontrol failed: Unable to contact slurm controller", "does slurmctld run?")
+            raise SchedulerError("scontrol failed: Unable to contact slurm controller", "is slurmctld running?")
         program, *words = command
         if program == "squeue":
             return self._squeue(words)
@@ -148,7 +149,7 @@ class FakeSlurm:
 
 
 def _refuse(said: str) -> str:
-    raise RefusedError(f"scontrol failed: {said.splitlines()[-1]}", "does slurmctld run, and munge?", said)
+    raise RefusedError(f"scontrol failed: {said.splitlines()[-1]}", "are slurmctld and munged running?", said)
 
 
 class Site:
@@ -223,8 +224,8 @@ class Site:
             }
         )
 
-    def job(self, selection: str, **changes: str | None) -> context.JobContext:
-        return context.of_job(self.hook_environment(selection, **changes))
+    def job(self, selection: str, **changes: str | None) -> job_context.JobContext:
+        return job_context.of_job(self.hook_environment(selection, **changes))
 
     def options(self) -> plugstack.SiteOptions:
         return plugstack.read(self.slurm_conf)

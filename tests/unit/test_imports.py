@@ -1,4 +1,4 @@
-"""Imports point one way, and the hooks carry nothing heavy."""
+"""Imports point one way between rooms, and the hooks load nothing heavy."""
 
 import ast
 import subprocess
@@ -11,34 +11,58 @@ import qrmi_slurm
 
 PACKAGE = Path(qrmi_slurm.__file__).parent
 
-# What each layer may import stands in a layer before it, or in its own; none imports in a circle (below).
-LAYERS = (
-    ("names", "errors", "secret", "outcomes", "confinement", "trust", "authorities", "slurm_commands"),
-    (
-        "selection",
-        "sharing",
-        "resource_types",
-        "environ",
-        "config",
-        "plugstack",
-        "context",
-        "credentials",
-        "reasons",
-        "near_match",
-        "access",
-    ),
-    ("scheduler", "backend", "record", "ledger", "exports", "logs"),
-    ("stored_secrets", "licenses", "choice", "brokerage"),
-    ("release", "draft", "acquire"),
-    ("hooks", "task_hook"),
+# The modules at the top, which every room may import: in their own order.
+BASE = ("names", "errors", "secret", "deadline", "text", "files", "log")
+BASE_MAX_MODULES = 12
+
+# What each room may import besides the base modules and itself. Two chains share their beginning:
+#   base, slurm, config, {calls, state}, outages, broker, hooks, {scripts, command}
+#   base, slurm, config, {calls, state, validation}, outages, {scheduling, report}, checks, command
+_FIRST = {"slurm", "config"}
+_BELOW_OUTAGES = _FIRST | {"calls", "state"}
+MAY_IMPORT = {
+    "slurm": set(),
+    "config": {"slurm"},
+    "calls": _FIRST,
+    "state": _FIRST,
+    "validation": _FIRST | {"calls", "state"},
+    "outages": _BELOW_OUTAGES,
+    "broker": _BELOW_OUTAGES | {"outages"},
+    "hooks": _BELOW_OUTAGES | {"outages", "broker"},
+    "scheduling": _BELOW_OUTAGES | {"validation", "outages"},
+    "report": _BELOW_OUTAGES | {"validation", "outages"},
+    "checks": _BELOW_OUTAGES | {"validation", "outages", "scheduling", "report"},
+    "command": _BELOW_OUTAGES | {"validation", "outages", "broker", "hooks", "scheduling", "report", "checks"},
+}
+# Rooms that run as root in every QPU job: standard library and QRMI alone, loaded bit by bit.
+HOOK_ROOMS = ("slurm", "config", "calls", "state", "outages", "hooks")
+
+# Rooms for terminals and admins; hooks and broker never load them.
+ADMIN_ROOMS = {"validation", "checks", "scheduling", "report", "command"}
+
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py" and path.relative_to(PACKAGE).parts[0] != "emulator"
 )
-HOOK_MODULES = tuple(module for layer in LAYERS for module in layer)
+
+
+def room_of(module):
+    """Return a module's room; empty for a base module."""
+    return module.partition(".")[0] if "." in module else ""
+
+
+HOOK_MODULES = [module for module in MODULES if room_of(module) in HOOK_ROOMS or module == "broker.launch"]
+
+
+def source_of(module):
+    return (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
 
 
 def imports_of(module):
-    """Return what a module imports, anywhere in it: ours without the package's name, others by their first part."""
+    """Return what a module imports, anywhere in it: our modules without the package's name, others by first part."""
     ours, others = set(), set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(source_of(module))):
         if isinstance(node, ast.Import):
             names = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -50,24 +74,42 @@ def imports_of(module):
             first, _, rest = name.partition(".")
             if first != "qrmi_slurm":
                 others.add(first)
-            else:
-                ours.add(rest.partition(".")[0] or member)
+                continue
+            candidates = [f"{rest}.{member}" if rest else str(member), rest]
+            ours.add(
+                next(candidate for candidate in candidates if candidate in MODULES or candidate.startswith("emulator"))
+            )
     return ours, others
 
 
-def all_modules():
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+def test_the_top_has_few_modules_and_all_are_known():
+    assert {module for module in MODULES if "." not in module} <= set(BASE)
+    assert len(BASE) <= BASE_MAX_MODULES
 
 
-@pytest.mark.parametrize("module", HOOK_MODULES)
-def test_a_module_of_the_hooks_imports_only_its_layer_and_those_before(module):
-    place = next(index for index, layer in enumerate(LAYERS) if module in layer)
-    allowed = {name for layer in LAYERS[: place + 1] for name in layer} - {module}
-    assert imports_of(module)[0] <= allowed
+def test_each_room_is_known():
+    """A new room says here what it may import."""
+    assert {room_of(module) for module in MODULES} - {""} == set(MAY_IMPORT)
+
+
+def test_package_files_are_empty():
+    assert not [path for path in PACKAGE.rglob("__init__.py") if path.stat().st_size]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." not in module])
+def test_a_base_module_imports_only_those_before_it(module):
+    assert imports_of(module)[0] <= set(BASE[: BASE.index(module)])
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_a_room_imports_only_what_stands_to_its_left(module):
+    room = room_of(module)
+    rooms = {room_of(name) for name in imports_of(module)[0]} - {""}
+    assert rooms <= MAY_IMPORT[room] | {room}
 
 
 def test_no_module_imports_itself_through_others():
-    graph = {module: imports_of(module)[0] for module in all_modules()}
+    graph = {module: imports_of(module)[0] for module in MODULES}
     while graph:
         free = [module for module, needed in graph.items() if not needed & graph.keys()]
         assert free, f"these import each other: {sorted(graph)}"
@@ -75,33 +117,37 @@ def test_no_module_imports_itself_through_others():
             del graph[module]
 
 
-def test_nothing_imports_the_command_but_itself():
-    for module in set(all_modules()) - {"cli"}:
-        assert "cli" not in imports_of(module)[0]
+def test_nothing_imports_the_command():
+    for module in MODULES:
+        if room_of(module) != "command":
+            assert not [name for name in imports_of(module)[0] if room_of(name) == "command"]
+
+
+def test_nothing_imports_the_emulator():
+    """It is started as a program."""
+    assert not [module for module in MODULES if "qrmi_emulator" in imports_of(module)[1]]
 
 
 @pytest.mark.parametrize(
-    ("package", "modules"),
+    ("package", "rooms"),
     [
-        ("qrmi", {"backend"}),
-        ("typer", {"cli", "render"}),
-        ("rich", {"cli", "render"}),
-        ("click", {"cli", "render"}),
-        ("requests", {"service_check"}),
-        ("jsonschema", {"config_schema"}),
+        ("qrmi", {"calls"}),
+        ("typer", {"command"}),
+        ("rich", {"command"}),
+        ("click", {"command"}),
+        ("requests", {"checks"}),
+        ("jsonschema", {"validation"}),
+        ("h11", {"broker"}),
     ],
 )
-def test_a_third_partys_package_has_its_few_places(package, modules):
-    assert {module for module in all_modules() if package in imports_of(module)[1]} <= modules
+def test_a_third_partys_package_has_its_room(package, rooms):
+    assert {room_of(module) for module in MODULES if package in imports_of(module)[1]} <= rooms
 
 
-@pytest.mark.parametrize("module", sorted(set(all_modules()) - {*HOOK_MODULES, "cli", "render"}))
-def test_a_module_of_the_command_prints_nothing(module):
-    """Only cli and render know of terminals; what they call returns values."""
-    assert not imports_of(module)[0] & {"cli", "render"}
-    calls = [
-        node.func for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())) if type(node) is ast.Call
-    ]
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) != "command" and module != "log"])
+def test_only_the_command_prints(module):
+    """What it calls returns values; the hooks' log is the other place that writes to standard output."""
+    calls = [node.func for node in ast.walk(ast.parse(source_of(module))) if type(node) is ast.Call]
     assert "print" not in [getattr(function, "id", "") for function in calls]
 
 
@@ -123,28 +169,35 @@ def loaded_by(code):
     return set(done.stdout.split())
 
 
+ALL_HOOKS = "from qrmi_slurm.hooks import acquire, epilog, prolog, release"
+
+
 def test_the_hooks_load_nothing_heavy():
-    everything = "import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release, qrmi_slurm.record, qrmi_slurm.logs"
     heavy = {"typer", "rich", "click", "jsonschema", "requests", "urllib3", "asyncio", "pydantic"}
-    assert not loaded_by(everything) & heavy
+    assert not loaded_by(ALL_HOOKS) & heavy
+
+
+def test_hooks_and_broker_load_no_room_of_the_admins():
+    loaded = loaded_by(f"{ALL_HOOKS}, recover, task_prolog; from qrmi_slurm.broker import launch, server")
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("qrmi_slurm.")}
+    assert not rooms & ADMIN_ROOMS
 
 
 def test_the_hooks_load_nothing_of_the_brokers_own_process():
-    """It is started anew, so that it has nothing in its memory but what it needs, and they pay nothing for it."""
-    hooks = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release, qrmi_slurm.brokerage")
-    assert not {name for name in hooks if name.startswith("qrmi_slurm.broker.")}
-    assert not hooks & {"h11", "ssl", "http.client", "threading"}
-    without = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release")
-    assert "qrmi_slurm.brokerage" not in without
+    """It is a new process with nothing in its memory but what it needs, and they pay nothing for it."""
+    hooks = loaded_by(f"{ALL_HOOKS}; from qrmi_slurm.broker import launch")
+    assert not hooks & {"h11", "ssl", "http.client", "threading", "qrmi_slurm.broker.server"}
+    assert not [name for name in loaded_by(ALL_HOOKS) if name.startswith("qrmi_slurm.broker")]
 
 
 def test_taskprolog_loads_neither_qrmi_nor_what_only_root_needs():
-    before_anything = loaded_by("from qrmi_slurm import environ, task_hook")
-    assert not before_anything & {"qrmi", "subprocess", "syslog", "json", "qrmi_slurm.backend", "qrmi_slurm.acquire"}
+    before_anything = loaded_by("from qrmi_slurm.slurm import environ; from qrmi_slurm.hooks import task_prolog")
+    root_only = {"qrmi_slurm.calls.backend", "qrmi_slurm.hooks.acquire", "qrmi_slurm.state.record"}
+    assert not before_anything & ({"qrmi", "subprocess", "syslog", "json"} | root_only)
 
 
 @pytest.mark.parametrize("module", HOOK_MODULES)
 def test_importing_does_nothing(module):
     """The environment stays as it was, and QRMI is not loaded."""
-    check = "import os; before = dict(os.environ); import qrmi_slurm.{0}; assert dict(os.environ) == before"
-    assert "qrmi" not in loaded_by(check.format(module))
+    check = f"import os; before = dict(os.environ); import qrmi_slurm.{module}; assert dict(os.environ) == before"
+    assert "qrmi" not in loaded_by(check)

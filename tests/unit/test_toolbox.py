@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from doubles import SECRET
 
-from qrmi_slurm import backend, bounded, certificate, proxies, qpus, render, slurm_conf
+from qrmi_slurm.calls import backend, proxies
+from qrmi_slurm.checks import setup_lines
+from qrmi_slurm.checks.installation import Installation, this_one
+from qrmi_slurm.checks.online import bounded, certificate
+from qrmi_slurm.command import render
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
-from qrmi_slurm.installation import Installation, this_one
-from qrmi_slurm.plugstack import SiteOptions
+from qrmi_slurm.scheduling import qpus
+from qrmi_slurm.slurm.plugstack import SiteOptions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
 
@@ -221,7 +225,7 @@ OPTIONS = SiteOptions(config_path=Path("/etc/slurm/qrmi_config.json"))
 
 
 def parts(existing=None, options=OPTIONS, installed=INSTALLED, conf=Path("/etc/slurm/slurm.conf")):
-    found = slurm_conf.parts(installed, options, conf, existing)
+    found = setup_lines.parts(installed, options, conf, existing)
     return {str(part.path): part for part in found}
 
 
@@ -261,7 +265,7 @@ def test_what_slurm_conf_has_of_prologs_settings_stays(tmp_path, conf, lines):
 def license_lines(conf="", wanted=None, fault="", installed=INSTALLED, folder=None):
     path = folder / "slurm.conf"
     path.write_text(conf)
-    return slurm_conf.license_part(installed, path, wanted, fault)
+    return setup_lines.license_part(installed, path, wanted, fault)
 
 
 def test_licenses_take_the_place_of_what_slurm_conf_has(tmp_path):
@@ -297,7 +301,7 @@ def test_the_lua_files_are_named_where_they_are(tmp_path):
     part = license_lines(wanted={}, installed=Installation(tmp_path), folder=tmp_path)
     assert part.note[0].startswith("Optional. ")
     assert f"install -m 0644 {tmp_path}/lib/lua/job_submit.lua {tmp_path}/ && " in "\n".join(part.note)
-    assert slurm_conf.render([part]).startswith(
+    assert setup_lines.render([part]).startswith(
         f"### {tmp_path}/slurm.conf: add, to let jobs wait for QPUs (optional)\n# "
     )
 

@@ -1,0 +1,70 @@
+"""The draft: which QPU each slot of a job is given, in rounds, with the license that counts its jobs."""
+
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING
+
+from qrmi_slurm.hooks.choice import Candidate, Slot
+
+if TYPE_CHECKING:
+    from qrmi_slurm.hooks.job_licenses import JobLicenses
+
+
+class Draft:
+    """Gives slots their candidates, no QPU to two of them, none twice.
+
+    Args:
+        slots: of the job; each one's candidates in the order in which they are to be tried.
+        licenses: the job's; None where nothing of them can change.
+        ask_timeout_s: says how long slurmctld may take for an answer now, in seconds.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], licenses: "JobLicenses | None", ask_timeout_s: Callable[[], float]
+    ) -> None:
+        self._slots = slots
+        self._licenses = licenses
+        self._ask_timeout_s = ask_timeout_s
+        # A QPU that is asked for by its name is not given to a choice.
+        self._named = {item.name for slot in slots for item in slot.candidates if not slot.is_choice_of(item)}
+        self._tried: set[str] = set()
+        self._license_of: dict[Slot, str | None] = {}
+        left = dict(licenses.held) if licenses is not None else {}
+        for slot in sorted(slots, key=lambda slot: slot.is_open):
+            license = next((item.license for item in slot.candidates if item.license and left.get(item.license)), None)
+            self._license_of[slot] = license
+            if license is not None:
+                left[license] -= 1
+
+    def next_round(self, acquired: Container[str]) -> list[tuple[Slot, Candidate]]:
+        """Return what is to be acquired next: for each slot that has nothing yet its next candidate.
+
+        Args:
+            acquired: the names of the QPUs that the job has.
+        """
+        round_ = []
+        for slot in self._slots:
+            if slot.chosen is None or slot.chosen.name not in acquired:
+                slot.chosen = self._next(slot)
+                if slot.chosen is not None:
+                    round_.append((slot, slot.chosen))
+        return round_
+
+    def _next(self, slot: Slot) -> Candidate | None:
+        while slot.candidates:
+            item = slot.candidates.pop(0)
+            if item.name in self._tried or (slot.is_choice_of(item) and item.name in self._named):
+                continue
+            self._tried.add(item.name)
+            if self._may_have(slot, item):
+                return item
+            slot.failures.append(f"{item.name} is held by other jobs")
+        return None
+
+    def _may_have(self, slot: Slot, item: Candidate) -> bool:
+        if self._licenses is None or not slot.is_choice_of(item):
+            return True
+        before = self._license_of[slot]
+        if not self._licenses.swap(before, item.license, self._ask_timeout_s()):
+            return False
+        self._license_of[slot] = item.license if before is not None else None
+        return True

@@ -1,0 +1,58 @@
+"""Epilog: releases the job's QPUs on the node that acquired them."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.hooks.guard import guarded
+from qrmi_slurm.log import HookLog
+from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.state.record import JobFolder
+
+# Epilog's whole bound is --release-timeout and this.
+_GRACE_S: Final = 1.0
+
+
+def epilog(environment: Mapping[str, str]) -> int:
+    """Run Epilog; what could not be released stays recorded as pending.
+
+    Args:
+        environment: what slurmd set.
+
+    Returns:
+        The exit status. Slurm effect: always 0.
+    """
+    return guarded("epilog", _epilog, environment)
+
+
+def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
+    from qrmi_slurm.hooks import release
+
+    job = job_context.of_job(environment)
+    options = plugstack.read(job.slurm_conf)
+    folder = JobFolder(options.state_dir, job.cluster, job.job_id)
+    if not folder.exists():
+        if job.is_first_node:  # already released, Prolog never ran, or --state-dir has changed since
+            log.warning("nothing-recorded", folder=folder.path)
+        return
+    began_s = time.monotonic()
+    try:
+        seen = folder.read()
+    except RecordError:
+        seen = None  # reported below, with the lock held
+    if seen is not None and seen.node != job.node:
+        return  # on a shared state directory: the node that acquired releases
+    if seen is None and not job.is_first_node:
+        folder.remove_if_empty()  # this node's Prolog made it
+        return
+    with folder.locked(options.release_timeout_s / 2):
+        left_s = options.release_timeout_s + _GRACE_S - (time.monotonic() - began_s)
+        options = options._replace(release_timeout_s=min(options.release_timeout_s, left_s))
+        current, fault = folder.read_or_set_aside()
+        if fault is not None:
+            log.error("record-set-aside", reason=fault)
+        if current is not None and current.node == job.node:
+            release.release(folder, current, options, log)
+        elif current is None and job.is_first_node:  # Prolog failed before it acquired anything
+            folder.remove()

@@ -1,0 +1,249 @@
+"""The hook before a task, TaskProlog: the lines that put the job's QPU environment into it, or why it must not run.
+
+It runs as the user before every task of a QPU job, so it imports little; its script leaves without Python where it can.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm import names
+from qrmi_slurm.errors import ExportsError, PlugstackError, QrmiSlurmError
+from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.slurm.job_context import TaskContext
+from qrmi_slurm.slurm.selection import parse as parse_selection
+from qrmi_slurm.state import exports
+from qrmi_slurm.state.exports import Exports
+from qrmi_slurm.text import is_one_line, printable
+
+# How long TaskProlog on another node than the first waits for a shared filesystem to show the exports; NFS clients
+# cache what is not there for 3 s and more (nfs(5), acregmin and acdirmin).
+_SHARED_WAIT_S: Final = 5.0
+_SHARED_POLL_S: Final = 0.1
+
+# The same where its own Prolog is over and the first node's may only come to the job: with PrologFlags=NoHold, and in a
+# further component of a heterogeneous batch job, a step waits for its own node's alone. Scripts of the site may run
+# before ours.
+_FIRST_NODE_WAIT_S: Final = 10.0
+
+# How much longer than --acquire-timeout a Prolog may take once it has left the record (acquire.py).
+_PROLOG_GRACE_S: Final = 1.0
+
+
+# What TaskProlog returns to Slurm: a TaskProlog that fails ends its task, and the node stays in service.
+TASK_MAY_RUN_EXIT: Final = 0
+TASK_MUST_NOT_RUN_EXIT: Final = 1
+
+
+class TaskOutcome(NamedTuple):
+    """What TaskProlog tells slurmstepd.
+
+    Args:
+        lines: its standard output.
+        exit_code: Slurm effect: 0 lets the task run, 1 ends it.
+    """
+
+    lines: tuple[str, ...]
+    exit_code: int
+
+
+def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
+    """Return the lines that put the job's QPU environment into a task, or the reason why it must not run.
+
+    Args:
+        environment: the task's.
+    """
+    is_first_task = environment.get(names.SLURM_PROCID, "0") in ("", "0")
+    try:
+        return _task_outcome(job_context.of_task(environment, os.getuid()), environment)
+    except QrmiSlurmError as error:
+        sentence = f"{exports.PREFIX}: {error}"
+    except Exception as error:  # noqa: BLE001 the last line: the user reads one sentence, never a traceback
+        sentence = f"{exports.PREFIX}: no QPU: an internal error ({type(error).__name__}); please tell an admin"
+    return _refuse(is_first_task, [sentence])
+
+
+def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
+    if not task.job_selection_text and not task.step_selection_text and not _holds_something(task):
+        return TaskOutcome(tuple(_unset_lines(environment, _site_env(task))), TASK_MAY_RUN_EXIT)
+    within_job = task.inherited_job_id == str(task.job_id)
+    found = _inherited(task, environment) if within_job else _read_exports(task, environment)
+    if not found.is_ready:
+        return _refuse(task.task_rank == 0, found.notes)
+    if task.restart_count is not None and found.restart_count != task.restart_count and not within_job:
+        raise ExportsError(
+            f"job {task.job_id} has no QPU: what Prolog left is from another run of the job",
+            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {task.node}",
+        )
+    # Within a batch job the environment has come along already, and what the script changed in it stays; only what
+    # a shell dropped and the step's own wishes are left.
+    variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
+    notes = list(found.notes) if task.task_rank == 0 and not within_job else []
+    if task.step_selection_text and task.step_selection_text != task.job_selection_text:
+        wanted = parse_selection(task.step_selection_text)
+        if task.job_selection_text is None:
+            # The step's --qpu may be the job's own (srun without an allocation), with names that the job could not
+            # have; Prolog's notes say so. Only a step that has none of what it asked for is refused.
+            held = exports.assigned(found.variables, wanted)
+            wanted = tuple(term for term, name in zip(wanted, held, strict=True) if name) or wanted
+        variables |= exports.narrowed(found.variables, wanted)
+    if names.RUST_LOG in variables and _is_users_rust_log(task, environment):
+        del variables[names.RUST_LOG]
+    variables |= _rust_log(task, environment, found.variables)
+    variables |= _of_broker(task, {**environment, **found.variables}, variables, within_job=within_job)
+    lines = [f"print {note}" for note in notes]
+    stale = _unset_lines(environment, {}) if not within_job else []
+    return TaskOutcome((*lines, *stale, *exports.export_lines(variables)), TASK_MAY_RUN_EXIT)
+
+
+def _holds_something(task: TaskContext) -> bool:
+    """Tell whether a task's job has a folder, where its environment does not say whether it asked for QPUs."""
+    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).parent.exists()
+
+
+def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
+    """Return the job's exports for a step within it; what the step has inherited, where this node has no file."""
+    options = plugstack.read(task.slurm_conf)
+    try:
+        return exports.read(_exports_path(options, task), task.uid, task.job_id)
+    except FileNotFoundError:
+        of_lists = (*exports.LISTS, names.QRMI_SLURM_CHOICES)
+        variables = {name: environment[name] for name in of_lists if name in environment}
+        return Exports(task.job_id, 0, is_ready=True, notes=(), variables=variables)
+
+
+def _exports_path(options: plugstack.SiteOptions, task: TaskContext) -> Path:
+    return options.state_dir / task.cluster / str(task.job_id) / names.EXPORTS_FILE
+
+
+def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
+    options = plugstack.read(task.slurm_conf)
+    path = _exports_path(options, task)
+    node_list = environment.get(names.SLURM_JOB_NODELIST, "")
+    first_node = job_context.first_host(node_list) if node_list else task.node
+    began_s = time.monotonic()
+    while True:
+        try:
+            return exports.read(path, task.uid, task.job_id)
+        except FileNotFoundError:
+            wait_s = _wait_s(path.parent, task, options) if first_node != task.node else 0.0
+            if time.monotonic() - began_s >= wait_s:
+                break
+        time.sleep(_SHARED_POLL_S)
+    wanted = printable(task.step_selection_text or task.job_selection_text or "")
+    if not task.job_selection_text and not path.parent.exists():
+        raise ExportsError(
+            f"job {task.job_id} holds no QPU, so a step of it cannot have {wanted}; submit the job with --qpu"
+        )
+    if first_node == task.node or _record_path(path.parent).exists():
+        raise ExportsError(
+            f"job {task.job_id} has no QPU: Prolog left nothing at {path}",
+            f"an admin can look at: journalctl -t qrmi-slurm-prolog on {first_node}",
+        )
+    raise ExportsError(
+        f"job {task.job_id}: node {task.node} does not see {path}",
+        "for several nodes the state directory has to be on a shared filesystem: --state-dir in plugstack.conf",
+    )
+
+
+def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
+    """Return how long another node than the first waits for the exports, in seconds, by what is there of the job."""
+    if _record_path(folder).exists():  # Prolog is at it, or was killed
+        return options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
+    if folder.exists():
+        return _FIRST_NODE_WAIT_S
+    # Without a --qpu of its own a job has no folder, and nothing will come.
+    return _SHARED_WAIT_S if task.job_selection_text else 0.0
+
+
+def _record_path(folder: Path) -> Path:
+    return folder / names.RECORD_FILE  # users may not read it
+
+
+def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:
+    """Return QRMI's log level for the task, unless the user or the site set one.
+
+    What we export is remembered beside it, so that a step can tell the user's own value from an inherited one.
+    """
+    if names.RUST_LOG in from_job or _is_users_rust_log(task, environment):  # the site's is --env:RUST_LOG
+        return {}
+    level = exports.rust_log_level(task.srun_debug)
+    return {names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level}
+
+
+def _of_broker(
+    task: TaskContext, seen: Mapping[str, str], given: Mapping[str, str], *, within_job: bool
+) -> dict[str, str]:
+    """Return what a task needs beside the variables of a job with a credential broker.
+
+    The broker listens on the loopback of the job's first node. No proxy leads there, and on another node nothing of
+    the job may go to whoever listens at that port: what QRMI says there names the node to run on.
+
+    Args:
+        task: the task.
+        seen: the environment that the task would have.
+        given: what of it is exported.
+        within_job: whether the environment has come from a task of the same job.
+    """
+    node = given.get(names.QRMI_SLURM_BROKER) or (seen.get(names.QRMI_SLURM_BROKER, "") if within_job else "")
+    if not node:
+        return {}
+    if node != task.node:
+        shown = "".join(char if char.isalnum() and char.isascii() else "-" for char in node)
+        mark = f"/{names.BROKER_MARK}/"
+        away = {name: value for name, value in seen.items() if mark in value and value.startswith("http://")}
+        return {
+            name: f"http://credential-broker-is-on-{shown}-only.invalid{value[value.index(mark) :]}"
+            for name, value in away.items()
+        }
+    direct = seen.get("NO_PROXY") or seen.get("no_proxy", "")
+    if "127.0.0.1" not in direct.split(","):
+        direct = f"{direct},127.0.0.1".lstrip(",")
+    return {"NO_PROXY": direct, "no_proxy": direct} if is_one_line(direct) else {}
+
+
+def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> bool:
+    return task.rust_log is not None and task.rust_log != environment.get(names.QRMI_SLURM_RUST_LOG)
+
+
+def _site_env(task: TaskContext) -> Mapping[str, str]:
+    """Return the site's `--env:` variables; none where the line is faulty, which is no matter of a job without QPU."""
+    try:
+        return plugstack.read(task.slurm_conf).env
+    except PlugstackError:
+        return {}
+
+
+def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) -> list[str]:
+    """Return `unset NAME` lines for what a surrounding QPU job left in the environment, the site's variables too.
+
+    Without such a job there is nothing to unset: a user may have the site's proxy in his own environment.
+    """
+    if names.QRMI_JOB_ID not in environment:
+        return []
+    foreign = environment.get(names.QRMI_JOB_QPU_RESOURCES) or environment.get(names.SLURM_JOB_QPU_RESOURCES, "")
+    prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
+    stale = {name for name in environment if prefixes and name.startswith(prefixes)}
+    stale |= {name for name, value in site_env.items() if environment.get(name) == value}
+    of_job = {
+        *exports.LISTS,
+        names.QRMI_SLURM_CHOICES,
+        names.QRMI_SLURM_BROKER,
+        names.QRMI_JOB_ID,
+        names.QRMI_JOB_UID,
+    }
+    stale |= of_job & environment.keys()
+    if environment.get(names.QRMI_SLURM_RUST_LOG) is not None:
+        stale.add(names.QRMI_SLURM_RUST_LOG)
+        if environment.get(names.RUST_LOG) == environment[names.QRMI_SLURM_RUST_LOG]:
+            stale.add(names.RUST_LOG)
+    # A name of more than one line would be another directive.
+    return [f"unset {name}" for name in sorted(stale) if is_one_line(name)]
+
+
+def _refuse(is_first_task: bool, sentences: tuple[str, ...] | list[str]) -> TaskOutcome:
+    """End the task; the first of a step says why, the others would only repeat it."""
+    lines = [f"print {printable(sentence, 1000)}" for sentence in sentences] if is_first_task else []
+    return TaskOutcome(tuple(lines), TASK_MUST_NOT_RUN_EXIT)

@@ -1,0 +1,123 @@
+"""The hooks' log: one line an event, on standard output for slurmd.log and to syslog.
+
+slurmd keeps a hook's standard output only on failure or from debug2 on, so syslog is where an admin looks:
+`journalctl -t qrmi-slurm-prolog`.
+"""
+
+import _socket  # `socket` is this and 2 ms in which it makes enums of some hundred constants
+import contextlib
+import select
+import sys
+import syslog
+import traceback
+from collections.abc import Iterable
+from enum import IntEnum
+
+from qrmi_slurm.secret import Secret, mask
+from qrmi_slurm.text import printable
+
+# syslog(3) cuts at about 1 kB on some systems; a longer line is no line for a human.
+_MAX_LINE_CHARS = 900
+_MAX_TRACEBACK_CHARS = 800  # its end, where the error stands
+
+# Where syslog(3) writes, and how long a busy daemon gets to make room in its queue (net.unix.max_dgram_qlen, often 10).
+_SYSLOG_SOCKET = "/dev/log"
+_SYSLOG_WAIT_S = 0.5
+
+
+class Level(IntEnum):
+    """How much an event matters, in syslog's numbers."""
+
+    ERROR = syslog.LOG_ERR
+    WARNING = syslog.LOG_WARNING
+    INFO = syslog.LOG_INFO
+    DEBUG = syslog.LOG_DEBUG
+
+
+# env_logger's words in QRMI's own records: `[2026-01-31T12:00:00Z ERROR qrmi::ibm] text`.
+_QRMI_LEVELS = {
+    "ERROR": Level.ERROR,
+    "WARN": Level.WARNING,
+    "INFO": Level.INFO,
+    "DEBUG": Level.DEBUG,
+    "TRACE": Level.DEBUG,
+}
+
+
+class HookLog:
+    """What one run of a hook tells the admin.
+
+    Args:
+        hook: `prolog`, `epilog`, or the command's `recover` or `release`.
+        job_id: the job; goes into each line.
+        echo: whether to print the lines as well: the command's standard output is for its result.
+    """
+
+    def __init__(self, hook: str, job_id: int | str, *, echo: bool = True) -> None:
+        self._echo = echo
+        self._job_id = job_id
+        self._secrets: list[Secret] = []
+        self.hook = hook
+        self._name = f"qrmi-slurm-{hook}"
+        self._has_syslog = True
+        syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def hide(self, secrets: Iterable[Secret]) -> None:
+        """Mask these in every later line."""
+        self._secrets.extend(secrets)
+
+    def error(self, event: str, **details: object) -> None:
+        """Write what an admin has to act on."""
+        self._write(Level.ERROR, event, details)
+
+    def warning(self, event: str, **details: object) -> None:
+        """Write what an admin may have to act on."""
+        self._write(Level.WARNING, event, details)
+
+    def info(self, event: str, **details: object) -> None:
+        """Write what happened."""
+        self._write(Level.INFO, event, details)
+
+    def exception(self, event: str) -> None:
+        """Write the exception being handled, with its traceback in one line; for a script's last handler."""
+        text = mask(" | ".join(line.strip() for line in traceback.format_exc().splitlines()), self._secrets)
+        self._write(Level.ERROR, event, {"traceback": text[-_MAX_TRACEBACK_CHARS:]})
+
+    def qrmi(self, qpu: str, records: Iterable[str]) -> None:
+        """Pass QRMI's own log records on, at their level."""
+        for record in records:
+            word = record.partition(" ")[2].partition(" ")[0] if record.startswith("[") else ""
+            self._write(_QRMI_LEVELS.get(word, Level.INFO), "qrmi", {"qpu": qpu, "says": record})
+
+    def _write(self, level: Level, event: str, details: dict[str, object]) -> None:
+        words = [f"job={self._job_id}"]
+        words += [f"{name}={_value(value)}" for name, value in details.items()]
+        text = mask(f"{event}: {' '.join(words)}", self._secrets)
+        line = printable(f"{level.name.lower()}: {text}", _MAX_LINE_CHARS)
+        self._has_syslog = self._has_syslog and _syslog_has_room()
+        if self._has_syslog:
+            syslog.syslog(level, line)
+        if not self._echo:
+            return
+        with contextlib.suppress(OSError, ValueError):  # slurmd may have closed the other end
+            print(f"{self._name}: {line}", file=sys.stdout, flush=True)
+
+
+def _syslog_has_room() -> bool:
+    """Tell whether syslog(3) would return: it waits without an end for a daemon that hangs, and the job with it."""
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        end.connect(_SYSLOG_SOCKET)
+        return bool(select.select([], [end], [], _SYSLOG_WAIT_S)[1])
+    except OSError:  # nobody listens, for which syslog(3) does not wait
+        return True
+    finally:
+        end.close()
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"' if " " in text or '"' in text or not text else text

@@ -1,0 +1,171 @@
+"""The catalogue: what Slurm's controller and the login nodes may know of the config, as a Lua table without secrets.
+
+cli_filter/qrmi_slurm.lua reads it, for each job with `--qpu`. The config itself stays root's.
+"""
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm.config import resource_types
+from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.config.slurm_section import Access
+from qrmi_slurm.errors import CatalogueError
+
+FILE_NAME: Final = "qrmi_catalogue.lua"
+VERSION: Final = 1
+MODE: Final = 0o644
+
+_HEAD: Final = "-- qrmi-slurm catalogue; made by `qrmi-slurm catalogue`, do not edit\n"
+_ESCAPED: Final = re.compile(r'[\x00-\x1f\x7f"\\]')
+
+
+class Group(NamedTuple):
+    """What this node knows of a Unix group.
+
+    Args:
+        gid: its number; None where the node has no such group.
+        members: login names; None where they are not known: a directory may keep its members to itself (sssd's
+            ignore_group_members), which looks like a group without any.
+    """
+
+    gid: int | None
+    members: tuple[str, ...] | None
+
+
+def group_of(name: str) -> Group:
+    """Ask this node for a group and its members, those among them whose primary group it is."""
+    try:
+        entry = grp.getgrnam(name)
+    except KeyError:
+        return Group(None, None)
+    primary = [user.pw_name for user in pwd.getpwall() if user.pw_gid == entry.gr_gid]
+    return Group(entry.gr_gid, tuple(sorted({*entry.gr_mem, *primary})) or None)
+
+
+def path_beside(slurm_conf: Path) -> Path:
+    """Return where the catalogue is, unless the site keeps it elsewhere."""
+    return slurm_conf.parent / FILE_NAME
+
+
+def licenses(resources: Iterable[Resource]) -> dict[str, int]:
+    """Return the count of each license, in the config's order; the lower one where two resources share one."""
+    found: dict[str, int] = {}
+    for resource in resources:
+        sharing = resource.sharing
+        if sharing.license is not None:
+            found[sharing.license] = min(sharing.capacity, found.get(sharing.license, sharing.capacity))
+    return found
+
+
+def render(
+    resources: Iterable[Resource], notices: Mapping[str, str], ask_group: Callable[[str], Group] = group_of
+) -> str:
+    """Return the catalogue's text.
+
+    Args:
+        resources: of the config, in its order.
+        notices: why a resource is out of service, by its name.
+        ask_group: tells of a Unix group by its name.
+    """
+    entries = [f"  {_table(_qpu(resource, notices, ask_group))},\n" for resource in resources]
+    return f"{_HEAD}return {{ version = {VERSION}, qpus = {{\n{''.join(entries)}}} }}\n"
+
+
+def write(path: Path, resources: Iterable[Resource], notices: Mapping[str, str]) -> None:
+    """Write the catalogue, so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        CatalogueError: it cannot be written.
+    """
+    text = render(resources, notices)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, MODE)  # whatever the umask
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        new.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise CatalogueError(f"cannot write {path}: {error.strerror}", "run this as root") from error
+
+
+def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, str]) -> bool:
+    """Tell whether the file says what the config says now.
+
+    Raises:
+        CatalogueError: it is there and cannot be read.
+    """
+    try:
+        return path.read_bytes() == render(resources, notices).encode()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise CatalogueError(f"cannot read {path}: {error.strerror}", "run this as root") from error
+
+
+def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[str], Group]) -> dict[str, str]:
+    sharing = resource.sharing
+    found = {"name": _string(resource.name), "types": _list(_type_names(resource.type))}
+    if sharing.license is not None:
+        found["license"] = _string(sharing.license)
+    found["capacity"] = str(sharing.capacity)
+    if resource.is_dynamic:
+        found["dynamic"] = "true"
+    if not sharing.access.is_open:
+        found["allow"] = _table(_rules(sharing.access, ask_group))
+    if resource.name in notices:
+        found["notice"] = _string(notices[resource.name])
+    return found
+
+
+def _type_names(type_name: str) -> list[str]:
+    """Return a type as configured, then its other names: today's, and those of before."""
+    known = resource_types.describe(type_name)
+    today = known.successor or known.name
+    older = [other.name for other in resource_types.KNOWN.values() if other.successor == today]
+    return list(dict.fromkeys([type_name, today, *older]))
+
+
+def _rules(access: Access, ask_group: Callable[[str], Group]) -> dict[str, str]:
+    rules: dict[str, str] = {}
+    for rule, names in access._asdict().items():
+        if names is None:
+            continue
+        rules[rule] = _list(names) if rule != "groups" else _group_list(names, ask_group)
+    return rules
+
+
+def _group_list(names: Iterable[str], ask_group: Callable[[str], Group]) -> str:
+    tables = []
+    for name in names:
+        group = ask_group(name)
+        entry = {"name": _string(name)}
+        if group.gid is not None:
+            entry["gid"] = str(group.gid)
+        if group.members is not None:
+            entry["members"] = _list(group.members)
+        tables.append(_table(entry))
+    return f"{{ {', '.join(tables)} }}" if tables else "{}"
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return f"{{ {', '.join(f'{key} = {value}' for key, value in entries.items())} }}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"{{{', '.join(map(_string, texts))}}}"
+
+
+def _string(text: str) -> str:
+    """Return a Lua string, in which a backslash and three digits are a byte: each Lua reads that."""
+    return '"' + _ESCAPED.sub(lambda match: f"\\{ord(match[0]):03}", text) + '"'

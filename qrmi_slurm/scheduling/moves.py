@@ -1,0 +1,173 @@
+"""The moves: which waiting jobs may have another QPU of those that they would take, because its license is free.
+
+A job that asked for one of several QPUs (`--qpu='any:...'`) has the license of one of them; job_submit has written into
+its AdminComment, which users cannot write, which licenses would do:
+
+    qrmi-slurm:any=qpu_a|qpu_b|qpu_c
+"""
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm.slurm import commands, licenses
+
+_CHOICE: Final = re.compile(r"(?:^|\s)qrmi-slurm:any=([A-Za-z0-9_.@|-]+)(?=\s|$)")
+_JOB: Final = re.compile(r"(\d+)(?:_(\d+))?(?:\+\d+)?")
+
+_TIMEOUT_S: Final = 30.0  # squeue may have 100,000 jobs to look through
+
+# Beyond this a job has more choices than anybody types; to try all of their orders would take long.
+_MAX_CHOICES: Final = 6
+
+
+class Waiting(NamedTuple):
+    """A job that waits for licenses.
+
+    Args:
+        job: as scontrol takes it: `12`, or `12_3` for a task of an array.
+        priority: Slurm's; the highest is next.
+        licenses: what it asks for, and how many of each.
+        choices: for each QPU that it left open, the licenses that would do.
+    """
+
+    job: str
+    priority: int
+    licenses: Mapping[str, int]
+    choices: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def turn(self) -> tuple[int, int, int]:
+        """Sorts by whose turn it is: the highest priority, then the oldest."""
+        number, _, task = self.job.partition("_")
+        return (-self.priority, int(number), int(task or 0))
+
+
+class Move(NamedTuple):
+    """A job's other licenses.
+
+    Args:
+        job: which, as scontrol takes it.
+        before: the licenses that it had.
+        after: those that it gets.
+    """
+
+    job: str
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+
+def waiting(of: Sequence[str], slurm_conf: Path) -> list[Waiting]:
+    """Return the jobs that wait for licenses and ask for one of these.
+
+    Args:
+        of: names of licenses; at least one.
+        slurm_conf: Slurm's configuration file.
+
+    Raises:
+        SchedulerError: slurmctld cannot be asked.
+    """
+    # A line of ours begins with what nobody can have known: an admin comment may have several lines.
+    mark = f"|{secrets.token_hex(8)}|"
+    # A colon without a number: as wide as it has to be (src/squeue/opts.c).
+    fields = f"JobArrayID:{mark},PriorityLong:|,Reason:|,Licenses:|,admin_comment:"
+    command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=PENDING"]
+    command += [f"--licenses={','.join(of)}", f"--Format={fields}"]
+    return list(parse(commands.run(command, slurm_conf, _TIMEOUT_S), mark))
+
+
+def parse(text: str, mark: str) -> Iterator[Waiting]:
+    """Return the jobs of squeue's answer that wait for licenses.
+
+    Args:
+        text: the answer.
+        mark: what stands behind the job's number in each of squeue's own lines.
+    """
+    for line in text.splitlines():
+        number, is_ours, rest = line.partition(mark)
+        words = rest.split("|", 3)
+        match = _JOB.fullmatch(number)
+        if not is_ours or match is None or len(words) != 4 or not words[0].isdecimal() or words[1] != "Licenses":
+            continue
+        asked = licenses.parse_counts(words[2])
+        if not asked:
+            continue
+        choices = tuple(tuple(dict.fromkeys(choice.split("|"))) for choice in _CHOICE.findall(words[3]))
+        yield Waiting(number, int(words[0]), asked, choices)
+
+
+def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
+    """Return which jobs to move: those that could begin then; each free license is given once.
+
+    Args:
+        jobs: that wait for licenses.
+        free: how many are free, by license.
+    """
+    left = dict(free)
+    moves = []
+    for job in sorted(jobs, key=lambda job: job.turn):
+        after = _next_to_take(job, left)
+        if after is None:
+            continue
+        for license, count in after.items():
+            left[license] -= count
+        if after != job.licenses:
+            moves.append(Move(job.job, job.licenses, after))
+    return moves
+
+
+def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | None:
+    """Return licenses, all of them free, with which the job could begin: its own if they are; None where none are."""
+    if _are_free(job.licenses, free):
+        return job.licenses  # Slurm starts it as soon as it comes to it
+    open_units = {license for choice in job.choices for license in choice} & job.licenses.keys()
+    units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
+    # More than it has choices: some are of QPUs that it named, and nothing says which.
+    if not 0 < len(units) == len(job.choices) <= _MAX_CHOICES:
+        return None
+    if not any(_fit(order, job.choices) for order in permutations(units)):
+        return None
+    fixed = {license: count for license, count in job.licenses.items() if license not in open_units}
+    if not _are_free(fixed, free):
+        return None
+    taken = _take(job, fixed, free)
+    return None if taken is None else {**fixed, **taken}
+
+
+def _take(job: Waiting, fixed: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int] | None:
+    """Return a free license for each choice, no two alike; what the job has already is preferred."""
+    found: list[str] = []
+
+    def go_on(place: int) -> bool:
+        if place == len(job.choices):
+            return True
+        for license in sorted(job.choices[place], key=lambda license: license not in job.licenses):
+            if free.get(license, 0) > 0 and license not in found and license not in fixed:
+                found.append(license)
+                if go_on(place + 1):
+                    return True
+                found.pop()
+        return False
+
+    return dict.fromkeys(found, 1) if go_on(0) else None
+
+
+def _fit(units: Sequence[str], choices: Sequence[Sequence[str]]) -> bool:
+    return all(unit in choice for unit, choice in zip(units, choices, strict=True))
+
+
+def _are_free(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
+    return all(free.get(license, 0) >= count for license, count in wanted.items())
+
+
+def carry_out(move: Move, slurm_conf: Path) -> None:
+    """Give a waiting job its other licenses.
+
+    Raises:
+        SchedulerError: Slurm refused: it has begun or ended meanwhile; or Slurm cannot be asked.
+    """
+    written = ",".join(f"{license}:{count}" for license, count in move.after.items())
+    commands.run(["scontrol", "update", f"JobId={move.job}", f"Licenses={written}"], slurm_conf)

@@ -1,0 +1,240 @@
+"""The context: what Slurm tells a hook about the job, from the environment that slurmd sets."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm import names
+from qrmi_slurm.errors import ContextError
+from qrmi_slurm.secret import masked_repr
+from qrmi_slurm.slurm.plugstack import DEFAULT_SLURM_CONF
+
+# Names of clusters become folders. Slurm itself allows more; none that it accepts by default lies outside.
+_PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_MAX_EPOCH_DIGITS: Final = 12
+
+# How long Slurm says that a job without a time limit lasts (slurmctld: 365 * 24 * 60 * 60).
+_ENDLESS_S: Final = 365 * 24 * 3600
+_DEFAULT_CLUSTER: Final = "cluster"
+
+
+class JobContext(NamedTuple):
+    """What Prolog and Epilog know of the job.
+
+    Args:
+        job_id: Slurm's id; each array task and each component of a heterogeneous job has its own.
+        uid: user id of the job's owner.
+        cluster: the cluster's name.
+        node: this node, as Slurm calls it.
+        first_node: the first node of the allocation, the one that acquires.
+        restart_count: how often the job was requeued.
+        time_limit_s: end minus start time in seconds; None where Slurm (22.05) does not say.
+        selection_text: the text of `--qpu`, as the user wrote it.
+        user_environment: the user's own variables that the stub passed on, without Slurm's prefix; never in a
+            repr.
+        slurm_conf: Slurm's configuration file.
+        account: the job's Slurm account; None where it has none.
+        partition: its partition; None where Slurm does not say.
+        qos: its quality of service; None where Slurm (before 26.05) does not say.
+        licenses_text: its licenses; None where Slurm (22.05) does not say.
+        user: login name of the job's owner; empty where Slurm does not say.
+        het_job_id: the id of the heterogeneous job that this one is a component of; None where it is of none.
+    """
+
+    job_id: int
+    uid: int
+    cluster: str
+    node: str
+    first_node: str
+    restart_count: int
+    time_limit_s: int | None
+    selection_text: str
+    user_environment: Mapping[str, str]
+    slurm_conf: Path
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    licenses_text: str | None = None
+    user: str = ""
+    het_job_id: int | None = None
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "user_environment")
+
+    @property
+    def is_first_node(self) -> bool:
+        """Whether this node is the one that acquires."""
+        return self.node == self.first_node
+
+
+class TaskContext(NamedTuple):
+    """What TaskProlog knows of the task that it runs before.
+
+    Args:
+        job_id: Slurm's id of the job, of its own where it is a component of a heterogeneous one.
+        uid: user id that the task runs as.
+        cluster: the cluster's name.
+        node: this node, as Slurm calls it.
+        restart_count: how often the job was requeued; None where Slurm (before 26.05) does not say.
+        task_rank: rank of the task in its step; 0 for a batch script.
+        is_further_component: whether the task runs in another than the first component of a heterogeneous job, of
+            whose selection its environment says nothing.
+        job_selection_text: the text of the job's `--qpu`; None where the job has none, or none is known of.
+        step_selection_text: the text of the step's `--qpu`; None where it has none.
+        inherited_job_id: the job whose QPU environment the task has inherited; None where it has none.
+        srun_debug: srun's verbosity: 2 quiet, 3 default, 4 verbose, 5 and more for `-vv`.
+        rust_log: the task's RUST_LOG, where somebody set it.
+        slurm_conf: Slurm's configuration file.
+    """
+
+    job_id: int
+    uid: int
+    cluster: str
+    node: str
+    restart_count: int | None
+    task_rank: int
+    is_further_component: bool
+    job_selection_text: str | None
+    step_selection_text: str | None
+    inherited_job_id: str | None
+    srun_debug: int
+    rust_log: str | None
+    slurm_conf: Path
+
+
+def of_job(environment: Mapping[str, str]) -> JobContext:
+    """Return the job's context from the environment of Prolog or Epilog.
+
+    Args:
+        environment: what slurmd set; all `SPANK_*` in it is the user's text.
+
+    Raises:
+        ContextError: Slurm did not say which job, whose, or on which node.
+    """
+    node = environment.get(names.SLURMD_NODENAME, "")
+    if not node:
+        raise ContextError(f"{names.SLURMD_NODENAME} is not set", "Slurm sets it in Prolog and Epilog")
+    node_list = environment.get(names.SLURM_JOB_NODELIST) or environment.get(names.SLURM_NODELIST) or node
+    return JobContext(
+        job_id=_number(environment, names.SLURM_JOB_ID),
+        uid=_number(environment, names.SLURM_JOB_UID),
+        cluster=_cluster(environment),
+        node=node,
+        first_node=first_host(node_list),
+        restart_count=_number(environment, names.SLURM_JOB_RESTART_COUNT, default=0),
+        time_limit_s=_time_limit_s(environment),
+        selection_text=environment.get(names.SPANK_QRMI_QPU, ""),
+        user_environment={
+            key.removeprefix(names.SPANK_PREFIX): value
+            for key, value in environment.items()
+            if key.startswith(names.SPANK_PREFIX) and key != names.SPANK_QRMI_QPU
+        },
+        slurm_conf=_slurm_conf(environment),
+        account=environment.get(names.SLURM_JOB_ACCOUNT),
+        partition=environment.get(names.SLURM_JOB_PARTITION),
+        qos=environment.get(names.SLURM_JOB_QOS),
+        # Slurm leaves the variable out of a job without licenses; from 23.02 on its neighbours tell the version.
+        licenses_text=environment.get(names.SLURM_JOB_LICENSES)
+        or ("" if names.SLURM_JOB_START_TIME in environment else None),
+        user=environment.get(names.SLURM_JOB_USER, ""),
+        het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,
+    )
+
+
+def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
+    """Return the task's context from its environment.
+
+    Args:
+        environment: the task's; the user may have changed all of it but what slurmstepd sets.
+        uid: who the task runs as.
+
+    Raises:
+        ContextError: Slurm did not say which job.
+    """
+    is_further_component = names.QRMI_SLURM_JOB_ID in environment
+    return TaskContext(
+        # In such a component SLURM_JOB_ID is the first component's (slurmstepd/task.c, het_job_id).
+        job_id=_number(environment, names.QRMI_SLURM_JOB_ID if is_further_component else names.SLURM_JOB_ID),
+        uid=uid,
+        cluster=_cluster(environment),
+        node=environment.get(names.SLURMD_NODENAME, ""),
+        restart_count=_restart_count(environment),
+        task_rank=_number(environment, names.SLURM_PROCID, default=0),
+        is_further_component=is_further_component,
+        job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
+        step_selection_text=environment.get(names.QRMI_SLURM_QPU),
+        inherited_job_id=environment.get(names.QRMI_JOB_ID),
+        srun_debug=_number(environment, names.SRUN_DEBUG, default=3),
+        rust_log=environment.get(names.RUST_LOG),
+        slurm_conf=_slurm_conf(environment),
+    )
+
+
+def first_host(node_list: str) -> str:
+    """Return the first host of a Slurm node list: `n[001-003,7]` gives `n001`, `r[1-2]n[1-4]` gives `r1n1`.
+
+    Args:
+        node_list: Slurm's hostlist expression; zero padding is part of a host's name.
+
+    Raises:
+        ContextError: a bracket has no counterpart or holds no number.
+    """
+    first = []
+    rest = node_list.strip()
+    while rest and rest[0] != ",":
+        literal = re.match(r"[^\[\],]*", rest)
+        text = literal.group() if literal else ""
+        first.append(text)
+        rest = rest[len(text) :]
+        if rest.startswith("["):
+            inside, bracket, rest = rest[1:].partition("]")
+            number = re.match(r"\d+", inside)
+            if not bracket or not number:
+                raise ContextError(f"cannot read Slurm's node list {node_list[:200]!r}")
+            first.append(number.group())
+        elif rest.startswith("]"):
+            raise ContextError(f"cannot read Slurm's node list {node_list[:200]!r}")
+    host = "".join(first)
+    if not host:
+        raise ContextError("Slurm's node list is empty")
+    return host
+
+
+def _restart_count(environment: Mapping[str, str]) -> int | None:
+    if names.SLURM_JOB_RESTART_COUNT not in environment:
+        return None
+    return _number(environment, names.SLURM_JOB_RESTART_COUNT, default=0)
+
+
+def _cluster(environment: Mapping[str, str]) -> str:
+    name = environment.get(names.SLURM_CLUSTER_NAME, _DEFAULT_CLUSTER)
+    if not _PATH_COMPONENT.fullmatch(name):
+        raise ContextError(f"{names.SLURM_CLUSTER_NAME} cannot be a folder's name")
+    return name
+
+
+def _slurm_conf(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get(names.SLURM_CONF) or DEFAULT_SLURM_CONF)
+
+
+def _time_limit_s(environment: Mapping[str, str]) -> int | None:
+    start, end = (
+        environment.get(names.SLURM_JOB_START_TIME, ""),
+        environment.get(names.SLURM_JOB_END_TIME, ""),
+    )
+    if not all(text.isascii() and text.isdecimal() and len(text) <= _MAX_EPOCH_DIGITS for text in (start, end)):
+        return None
+    seconds = int(end) - int(start)
+    if seconds == _ENDLESS_S:
+        return names.UNLIMITED_TIMEOUT_S
+    return seconds if seconds > 0 else None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "")
+    if text.isascii() and text.isdecimal() and len(text) <= 10:
+        return int(text)
+    if default is None:
+        raise ContextError(f"{name} is not set to a number", "Slurm sets it in every hook")
+    return default

@@ -1,0 +1,152 @@
+"""Slurm's jobs: which ones live, and what slurmctld knows of one.
+
+A hook asks as little as it can. Prolog asks scontrol for the job's time limit only where its environment does not say
+(22.05): that is one RPC, where squeue takes two or three. It asks for the job's licenses and QOS only where the choice
+of a QPU or an access rule depends on them. squeue is asked in a format that has no user's text in it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.names import UNLIMITED_TIMEOUT_S
+from qrmi_slurm.slurm import commands, licenses
+
+# slurmctld answers in milliseconds; a busy one must not hold up a job's start. All jobs may be 100,000.
+_ONE_JOB_TIMEOUT_S: Final = 5.0
+_ALL_JOBS_TIMEOUT_S: Final = 30.0
+
+# Columns of squeue's answer: the longest license list that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
+_FIELD_CHARS: Final = 1024
+
+# A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
+_TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
+_TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
+
+# States in which no process of a job can exist, so that nothing uses its QPUs: the words of job_state_string() in
+# src/common/slurm_protocol_defs.c, 22.05 to 26.05. Any other state, a new one too, counts as living. A job that is
+# COMPLETING has its Epilog running or still to come.
+_OVER: Final = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+    | {"REVOKED", "TIMEOUT"}
+)
+_TO_RUN_AGAIN: Final = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+)
+
+
+class Job(NamedTuple):
+    """A job that Slurm knows.
+
+    Args:
+        state: Slurm's long word for its state.
+        restart_count: how often it was requeued.
+    """
+
+    state: str
+    restart_count: int
+
+    def is_living_run(self, restart_count: int) -> bool:
+        """Tell whether this very run of the job may still use what it acquired."""
+        return self.state not in _OVER | _TO_RUN_AGAIN and self.restart_count == restart_count
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.state in _OVER
+
+
+def jobs(slurm_conf: Path) -> Mapping[int, Job] | None:
+    """Ask for all jobs that slurmctld remembers.
+
+    Args:
+        slurm_conf: Slurm's configuration file.
+
+    Returns:
+        By job id; None where slurmctld cannot be asked.
+    """
+    # --all: hidden partitions have living jobs too. --local: in a federation, leave out the other clusters' jobs.
+    command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=all"]
+    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20"]
+    answer = _answer(command, slurm_conf, _ALL_JOBS_TIMEOUT_S)
+    return None if answer is None else parse_jobs(answer)
+
+
+def parse_jobs(text: str) -> dict[int, Job]:
+    """Return the jobs of squeue's answer: a line each with job id, state and restart count."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0].isdecimal() and words[2].isdecimal():
+            found[int(words[0])] = Job(words[1], int(words[2]))
+    return found
+
+
+def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> int | None:
+    """Ask for a job's time limit.
+
+    Args:
+        job_id: Slurm's id.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take, in seconds; at most 5.
+
+    Returns:
+        Seconds, 2147483647 where there is no limit; None where slurmctld does not say.
+    """
+    command = ["scontrol", "--local", "show", "job", str(job_id)]
+    answer = _answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or ""
+    # A user's text, such as the job's name, may forge this line, and the other tasks of an array are shown too. Slurm's
+    # own line is among them, so the limit is known only where all lines agree.
+    limits = set(_TIMES_LINE.findall(answer))
+    return parse_time_limit_s(limits.pop()) if len(limits) == 1 else None
+
+
+def parse_time_limit_s(text: str) -> int | None:
+    """Return the seconds of Slurm's `[[days-]hours:]minutes:seconds` or UNLIMITED; None for anything else."""
+    text = text.strip()
+    if text == "UNLIMITED":
+        return UNLIMITED_TIMEOUT_S
+    match = _TIME_LIMIT.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+class Allotment(NamedTuple):
+    """What Slurm has given a job.
+
+    Args:
+        licenses: how many of each, by name; empty where the job has none, or asked for `a|b`.
+        qos: its quality of service; empty where it has none.
+    """
+
+    licenses: Mapping[str, int]
+    qos: str
+
+
+def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Allotment | None:
+    """Ask for a job's licenses and quality of service; None where slurmctld does not say.
+
+    Args:
+        job_id: Slurm's id.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take, in seconds; at most 5.
+    """
+    command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
+    command += [f"--Format=JobID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
+    for line in (_answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == str(job_id):
+            return Allotment(licenses.parse_counts(words[2]) or {}, "" if words[1] == "(null)" else words[1])
+    return None
+
+
+def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
+    """Return what one of Slurm's commands printed; None where it failed, which a hook has to live with."""
+    try:
+        return commands.run(command, slurm_conf, timeout_s)
+    except SchedulerError:
+        return None

@@ -1,0 +1,86 @@
+"""The selection: which QPUs a job asked for, from the text of `--qpu`.
+
+Each term of it asks for one QPU: by its name, or for one of several. Which terms mean what is written in
+cli_filter/qrmi_slurm.lua as well, where the controller reads them.
+"""
+
+from fnmatch import fnmatchcase
+from typing import Final, NamedTuple
+
+from qrmi_slurm.errors import SelectionError
+from qrmi_slurm.text import is_one_line, printable
+
+# The stub refuses longer lists at submission (cli_filter/spank_qrmi.c); this holds where somebody forged one.
+MAX_SELECTION_BYTES: Final = 4096
+
+ANY: Final = "any:"
+LEAST_BUSY: Final = "least-busy:"
+
+
+class Term(NamedTuple):
+    """One term of a `--qpu` list.
+
+    Args:
+        text: as the user wrote it.
+        pattern: the name, the pattern of names or the type that it asks for.
+        prefix: `any:`, `least-busy:` or nothing.
+    """
+
+    text: str
+    pattern: str
+    prefix: str = ""
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it leaves open which QPU it stands for, unless a QPU has just this name."""
+        return bool(self.prefix) or any(char in self.pattern for char in "*?[")
+
+    def fits_name(self, name: str) -> bool:
+        """Tell whether a QPU's name is one that the term stands for; a choice may also fit by the QPU's type."""
+        return fnmatchcase(name, self.pattern) if self.is_choice else name == self.text
+
+
+def parse(text: str) -> tuple[Term, ...]:
+    """Return the terms of a `--qpu` list, in its order: a name once, a choice as often as it is there.
+
+    Args:
+        text: terms between commas; blanks around one do not belong to it.
+
+    Raises:
+        SelectionError: the list or a name in it is empty, too long, or cannot be a name.
+    """
+    if len(text.encode("utf-8", "surrogateescape")) > MAX_SELECTION_BYTES:
+        raise SelectionError(f"--qpu has more than {MAX_SELECTION_BYTES} bytes", "name fewer QPUs in one job")
+    names = [name.strip(" \t") for name in text.split(",")]
+    for name in names:
+        fault = name_fault(name)
+        if fault:
+            raise SelectionError(f"--qpu={printable(text)}: {fault}", "write --qpu=NAME or --qpu=NAME,NAME")
+    terms = [_term(name) for name in names]
+    return tuple(term for place, term in enumerate(terms) if term.is_choice or term not in terms[:place])
+
+
+def _term(text: str) -> Term:
+    prefix = next((prefix for prefix in (ANY, LEAST_BUSY) if text.startswith(prefix) and text != prefix), "")
+    return Term(text, text.removeprefix(prefix).strip(" \t"), prefix)
+
+
+def name_fault(name: str) -> str:
+    """Say why `name` cannot be a QPU's name in a `--qpu` list; empty where it can.
+
+    A name becomes the front part of environment variables' names, hence no `=`; it stands in one line of
+    TaskProlog's output, hence no control characters.
+    """
+    if not name:
+        return "a name is empty"
+    if "," in name:
+        return "a name holds a comma"
+    if "=" in name:
+        return f"the name {printable(name)} holds a '='"
+    if not is_one_line(name):
+        return f"the name {printable(name)} holds a control character"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"the name {printable(name)} is not UTF-8"
+    return ""

@@ -1,0 +1,250 @@
+"""The exports: what Prolog leaves for a job's tasks, and what of it one task gets.
+
+The file is a script of assignments for sh(1), which TaskProlog's shell reads in the user's name: whose it is, and
+TaskProlog's own lines (slurm.conf: `export NAME=value`, `print text`). Its last line shows that it is whole.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from qrmi_slurm import names
+from qrmi_slurm.errors import ExportsError
+from qrmi_slurm.secret import masked_repr
+from qrmi_slurm.slurm.selection import Term
+from qrmi_slurm.text import is_one_line, printable
+
+# 64 QPUs with a dozen variables each are 100 kB; the rest is room for long values.
+_MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
+
+# execve(2): MAX_ARG_STRLEN, name, '=' and NUL included; slurmstepd leaves out what is longer, without a word.
+MAX_VARIABLE_BYTES: Final = 128 * 1024
+
+# SRUN_DEBUG where nobody asked for more or less.
+_USUAL_SRUN_DEBUG: Final = 3
+
+# How we begin what a user reads in a job's output.
+PREFIX: Final = "qrmi-slurm"
+
+_HEAD: Final = f"# {PREFIX} exports 2"
+_QUOTE_IN_QUOTES: Final = "'\\''"
+# Possessive: without a way back there is nothing to remember of 16 MiB.
+_QUOTED: Final = r"'([^']*+(?:'\\''[^']*+)*+)'"
+_FILE: Final = (
+    rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) outcome=(ready|failed)\n"
+    rf"held={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\nby=(?:shell|python)\n"
+)
+
+
+class Exports(NamedTuple):
+    """What a job's tasks get.
+
+    Args:
+        job_id: Slurm's id.
+        restart_count: which run of the job they are for.
+        is_ready: whether the job's QPUs are there; otherwise its tasks must not run.
+        notes: sentences for the job's output; where it is not ready, the reasons.
+        variables: the environment, secrets in it; never in a repr.
+    """
+
+    job_id: int
+    restart_count: int
+    is_ready: bool
+    notes: tuple[str, ...]
+    variables: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "variables")
+
+
+def render(exports: Exports) -> str:
+    """Return the text of the exports file.
+
+    Raises:
+        ExportsError: a value would end its line, and with that begin another directive.
+    """
+    lines = export_lines(exports.variables)
+    level = rust_log_level(_USUAL_SRUN_DEBUG)
+    levels = export_lines({names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level})
+    assignments = {
+        "held": exports.variables.get(names.QRMI_JOB_QPU_RESOURCES, ""),
+        "notes": _joined([f"print {printable(note, 1000)}" for note in exports.notes]),
+        "lines": _joined(lines),
+        "level": _joined(levels if names.RUST_LOG not in exports.variables else []),
+    }
+    # Which node a broker is on, and what proxies there are, is nothing for a shell.
+    by_shell = exports.is_ready and names.QRMI_SLURM_BROKER not in exports.variables
+    outcome = "ready" if exports.is_ready else "failed"
+    whose = f"job={exports.job_id} restart={exports.restart_count} outcome={outcome}"
+    quoted = [f"{name}={_quoted(value)}" for name, value in assignments.items()]
+    return "\n".join([_HEAD, whose, *quoted, f"by={'shell' if by_shell else 'python'}", ""])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one word of sh(1)."""
+    return "'" + text.replace("'", _QUOTE_IN_QUOTES) + "'"
+
+
+def export_lines(variables: Mapping[str, str]) -> list[str]:
+    """Return `export NAME=value` lines.
+
+    Raises:
+        ExportsError: a name or a value does not fit into one line.
+    """
+    for name, value in variables.items():
+        # _proc_stdout() in slurmstepd/task.c splits at the first '=', and drops blanks before it.
+        if not name or "=" in name or not is_one_line(name) or name != name.strip():
+            raise ExportsError(f"{printable(name)} cannot be a variable's name")
+        if not is_one_line(value):
+            raise ExportsError(f"the value of {printable(name)} holds a control character")
+        try:
+            size_bytes = len(f"{name}={value}\0".encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            raise ExportsError(f"the value of {printable(name)} is no text") from None
+        if size_bytes >= MAX_VARIABLE_BYTES:
+            raise ExportsError(f"the value of {printable(name)} is too long for an environment ({size_bytes} bytes)")
+    return [f"export {name}={value}" for name, value in variables.items()]
+
+
+def parse(text: str) -> Exports:
+    """Return the exports that a file's text holds.
+
+    Raises:
+        ExportsError: it is not whole, or not ours.
+    """
+    match = re.fullmatch(_FILE, text)
+    if match is None:
+        is_ours = text.startswith(_HEAD) or _HEAD.startswith(text)
+        raise ExportsError("is cut off or changed" if is_ours else "is not an exports file of this version")
+    job_id, restart_count, outcome, _, noted, exported, _ = match.groups()
+    variables = {}
+    for rest in _unjoined(exported, "export "):
+        name, equals, value = rest.partition("=")
+        if not equals:
+            raise ExportsError("holds a line that is not ours")
+        variables[name] = value
+    return Exports(int(job_id), int(restart_count), outcome == "ready", tuple(_unjoined(noted, "print ")), variables)
+
+
+def _unjoined(quoted: str, directive: str) -> list[str]:
+    """Return what stands behind the directive in each line of a quoted text."""
+    lines = quoted.replace(_QUOTE_IN_QUOTES, "'").split("\n")
+    if lines[-1] or not all(line.startswith(directive) for line in lines[:-1]):
+        raise ExportsError("holds a line that is not ours")
+    return [line.removeprefix(directive) for line in lines[:-1]]
+
+
+def read(path: Path, uid: int, job_id: int) -> Exports:
+    """Read a job's exports as its user.
+
+    Args:
+        path: the file.
+        uid: who must own it.
+        job_id: whose it must be.
+
+    Raises:
+        FileNotFoundError: it is not there (yet).
+        ExportsError: it is not whole, another user's or another job's.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise ExportsError(
+            f"cannot read {path}: {error.strerror}", "an admin has to let users pass through the folders above it"
+        ) from error
+    except OSError as error:
+        raise ExportsError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != uid:
+            raise ExportsError(f"{path} does not belong to uid {uid}")
+        content = b""
+        while len(content) < _MAX_EXPORTS_BYTES and (chunk := os.read(fd, _MAX_EXPORTS_BYTES)):
+            content += chunk
+    finally:
+        os.close(fd)
+    try:
+        exports = parse(content.decode("utf-8", "surrogateescape"))
+    except ExportsError as error:
+        raise ExportsError(f"{path} {error.message}") from None
+    if exports.job_id != job_id:
+        raise ExportsError(f"{path} belongs to job {exports.job_id}")
+    return exports
+
+
+def assigned(variables: Mapping[str, str], terms: Sequence[Term]) -> list[str | None]:
+    """Return which of the QPUs that a job holds each term of a step's `--qpu` stands for; None where it is none.
+
+    Args:
+        variables: the job's environment.
+        terms: the step's own `--qpu`, in its order.
+    """
+    held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
+    types = variables.get(names.QRMI_JOB_QPU_TYPES, "").split(",")
+    pairs = [pair.rpartition("=")[::2] for pair in variables.get(names.QRMI_SLURM_CHOICES, "").split(",")]
+    found: dict[int, str] = {}
+    for place, term in sorted(enumerate(terms), key=lambda item: item[1].is_choice and item[1].text not in held):
+        candidates = [name for text, name in pairs if text == term.text]  # what Prolog chose for the very same words
+        candidates += [name for name in held if term.text == name or (term.is_choice and term.fits_name(name))]
+        if term.prefix:
+            from qrmi_slurm.config import resource_types  # only here does a task need it
+
+            candidates += [
+                name for name, type_ in zip(held, types, strict=False) if resource_types.are_one(type_, term.pattern)
+            ]
+        name = next((name for name in candidates if name in held and name not in found.values()), None)
+        if name is not None:
+            found[place] = name
+    return [found.get(place) for place in range(len(terms))]
+
+
+def narrowed(variables: Mapping[str, str], terms: Sequence[Term]) -> dict[str, str]:
+    """Return the two lists, in each of their spellings, cut down to the QPUs that a step asked for.
+
+    Args:
+        variables: the job's environment.
+        terms: the step's own `--qpu`, in its order.
+
+    Raises:
+        ExportsError: the job does not hold one of them.
+    """
+    held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
+    chosen = assigned(variables, terms)
+    foreign = [term.text for term, name in zip(terms, chosen, strict=True) if name is None]
+    if foreign:
+        raise ExportsError(
+            f"this job does not hold {printable(', '.join(foreign))}; it holds {printable(', '.join(held))}"
+        )
+    places = [held.index(name) for name in chosen if name is not None]
+    result = {}
+    for name in LISTS:
+        items = variables.get(name, "").split(",")
+        if len(items) == len(held):
+            result[name] = ",".join(items[place] for place in places)
+    return result
+
+
+# The lists that go together: the n-th type is that of the n-th resource.
+LISTS: Final = (
+    names.QRMI_JOB_QPU_RESOURCES,
+    names.QRMI_JOB_QPU_TYPES,
+    names.SLURM_JOB_QPU_RESOURCES,
+    names.SLURM_JOB_QPU_TYPES,
+)
+
+
+def rust_log_level(srun_debug: int) -> str:
+    """Return QRMI's log level for srun's verbosity (SRUN_DEBUG): 2 error, 3 info, 4 debug, 5 and up trace."""
+    if srun_debug <= 2:
+        return "error"
+    return {3: "info", 4: "debug"}.get(srun_debug, "trace")

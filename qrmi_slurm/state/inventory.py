@@ -1,0 +1,70 @@
+"""The inventory: all records of a state directory, readable or not, for the command's questions."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.state.record import SET_ASIDE, JobFolder, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job's folder.
+
+    Args:
+        folder: the folder.
+        record: what it holds; None where it holds none, or none that can be read.
+        fault: why the record cannot be read; None where it can.
+    """
+
+    folder: JobFolder
+    record: Record | None
+    fault: RecordError | None = None
+
+
+def read(state_dir: Path) -> list[Item]:
+    """Return every job's record as it stands just now, by cluster and job id; no lock is taken.
+
+    Raises:
+        RecordError: the state directory is there and cannot be read.
+    """
+    items = []
+    for folder in _folders(state_dir):
+        try:
+            items.append(Item(folder, folder.read()))
+        except RecordError as error:
+            items.append(Item(folder, None, error))
+    return items
+
+
+def set_aside(state_dir: Path) -> list[Path]:
+    """Return the folders of records that could not be read and wait for an admin.
+
+    Raises:
+        RecordError: the state directory is there and cannot be read.
+    """
+    places = [state_dir / cluster / SET_ASIDE for cluster in names_in(state_dir)]
+    return [place / name for place in places for name in names_in(place)]
+
+
+def _folders(state_dir: Path) -> Iterator[JobFolder]:
+    for cluster in names_in(state_dir):
+        job_ids = [int(name) for name in names_in(state_dir / cluster) if name.isascii() and name.isdecimal()]
+        for job_id in sorted(job_ids):
+            yield JobFolder(state_dir, cluster, job_id)
+
+
+def names_in(path: Path) -> list[str]:
+    """Return what is in a folder of root's, sorted; nothing where there is none.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}", "run this as root") from error

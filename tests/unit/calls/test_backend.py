@@ -1,0 +1,471 @@
+"""The backend: whatever happens in a child, it costs one call and at most the deadline."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from doubles import FAKES, SECRET
+
+from qrmi_slurm.calls import backend, ca_bundle
+from qrmi_slurm.calls.backend import Call, Verdict
+from qrmi_slurm.errors import BackendError
+from qrmi_slurm.secret import Secret
+
+pytestmark = pytest.mark.usefixtures("fake_qrmi")
+
+NOBODY_UID = 65534
+
+
+def call(name="a", action="acquire", *, type="ibm-quantum-compute-service", more=None, **fake):
+    told = {f"{name}_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
+    token = Secret(f"{SECRET}-token") if action == "release" else None
+    return Call(name, type, action, {**told, **(more or {})}, token=token)
+
+
+def answers_to(*calls, timeout_s=10.0):
+    answers = []
+    backend.run(calls, timeout_s, answers.extend)
+    assert len(answers) == len(calls)
+    return answers
+
+
+def answer_to(one, timeout_s=10.0):
+    return answers_to(one, timeout_s=timeout_s)[0]
+
+
+def told_by(answer):
+    [line] = [line for line in answer.log if line.startswith("TOLD ")]
+    return json.loads(line.removeprefix("TOLD "))
+
+
+def wait_until(condition, timeout_s=5.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "not within its time"
+        time.sleep(0.005)
+
+
+def test_acquire_returns_the_token():
+    answer = answer_to(call())
+    assert (answer.verdict, answer.token, answer.reason) == (Verdict.DONE, Secret("session-a"), "")
+
+
+def test_release_is_given_the_token(tmp_path):
+    answer = answer_to(call(action="release", calls=str(tmp_path / "calls")))
+    assert answer.verdict is Verdict.DONE
+    assert (tmp_path / "calls").read_text() == f"release a {SECRET}-token\n"
+
+
+def test_no_calls_need_no_qrmi():
+    backend.run([], 1.0, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict", "reason"),
+    [
+        ("raise", Verdict.REFUSED, "the service says no to you"),
+        ("silent", Verdict.UNANSWERED, "QrmiError"),
+        ("panic", Verdict.UNANSWERED, "index out of bounds: the len is 0 but the index is 0"),
+        ("exit", Verdict.UNANSWERED, "QRMI ended without an answer, with exit status 3"),
+        ("segv", Verdict.UNANSWERED, "QRMI was ended by signal 11"),
+        ("gone", Verdict.REFUSED, 'resource not found: {"errors": []}'),
+    ],
+)
+def test_a_fault_in_acquire_is_an_answer(word, verdict, reason):
+    """Only what says no is a refusal; after anything else the service may have opened a session."""
+    answer = answer_to(call(acquire=word))
+    assert (answer.verdict, answer.reason, answer.token) == (verdict, reason, None)
+
+
+@pytest.mark.parametrize("word", ["gone", "gone-in-words"])
+def test_a_session_that_the_service_does_not_know_is_gone(word):
+    assert answer_to(call(action="release", release=word)).verdict is Verdict.GONE
+
+
+@pytest.mark.parametrize("word", ["raise", "panic"])
+def test_a_refusal_to_release_is_no_release(word):
+    assert answer_to(call(action="release", release=word)).verdict is Verdict.REFUSED
+
+
+def test_a_long_reason_is_still_an_answer():
+    """A proxy's error page of 200 kB must not turn a plain refusal into one that nobody knows the outcome of."""
+    assert answer_to(call(acquire="long-reason")).verdict is Verdict.REFUSED
+
+
+def test_a_token_of_more_than_a_line_arrives_whole():
+    assert answer_to(call(token="a\nexport X=1")).token == Secret("a\nexport X=1")
+
+
+def test_an_empty_token_is_no_token():
+    assert answer_to(call(token="")).token is None
+
+
+def test_a_hanging_call_is_killed_at_the_deadline_and_others_are_not():
+    started_s = time.monotonic()
+    answers = answers_to(call("a", acquire="hang"), call("b"), call("c", acquire="hang"), timeout_s=0.3)
+    assert time.monotonic() - started_s < 1.3
+    assert [answer.call.resource for answer in answers] == ["b", "a", "c"]
+    assert [answer.verdict for answer in answers] == [Verdict.DONE, Verdict.UNANSWERED, Verdict.UNANSWERED]
+    assert answers[1].reason == "no answer within 0.3 s"
+    assert 0.3 <= answers[1].duration_s < 1.3
+
+
+def test_calls_run_side_by_side(tmp_path):
+    """Each waits for a file that only the other one's end lets appear: one after the other would never end."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    calls = [
+        call("a", acquire=f"wait-for:{first}"),
+        call("b", acquire=f"wait-for:{second}"),
+        call("c"),
+    ]
+    order = []
+
+    def on_answers(answers):
+        for answer in answers:
+            order.append(answer.call.resource)
+            {"c": second.touch, "b": first.touch}.get(answer.call.resource, lambda: None)()
+
+    backend.run(calls, 10.0, on_answers)
+    assert order == ["c", "b", "a"]
+
+
+def test_answers_that_come_while_others_are_taken_come_together(tmp_path):
+    """So that one record on disk says of all of them what has come."""
+    gate = tmp_path / "gate"
+    calls = [call("a"), *(call(f"b{n}", acquire=f"wait-for:{gate}") for n in range(5))]
+    bunches = []
+
+    def on_answers(answers):
+        bunches.append({answer.call.resource for answer in answers})
+        if not gate.exists():
+            gate.touch()
+            time.sleep(1)
+
+    backend.run(calls, 10.0, on_answers)
+    assert bunches == [{"a"}, {"b0", "b1", "b2", "b3", "b4"}]
+
+
+def test_sixty_four_qpus_are_asked_at_once():
+    answers = answers_to(*(call(f"q{n}") for n in range(64)))
+    assert {answer.token.reveal() for answer in answers} == {f"session-q{n}" for n in range(64)}
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The process ids of every child that is forked here."""
+    pids = []
+    real_fork = os.fork
+
+    def noting_fork():
+        pid = real_fork()
+        pids.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", noting_fork)
+    return pids
+
+
+def test_no_child_and_no_descriptor_is_left(children):
+    answers_to(call("warm"))
+    before = sorted(os.listdir("/proc/self/fd"))
+    answers_to(call("a"), call("b", acquire="hang"), call("c", acquire="segv"), timeout_s=0.3)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert len(children) == 4
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_where_an_answer_cannot_be_taken_no_child_goes_on(children):
+    def on_answers(answers):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        backend.run([call("a"), call("b", acquire="hang")], 10.0, on_answers)
+    wait_until(lambda: not any(is_running(pid) for pid in children))
+
+
+def test_where_not_every_child_can_be_started_none_goes_on(children, monkeypatch):
+    """The process limit is reached at the second QPU: the first one's child must not be left to itself."""
+    noting_fork = os.fork
+
+    def limited_fork():
+        if children:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return noting_fork()
+
+    monkeypatch.setattr(os, "fork", limited_fork)
+    answers = []
+    try:
+        backend.run([call("a", acquire="hang"), call("b")], 0.3, answers.extend)
+    except BackendError:
+        pass
+    finally:
+        left = [pid for pid in children if is_running(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def test_the_childs_environment_holds_only_what_the_call_gave(monkeypatch):
+    monkeypatch.setenv("LEAK", "1")
+    monkeypatch.setenv("a_QRMI_JOB_ACQUISITION_TOKEN", "stale")
+    monkeypatch.setattr(ca_bundle, "variables", dict)
+    given = {"a_QRMI_FAKE_ACQUIRE": "tell", "HTTPS_PROXY": "http://p"}
+    told = told_by(answer_to(Call("a", "ibm-quantum-compute-service", "acquire", given)))
+    assert told["env"] == {**given, "RUST_LOG": "info"}
+
+
+def test_a_log_level_of_the_sites_stays():
+    told = told_by(answer_to(call(acquire="tell", more={"RUST_LOG": "trace"})))
+    assert told["env"]["RUST_LOG"] == "trace"
+
+
+BUNDLE = {"SSL_CERT_FILE": "/bundle", "SSL_CERT_DIR": "/dev/null"}
+
+
+@pytest.mark.parametrize("of_site", [{}, {"SSL_CERT_FILE": "/site"}, {"SSL_CERT_DIR": "/site"}])
+def test_what_the_site_says_of_authorities_stands(monkeypatch, of_site):
+    monkeypatch.setattr(ca_bundle, "variables", lambda: BUNDLE)
+    env = told_by(answer_to(call(acquire="tell", more=of_site)))["env"]
+    assert {name: value for name, value in env.items() if name.startswith("SSL_")} == (of_site or BUNDLE)
+
+
+def test_a_client_that_is_not_qrmis_own_is_told_nothing_of_authorities(monkeypatch):
+    monkeypatch.setattr(ca_bundle, "variables", lambda: BUNDLE)
+    env = told_by(answer_to(call(acquire="tell", type="oqtopus")))["env"]
+    assert not env.keys() & BUNDLE.keys()
+
+
+def test_an_answer_that_is_nested_too_deep_is_none():
+    verdict, token, _ = backend._read_answer(b"[" * 60_000, 0)
+    assert (verdict, token) == (Verdict.UNANSWERED, None)
+
+
+def test_for_a_release_the_token_is_in_the_environment_too():
+    told = told_by(answer_to(call(action="release", release="tell")))
+    assert told["env"]["a_QRMI_JOB_ACQUISITION_TOKEN"] == f"{SECRET}-token"
+
+
+def test_the_hooks_own_environment_is_left_alone():
+    before = dict(os.environ)
+    answers_to(call(), call(action="release"))
+    assert dict(os.environ) == before
+
+
+def test_the_child_inherits_no_descriptor(tmp_path):
+    with (tmp_path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        told = told_by(answer_to(call(acquire="tell")))
+    targets = [target for target in told["files"].values() if target]
+    assert not any("secret" in target for target in targets)
+    assert all(target.startswith(("pipe:", "/dev/null", "/proc/")) for target in targets)
+    assert len([target for target in targets if target.startswith("pipe:")]) == 3  # output, errors, the answer
+
+
+def test_the_child_leads_a_session_of_its_own_at_the_root():
+    """A signal to the hook's process group must not cut a request in two."""
+    told = told_by(answer_to(call(acquire="tell")))
+    assert told["leads_session"]
+    assert told["cwd"] == "/"
+
+
+def test_a_call_as_the_user_is_the_users_for_good():
+    one = call(acquire="tell")
+    told = told_by(answer_to(Call(one.resource, one.type, "acquire", one.environment, run_as_uid=NOBODY_UID)))
+    assert told["uid"] == [NOBODY_UID] * 3
+    assert set(told["gid"]) == {NOBODY_UID}
+    assert 0 not in told["groups"]
+    assert told["env"]["HOME"] == "/nonexistent"
+
+
+def test_a_user_that_the_node_does_not_know_is_a_refusal_that_says_so():
+    """Nothing was asked of QRMI, so nothing can be held."""
+    answer = answer_to(Call("a", "ibm-quantum-compute-service", "acquire", {}, run_as_uid=3_999_999_999))
+    assert answer.verdict is Verdict.REFUSED
+    assert "3999999999" in answer.reason
+
+
+def test_an_environment_that_cannot_be_set_is_a_refusal():
+    answer = answer_to(Call("a", "ibm-quantum-compute-service", "acquire", {"A": "\ud800"}))
+    assert answer.verdict is Verdict.REFUSED
+
+
+def test_what_qrmi_writes_to_its_standard_error_is_the_log_and_bounded():
+    answer = answer_to(call(acquire="chatter"))
+    assert answer.verdict is Verdict.DONE
+    assert answer.log[0] == "[2026-01-31T12:00:00Z WARN qrmi::fake] renewal failed"
+    assert sum(map(len, answer.log)) <= 256 * 1024
+
+
+def test_pasqal_local_gets_the_jobs_id_and_owner_that_it_panics_without():
+    assert "NotPresent" in answer_to(call(type="pasqal-local")).reason
+    job = {"QRMI_JOB_UID": "1001", "QRMI_JOB_ID": "12"}
+    assert answer_to(call(type="pasqal-local", more=job)).verdict is Verdict.DONE
+
+
+def test_the_token_is_in_the_journal_before_the_answer(tmp_path):
+    journal = tmp_path / "journal"
+    fd = os.open(journal, os.O_WRONLY | os.O_CREAT)
+    seen = []
+    one = call()
+    try:
+        backend.run(
+            [Call(one.resource, one.type, "acquire", one.environment, journal_fd=fd)],
+            10.0,
+            lambda answers: seen.append(journal.read_text()),
+        )
+    finally:
+        os.close(fd)
+    assert seen == ["session-a"]
+
+
+def test_a_child_whose_hook_was_killed_goes_on_and_leaves_its_token(tmp_path):
+    gate, journal, calls = tmp_path / "gate", tmp_path / "journal", tmp_path / "calls"
+    fd = os.open(journal, os.O_WRONLY | os.O_CREAT)
+    one = call(acquire=f"wait-for:{gate}", calls=str(calls))
+    hook = os.fork()
+    if hook == 0:
+        backend.run(
+            [Call(one.resource, one.type, "acquire", one.environment, journal_fd=fd)], 10.0, lambda answers: None
+        )
+        os._exit(0)
+    os.close(fd)
+    wait_until(calls.exists)
+    os.kill(hook, signal.SIGKILL)
+    os.waitpid(hook, 0)
+    assert journal.read_text() == ""
+    gate.touch()
+    wait_until(lambda: journal.read_text() == "session-a")
+
+
+def test_a_child_whose_hook_was_killed_ends_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "_ALARM_GRACE_S", 0.1)
+    calls = tmp_path / "calls"
+    reading, writing = os.pipe()
+    hook = os.fork()
+    if hook == 0:
+        real_fork = os.fork
+
+        def told_fork():
+            pid = real_fork()
+            if pid:
+                os.write(writing, str(pid).encode())
+            return pid
+
+        os.fork = told_fork
+        backend.run([call(acquire="hang", calls=str(calls))], 0.5, lambda answers: None)
+        os._exit(0)
+    wait_until(calls.exists)
+    child = int(os.read(reading, 20))
+    os.kill(hook, signal.SIGKILL)
+    os.waitpid(hook, 0)
+    os.close(reading)
+    os.close(writing)
+    wait_until(lambda: not is_running(child))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ("Online", Verdict.DONE),
+        ("unsupported", Verdict.DONE),
+        ("Paused", Verdict.REFUSED),
+        ("Offline", Verdict.REFUSED),
+    ],
+)
+def test_where_acquire_asks_nobody_the_service_is_asked_for_its_status(status, verdict):
+    answer = answer_to(call(type="iqm-server", status=status))
+    assert answer.verdict is verdict
+    if verdict is Verdict.REFUSED:
+        assert answer.reason == f"the QPU is {status.lower()}: maintenance until noon"
+
+
+@pytest.mark.parametrize(("status", "verdict"), [("Online", Verdict.DONE), ("Offline", Verdict.REFUSED)])
+def test_an_older_qrmi_without_status_is_asked_whether_it_is_accessible(monkeypatch, status, verdict):
+    import qrmi
+
+    monkeypatch.delattr(qrmi.QuantumResource, "status")
+    monkeypatch.delattr(qrmi, "set_log_callback")
+    assert answer_to(call(type="iqm-server", status=status)).verdict is verdict
+
+
+def test_a_locking_type_is_not_asked_for_its_status():
+    assert answer_to(call(status="Offline")).verdict is Verdict.DONE
+
+
+def test_without_qrmi_nothing_is_started(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qrmi", None)
+    with pytest.raises(BackendError, match="QRMI cannot be imported"):
+        backend.run([call()], 1.0, pytest.fail)
+
+
+def test_known_members_and_installed_type():
+    members = backend.known_members()
+    assert "PasqalLocal" in members
+    assert backend.installed_type("direct-access", members) == "ibm-quantum-system"
+    assert backend.installed_type("qiskit-runtime-service", members) == "qiskit-runtime-service"
+    with pytest.raises(BackendError, match="does not know the resource type new-vendor"):
+        backend.installed_type("new-vendor", members)
+
+
+def test_a_repr_of_call_and_answer_shows_no_secret():
+    one = call(action="release", release="raise", secret=SECRET)
+    assert SECRET not in repr(one)
+    answer = answer_to(one)
+    assert SECRET in answer.reason
+    assert SECRET not in repr(answer)
+
+
+def test_a_call_as_the_user_has_nothing_of_the_hooks_memory():
+    """What QRMI loads as a user may be the user's own; the keys of all QPUs are in the hook's memory."""
+    # A process of its own for the hook: pytest's memory is too much to look through.
+    code = f"""
+import sys
+sys.path[:0] = [{str(FAKES)!r}, {str(Path(backend.__file__).parents[2])!r}]
+from qrmi_slurm.calls import backend
+planted = "planted in the " + "hook's memory"
+for uid in (None, {NOBODY_UID}):
+    told = {{"a_QRMI_FAKE_ACQUIRE": "memory", "a_QRMI_FAKE_BACKWARDS": planted[::-1]}}
+    call = backend.Call("a", "ibm-quantum-compute-service", "acquire", told, run_as_uid=uid)
+    backend.run([call], 20, lambda answers: [print(*answer.log, answer.reason) for answer in answers])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    forked, anew = done.stdout.splitlines()
+    assert re.fullmatch("TOLD [1-9][0-9]* ", forked)  # so the look is a good one
+    assert anew == "TOLD 0 "
+
+
+def test_a_call_as_the_user_that_cannot_begin_anew_is_no_answer_and_no_session(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    answer = answer_to(call()._replace(run_as_uid=NOBODY_UID))
+    assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
+    assert "QRMI could not be called" in answer.reason
+
+
+def test_what_begins_anew_has_no_environment_that_others_could_read():
+    """And all that it was told in the place of one; limits and alarm go along."""
+    one = call(acquire="tell", secret=SECRET)
+    told = told_by(answer_to(one._replace(run_as_uid=NOBODY_UID)))
+    assert told["env"]["a_QRMI_FAKE_SECRET"] == SECRET
+    assert SECRET not in told["environ_at_start"]
+    assert SECRET not in told["arguments"]
+    assert told["leads_session"]
+    assert answer_to(call(acquire="hang")._replace(run_as_uid=NOBODY_UID), timeout_s=0.5).verdict is Verdict.UNANSWERED
+
+
+def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log():
+    answer = answer_to(call(acquire="lines"))
+    assert answer.verdict is Verdict.DONE
+    assert len(answer.log) == 1000

@@ -1,0 +1,148 @@
+"""Which authorities QRMI is to read, and where: never others than it would find by itself."""
+
+import os
+import stat
+
+import pytest
+
+from qrmi_slurm.calls import ca_bundle
+
+BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+# They need not be real: what is compared is text.
+CERTIFICATES = [f"{BEGIN}\nMIIB{name * 60}\n{name * 11}=\n{END}\n" for name in "abc"]
+OTHER = f"{BEGIN}\nMIIBother\n{END}\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as update-ca-certificates makes it: links, links to those by hash, and all of them in one bundle."""
+    made, elsewhere = tmp_path / "certs", tmp_path / "share"
+    made.mkdir()
+    elsewhere.mkdir()
+    for number, text in enumerate(CERTIFICATES):
+        (elsewhere / f"{number}.crt").write_text(text)
+        (made / f"{number}.pem").symlink_to(elsewhere / f"{number}.crt")
+        (made / f"0000000{number}.0").symlink_to(f"{number}.pem")
+    (made / "ca-certificates.crt").write_text("".join(CERTIFICATES))
+    return made
+
+
+def link_to_another(folder):
+    (folder.parent / "share" / "lab.crt").write_text(OTHER)
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / "lab.crt")
+
+
+def link_to_elsewhere(folder):
+    """What the bundle has as well, but from a place that may hang."""
+    (folder.parent / "lab.crt").write_text(CERTIFICATES[0])
+    (folder / "0123abcd.0").symlink_to(folder.parent / "lab.crt")
+
+
+def link_around(folder):
+    (folder.parent / "lab.crt").write_text(CERTIFICATES[0])
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / ".." / "lab.crt")
+
+
+def link_to_a_link(folder):
+    link_to_elsewhere(folder)
+    (folder / "0123abcd.0").unlink()
+    (folder.parent / "share" / "lab.crt").symlink_to(folder.parent / "lab.crt")
+    (folder / "0123abcd.0").symlink_to(folder.parent / "share" / "lab.crt")
+
+
+def variables(folder):
+    bundle, other, share = folder / "ca-certificates.crt", folder.parent / "other", folder.parent / "share"
+    return ca_bundle.variables(str(bundle), str(folder), (str(other),), (f"{share}/",))
+
+
+def bundle_alone(folder):
+    return {"SSL_CERT_FILE": str(folder / "ca-certificates.crt"), "SSL_CERT_DIR": "/dev/null"}
+
+
+def test_where_the_bundle_has_all_it_is_read_alone(folder):
+    assert variables(folder) == bundle_alone(folder)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda folder: (folder / "README").write_text("nothing to believe\n"),
+        lambda folder: (folder / "again.pem").write_text(CERTIFICATES[0] + CERTIFICATES[2]),
+        lambda folder: (folder / "java").mkdir(),
+        lambda folder: (folder / "gone.pem").symlink_to(folder.parent / "share" / "gone"),
+        lambda folder: (folder / "gone.0").symlink_to("gone"),
+        lambda folder: os.mkfifo(folder / "pipe.pem"),
+    ],
+)
+def test_what_adds_nothing_changes_nothing(folder, add):
+    add(folder)
+    assert variables(folder) == bundle_alone(folder)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda folder: (folder / "lab.pem").write_text(OTHER),
+        lambda folder: (folder / "lab").write_text("# the lab's\n" + CERTIFICATES[0] + OTHER),
+        lambda folder: (folder / "0123abcd.0").write_text(OTHER),
+        link_to_another,
+        lambda folder: (folder / "lab.pem").write_text(OTHER.replace("CERTIFICATE", "TRUSTED CERTIFICATE")),
+        lambda folder: (folder / "lab.pem").write_text(CERTIFICATES[0].replace("MIIB", "MIIC")),
+        # The same one, written otherwise: to look closer would cost more than it saves.
+        lambda folder: (folder / "again.pem").write_bytes(CERTIFICATES[1].replace("\n", "\r\n").encode()),
+    ],
+)
+def test_an_authority_that_the_folder_alone_has_stays_believed(folder, add):
+    """An admin may put one there by hand, with or without its hash for a name."""
+    add(folder)
+    assert variables(folder) == {}
+
+
+def test_without_a_bundle_or_a_folder_qrmi_looks_for_itself(folder, tmp_path):
+    bundle = folder / "ca-certificates.crt"
+    assert ca_bundle.variables(str(bundle), str(tmp_path / "none")) == {}
+    assert ca_bundle.variables(str(tmp_path / "none"), str(folder)) == {}
+    bundle.write_text("")
+    assert variables(folder) == {}
+
+
+def test_what_cannot_be_read_is_left_to_qrmi(folder):
+    (folder / "loop.pem").symlink_to(folder / "loop.pem")
+    assert variables(folder) == {}
+
+
+def test_another_folder_that_qrmi_reads_keeps_it_looking_for_itself(folder):
+    (folder.parent / "other").mkdir()
+    assert variables(folder) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CERTIFICATES[0] + CERTIFICATES[1].rstrip() + CERTIFICATES[2],
+        f"{BEGIN}\nMIIBunfinished\n" + "".join(CERTIFICATES),
+        "# off " + "".join(CERTIFICATES),
+        "".join(CERTIFICATES) + "x" * 2_000_000,
+    ],
+)
+def test_a_bundle_that_is_not_plain_is_left_to_qrmi(folder, content):
+    """What a parser of PEM makes of it is not what a search for marks does."""
+    (folder / "ca-certificates.crt").write_text(content)
+    assert variables(folder) == {}
+
+
+def test_a_bundle_that_a_jobs_user_cannot_read_is_left_to_qrmi(folder):
+    (folder / "ca-certificates.crt").chmod(0o600)
+    assert variables(folder) == {}
+
+
+@pytest.mark.parametrize("add", [link_to_elsewhere, link_around, link_to_a_link])
+def test_a_link_to_where_a_server_may_hang_is_left_to_qrmi(folder, add):
+    """QRMI follows it in a process that has a deadline; here none is."""
+    add(folder)
+    assert variables(folder) == {}
+
+
+def test_what_is_no_file_is_not_waited_for(folder):
+    os.mknod(folder / "zero.pem", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    assert variables(folder) == bundle_alone(folder)

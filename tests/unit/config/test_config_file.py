@@ -1,0 +1,141 @@
+"""The config as the hooks load it."""
+
+import json
+
+import pytest
+from doubles import SECRET
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm.config import config_file
+from qrmi_slurm.errors import ConfigError
+from qrmi_slurm.text import is_one_line
+
+GOOD = {"name": "a", "type": "t", "environment": {"QRMI_KEY": SECRET}}
+
+
+def text_of(*resources):
+    return json.dumps({"resources": list(resources)})
+
+
+def test_resources_are_found_by_name():
+    loaded = config_file.parse(text_of(GOOD, {**GOOD, "name": "b", "slurm": {"license": "l"}, "is_dynamic": True}))
+    assert list(loaded.resources) == ["a", "b"]
+    assert loaded.resources["a"].environment == {"QRMI_KEY": SECRET}
+    assert loaded.resources["b"].slurm == {"license": "l"}
+    assert loaded.resources["b"].is_dynamic
+
+
+def test_of_a_name_that_stands_twice_the_last_counts():
+    assert config_file.parse(text_of(GOOD, {**GOOD, "type": "last"})).resources["a"].type == "last"
+
+
+def test_what_qrmi_and_we_do_not_know_is_ignored():
+    assert config_file.parse(json.dumps({"resources": [{**GOOD, "comment": 1}], "$schema": "x"})).resources["a"]
+
+
+FAULTS = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "{}",
+    '{"resources": {}}',
+    '{"resources": [1]}',
+    "\ufeff" + text_of(GOOD),
+    '{"resources": [' + "[" * 100_000,
+    *(
+        text_of({**GOOD, **fault})
+        for fault in (
+            {"name": ""},
+            {"name": 1},
+            {"name": "a=b"},
+            {"name": "a\nb"},
+            {"type": ""},
+            {"type": None},
+            {"environment": None},
+            {"environment": [SECRET]},
+            {"environment": {"A": 1}},
+            {"environment": {"A": {"x": SECRET}}},
+            {"environment": {"": SECRET}},
+            {"environment": {"A=B": SECRET}},
+            {"environment": {"A\n": SECRET}},
+            {"environment": {"A": f"{SECRET}\nexport LD_PRELOAD=x"}},
+            {"environment": {"A": f"{SECRET}\r"}},
+            {"is_dynamic": "yes"},
+            {"slurm": [SECRET]},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", FAULTS, ids=range(len(FAULTS)))
+def test_a_faulty_config_is_an_error_without_a_value_in_it(text):
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse(text)
+    assert SECRET not in str(caught.value)
+    assert is_one_line(str(caught.value))
+
+
+def test_a_number_of_too_many_digits_is_an_error():
+    """Python refuses to read it with an error that is not one of JSON's."""
+    with pytest.raises(ConfigError):
+        config_file.parse(text_of(GOOD)[:-1] + ', "n": ' + "9" * 5000 + "}")
+
+
+@pytest.mark.parametrize(
+    "fault", [{"environment": {"A": "\ud800"}}, {"name": "\ud800"}, {"environment": {"\ud800": "a"}}]
+)
+def test_a_lone_surrogate_fits_into_no_environment_and_is_an_error(fault):
+    with pytest.raises(ConfigError):
+        config_file.parse(text_of({**GOOD, **fault}))
+
+
+def test_a_variables_name_with_a_blank_at_its_end_is_an_error():
+    """slurmstepd drops it, so the task would get another name than QRMI in the hooks."""
+    with pytest.raises(ConfigError):
+        config_file.parse(text_of({**GOOD, "environment": {"QRMI_KEY ": "x"}}))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "type", "environment", "A"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(json_values, max_size=3))
+def test_any_json_is_a_config_or_a_config_error(resources):
+    try:
+        loaded = config_file.parse(text_of(*resources))
+    except ConfigError:
+        return
+    for resource in loaded.resources.values():
+        assert all(is_one_line(name) and is_one_line(value) for name, value in resource.environment.items())
+
+
+def test_load_names_the_file(tmp_path):
+    path = tmp_path / "qrmi_config.json"
+    with pytest.raises(ConfigError, match=r"cannot read .*qrmi_config\.json"):
+        config_file.load(path)
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ConfigError, match=r"qrmi_config\.json is not UTF-8 \(byte 7\)"):
+        config_file.load(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"qrmi_config\.json: not valid JSON at line 1 column 2"):
+        config_file.load(path)
+    path.write_text(text_of(GOOD))
+    assert config_file.load(path).resources["a"].name == "a"
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_file, "MAX_CONFIG_BYTES", 20)
+    (tmp_path / "c").write_text(text_of(GOOD))
+    with pytest.raises(ConfigError, match="larger than 20 bytes"):
+        config_file.load(tmp_path / "c")
+
+
+def test_a_resources_repr_shows_no_value():
+    assert SECRET not in repr(config_file.parse(text_of(GOOD)))

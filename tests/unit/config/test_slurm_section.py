@@ -1,0 +1,52 @@
+"""How jobs share a resource, by what its `slurm` key says."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm.config import slurm_section
+from qrmi_slurm.config.slurm_section import Access, Sharing
+
+
+def test_a_resource_that_says_nothing_is_for_one_job_at_a_time_of_anybody():
+    shared = slurm_section.of("ibm_quebec", {})
+    assert shared == Sharing("qpu_ibm_quebec", 1, Access())
+    assert shared.access.is_open
+
+
+def test_what_a_resource_says_counts():
+    slurm = {"license": "l", "capacity": 2.0, "allow": {"users": ["Alice"], "accounts": ["Physics"], "qos": []}}
+    assert slurm_section.fault(slurm) == ""
+    assert slurm_section.of("a", slurm) == Sharing("l", 2, Access(users=("Alice",), accounts=("physics",), qos=()))
+
+
+def test_null_is_no_license():
+    assert slurm_section.of("a", {"license": None}).license is None
+
+
+@given(st.text(min_size=1))
+def test_each_name_has_a_default_license_that_slurm_takes(name):
+    assert slurm_section.fault({"license": slurm_section.default_license(name)}) == ""
+
+
+@pytest.mark.parametrize(
+    ("slurm", "place"),
+    [
+        ({"license": "a:2"}, ".license"),
+        ({"license": ""}, ".license"),
+        ({"license": 1}, ".license"),
+        ({"capacity": 0}, ".capacity"),
+        ({"capacity": True}, ".capacity"),
+        ({"capacity": 1.5}, ".capacity"),
+        ({"capacity": "1"}, ".capacity"),
+        ({"capacity": float("nan")}, ".capacity"),
+        ({"allow": ["alice"]}, ".allow"),
+        ({"allow": {"user": ["alice"]}}, ".allow"),
+        ({"allow": {"users": "alice"}}, ".allow.users"),
+        ({"allow": {"users": [1]}}, ".allow.users"),
+        ({"allow": {"groups": ["a\nb"]}}, ".allow.groups"),
+        ({"allow": {"groups": [""]}}, ".allow.groups"),
+    ],
+)
+def test_a_fault_names_its_place(slurm, place):
+    assert slurm_section.fault(slurm).startswith(f"{place} ")

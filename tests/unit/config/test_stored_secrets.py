@@ -1,0 +1,130 @@
+"""Secrets that the config only says where to find: read each time, never shown, and only from what is root's alone."""
+
+import os
+import traceback
+
+import pytest
+from doubles import COMPUTE_SERVICE, SECRET
+
+from qrmi_slurm.config import stored_secrets
+from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.errors import CredentialsError
+
+KEY = "QRMI_IBM_QCS_IAM_APIKEY"
+
+
+def resource(**source):
+    environment = {name: value for name, value in COMPUTE_SERVICE.items() if name != KEY}
+    return Resource("a", "ibm-quantum-compute-service", environment, slurm={"secrets": {KEY: source}})
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return a function that keeps a text in a file, and returns its path."""
+
+    def keep(content, mode=0o600):
+        path = tmp_path / "key"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.chmod(mode)
+        return str(path)
+
+    return keep
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Return a function that makes a program of a shell script's body, and returns its path."""
+
+    def make(body, mode=0o755):
+        path = tmp_path / "ask"
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(mode)
+        return str(path)
+
+    return make
+
+
+def refusal(item, **limits):
+    with pytest.raises(CredentialsError) as caught:
+        stored_secrets.fill(item, **limits)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.message == f"the site's {KEY} cannot be had; please tell an admin"
+    return caught.value.hint
+
+
+@pytest.mark.parametrize("content", [SECRET, f"{SECRET}\n", f"{SECRET}\r\n"])
+def test_a_file_of_one_line_is_the_value(kept, content):
+    assert stored_secrets.fill(resource(file=kept(content))).environment == {**COMPUTE_SERVICE, KEY: SECRET}
+
+
+def test_a_resource_without_stored_secrets_stays_as_it_is():
+    item = Resource("a", "t", {"A": "1"}, slurm={"capacity": 2})
+    assert stored_secrets.fill(item) is item
+
+
+def test_a_new_key_is_used_as_soon_as_it_is_there(kept):
+    item = resource(file=kept("old"))
+    kept(SECRET)
+    assert stored_secrets.fill(item).environment[KEY] == SECRET
+
+
+def test_a_link_to_a_file_of_ones_own_is_followed(kept, tmp_path):
+    """Secret managers mount files that way; whose it is is asked of the file itself."""
+    (tmp_path / "link").symlink_to(kept(SECRET))
+    assert stored_secrets.fill(resource(file=str(tmp_path / "link"))).environment[KEY] == SECRET
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620])
+def test_a_file_that_others_can_read_or_change_is_refused(kept, mode):
+    assert "it can be read by others" in refusal(resource(file=kept(SECRET, mode)))
+
+
+def test_a_file_of_another_user_is_refused(kept):
+    path = kept(SECRET)
+    os.chown(path, 12345, -1)
+    assert "owner uid 12345" in refusal(resource(file=path))
+
+
+@pytest.mark.parametrize("content", ["", "\n", f"{SECRET}\nexport X=1\n", f"{SECRET}\x1b[2J", b"\xff", "x" * 65537])
+def test_what_is_not_one_line_is_refused(kept, content):
+    hint = refusal(resource(file=kept(content)))
+    assert "it does not hold one line" in hint or "it is not UTF-8" in hint
+
+
+def test_what_is_no_file_is_refused(kept, tmp_path):
+    assert "No such file or directory" in refusal(resource(file=str(tmp_path / "none")))
+    assert "Is a directory" in refusal(resource(file=str(tmp_path)))
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    assert "it is no file" in refusal(resource(file=str(tmp_path / "pipe")))
+
+
+def test_what_a_command_prints_is_the_value(program):
+    source = [program(f'echo "$1-{SECRET}"; echo noise >&2'), "a b; $(exit)"]
+    assert stored_secrets.fill(resource(command=source)).environment[KEY] == f"a b; $(exit)-{SECRET}"
+
+
+def test_a_command_gets_nothing_of_the_hooks_environment(program, monkeypatch):
+    """What a job's user has set is not there."""
+    monkeypatch.setenv("LD_AUDIT", "x")
+    monkeypatch.setenv("SPANK_X", "x")
+    item = resource(command=[program("cat /proc/self/environ | tr '\\0' ' '")])
+    assert stored_secrets.fill(item).environment[KEY].split(" ")[0].startswith("PATH=/usr/sbin:")
+    assert "SPANK_X" not in stored_secrets.fill(item).environment[KEY]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (f"echo {SECRET}; exit 3", "it ended with exit status 3"),
+        (f"echo {SECRET}; exec sleep 30", "it gave no answer in time"),
+        ("exit 0", "it does not hold one line"),
+        ("head -c 100000 /dev/zero", "it does not hold one line"),
+    ],
+)
+def test_a_command_that_fails_is_told_without_its_output(program, body, reason):
+    assert reason in refusal(resource(command=[program(body)]), timeout_s=0.5)
+
+
+def test_a_command_that_others_can_change_is_not_run(program, tmp_path):
+    assert "it can be changed by others" in refusal(resource(command=[program(f"touch {tmp_path}/ran", 0o777)]))
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,41 @@
+"""The fuzzers' targets still fit the modules that they feed: `make fuzz` itself is nobody's daily run."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FUZZ = Path(__file__).resolve().parents[2] / "fuzz"
+
+# Each in a process of its own, since targets change what modules read. atheris is not a package of the tests.
+ONE_RUN = """
+import contextlib, sys, types
+sys.modules["atheris"] = types.SimpleNamespace(instrument_imports=lambda include: contextlib.nullcontext())
+sys.path.insert(0, sys.argv[1])
+import python_targets
+for data in sys.argv[3:]:
+    python_targets.TARGETS[sys.argv[2]](bytes.fromhex(data))
+"""
+
+
+def fuzz():
+    spec = importlib.util.spec_from_file_location("fuzz", FUZZ / "fuzz.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", fuzz().PYTHON_TARGETS)
+def test_a_target_takes_its_seeds_and_what_is_left_of_them(name):
+    inputs = [b"", *(seed[:length] for seed in fuzz().SEEDS[name] for length in (len(seed), len(seed) // 2))]
+    command = [sys.executable, "-I", "-c", ONE_RUN, FUZZ, name, *(data.hex() for data in inputs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_shells_target_finds_nothing_in_a_second():
+    command = [sys.executable, "-P", FUZZ / "shell_target.py", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "no finding" in done.stdout) == (0, True), done.stdout + done.stderr

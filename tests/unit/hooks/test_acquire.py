@@ -1,0 +1,340 @@
+"""Acquiring: a selection becomes QPUs that are held, recorded and exported, or sentences that say why not."""
+
+import json
+import os
+import sys
+
+import pytest
+from doubles import COMPUTE_SERVICE, SECRET
+
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.log import HookLog
+from qrmi_slurm.state import exports
+from qrmi_slurm.state.record import JobFolder, State
+
+KEY = "QRMI_IBM_QCS_IAM_APIKEY"
+
+
+def states(site):
+    current = site.folder().read()
+    return {entry.name: entry.state for entry in current.entries} if current else {}
+
+
+def test_a_qpu_is_acquired_recorded_and_exported(site, acquire_for):
+    site.add("a")
+    result = acquire_for("a")
+    assert result.is_ready
+    assert result.notes == ()
+    assert result.variables == {
+        "QRMI_JOB_QPU_RESOURCES": "a",
+        "SLURM_JOB_QPU_RESOURCES": "a",
+        "QRMI_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+        "SLURM_JOB_QPU_TYPES": "ibm-quantum-compute-service",
+        "QRMI_JOB_ID": "12",
+        "QRMI_JOB_UID": str(os.getuid()),
+        **{f"a_{name}": value for name, value in COMPUTE_SERVICE.items()},
+        "a_QRMI_FAKE_CALLS": str(site.calls_path),
+        "a_QRMI_JOB_ACQUISITION_TOKEN": "session-a",
+        "a_QRMI_JOB_TIMEOUT_SECONDS": "300",
+    }
+    [entry] = site.folder().read().entries
+    assert entry.state is State.ACQUIRED
+    assert entry.token.reveal() == "session-a"
+    assert entry.run_as_uid is None
+
+
+def test_the_order_is_that_of_the_selection_whatever_ends_first(site, acquire_for):
+    site.add("a", acquire=f"wait-for:{site.path / 'gate'}").add("b", type="iqm-server").add("c")
+    site.resources[1]["environment"] |= {"QRMI_IQM_ISA_ENDPOINT": "e", "QRMI_IQM_ISA_TOKEN": f"{SECRET}-t"}
+    site.resources[2]["environment"]["QRMI_FAKE_ACQUIRE"] = ""
+    site.write_config(json.dumps({"resources": site.resources}))
+    (site.path / "gate").touch()
+    result = acquire_for("c,a,b")
+    assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "c,a,b"
+    assert result.variables["QRMI_JOB_QPU_TYPES"].split(",")[2] == "iqm-server"
+
+
+def test_the_intent_is_on_disk_before_qrmi_is_called(site, acquire_for, monkeypatch):
+    site.add("a")
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", lambda calls, timeout_s, on_answers: seen.update(states(site)))
+    seen = {}
+    acquire_for("a")
+    assert seen == {"a": State.ACQUIRING}
+
+
+def test_where_the_intent_cannot_be_written_nothing_is_acquired(site, acquire_for, monkeypatch):
+    site.add("a")
+
+    def full(folder, record):
+        raise RecordError("no space")
+
+    monkeypatch.setattr(JobFolder, "write", full)
+    with pytest.raises(RecordError):
+        acquire_for("a")
+    assert site.calls() == []
+
+
+def test_a_disk_that_fills_up_meanwhile_loses_no_token(site, acquire_for, monkeypatch):
+    """The record cannot be written any more, but each child has left its token by itself."""
+    site.add("a").add("b")
+    real, writes = JobFolder.write, []
+
+    def fill_up(folder, record):
+        writes.append(record)
+        if len(writes) > 1:
+            raise RecordError("no space")
+        real(folder, record)
+
+    monkeypatch.setattr(JobFolder, "write", fill_up)
+    with pytest.raises(RecordError):
+        acquire_for("a,b")
+    monkeypatch.undo()
+    called = {call.split()[1] for call in site.calls()}
+    tokens = {entry.name for entry in site.folder().read().entries if entry.token}
+    assert tokens == called
+
+
+def test_names_that_the_site_does_not_know_are_left_out_with_a_note(site, acquire_for):
+    site.add("a")
+    result = acquire_for("x,a,y")
+    assert result.is_ready
+    assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
+    assert result.notes == ("qrmi-slurm: not known at this site, ignored: x, y",)
+
+
+def test_a_job_that_names_only_unknown_qpus_fails_with_the_reason(site, acquire_for):
+    site.add("a")
+    assert acquire_for("x,y").notes == ("qrmi-slurm: job 12 has no QPU: not known at this site: x, y; known are: a",)
+    assert site.calls() == []
+
+
+@pytest.mark.parametrize("text", ["", "a,,b", "a=b", "a\nexport X=1", ","])
+def test_a_forged_selection_fails_the_job_in_one_line(site, acquire_for, text):
+    site.add("a")
+    result = acquire_for(text)
+    assert not result.is_ready
+    assert len(result.notes) == 1
+    assert "\n" not in result.notes[0]
+
+
+@pytest.mark.parametrize("config", ["{", "[]", f'{{"resources": ["{SECRET}"]}}'])
+def test_a_broken_config_is_told_to_the_user_without_what_only_an_admin_can_see(site, acquire_for, config):
+    site.write_config(config)
+    [note] = acquire_for("a").notes
+    assert "the site's QPU configuration cannot be used" in note
+    assert str(site.path) not in note
+
+
+def test_with_any_a_job_starts_with_what_there_is(site, acquire_for):
+    site.add("a").add("b", acquire="raise", secret=f"{SECRET}-echo")
+    site.resources[1]["environment"]["QRMI_OTHER_TOKEN"] = f"{SECRET}-echo"
+    site.write_config(json.dumps({"resources": site.resources}))
+    result = acquire_for("a,b")
+    assert result.is_ready
+    assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
+    assert result.notes == ("qrmi-slurm: b could not be acquired: the service says no to ***",)
+    assert not any(name.startswith("b_") for name in result.variables)
+    assert states(site) == {"a": State.ACQUIRED, "b": State.FAILED}
+
+
+def test_with_all_what_was_acquired_is_given_back(site, acquire_for):
+    site.configure("--require=all")
+    site.add("a").add("b", acquire="raise")
+    result = acquire_for("a,b")
+    assert not result.is_ready
+    assert "release a session-a" in site.calls()
+    assert result.notes == ("qrmi-slurm: job 12 has no QPU: b could not be acquired: the service says no to you",)
+    assert states(site).get("a") is None
+
+
+@pytest.mark.parametrize("selection", ["a,unknown", "a,b"])
+def test_with_all_nothing_is_acquired_where_it_is_known_to_be_in_vain(site, acquire_for, selection):
+    site.configure("--require=all")
+    site.add("a").add("b", type="new-vendor")
+    assert not acquire_for(selection).is_ready
+    assert site.calls() == []
+
+
+def test_a_refused_job_keeps_its_folder_for_the_exports(site, acquire_for):
+    """TaskProlog reads the reason from there."""
+    site.add("a", acquire="raise")
+    result = acquire_for("a")
+    site.folder().write_exports(exports.render(result), os.getuid())
+
+
+def test_a_call_without_an_answer_stays_recorded_where_the_type_locks(site, acquire_for):
+    site.configure("--acquire-timeout=0.2")
+    site.add("a", acquire="hang")
+    assert acquire_for("a").notes == ("qrmi-slurm: job 12 has no QPU: a could not be acquired: no answer within 0.2 s",)
+    assert states(site) == {"a": State.INDETERMINATE}
+
+
+def test_a_misspelt_type_that_locks_is_not_forgotten_without_an_answer(site, acquire_for):
+    site.configure("--acquire-timeout=0.2")
+    site.add("a", type="ibm_quantum_compute_service", acquire="hang")
+    acquire_for("a")
+    assert states(site) == {"a": State.INDETERMINATE}
+
+
+def test_a_killed_child_that_had_its_token_has_acquired(site, acquire_for, monkeypatch):
+    """The journal counts where the answer did not come through."""
+    site.add("a")
+    monkeypatch.setattr("qrmi_slurm.calls.backend._read_answer", lambda content, code: ("unanswered", None, "killed"))
+    assert acquire_for("a").variables["a_QRMI_JOB_ACQUISITION_TOKEN"] == "session-a"
+
+
+def test_a_token_of_more_than_a_line_is_released_and_fails_the_job(site, acquire_for, monkeypatch):
+    import qrmi
+
+    monkeypatch.setattr(qrmi.QuantumResource, "acquire", lambda self: "session\nexport LD_PRELOAD=/x")
+    site.add("a")
+    result = acquire_for("a")
+    assert not result.is_ready
+    assert site.calls()[0] == "release a session"
+
+
+def test_a_token_that_qrmi_logs_is_masked(site, acquire_for, syslog_lines):
+    """With --env:RUST_LOG=debug QRMI may name the session that it opened."""
+    site.add("a", acquire="say-token")
+    assert acquire_for("a").is_ready
+    assert any("opened ***" in line for _, line in syslog_lines)
+    assert not any("session-a" in line for _, line in syslog_lines)
+
+
+def test_an_empty_token_fails_the_job(site, acquire_for):
+    """QRMI's release of nothing releases nothing; a task could not use it either."""
+    site.add("a", token="")
+    assert not acquire_for("a").is_ready
+
+
+def test_the_users_own_credentials_are_used_as_the_user(site, acquire_for):
+    site.add("a")
+    result = acquire_for("a", **{f"SPANK_a_{KEY}": "mine"})
+    assert result.variables[f"a_{KEY}"] == "mine"
+    assert site.folder().read().entries[0].run_as_uid == os.getuid()
+
+
+def test_what_a_surrounding_job_left_never_reaches_qrmi(site, acquire_for):
+    site.add("a")
+    acquire_for("a", SPANK_a_QRMI_JOB_ACQUISITION_TOKEN="stale", SPANK_a_QRMI_IBM_QCS_SESSION_ID="stale")
+    assert "stale" not in site.folder().read().entries[0].environment.values()
+
+
+def test_the_sites_environment_reaches_qrmi_and_the_tasks(site, acquire_for):
+    site.configure("--env:HTTPS_PROXY=http://proxy:1")
+    site.add("a")
+    assert acquire_for("a").variables["HTTPS_PROXY"] == "http://proxy:1"
+    assert site.folder().read().entries[0].environment["HTTPS_PROXY"] == "http://proxy:1"
+
+
+@pytest.mark.parametrize("variable", ["QRMI_JOB_ACQUISITION_TOKEN", "QRMI_IBM_QCS_SESSION_ID"])
+def test_the_config_cannot_bring_a_session_along(site, acquire_for, variable):
+    """QRMI would reuse, and later close, a session that somebody else opened."""
+    site.add("a")
+    site.resources[0]["environment"][variable] = "stale"
+    site.write_config(json.dumps({"resources": site.resources}))
+    assert "stale" not in acquire_for("a").variables.values()
+    assert "stale" not in site.folder().read().entries[0].environment.values()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "timeout", "ttl"),
+    [
+        ("1000", "1300", "300", "300"),
+        ("1000", "101000", "100000", "28800"),
+        ("0", "99999999999", "2147483647", "28800"),
+    ],
+)
+def test_a_session_ends_with_the_job_at_the_latest(site, acquire_for, start, end, timeout, ttl):
+    site.add("a")
+    result = acquire_for("a", SLURM_JOB_START_TIME=start, SLURM_JOB_END_TIME=end)
+    assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == timeout
+    [entry] = site.folder().read().entries
+    assert entry.environment["a_QRMI_IBM_QCS_SESSION_MAX_TTL"] == ttl
+    assert entry.expires_s == pytest.approx(entry.since_s + int(ttl), abs=60)
+
+
+def test_a_configured_session_life_stays(site, acquire_for):
+    site.add("a")
+    site.resources[0]["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "60"
+    site.write_config(json.dumps({"resources": site.resources}))
+    acquire_for("a")
+    assert site.folder().read().entries[0].environment["a_QRMI_IBM_QCS_SESSION_MAX_TTL"] == "60"
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_an_absurd_session_life_fails_no_job_of_others_and_no_later_release(site, acquire_for, digits):
+    """The user may set it; the record must stay one that Epilog and recover can work with."""
+    site.configure("--acquire-timeout=0.2")
+    site.add("a", acquire="hang").add("b")
+    result = acquire_for("a,b", SPANK_a_QRMI_IBM_QCS_SESSION_MAX_TTL="9" * digits)
+    assert result.is_ready
+    from qrmi_slurm.hooks import release
+
+    folder = site.folder()
+    left = release.release(folder, folder.read(), site.options(), HookLog("epilog", 12))
+    assert left is None or [entry.name for entry in left.entries] == ["a"]
+
+
+def test_without_times_slurmctld_is_asked(site, acquire_for, monkeypatch):
+    site.add("a")
+    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: 77)
+    result = acquire_for("a", SLURM_JOB_START_TIME=None, SLURM_JOB_END_TIME=None)
+    assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "77"
+
+
+def test_without_any_time_limit_the_job_goes_on_as_unlimited(site, acquire_for, monkeypatch, syslog_lines):
+    site.add("a")
+    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: None)
+    result = acquire_for("a", SLURM_JOB_END_TIME=None)
+    assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "2147483647"
+    assert any("time-limit-unknown" in line for _, line in syslog_lines)
+
+
+def test_a_requeued_job_releases_its_earlier_run_first(site, acquire_for):
+    site.add("a")
+    acquire_for("a")
+    result = acquire_for("a", SLURM_JOB_RESTART_COUNT="1")
+    assert result.is_ready
+    assert result.restart_count == 1
+    assert site.calls() == ["acquire a ", "release a session-a", "acquire a "]
+    assert len(site.folder().read().entries) == 1
+
+
+def test_what_a_requeued_job_cannot_release_stays_beside_the_new_run(site, acquire_for):
+    site.add("a", release="raise")
+    acquire_for("a")
+    assert acquire_for("a", SLURM_JOB_RESTART_COUNT="1").is_ready
+    entries = site.folder().read().entries
+    assert [(entry.restart_count, entry.state) for entry in entries] == [(0, State.RELEASING), (1, State.ACQUIRED)]
+
+
+def test_a_dropped_types_successor_is_exported_and_its_old_name_in_the_legacy_list(site, acquire_for):
+    old = {f"QRMI_IBM_DA_{name}": name for name in ("ENDPOINT", "IAM_ENDPOINT", "IAM_APIKEY", "SERVICE_CRN")}
+    site.add("d", type="direct-access")
+    site.resources[0]["environment"] |= old
+    site.write_config(json.dumps({"resources": site.resources}))
+    variables = acquire_for("d").variables
+    assert variables["QRMI_JOB_QPU_TYPES"] == "ibm-quantum-system"
+    assert variables["SLURM_JOB_QPU_TYPES"] == "direct-access"
+    assert variables["d_QRMI_IBM_DA_IAM_APIKEY"] == variables["d_QRMI_IBM_QS_IAM_APIKEY"] == "IAM_APIKEY"
+
+
+def test_a_type_that_qrmi_does_not_know_costs_only_its_qpu(site, acquire_for, syslog_lines):
+    site.add("a").add("n", type="new-vendor")
+    result = acquire_for("a,n")
+    assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
+    assert "n could not be acquired: the installed QRMI does not know the resource type new-vendor" in result.notes[0]
+    assert any("new-vendor" in line for _, line in syslog_lines)
+
+
+def test_without_qrmi_the_job_fails_with_a_sentence(site, acquire_for, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qrmi", None)
+    site.add("a")
+    assert "QRMI cannot be imported" in acquire_for("a").notes[0]
+
+
+@pytest.mark.parametrize("name", ["iqm:x", "a.b-c", "a b", "Ünïcode", "*", "KEY"])
+def test_a_name_stands_in_the_variables_as_it_is(site, acquire_for, name):
+    site.add(name)
+    assert acquire_for(name).variables[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"] == f"session-{name}"

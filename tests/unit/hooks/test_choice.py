@@ -1,0 +1,301 @@
+"""A job that leaves open which QPU it gets: what is tried, in which order, with which license, and who may have it."""
+
+import grp
+import os
+import pwd
+
+import pytest
+from doubles import SECRET
+
+from qrmi_slurm.slurm import jobs, licenses
+from qrmi_slurm.slurm.jobs import Allotment
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+MY_GROUP = grp.getgrgid(os.getgid()).gr_name
+
+
+@pytest.fixture
+def slurmctld(monkeypatch):
+    """A slurmctld with licenses: `free` are those that no job has, `job` what this one has; `changes` are noted."""
+
+    class Slurmctld:
+        def __init__(self):
+            self.free = {}
+            self.changes = []
+            self.job = Allotment({}, "")
+
+        def read(self):
+            return {name: licenses.License(name, free, 0, 0) for name, free in self.free.items()}
+
+        def change(self, job_id, counts, slurm_conf, timeout_s):
+            for name in {*counts, *self.job.licenses}:
+                self.free[name] = self.free.get(name, 0) + self.job.licenses.get(name, 0) - counts.get(name, 0)
+            self.job = Allotment(dict(counts), "")
+            self.changes.append(dict(counts))
+            return True
+
+    daemon = Slurmctld()
+    monkeypatch.setattr(jobs, "allotment", lambda job_id, slurm_conf, timeout_s: daemon.job)
+    monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: daemon.read())
+    monkeypatch.setattr(licenses, "change", daemon.change)
+    return daemon
+
+
+def held(result):
+    return result.variables.get("QRMI_JOB_QPU_RESOURCES", "")
+
+
+def acquired(site):
+    return [line.split()[1] for line in site.calls() if line.startswith("acquire")]
+
+
+@pytest.mark.parametrize("selection", ["ibm_*", "any:ibm_*", "any:ibm-quantum-compute-service", "least-busy:ibm_*"])
+def test_the_least_busy_of_those_that_fit_is_taken(site, acquire_for, selection):
+    site.add("ibm_a", queue="7").add("ibm_b", queue="2").add("ibm_c", queue="3")
+    site.add("other", type="ibm_quantum_system", queue="0")
+    result = acquire_for(selection)
+    assert held(result) == "ibm_b"
+    assert result.notes == (f"qrmi-slurm: {selection} is ibm_b",)
+    assert result.variables["QRMI_SLURM_CHOICES"] == f"{selection}=ibm_b"
+    assert acquired(site) == ["ibm_b"]
+    assert "ibm_a_QRMI_IBM_QCS_ENDPOINT" not in result.variables
+
+
+def test_a_type_is_known_by_its_name_of_before(site, acquire_for):
+    site.add("a")
+    assert held(acquire_for("any:qiskit-runtime-service")) == "a"
+
+
+def test_a_qpu_with_just_this_name_is_no_choice(site, acquire_for):
+    site.add("ibm_*", queue="7").add("ibm_b", queue="2")
+    result = acquire_for("ibm_*")
+    assert held(result) == "ibm_*"
+    assert result.notes == ()
+
+
+def test_one_that_is_not_online_is_left_out(site, acquire_for):
+    site.add("ibm_a", queue="0", status="Offline").add("ibm_b", queue="9").add("ibm_c", status="raise", secret=SECRET)
+    assert held(acquire_for("ibm_*")) == "ibm_b"
+    assert acquired(site) == ["ibm_b"]
+
+
+def test_where_none_can_be_used_the_user_reads_why_of_each(site, acquire_for):
+    site.add("ibm_a", status="Offline").add("ibm_b", status="raise", secret=SECRET)
+    result = acquire_for("ibm_*")
+    assert not result.is_ready
+    [note] = result.notes
+    assert "ibm_a could not be acquired: the QPU is offline: maintenance until noon" in note
+    assert "ibm_b could not be acquired: the service says no to" in note
+
+
+def test_where_one_cannot_be_acquired_the_next_is_tried(site, acquire_for):
+    site.add("ibm_a", queue="1", acquire="raise").add("ibm_b", queue="2", acquire="panic").add("ibm_c", queue="3")
+    result = acquire_for("least-busy:ibm_*")
+    assert held(result) == "ibm_c"
+    assert acquired(site) == ["ibm_a", "ibm_b", "ibm_c"]
+    assert result.notes == ("qrmi-slurm: least-busy:ibm_* is ibm_c",)
+
+
+def test_one_that_hangs_leaves_time_for_the_next(site, acquire_for):
+    site.add("ibm_a", queue="1", acquire="hang").add("ibm_b", queue="2")
+    site.configure("--acquire-timeout=2")
+    assert held(acquire_for("ibm_*")) == "ibm_b"
+
+
+def test_two_choices_take_two_qpus_and_none_that_is_named(site, acquire_for):
+    site.add("ibm_a", queue="1").add("ibm_b", queue="2").add("ibm_c", queue="3")
+    assert held(acquire_for("ibm_*,ibm_a,ibm_*")) == "ibm_b,ibm_a,ibm_c"
+
+
+def test_a_choice_for_which_nothing_is_left_says_so(site, acquire_for):
+    site.add("ibm_a").add("ibm_b")
+    result = acquire_for("ibm_*,ibm_*,ibm_*")
+    assert held(result) == "ibm_a,ibm_b"
+    assert result.notes[-1] == "qrmi-slurm: ibm_*: no other QPU is left for it"
+
+
+def test_a_choice_that_fits_nothing_is_told_what_there_is(site, acquire_for):
+    site.add("ibm_demo").add("ibm_second")
+    assert acquire_for("any:iqm-server").notes == (
+        "qrmi-slurm: job 12 has no QPU: not known at this site: any:iqm-server; known are: ibm_demo, ibm_second",
+    )
+    assert acquire_for("ibm_dmeo").notes == (
+        "qrmi-slurm: job 12 has no QPU: not known at this site: ibm_dmeo (did you mean ibm_demo?); "
+        "known are: ibm_demo, ibm_second",
+    )
+
+
+def test_a_long_list_of_names_is_cut(site, acquire_for):
+    for number in range(25):
+        site.add(f"q{number}")
+    [note] = acquire_for("x").notes
+    assert note.endswith("q18, q19, ... and 5 more")
+
+
+# --- dynamic resources -------------------------------------------------------------------------------------
+
+
+def test_what_qrmi_finds_behind_a_dynamic_resource_is_taken_by_its_own_name(site, acquire_for):
+    site.add("ibm_inst1", is_dynamic=True, behind="ibm_torino ibm_fez")
+    result = acquire_for("ibm_inst1")
+    assert held(result) == "ibm_torino"
+    assert result.variables["ibm_torino_QRMI_IBM_QCS_IAM_APIKEY"] == f"{SECRET}-apikey"
+    assert result.variables["ibm_torino_QRMI_JOB_ACQUISITION_TOKEN"] == "session-ibm_torino"
+    assert not any(name.startswith("ibm_inst1_") for name in result.variables)
+    assert result.notes == ("qrmi-slurm: ibm_inst1 is ibm_torino",)
+    assert [entry.name for entry in site.folder().read().entries] == ["ibm_torino"]
+
+
+def test_a_dynamic_resource_is_one_of_those_that_a_choice_fits(site, acquire_for):
+    site.add("ibm_a", status="Offline").add("ibm_inst1", is_dynamic=True, behind="ibm_torino")
+    assert held(acquire_for("any:ibm-quantum-compute-service")) == "ibm_torino"
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [({}, "the service says no"), ({"behind": " "}, "QRMI finds no online QPU behind it")],
+)
+def test_a_dynamic_resource_behind_which_is_nothing_says_so(site, acquire_for, behind, reason):
+    site.add("ibm_inst1", is_dynamic=True, **behind)
+    assert acquire_for("ibm_inst1").notes == (
+        f"qrmi-slurm: job 12 has no QPU: ibm_inst1 could not be acquired: {reason}",
+    )
+
+
+# --- licenses ----------------------------------------------------------------------------------------------
+
+
+def test_the_licensed_qpu_is_preferred_where_the_queue_does_not_decide(site, acquire_for, slurmctld):
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    assert held(acquire_for("ibm_*", SLURM_JOB_LICENSES="matlab:1,qpu_ibm_b:1")) == "ibm_b"
+    assert slurmctld.changes == []
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_for_another_qpu_than_the_licensed_one_the_jobs_licenses_are_changed(site, acquire_for, slurmctld, is_told):
+    """Slurm before 23.02 does not tell Prolog the licenses, which are asked for then."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.job = Allotment({"matlab": 1, "qpu_ibm_b": 1}, "")
+    slurmctld.free = {"qpu_ibm_a": 1}
+    told = {"SLURM_JOB_LICENSES": "matlab:1,qpu_ibm_b:1"}
+    untold = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
+    assert held(acquire_for("least-busy:ibm_*", **(told if is_told else untold))) == "ibm_a"
+    assert slurmctld.changes == [{"matlab": 1, "qpu_ibm_a": 1}]
+    assert slurmctld.free == {"matlab": 0, "qpu_ibm_a": 0, "qpu_ibm_b": 1}
+
+
+def test_a_qpu_that_other_jobs_hold_is_not_taken_from_them(site, acquire_for, slurmctld):
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
+    slurmctld.free = {"qpu_ibm_a": 0}
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
+    assert slurmctld.changes == []
+
+
+def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site, acquire_for, slurmctld, monkeypatch):
+    """Slurm lets an operator take more than there are."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
+    answers = iter([licenses.License("qpu_ibm_a", 1, 0, 0), licenses.License("qpu_ibm_a", 1, 2, 0)])
+    monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: {"qpu_ibm_a": next(answers)})
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
+    assert slurmctld.changes == [{"qpu_ibm_a": 1}, {"qpu_ibm_b": 1}]
+
+
+def test_where_slurmctld_refuses_the_change_the_qpu_is_not_taken(site, acquire_for, slurmctld, monkeypatch):
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.free = {"qpu_ibm_a": 1}
+    monkeypatch.setattr(licenses, "change", lambda *arguments: False)
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
+
+
+def test_a_job_without_licenses_chooses_freely(site, acquire_for, slurmctld):
+    """The site has no job_submit.lua, so nothing is counted."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="matlab:1")) == "ibm_a"
+    assert slurmctld.changes == []
+
+
+def test_two_choices_keep_their_licenses_apart(site, acquire_for, slurmctld):
+    site.add("ibm_a", queue="1").add("ibm_b", queue="2").add("ibm_c", queue="3", acquire="raise")
+    slurmctld.job = Allotment({"qpu_ibm_b": 1, "qpu_ibm_c": 1}, "")
+    slurmctld.free = {"qpu_ibm_a": 1}
+    assert sorted(held(acquire_for("ibm_*,ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1,qpu_ibm_c:1")).split(",")) == [
+        "ibm_a",
+        "ibm_b",
+    ]
+    assert slurmctld.job.licenses == {"qpu_ibm_a": 1, "qpu_ibm_b": 1}
+
+
+def test_a_job_with_named_qpus_asks_slurmctld_nothing(site, acquire_for, monkeypatch):
+    site.add("a").add("b")
+    monkeypatch.delattr(jobs, "allotment")
+    monkeypatch.delattr(licenses, "read")
+    assert held(acquire_for("a,b", SLURM_JOB_LICENSES="qpu_a:1,qpu_b:1")) == "a,b"
+
+
+# --- access ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "allow",
+    [
+        {"users": [ME]},
+        {"groups": [MY_GROUP]},
+        {"users": ["nobody-here"], "groups": [MY_GROUP]},
+        {"accounts": ["Physics"]},
+        {"partitions": ["main"]},
+        {"qos": ["HIGH"]},
+        {"users": [ME], "accounts": ["physics"], "partitions": ["main", "x"], "qos": ["high"]},
+    ],
+)
+def test_who_is_allowed_gets_the_qpu(site, acquire_for, allow):
+    site.add("a", slurm={"allow": allow})
+    assert held(acquire_for("a", SLURM_JOB_ACCOUNT="physics", SLURM_JOB_PARTITION="main", SLURM_JOB_QOS="high")) == "a"
+
+
+@pytest.mark.parametrize(
+    ("allow", "sentence"),
+    [
+        ({"users": ["bob"], "groups": ["quantum"]}, f"by user {ME}: it is for user bob or group quantum"),
+        ({"users": []}, f"by user {ME}: it is for nobody"),
+        ({"accounts": ["chemistry", "biology"]}, "with account physics: it is for accounts chemistry, biology"),
+        ({"partitions": ["quantum"]}, "in partition main: it is for partition quantum"),
+        ({"qos": ["low"]}, "with QOS high: it is for QOS low"),
+    ],
+)
+def test_who_is_not_allowed_reads_for_whom_it_is(site, acquire_for, allow, sentence):
+    site.add("a", slurm={"allow": allow})
+    result = acquire_for("a", SLURM_JOB_ACCOUNT="physics", SLURM_JOB_PARTITION="main", SLURM_JOB_QOS="high")
+    assert result.notes == (f"qrmi-slurm: job 12 has no QPU: a may not be used {sentence}",)
+    assert acquired(site) == []
+
+
+def test_what_slurm_does_not_say_is_not_allowed(site, acquire_for, slurmctld):
+    site.add("a", slurm={"allow": {"accounts": ["physics"]}}).add("b", slurm={"allow": {"qos": ["high"]}})
+    notes = acquire_for("a,b").notes
+    assert notes[0].endswith("a may not be used with no account: it is for account physics")
+    assert notes[1].endswith("b may not be used with no QOS: it is for QOS high")
+
+
+def test_the_qos_is_asked_for_where_a_rule_is_about_it(site, acquire_for, slurmctld):
+    site.add("a", slurm={"allow": {"qos": ["high"]}})
+    slurmctld.job = Allotment({}, "high")
+    assert held(acquire_for("a")) == "a"
+
+
+def test_a_choice_is_among_those_that_the_user_may_use(site, acquire_for):
+    site.add("ibm_a", queue="1", slurm={"allow": {"users": ["bob"]}}).add("ibm_b", queue="9")
+    assert held(acquire_for("ibm_*")) == "ibm_b"
+
+
+def test_where_none_of_them_is_for_the_user_he_reads_so(site, acquire_for):
+    site.add("ibm_a", slurm={"allow": {"users": ["bob"]}})
+    [note] = acquire_for("ibm_*").notes
+    assert note.endswith(f"ibm_a may not be used by user {ME}: it is for user bob")
+
+
+def test_no_user_can_say_that_he_is_in_another_account(site, acquire_for):
+    """All SPANK_* is the user's text; Slurm's own variables are not."""
+    site.add("a", slurm={"allow": {"accounts": ["physics"]}})
+    assert not acquire_for("a", SPANK_SLURM_JOB_ACCOUNT="physics", SLURM_JOB_ACCOUNT="other").is_ready

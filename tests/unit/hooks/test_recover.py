@@ -1,0 +1,261 @@
+"""Recovering: what no job uses is released, what a job uses never."""
+
+import os
+import time
+
+import pytest
+from doubles import COMPUTE_SERVICE, SECRET
+
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.hooks import recover
+from qrmi_slurm.hooks.recover import Mode, Step, World
+from qrmi_slurm.secret import Secret
+from qrmi_slurm.slurm.jobs import Job
+from qrmi_slurm.state import inventory
+from qrmi_slurm.state.record import Entry, Record, State
+
+NOW_S = 1_000_000.0
+RUNNING = {12: Job("RUNNING", 0)}
+
+
+def entry(name="a", state=State.ACQUIRED, token=f"{SECRET}-a", **changes):
+    values = {"since_s": NOW_S, "token": Secret(token) if token else None, **changes}
+    return Entry(name, "ibm-quantum-compute-service", {}, state=state, **values)
+
+
+def record_of(*entries, **changes):
+    values = {"cluster": "test", "job_id": 12, "uid": os.getuid(), "node": "n1", "boot_id": "b", "restart_count": 0}
+    return Record(**{**values, "created_s": NOW_S, "entries": entries, **changes})
+
+
+def world(jobs, *, cluster="test", boots=()):
+    return World(cluster, jobs, dict(boots))
+
+
+def plan(record, jobs=RUNNING, *, after_s=0.0, **more):
+    return recover.plan(record, world(jobs, **more), NOW_S + after_s)
+
+
+@pytest.mark.parametrize(
+    "state", ["RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "EXPEDITING", "NEW_IN_2030"]
+)
+def test_what_a_living_job_holds_is_left(state):
+    """A word that a newer Slurm has for a state is no reason to take a QPU."""
+    assert plan(record_of(entry()), {12: Job(state, 0)}).step is Step.LEAVE
+
+
+@pytest.mark.parametrize(
+    "jobs", [{}, {12: Job("COMPLETED", 0)}, {12: Job("NODE_FAIL", 0)}, {12: Job("PENDING", 1)}, {12: Job("RUNNING", 1)}]
+)
+def test_what_a_run_that_has_ended_held_is_released(jobs):
+    assert plan(record_of(entry()), jobs).step is Step.RELEASE
+
+
+def test_without_slurms_answer_nothing_is_taken_and_that_is_said():
+    found = plan(record_of(entry()), None)
+    assert (found.step, found.is_fault) == (Step.LEAVE, True)
+
+
+def test_another_clusters_jobs_are_not_judged_by_this_ones():
+    """On a shared state directory job 12 of the other cluster lives, whatever this one knows of a job 12."""
+    assert plan(record_of(entry(), cluster="other"), {}).step is Step.LEAVE
+    assert plan(record_of(entry(), cluster="other"), {}, cluster=None).step is Step.LEAVE
+
+
+def test_slurm_folds_a_clusters_name():
+    assert plan(record_of(entry()), {}, cluster="Test").step is Step.RELEASE
+
+
+def test_a_node_that_has_booted_since_needs_no_answer_of_slurm():
+    assert plan(record_of(entry()), None, boots={"n1": "another"}).step is Step.RELEASE
+    assert plan(record_of(entry()), RUNNING, boots={"n1": "another"}).step is Step.RELEASE
+    assert plan(record_of(entry()), RUNNING, boots={"n1": "b", "n2": "another"}).step is Step.LEAVE
+    assert plan(record_of(entry()), RUNNING, boots={"n1": ""}).step is Step.LEAVE
+
+
+def test_of_a_living_job_only_what_is_pending_is_released():
+    """A requeued job's first session could not be closed; its second is in use."""
+    found = plan(record_of(entry(state=State.RELEASING), entry("b")))
+    assert (found.step, found.only_pending) == (Step.RELEASE, True)
+
+
+@pytest.mark.parametrize(("attempts", "wait_s"), [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1800), (99, 1800)])
+def test_attempts_come_less_and_less_often(attempts, wait_s):
+    held = record_of(entry(state=State.RELEASING, attempts=attempts))
+    assert plan(held, {}, after_s=wait_s - 0.5).step is (Step.WAIT if wait_s else Step.RELEASE)
+    assert plan(held, {}, after_s=wait_s).step is Step.RELEASE
+    assert recover.plan(held, world({}), NOW_S, now=True).step is Step.RELEASE
+
+
+def test_a_clock_that_was_set_back_delays_no_attempt_by_more_than_the_back_off():
+    held = entry(state=State.RELEASING, attempts=1)
+    assert recover.next_try_s(held, NOW_S - 3600) == NOW_S - 3600 + 30
+
+
+def test_what_no_token_is_known_of_is_kept_until_it_has_ended_by_itself():
+    held = record_of(entry(state=State.INDETERMINATE, token=None, expires_s=NOW_S + 60))
+    found = plan(held, {}, after_s=59)
+    assert (found.step, found.is_fault) == (Step.WAIT, False)
+    assert plan(held, {}, after_s=60).step is Step.FORGET
+
+
+def test_what_no_end_is_known_of_is_an_admins_to_forget():
+    found = plan(record_of(entry(state=State.INDETERMINATE, token=None)), {}, after_s=1e9)
+    assert (found.step, found.is_fault) == (Step.WAIT, True)
+    assert "release --forget" in found.reason
+
+
+def test_a_living_jobs_folder_that_holds_nothing_stays():
+    """Its exports tell the job's tasks why they have no QPU."""
+    assert plan(record_of()).step is Step.LEAVE
+    assert plan(record_of(), {12: Job("PENDING", 1)}).step is Step.LEAVE
+    assert plan(record_of(), {}).step is Step.FORGET
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hold(site):
+    """Write a record of job 12 that holds QPU a, whose release does what `fake` says; return its folder."""
+
+    def write(*, job_id=12, cluster="test", state=State.ACQUIRED, **fake):
+        folder = site.folder(job_id)
+        folder.create()
+        told = {f"a_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
+        environment = {f"a_{key}": value for key, value in COMPUTE_SERVICE.items()}
+        environment |= {"a_QRMI_FAKE_CALLS": str(site.calls_path), **told}
+        held = Entry("a", "ibm-quantum-compute-service", environment, state=state, token=Secret(f"{SECRET}-a"))
+        folder.write(record_of(held, job_id=job_id, cluster=cluster, created_s=time.time()))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def run(site, syslog_lines):
+    """Recover, and return what came of it; no secret is said."""
+
+    def recover_all(jobs=None, *, ask=None, **mode):
+        answer = world({} if jobs is None else jobs)
+        results = recover.run(site.options(), ask or (lambda: answer), Mode(**mode))
+        assert SECRET not in repr(results) + repr(syslog_lines)
+        return results
+
+    return recover_all
+
+
+def test_the_qpu_of_a_job_that_has_ended_is_released(site, hold, run):
+    folder = hold()
+    [result] = run()
+    assert (result.outcome, result.is_left, result.qpus) == ("released", False, ("a",))
+    assert site.calls() == [f"release a {SECRET}-a"]
+    assert not folder.exists()
+
+
+def test_a_dry_run_asks_no_service_and_changes_nothing(site, hold, run):
+    folder = hold()
+    before = (folder.path / "record.json").read_bytes()
+    [result] = run(dry_run=True)
+    assert (result.plan.step, result.outcome) == (Step.RELEASE, "")
+    assert site.calls() == []
+    assert (folder.path / "record.json").read_bytes() == before
+
+
+def test_what_cannot_be_released_is_left_and_waits(hold, run):
+    hold(release="raise")
+    [first] = run()
+    [second] = run()
+    assert (first.is_left, second.is_left, second.plan.step) == (True, True, Step.WAIT)
+    assert "says no" in first.outcome
+
+
+def test_slurm_is_not_asked_where_nothing_is_recorded(run):
+    def ask():
+        raise AssertionError("Slurm was asked")
+
+    assert run(ask=ask) == []
+
+
+def test_a_job_that_begins_after_slurms_answer_keeps_its_qpu(site, hold, run):
+    """Prolog writes its record while squeue answers: that answer cannot know the job."""
+    hold(job_id=7)
+
+    def ask():
+        hold()
+        return world({})
+
+    assert [result.job_id for result in run(ask=ask)] == [7]
+    assert site.folder().read().entries[0].state is State.ACQUIRED
+
+
+def test_a_job_that_runs_again_after_slurms_answer_keeps_its_qpu(site, hold, run):
+    hold()
+
+    def ask():
+        site.folder().remove()
+        hold()
+        return world({12: Job("PENDING", 1)})
+
+    [result] = run(ask=ask)
+    assert (result.plan.step, result.is_left) == (Step.LEAVE, False)
+    assert site.calls() == []
+
+
+def test_a_record_that_a_hook_holds_is_left_without_alarm(site, hold, run):
+    folder = hold()
+    with folder.locked(1):
+        [result] = run()
+    assert (result.plan.reason, result.is_left) == ("another process is at it", False)
+    assert site.calls() == []
+
+
+def test_a_folder_without_a_record_goes_with_its_job(site, run):
+    site.folder().create()
+    assert run({12: Job("RUNNING", 0)}) == []
+    assert run({12: Job("PENDING", 1)}) == []
+    assert site.folder().exists()
+    [result] = run({12: Job("FAILED", 0)})
+    assert result.outcome == "removed"
+    assert not site.folder().exists()
+
+
+def test_a_record_that_nobody_can_read_stops_no_other(site, hold, run):
+    hold()
+    broken = hold(job_id=7)
+    (broken.path / "record.json").write_text("{")
+    results = {result.job_id: result for result in run()}
+    assert results[7].is_left
+    assert results[12].outcome == "released"
+    [aside] = inventory.set_aside(site.state_dir)
+    assert (aside / "record.json").read_text() == "{"
+    assert [result.job_id for result in run()] == [7]  # its folder is left, empty
+    assert run() == []
+
+
+def test_on_an_admins_word_a_living_jobs_qpu_is_released_and_its_steps_are_told(site, hold):
+    folder = hold()
+    folder.write_exports("x", os.getuid())
+    [item] = inventory.read(site.state_dir)
+    assert recover.take_back(item, site.options(), is_living=True) is None
+    assert site.calls() == [f"release a {SECRET}-a"]
+    assert "an admin has released it" in folder.exports_path.read_text()
+
+
+def test_what_was_shown_to_the_admin_is_what_is_released(site, hold):
+    hold()
+    [item] = inventory.read(site.state_dir)
+    site.folder().remove()
+    hold()
+    with pytest.raises(RecordError, match="changed meanwhile"):
+        recover.take_back(item, site.options(), is_living=True)
+
+
+def test_what_no_token_is_known_of_can_be_forgotten(site, hold):
+    folder = hold()
+    folder.write(record_of(entry(state=State.INDETERMINATE, token=None)))
+    [item] = inventory.read(site.state_dir)
+    assert recover.take_back(item, site.options(), is_living=False) is not None
+    [item] = inventory.read(site.state_dir)
+    assert recover.take_back(item, site.options(), is_living=False, forget=True) is None
+    assert not folder.exists()

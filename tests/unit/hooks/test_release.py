@@ -1,0 +1,241 @@
+"""Releasing: nothing leaves the record before it is proven to be given back."""
+
+import json
+import os
+import time
+
+import pytest
+from doubles import COMPUTE_SERVICE, SECRET
+
+from qrmi_slurm.calls import backend
+from qrmi_slurm.errors import BackendError, RecordError
+from qrmi_slurm.hooks import release
+from qrmi_slurm.log import HookLog
+from qrmi_slurm.secret import Secret
+from qrmi_slurm.state.record import Entry, Record, State
+
+
+def entry(
+    site, name, *, state=State.ACQUIRED, token="", type="ibm-quantum-compute-service", expires_s=None, journal=0, **fake
+):
+    told = {f"{name}_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
+    environment = {f"{name}_{key}": value for key, value in COMPUTE_SERVICE.items()}
+    return Entry(
+        name=name,
+        type=type,
+        environment={**environment, f"{name}_QRMI_FAKE_CALLS": str(site.calls_path), **told},
+        state=state,
+        token=Secret(token or f"{SECRET}-{name}") if token is not None else None,
+        expires_s=expires_s,
+        journal=journal,
+    )
+
+
+@pytest.fixture
+def run(site, syslog_lines):
+    """Write a record with entries, release it, and return what is left; no secret is in a log line."""
+
+    def release_all(*entries, **options):
+        folder = site.folder()
+        folder.create()
+        folder.write(Record("test", 12, os.getuid(), "n1", "b", 0, time.time(), entries))
+        left = release.release(folder, folder.read(), site.options(), HookLog("epilog", 12), **options)
+        assert not any(SECRET in line for _, line in syslog_lines)
+        return left
+
+    return release_all
+
+
+def test_after_proof_the_folder_is_gone(site, run):
+    assert run(entry(site, "a"), entry(site, "b")) is None
+    assert sorted(site.calls()) == [f"release a {SECRET}-a", f"release b {SECRET}-b"]
+    assert not site.folder().exists()
+
+
+def test_a_session_that_the_service_does_not_know_is_released(site, run):
+    assert run(entry(site, "a", release="gone")) is None
+
+
+@pytest.mark.parametrize("word", ["raise", "panic", "segv", "exit"])
+def test_what_cannot_be_released_stays_with_its_token(site, run, word, syslog_lines):
+    left = run(entry(site, "a"), entry(site, "b", release=word))
+    assert [kept.name for kept in left.entries] == ["b"]
+    assert site.folder().read() == left
+    [kept] = left.entries
+    assert (kept.state, kept.attempts, kept.token.reveal()) == (State.RELEASING, 1, f"{SECRET}-b")
+    assert kept.reason
+    assert any("not-released: job=12 qpu=b" in line for _, line in syslog_lines)
+
+
+def test_a_hanging_service_costs_its_deadline_once(site, run):
+    site.configure("--release-timeout=0.3")
+    started_s = time.monotonic()
+    left = run(*(entry(site, name, release="hang") for name in "abc"))
+    assert time.monotonic() - started_s < 1.3
+    assert len(left.entries) == 3
+
+
+def test_the_exports_go_even_where_something_is_left(site, run):
+    site.folder().create()
+    site.folder().write_exports("x", os.getuid())
+    assert run(entry(site, "a", release="raise"))
+    assert not site.folder().exports_path.exists()
+
+
+def test_a_second_release_takes_what_the_first_left(site, run):
+    left = run(entry(site, "a", release="raise"))
+    assert run(*(kept for kept in left.entries)).entries[0].attempts == 2
+
+
+def test_releasing_is_on_disk_before_qrmi_is_called(site, run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "qrmi_slurm.calls.backend.run", lambda *arguments: seen.append(site.folder().read().entries[0].state)
+    )
+    run(entry(site, "a"))
+    assert seen == [State.RELEASING]
+
+
+def test_what_qrmi_refused_is_not_released(site, run):
+    assert run(entry(site, "a", state=State.FAILED, token=None)) is None
+    assert site.calls() == []
+
+
+@pytest.mark.parametrize("state", [State.ACQUIRING, State.INDETERMINATE])
+def test_of_a_locking_type_an_acquire_without_an_end_stays_recorded(site, run, state):
+    left = run(entry(site, "a", state=state, token=None, expires_s=time.time() + 100))
+    assert [kept.state for kept in left.entries] == [State.INDETERMINATE]
+    assert site.calls() == []
+
+
+def test_of_another_type_an_acquire_without_an_end_holds_nothing(site, run):
+    assert run(entry(site, "a", state=State.ACQUIRING, token=None, type="iqm-server")) is None
+
+
+def test_after_the_sessions_own_end_nothing_is_held(site, run):
+    assert run(entry(site, "a", state=State.INDETERMINATE, token=None, expires_s=time.time() - 1)) is None
+
+
+def test_a_session_of_unknown_end_is_not_said_to_end_in_1970(site, run, syslog_lines):
+    run(entry(site, "a", state=State.INDETERMINATE, token=None, type="pasqal-local"))
+    assert not any("1970" in line for _, line in syslog_lines)
+
+
+def test_an_end_that_no_calendar_has_stops_no_release(site, run):
+    left = run(entry(site, "a", state=State.INDETERMINATE, token=None, expires_s=1e20), entry(site, "b"))
+    assert [kept.name for kept in left.entries] == ["a"]
+
+
+def test_a_folder_may_be_kept_for_a_job_that_goes_on(site, run):
+    assert run(entry(site, "a"), keep_folder=True) is None
+    assert site.folder().read().entries == ()
+
+
+def test_a_token_is_never_taken_for_another_qpus(site, run):
+    """The hook died after b's child wrote its token: released entries must not shift c into b's place."""
+    folder = site.folder()
+    folder.create()
+    fd = folder.open_journal(1)
+    os.write(fd, b"token-of-b")
+    os.close(fd)
+    run(
+        entry(site, "a"),
+        entry(site, "b", state=State.ACQUIRING, token=None, journal=1, release="raise"),
+        entry(site, "c", state=State.ACQUIRING, token=None, journal=2),
+    )
+    tokens = {kept.name: kept.token and kept.token.reveal() for kept in folder.read().entries}
+    assert tokens == {"b": "token-of-b", "c": None}
+
+
+def test_a_token_that_comes_after_a_release_is_found(site, run):
+    """An orphaned child still asks while Epilog releases the others; its token is then the only trace of it."""
+    folder = site.folder()
+    folder.create()
+    fd = folder.open_journal(1)
+    run(entry(site, "a"), entry(site, "b", state=State.ACQUIRING, token=None, journal=1))
+    os.write(fd, b"late-token")
+    os.close(fd)
+    assert [kept.token.reveal() for kept in folder.read().entries if kept.token] == ["late-token"]
+
+
+@pytest.mark.parametrize("what", ["write", "remove_exports"])
+def test_a_disk_that_takes_nothing_keeps_no_session_open(site, run, monkeypatch, what):
+    """The record on it is older than the truth then, and what it names is released once more later."""
+
+    def refuse(*_arguments):
+        raise RecordError("No space left on device")
+
+    folder = site.folder()
+    folder.create()
+    folder.write(Record("test", 12, os.getuid(), "n1", "b", 0, time.time(), (entry(site, "a"),)))
+    current = folder.read()
+    monkeypatch.setattr(f"qrmi_slurm.state.record.JobFolder.{what}", refuse)
+    assert release.release(folder, current, site.options(), HookLog("epilog", 12)) is None
+    assert site.calls() == [f"release a {SECRET}-a"]
+
+
+def test_where_qrmi_cannot_be_imported_that_is_the_reason(site, run, monkeypatch):
+    def no_qrmi(*_arguments):
+        raise BackendError("QRMI cannot be imported")
+
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", no_qrmi)
+    [kept] = run(entry(site, "a")).entries
+    assert (kept.state, kept.reason) == (State.RELEASING, "QRMI cannot be imported")
+
+
+def test_of_a_living_job_the_others_stay_as_they_are(site, run):
+    """recover releases what an earlier run has left; the record and the exports are the living run's."""
+    site.folder().create()
+    site.folder().write_exports("x", os.getuid())
+    left = run(
+        entry(site, "a", state=State.RELEASING), entry(site, "b"), which=lambda held: held.state is State.RELEASING
+    )
+    assert [(kept.name, kept.state) for kept in left.entries] == [("b", State.ACQUIRED)]
+    assert site.calls() == [f"release a {SECRET}-a"]
+    assert site.folder().exports_path.exists()
+
+
+def rotated(site, **changes):
+    """Write a config whose key is another one than the record's; the stand-in refuses the record's."""
+    site.add("a", **{"calls": str(site.calls_path)})
+    resource = site.resources[0]["environment"]
+    resource |= {"QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-new", **changes}
+    site.write_config(json.dumps({"resources": site.resources}))
+
+
+def keys_asked_with(monkeypatch):
+    """Return the keys that QRMI is called with; every call is refused."""
+    keys = []
+
+    def refuse(calls, _timeout_s, on_answers):
+        for call in calls:
+            keys.append(call.environment["a_QRMI_IBM_QCS_IAM_APIKEY"])
+            on_answers([backend.Answer(call, backend.Verdict.REFUSED, None, "401", 0.0, ())])
+
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", refuse)
+    return keys
+
+
+def test_a_key_that_was_rotated_is_tried_after_the_records(site, run, monkeypatch):
+    rotated(site)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a"))
+    assert keys == [f"{SECRET}-apikey", f"{SECRET}-new"]
+    assert site.folder().read().entries[0].environment["a_QRMI_IBM_QCS_IAM_APIKEY"] == f"{SECRET}-apikey"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"QRMI_IBM_QCS_ENDPOINT": "http://elsewhere.invalid"}, {"QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:other"}]
+)
+def test_a_new_key_goes_to_no_old_address(site, run, monkeypatch, changes):
+    rotated(site, **changes)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a"))
+    assert keys == [f"{SECRET}-apikey"]
+
+
+def test_what_a_user_supplied_is_the_users_to_change(site, run, monkeypatch):
+    rotated(site)
+    keys = keys_asked_with(monkeypatch)
+    run(entry(site, "a")._replace(run_as_uid=1001))
+    assert keys == [f"{SECRET}-apikey"]

@@ -1,0 +1,660 @@
+"""What cli_filter/qrmi_slurm.lua does for jobs with --qpu, under each Lua that Slurm is built with."""
+
+import random
+import subprocess
+from fnmatch import fnmatchcase
+
+import pytest
+
+from lua import INTERPRETERS, SOURCES, Lua, spank
+from qrmi_slurm.config import access, resource_types
+from qrmi_slurm.config.access import Person
+from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.hooks import choice
+from qrmi_slurm.scheduling import catalogue
+from qrmi_slurm.scheduling.catalogue import Group
+from qrmi_slurm.slurm import selection
+from qrmi_slurm.text import near_match
+
+QCS = "ibm-quantum-compute-service"
+GROUPS = {
+    "quantum": Group(2000, ("alice", "carol")),
+    "physics": Group(2001, ("carol",)),
+    "hidden": Group(2002, None),
+    "missing": Group(None, None),
+}
+
+
+def resource(name, type_name=QCS, **slurm):
+    return Resource(name, type_name, {"QRMI_IBM_QCS_IAM_APIKEY": "secret-of-" + name}, False, slurm)
+
+
+def allowed(name, **rules):
+    return resource(name, allow=rules)
+
+
+@pytest.fixture(params=INTERPRETERS)
+def lua(request, tmp_path):
+    return Lua(request.param, tmp_path)
+
+
+def site(lua, *resources, notices=None):
+    lua.catalogue.write_text(catalogue.render(resources, notices or {}, GROUPS.__getitem__))
+
+
+def two_qpus(lua):
+    site(lua, resource("ibm_demo"), resource("ibm_second"))
+
+
+def refused(outcome):
+    """Return the one sentence of a refusal."""
+    assert outcome.code != 0
+    (sentence,) = outcome.user
+    prefix, _, rest = sentence.partition(": ")
+    assert prefix == "qrmi-slurm"
+    return rest
+
+
+# --- licenses ----------------------------------------------------------------------------------------------
+
+
+def test_a_job_without_qpu_is_left_alone_and_nothing_is_read(lua):
+    """Neither a missing nor a broken catalogue, nor licenses of its own, change anything for it."""
+    before = {"licenses": "matlab:2", "admin_comment": "mine"}
+    for content in (None, "return {", 'return { version = 1, qpus = "none" }'):
+        if content is not None:
+            lua.catalogue.write_text(content)
+        lua.submit(spank_job_env=spank("OTHER=1"), **before)
+        lua.submit()
+        for outcome in lua.run():
+            assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
+            assert outcome.job.get("licenses") in (None, "matlab:2")
+
+
+def test_each_qpu_brings_its_license(lua):
+    site(lua, resource("ibm_demo"), resource("garnet", license="iqm"), resource("free", license=None))
+    lua.submit("ibm_demo")
+    lua.submit(" garnet , ibm_demo,garnet", licenses="matlab:2;x")
+    lua.submit("free", licenses="matlab")
+    lua.submit("free")
+    licenses = [outcome.job.get("licenses") for outcome in lua.run()]
+    assert licenses == ["qpu_ibm_demo:1", "matlab:2;x,iqm:1,qpu_ibm_demo:1", "matlab", None]
+
+
+def test_qpus_that_share_a_license_take_as_many_of_it(lua):
+    site(lua, resource("a", license="l", capacity=2), resource("b", license="l", capacity=2))
+    lua.submit("a,b")
+    assert lua.run()[0].job["licenses"] == "l:2"
+    site(lua, resource("a", license="l"), resource("b", license="l", capacity=2))
+    lua.submit("a,b")
+    assert refused(lua.run()[0]) == "--qpu asks for 2 of the license l of a, b, and there is no more than 1 of it"
+
+
+def test_what_slurmd_will_call_the_selection_is_seen(lua):
+    """Slurm puts SPANK_ before a name that has it not; a second value would be another one in Prolog."""
+    two_qpus(lua)
+    lua.submit(spank_job_env=spank("SPANK_QRMI_QPU=ibm_demo"))
+    lua.submit(spank_job_env=spank("QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"))
+    lua.submit(spank_job_env=spank("QRMI_QPU=ibm_demo", "QRMI_QPU="))
+    lua.submit(spank_job_env=spank("QRMI_QPU=" + "ibm_demo," * 600))
+    lua.submit(spank_job_env=spank("QRMI_QPU=", "qrmi_qpu=ibm_demo", "QRMI_QPU2=ibm_demo"))
+    prefixed, twice, emptied, long, none = lua.run()
+    assert prefixed.job["licenses"] == "qpu_ibm_demo:1"
+    assert refused(twice) == refused(emptied) == "the job's SPANK environment names its QPUs twice"
+    assert refused(long) == "--qpu has more than 4096 bytes"
+    assert none.is_taken
+    assert "licenses" not in none.job
+
+
+def test_a_qpus_license_is_not_had_by_hand(lua):
+    """With its --qpu it is counted once; without, the job is refused, whatever form the request has."""
+    two_qpus(lua)
+    lua.submit("ibm_demo", licenses="qpu_ibm_demo:3,matlab")
+    lua.submit("ibm_demo", licenses="qpu_ibm_second")
+    for text in ("qpu_ibm_demo", "matlab,qpu_ibm_demo:0", "matlab|qpu_ibm_demo", "qpu_ibm_demo=1(n1)"):
+        lua.submit(licenses=text)
+    once, other, *without = lua.run()
+    assert once.job["licenses"] == "matlab,qpu_ibm_demo:1"
+    assert refused(other).startswith("qpu_ibm_second is the license of ibm_second")
+    for outcome in without:
+        expected = "qpu_ibm_demo is the license of ibm_demo, which --qpu=ibm_demo asks for: leave it out of --licenses"
+        assert refused(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("offset", "is_newer", "is_refused"),
+    [(0, True, False), (1, True, True), (127, True, True), (0xFFFFFFFE, True, False), (1, False, False)],
+)
+def test_from_23_02_a_further_components_license_is_refused_in_words(lua, offset, is_newer, is_refused):
+    """Slurm would refuse it as a license that somebody asked for; NO_VAL where the job has no components."""
+    two_qpus(lua)
+    if is_newer:
+        lua.do("slurm.ESLURM_NOT_HET_JOB = 2111")
+    lua.submit("ibm_demo", het_job_offset=offset)
+    lua.submit(het_job_offset=offset)
+    asked, plain = lua.run()
+    assert plain.is_taken
+    assert asked.is_taken is not is_refused
+    if is_refused:
+        sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
+        assert refused(asked) == sentence % "ibm_demo"
+
+
+def test_what_slurm_does_not_take_is_refused_in_words(lua):
+    site(lua, *(resource(f"qpu_of_the_site_{number}") for number in range(100)))
+    lua.submit("qpu_of_the_site_1", licenses="a|b")
+    lua.submit(",".join(f"qpu_of_the_site_{number}" for number in range(60)))
+    alternatives, many = lua.run()
+    assert refused(alternatives).startswith("--licenses with | cannot stand beside --qpu")
+    assert refused(many) == "--qpu asks for more licenses than Slurm takes in one job"
+
+
+# --- the catalogue -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no catalogue can be read"),
+        ("return {", "is not Lua"),
+        ("\x1bLua", "is compiled Lua"),
+        ("os.exit(3)", "cannot be evaluated"),
+        ("return { version = 2, qpus = {} }", "is no catalogue of this version"),
+        ("return { version = 1, qpus = { { name = 'a' } } }", "its QPU no. 1 is not well formed"),
+        ("return { version = 1, qpus = { { name = 'a', types = {}, capacity = 1, allow = { who = {} } } } }", "no. 1"),
+    ],
+)
+def test_without_a_sound_catalogue_jobs_with_qpu_are_refused_and_others_not(lua, content, reason):
+    if content is not None:
+        lua.catalogue.write_text(content)
+    lua.submit("ibm_demo")
+    lua.submit(licenses="matlab")
+    lua.cli("ibm_demo")
+    asking, other, login = lua.run()
+    assert refused(asking) == "what is known of this site's QPUs cannot be read; please tell its admins"
+    assert reason in asking.log[0]
+    assert asking.log[0].endswith("; run: qrmi-slurm catalogue")
+    assert (other.code, other.user, other.log) == (0, [], [])
+    assert (login.code, login.user, login.log) == (0, [], [])
+
+
+def test_a_fault_of_ours_refuses_a_job_with_qpu_and_no_other(lua):
+    """An error in Lua would let the job through without its licenses."""
+    two_qpus(lua)
+    lua.do("local read = io.open; io.open = function() error('broken') end")
+    lua.submit("ibm_demo")
+    lua.submit(licenses="matlab")
+    asking, other = lua.run()
+    assert asking.code == -1
+    assert "internal error: " in asking.log[0]
+    assert "broken" in asking.log[0]
+    assert other.is_taken
+
+
+def test_the_catalogue_is_read_again_when_it_has_changed(lua, tmp_path):
+    two_qpus(lua)
+    new = catalogue.render([resource("ibm_new", license="n")], {})
+    lua.submit("ibm_demo")
+    lua.do(f"local file = io.open({str(lua.catalogue)!r}, 'w'); file:write([==[{new}]==]); file:close()")
+    lua.submit("ibm_new")
+    lua.submit("ibm_demo")
+    old, changed, gone = lua.run()
+    assert (old.code, changed.job["licenses"]) == (0, "n:1")
+    assert refused(gone).startswith("not known at this site: ibm_demo")
+
+
+def test_its_place_is_beside_the_script_that_slurm_has_loaded(lua, tmp_path):
+    """A site's own job_submit.lua, which requires the module and calls it last, by a tail call."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "job_submit.lua").write_text(
+        'local qrmi = require("qrmi_slurm")\nfunction slurm_job_submit(a, b, c)\n'
+        "    return qrmi.job_submit(a, b, c)\nend\nreturn slurm.SUCCESS\n"
+    )
+    (etc / "qrmi_catalogue.lua").write_text(catalogue.render([resource("ibm_here")], {}))
+    lua.do('package.loaded["qrmi_slurm"] = nil')
+    lua.do(f"dofile({str(etc / 'job_submit.lua')!r})")
+    lua.do("qrmi = { job_submit = slurm_job_submit }")
+    lua.submit("ibm_here")
+    (outcome,) = lua.run()
+    assert outcome.job["licenses"] == "qpu_ibm_here:1"
+
+
+# --- what is not known -------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_refused_with_the_one_that_was_meant(lua):
+    two_qpus(lua)
+    lua.submit("ibm_dmeo,ibm_second,xyz")
+    lua.submit("any:ibm-quantum-systm")
+    lua.submit("x\x1b[31m\ny\u0085")
+    lua.submit("a,,b")
+    meant, no_type, hostile, empty = lua.run()
+    known = "; known are: ibm_demo, ibm_second"
+    assert refused(meant) == f"not known at this site: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
+    assert refused(meant) == choice.not_known(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
+    assert refused(hostile) == choice.not_known(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
+    assert refused(no_type) == f"not known at this site: any:ibm-quantum-systm{known}"
+    assert refused(hostile) == f"not known at this site: x\\x1b[31m\\ny\\x85{known}"
+    assert refused(empty) == "--qpu=a,,b: a name is empty; write --qpu=NAME or --qpu=NAME,NAME"
+
+
+def test_a_long_list_of_known_names_is_cut(lua):
+    site(lua, *(resource(f"q{number}") for number in range(32)))
+    lua.submit("nothing")
+    names = ", ".join(f"q{number}" for number in range(20))
+    sentence = f"not known at this site: nothing; known are: {names}, ... and 12 more"
+    assert refused(lua.run()[0]) == sentence == choice.not_known(["nothing"], [f"q{number}" for number in range(32)])
+
+
+def test_the_name_that_was_meant_is_pythons(lua):
+    """The same words as in Python's own sentence, for all kinds of misspelling."""
+    dice = random.Random(7)  # noqa: S311
+    names = ["ibm_quebec", "ibm_sherbrooke", "IQM-Garnet", "iqm_garnet2", "pasqal", "fresnel", "a", "ab_ba", "b-a_ab"]
+    site(lua, *map(resource, names))
+    words = []
+    for _ in range(150):
+        letters = list(dice.choice(names))
+        for _ in range(dice.randrange(1, 4)):
+            place = dice.randrange(len(letters) + 1)
+            letters[place : place + dice.randrange(2)] = dice.choice("abqmIe_-2")
+        word = "".join(letters)
+        if word and word not in names:
+            words.append(word)
+            lua.submit(word)
+    for word, outcome in zip(words, lua.run(), strict=True):
+        near = near_match(word, names)
+        meant = f" (did you mean {near}?)" if near else ""
+        assert refused(outcome).startswith(f"not known at this site: {word}{meant}; known are: ")
+
+
+# --- patterns and choices ----------------------------------------------------------------------------------
+
+
+def test_patterns_are_pythons(lua):
+    dice = random.Random(11)  # noqa: S311
+    letters = "ab]-!^\\é[*?"
+    cases = [("a[!", "a[!"), ("a", "[]a]"), ("-", "[a-]"), ("b", "[c-a]"), ("é", "?"), ("x", "[!c-a]"), ("é", "[a-ü]")]
+    for _ in range(400):
+        pattern = "".join(dice.choice(letters + "[]*?") for _ in range(dice.randrange(1, 7)))
+        cases.append(("".join(dice.choice("ab]-!^\\é") for _ in range(dice.randrange(1, 5))), pattern))
+    # A QPU of each name, so that one run answers for all: what a pattern fits stands in the marker.
+    cases = [case for case in cases if any(char in case[1] for char in "*?[")]
+    names = sorted({name for name, _ in cases})
+    site(lua, *(resource(name, license=f"l{place}") for place, name in enumerate(names)))
+    patterns = [pattern for _, pattern in cases if pattern not in names]
+    for pattern in patterns:
+        lua.submit(pattern)
+    for pattern, outcome in zip(patterns, lua.run(), strict=True):
+        fitting = [f"l{place}" for place, name in enumerate(names) if fnmatchcase(name, pattern)]
+        if not fitting:
+            assert refused(outcome).startswith("not known at this site: ")
+            continue
+        assert outcome.is_taken
+        assert outcome.job["licenses"].removesuffix(":1") in fitting
+        marked = f"qrmi-slurm:any={'|'.join(fitting)}" if len(fitting) > 1 else None
+        assert outcome.job.get("admin_comment") == marked, pattern
+
+
+def three(lua, **slurm):
+    site(
+        lua,
+        resource("ibm_a", **slurm),
+        resource("ibm_b", "qiskit-runtime-service"),
+        resource("garnet", "iqm-server"),
+    )
+
+
+@pytest.mark.parametrize(
+    "term", ["ibm_*", f"any:{QCS}", "any:qiskit-runtime-service", "least-busy:IBMQiskitRuntimeService", "any: ibm_?"]
+)
+def test_a_choice_takes_one_license_and_names_the_others(lua, term):
+    three(lua)
+    for _ in range(4):
+        lua.submit(term, admin_comment="seen by  bob")
+    outcomes = lua.run()
+    licenses = [outcome.job["licenses"] for outcome in outcomes]
+    assert licenses[:2] == licenses[2:]
+    assert set(licenses) == {"qpu_ibm_a:1", "qpu_ibm_b:1"}, "each job takes the next one"
+    for outcome in outcomes:
+        assert outcome.job["admin_comment"] == "seen by  bob qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"
+
+
+def test_a_type_is_what_prolog_takes_for_it(lua):
+    """Today's name, the one of before, QRMI's class and other spellings."""
+    resources = [resource(f"q{place}", name) for place, name in enumerate((*resource_types.KNOWN, "Some-New_Type"))]
+    site(lua, *resources)
+    words = [f"{front}{name}" for name in resource_types.KNOWN for front in ("", "IBM", "x-")]
+    words += ["SomeNewType", "some-new-types"]
+    words += [word.title().replace("-", "") for word in words]
+    for word in words:
+        lua.submit(f"any:{word}")
+    known = {item.name: item for item in resources}
+    for word, outcome in zip(words, lua.run(), strict=True):
+        found = choice.find(selection.parse(f"any:{word}"), known, None, prepared)
+        fitting = [item.license for slot in found.slots for item in slot.candidates]
+        if not fitting:
+            assert refused(outcome).startswith("not known at this site: "), word
+            continue
+        assert outcome.job.get("admin_comment", "").removeprefix("qrmi-slurm:any=") in ("|".join(fitting), ""), word
+        assert outcome.job["licenses"].removesuffix(":1") in fitting, word
+
+
+def prepared(item):
+    return choice.Candidate(item, None, item.type, item.name)
+
+
+def test_what_is_behind_a_dynamic_entry_is_several(lua):
+    """So two choices may both come to it, where its license has as many."""
+    dynamic = Resource("ibm", QCS, {}, True, {"capacity": 2})
+    site(lua, dynamic)
+    for term in ("any:ibm,any:ibm", "ibm,any:*", "any:ibm,ibm,any:ibm"):
+        lua.submit(term)
+    two, named, three = lua.run()
+    assert two.job["licenses"] == named.job["licenses"] == "qpu_ibm:2"
+    assert refused(three) == "--qpu asks for 3 of the license qpu_ibm of ibm, and there is no more than 2 of it"
+
+
+def test_choices_and_names_take_different_qpus(lua):
+    three(lua)
+    lua.submit("ibm_a,any:*")
+    lua.submit("ibm_*,ibm_*,garnet")
+    lua.submit("any:*,any:ibm_a")
+    named, two, matched = lua.run()
+    assert named.job["licenses"] in ("qpu_ibm_a:1,qpu_ibm_b:1", "qpu_ibm_a:1,qpu_garnet:1")
+    assert named.job["admin_comment"] == "qrmi-slurm:any=qpu_ibm_b|qpu_garnet"
+    assert sorted(two.job["licenses"].split(",")) == ["qpu_garnet:1", "qpu_ibm_a:1", "qpu_ibm_b:1"]
+    assert two.job["admin_comment"] == " ".join(["qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"] * 2)
+    assert matched.job["licenses"].endswith(",qpu_ibm_a:1"), "the second choice has but one, so the first leaves it"
+
+
+def test_a_choice_for_which_none_is_left_is_refused(lua):
+    three(lua)
+    for terms in ("ibm_*,ibm_*,ibm_*", "ibm_a,any:ibm_a", "any:*,any:*,any:*,any:*"):
+        lua.submit(terms)
+    sentences = [refused(outcome) for outcome in lua.run()]
+    assert sentences == [f"{term}: no other QPU is left for it" for term in ("ibm_*", "any:ibm_a", "any:*")]
+
+
+def test_an_exact_name_wins_over_what_else_it_could_mean(lua):
+    site(lua, resource("any:x"), resource("q*"), resource("q1"), resource("any:"))
+    lua.submit("any:x,q*,any:")
+    (outcome,) = lua.run()
+    assert outcome.job["licenses"] == "qpu_any_x:1,qpu_q_:1,qpu_any_:1"
+    assert "admin_comment" not in outcome.job
+
+
+def test_a_choice_needs_no_license_where_one_of_its_qpus_has_none(lua):
+    three(lua, license=None)
+    lua.submit("ibm_*")
+    (outcome,) = lua.run()
+    assert outcome.is_taken
+    assert {"licenses", "admin_comment"}.isdisjoint(outcome.job)
+
+
+def test_a_marker_of_somebody_else_does_not_stay(lua):
+    three(lua)
+    lua.submit("ibm_a", admin_comment="qrmi-slurm:any=x|y text qrmi-slurm:any=z")
+    assert lua.run()[0].job["admin_comment"] == "text"
+
+
+def test_who_must_wait_is_told_and_a_choice_takes_what_is_in_service(lua):
+    notices = {"ibm_a": "drained: 100% maintenance", "garnet": "offline"}
+    site(lua, resource("ibm_a"), resource("ibm_b"), resource("garnet"), notices=notices)
+    lua.submit("ibm_a")
+    for _ in range(3):
+        lua.submit("ibm_*")
+    lua.submit("any:garnet")
+    named, *chosen, waiting = lua.run()
+    told = "qrmi-slurm: ibm_a is out of service (drained: 100% maintenance); the job waits until it is back"
+    assert (named.code, named.user) == (0, [told])
+    assert [(outcome.job["licenses"], outcome.user) for outcome in chosen] == [("qpu_ibm_b:1", [])] * 3
+    assert waiting.user == ["qrmi-slurm: garnet is out of service (offline); the job waits until it is back"]
+
+
+# --- access rules ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "job", "sentence"),
+    [
+        ({"users": ["alice"]}, {}, None),
+        ({"users": ["bob"]}, {}, "by user alice: it is for user bob"),
+        ({"users": ["bob", "carol"]}, {}, "by user alice: it is for users bob, carol"),
+        ({"users": ["bob"], "groups": ["physics"]}, {}, "by user alice: it is for user bob or group physics"),
+        ({"users": []}, {}, "by user alice: it is for nobody"),
+        ({"users": ["bob"]}, {"user_name": None, "user_id": 77}, "by user 77: it is for user bob"),
+        ({"groups": ["quantum"]}, {}, None),
+        ({"groups": ["physics"]}, {}, "by user alice: it is for group physics"),
+        ({"groups": ["physics"]}, {"group_id": 2001}, None),
+        ({"groups": ["physics", "hidden"]}, {}, None),
+        ({"groups": ["missing"]}, {}, None),
+        ({"users": ["bob"], "groups": ["quantum"]}, {}, None),
+        ({"accounts": ["Physics"]}, {"account": "PHYSICS"}, None),
+        ({"accounts": ["a", "b"]}, {"account": "x"}, "with account x: it is for accounts a, b"),
+        ({"accounts": ["physics"]}, {"default_account": "physics"}, None),
+        ({"accounts": ["physics"]}, {}, "with no account: it is for account physics"),
+        ({"accounts": ["a"]}, {"account": "x", "default_account": "a"}, "with account x: it is for account a"),
+        ({"partitions": ["quantum"]}, {"partition": "quantum"}, None),
+        ({"partitions": ["q"]}, {"partition": "q,debug"}, "in partition debug: it is for partition q"),
+        ({"partitions": ["quantum", "main"]}, {}, None),
+        ({"partitions": ["quantum"]}, {}, "in partition main: it is for partition quantum"),
+        ({"partitions": ["quantum"]}, {"reservation": "r"}, None),
+        ({"qos": ["High"]}, {"qos": "high"}, None),
+        ({"qos": ["high", "low"]}, {"default_qos": "normal"}, "with QOS normal: it is for QOS high, low"),
+        ({"qos": ["high"]}, {}, "with no QOS: it is for QOS high"),
+        ({"qos": ["high"]}, {"default_account": "x"}, None),
+        ({"users": ["alice"], "qos": ["high"]}, {"qos": "low"}, "with QOS low: it is for QOS high"),
+    ],
+)  # fmt: skip
+def test_who_may_use_a_qpu(lua, rules, job, sentence):
+    """Each kind of rule has to fit; where only Prolog can tell, the job passes."""
+    site(lua, allowed("ibm_demo", **rules), resource("ibm_open"))
+    parts = {"debug": {"flag_default": 0}, "main": {"flag_default": 1}}
+    lua.submit("ibm_demo", parts=parts, **job)
+    lua.submit("ibm_open", parts=parts, **job)
+    guarded, open_ = lua.run()
+    assert open_.is_taken
+    if sentence is None:
+        assert (guarded.user, guarded.job["licenses"]) == ([], "qpu_ibm_demo:1")
+    else:
+        assert refused(guarded) == f"ibm_demo may not be used {sentence}" == as_prolog_says(rules, job)
+
+
+def as_prolog_says(rules, job):
+    """Return Prolog's sentence for alice, whose groups are those that the catalogue knows."""
+    person = Person(
+        job.get("user_name", "alice") or str(job["user_id"]),
+        frozenset({"quantum"}),
+        job.get("account") or job.get("default_account"),
+        job.get("partition", "main").rpartition(",")[2],
+        job.get("qos") or job.get("default_qos"),
+    )
+    return access.refusal("ibm_demo", allowed("ibm_demo", **rules).sharing.access, person)
+
+
+def test_a_choice_leaves_out_what_its_user_may_not_use(lua):
+    site(lua, allowed("a", users=["bob"]), resource("b"), allowed("c", users=["bob"]))
+    for _ in range(3):
+        lua.submit("any:*")
+    lua.submit("any:[ac]")
+    lua.submit("a,c")
+    *chosen, none, both = lua.run()
+    assert {outcome.job["licenses"] for outcome in chosen} == {"qpu_b:1"}
+    assert not any("admin_comment" in outcome.job for outcome in chosen)
+    reasons = "; ".join(f"{name} may not be used by user alice: it is for user bob" for name in "ac")
+    assert refused(none) == refused(both) == reasons
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+RUNNING = 1
+
+
+def test_a_change_of_other_things_is_left_alone(lua):
+    """Not even the catalogue is read."""
+    lua.modify({"time_limit": 5, "admin_comment": "x"}, {"licenses": "qpu_ibm_demo:1"}, "ibm_demo")
+    lua.modify({"licenses": "matlab"}, {})
+    for outcome in lua.run():
+        assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
+
+
+def test_a_waiting_job_keeps_its_qpus_licenses(lua):
+    two_qpus(lua)
+    had = {"licenses": "qpu_ibm_demo:1"}
+    for asked in ("matlab:2", "", "qpu_ibm_demo:5", "qpu_ibm_second", "matlab,qpu_ibm_second:1"):
+        lua.modify({"licenses": asked}, had, "ibm_demo")
+    licenses = [outcome.job["licenses"] for outcome in lua.run()]
+    own = "qpu_ibm_demo:1"
+    assert licenses == [f"matlab:2,{own}", own, own, own, f"matlab,{own}"]
+
+
+def test_a_choice_may_be_moved_to_another_of_its_licenses(lua):
+    three(lua)
+    had = {"licenses": "m:1,qpu_ibm_a:1", "admin_comment": "x qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}
+    for asked in ("qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k", "qpu_garnet"):
+        lua.modify({"licenses": asked}, had, "any:ibm_*", uid=0)
+    licenses = [outcome.job["licenses"] for outcome in lua.run()]
+    assert licenses == ["qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k,qpu_ibm_a:1", "qpu_ibm_a:1"]
+
+
+def test_two_choices_keep_a_license_each(lua):
+    three(lua)
+    marker = "qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b|qpu_garnet"
+    had = {"licenses": "qpu_ibm_a:1,qpu_ibm_b:1", "admin_comment": f"{marker} {marker}"}
+    lua.modify({"licenses": "qpu_garnet,qpu_ibm_b"}, had, "any:*,any:*", uid=0)
+    lua.modify({"licenses": "k"}, had, "any:*,any:*")
+    moved, kept = (sorted(outcome.job["licenses"].split(",")) for outcome in lua.run())
+    assert (moved, kept) == (["qpu_garnet:1", "qpu_ibm_b:1"], ["k", "qpu_ibm_a:1", "qpu_ibm_b:1"])
+
+
+def test_the_marker_stays_when_an_admin_writes_a_comment(lua):
+    three(lua)
+    had = {"admin_comment": "old qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}
+    lua.modify({"admin_comment": "new"}, had, "ibm_*", uid=0)
+    lua.modify({"admin_comment": "new qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}, {}, uid=0)
+    lua.modify({"admin_comment": "new"}, {}, uid=0)
+    comments = [outcome.job["admin_comment"] for outcome in lua.run()]
+    assert comments == ["new qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b", "new", "new"]
+
+
+def test_a_change_must_fit_the_access_rules(lua):
+    site(lua, allowed("a", partitions=["quantum"], accounts=["x"]), resource("b"))
+    had = {"partition": "quantum", "account": "x", "licenses": "qpu_a:1"}
+    marked = {**had, "admin_comment": "qrmi-slurm:any=qpu_a|qpu_b"}
+    lua.modify({"partition": "debug"}, had, "a")
+    lua.modify({"account": "y"}, had, "a")
+    lua.modify({"account": "", "default_account": "x"}, had, "a")
+    lua.modify({"account": "", "default_account": "z"}, had, "a", uid=0)
+    lua.modify({"partition": "debug"}, had, "b")
+    lua.modify({"partition": "debug"}, marked, "any:*")
+    partition, account, same, other, open_, moved = lua.run()
+    assert refused(partition) == "a may not be used in partition debug: it is for partition quantum"
+    assert refused(account) == "a may not be used with account y: it is for account x"
+    assert partition.code == 2002, "scontrol prints Slurm's words for it, since 22.05 drops ours"
+    assert same.is_taken
+    assert refused(other) == "a may not be used with account z: it is for account x"
+    assert open_.is_taken
+    assert (moved.code, moved.job["licenses"]) == (0, "qpu_b:1"), "to a QPU that he may use there"
+
+
+def test_a_running_job_keeps_its_licenses_unless_an_operator_changes_them(lua):
+    two_qpus(lua)
+    had = {"licenses": "qpu_ibm_demo:1", "job_state": RUNNING + 256}
+    lua.modify({"licenses": ""}, had, "ibm_demo")
+    lua.modify({"licenses": ""}, {**had, "licenses": "m"}, "ibm_demo")
+    lua.modify({"licenses": "qpu_ibm_second:1"}, had, "ibm_demo", uid=0)
+    lua.modify({"licenses": "qpu_ibm_second:1"}, had, "ibm_demo", uid=1234)
+    dropped, others, by_root, by_operator = lua.run()
+    assert refused(dropped) == "a running job keeps the licenses of its QPUs"
+    assert dropped.code == 2048
+    assert others.is_taken
+    assert by_root.job["licenses"] == by_operator.job["licenses"] == "qpu_ibm_second:1"
+
+
+def test_a_job_without_qpu_gets_no_qpus_license_by_a_change(lua):
+    two_qpus(lua)
+    lua.modify({"licenses": "qpu_ibm_demo"}, {})
+    lua.modify({"licenses": "m,qpu_ibm_demo"}, {}, uid=0)
+    lua.modify({"licenses": "qpu_ibm_demo:1"}, {"het_job_id": 7})
+    alone, with_others, component = lua.run()
+    assert refused(alone).startswith("qpu_ibm_demo is the license of ibm_demo")
+    assert alone.code == 2048
+    assert with_others.job["licenses"] == "m"
+    assert component.is_taken, "what the component before it got is not its own"
+    assert "licenses" not in component.job
+
+
+def test_a_change_is_refused_where_the_catalogue_is_missing(lua):
+    """Else the job would lose its licenses."""
+    lua.modify({"licenses": "m"}, {"licenses": "qpu_ibm_demo:1"}, "ibm_demo")
+    (outcome,) = lua.run()
+    assert outcome.code == -1
+    assert "no catalogue can be read" in outcome.log[0]
+
+
+# --- cli_filter --------------------------------------------------------------------------------------------
+
+
+def test_the_login_node_says_what_the_controller_would(lua):
+    site(lua, allowed("a", partitions=["quantum"]), allowed("b", users=["bob"]), resource("c"))
+    for term, options in (("d", {}), ("a", {"partition": "debug"}), ("any:c,any:c", {})):
+        lua.cli(term, **options)
+    unknown, partition, none = lua.run()
+    assert unknown.log == ["qrmi-slurm: not known at this site: d; known are: a, b, c"]
+    assert partition.log == ["qrmi-slurm: a may not be used in partition debug: it is for partition quantum"]
+    assert none.log == ["qrmi-slurm: any:c: no other QPU is left for it"]
+    assert [unknown.code, partition.code, none.code] == [-1, -1, -1]
+
+
+def test_the_login_node_passes_what_only_the_controller_knows(lua):
+    site(lua, allowed("a", partitions=["quantum"], accounts=["x"], qos=["y"]), allowed("b", users=["bob"]))
+    lua.cli("a")
+    lua.cli("b,any:*")
+    lua.cli()
+    lua.cli(spank={})
+    lua.cli("nothing", type="srun", jobid="7")
+    for outcome in lua.run():
+        assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
+    lua.cli("nothing", type="srun")
+    assert lua.run(env={"SLURM_JOB_ID": "7"})[0].code == 0, "a step is TaskProlog's to judge"
+    lua.cli("nothing", type="srun", jobid="unset")
+    lua.cli("nothing", type="sbatch")
+    assert [outcome.code for outcome in lua.run()] == [-1, -1]
+
+
+# --- the ready files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_the_ready_files_need_the_module_for_jobs_with_qpu_alone(interpreter, tmp_path):
+    """Where it is missing, slurmctld starts, and takes no job that would go without its license."""
+    lua = Lua(interpreter, tmp_path)
+    lua.do('package.path, package.loaded["qrmi_slurm"], slurm.log_error = "", nil, function() end')
+    lua.do("package.preload.qrmi_slurm = function() error('gone') end")
+    lua.do(f"assert(dofile({str(SOURCES / 'job_submit.lua')!r}) == 0)")
+    lua.do("qrmi = { job_submit = slurm_job_submit, job_modify = slurm_job_modify }")
+    lua.submit("ibm_demo")
+    lua.submit(licenses="m")
+    lua.modify({"licenses": "m"}, {})
+    lua.do(f"assert(dofile({str(SOURCES / 'cli_filter.lua')!r}) == 0)")
+    lua.do("qrmi = { cli_pre_submit = slurm_cli_pre_submit }")
+    lua.cli("ibm_demo")
+    asking, other, change, login = lua.run()
+    assert asking.user == ["qrmi-slurm: jobs with --qpu cannot be taken now; please tell this site's admins"]
+    assert (asking.code, other.code, change.code, login.code) == (-1, 0, 0, 0)
+    assert other.job["licenses"] == "m"
+
+
+def test_make_installs_them_with_the_modules_folder(tmp_path):
+    """For a controller that has nothing else of the suite, into a package's root."""
+    folder = "/srv/slurm/lib/lua"
+    command = ["make", "-C", SOURCES, "install-lua", f"DESTDIR={tmp_path}", "SLURM_PLUGIN_DIR=/srv/slurm/lib"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    installed = tmp_path / folder.lstrip("/")
+    assert sorted(path.name for path in installed.iterdir()) == ["cli_filter.lua", "job_submit.lua", "qrmi_slurm.lua"]
+    for path in installed.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o644
+        line = f'package.path = "{folder}/?.lua;" .. package.path\n'
+        assert (line in path.read_text()) is (path.name != "qrmi_slurm.lua")

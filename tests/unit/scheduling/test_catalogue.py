@@ -1,0 +1,121 @@
+"""The catalogue: what stands in it, what does not, and how it gets into its place."""
+
+import grp
+import os
+import pwd
+import stat
+import subprocess
+
+import pytest
+from lua import INTERPRETERS, literal
+
+from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.errors import CatalogueError
+from qrmi_slurm.scheduling import catalogue
+from qrmi_slurm.scheduling.catalogue import Group
+
+SECRET = "s3cr3t-value"
+
+
+def resource(name, type_name="ibm-quantum-system", **slurm):
+    return Resource(name, type_name, {"QRMI_IBM_QS_IAM_APIKEY": SECRET}, False, slurm)
+
+
+def test_it_holds_what_the_config_says_and_no_secret():
+    rules = {"users": ["bob"], "groups": ["g", "h"], "accounts": ["Physics"], "qos": []}
+    text = catalogue.render(
+        [resource("ibm_x", "direct-access", capacity=2, allow=rules), resource("y", "new-type", license=None)],
+        {"ibm_x": 'drained: "maintenance"'},
+        {"g": Group(5, ("al", "bo")), "h": Group(None, None)}.__getitem__,
+    )
+    assert text == (
+        "-- qrmi-slurm catalogue; made by `qrmi-slurm catalogue`, do not edit\n"
+        "return { version = 1, qpus = {\n"
+        '  { name = "ibm_x", types = {"direct-access", "ibm-quantum-system"}, license = "qpu_ibm_x", capacity = 2,'
+        ' allow = { users = {"bob"}, groups = { { name = "g", gid = 5, members = {"al", "bo"} }, { name = "h" } },'
+        ' accounts = {"physics"}, qos = {} }, notice = "drained: \\034maintenance\\034" },\n'
+        '  { name = "y", types = {"new-type"}, capacity = 1 },\n'
+        "} }\n"
+    )
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_lua_reads_each_text_as_it_was(interpreter, tmp_path):
+    """Quotes, backslashes, digits after an escape and letters of all languages come through."""
+    texts = ['a"b', "c\\d", "e\\n", "größe", "]]", "--[[", "\x7f1", "%d", "'", "\\", "a\\"]
+    path = tmp_path / "c.lua"
+    catalogue.write(path, [resource(text) for text in texts], {})
+    script = f"for i, q in ipairs(dofile({literal(str(path))}).qpus) do assert(q.name == ({literal(texts)})[i]) end"
+    script += f" print(#dofile({literal(str(path))}).qpus)"
+    done = subprocess.run([interpreter, "-e", script], capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.stderr) == (f"{len(texts)}\n", "")
+
+
+def test_a_shared_license_has_the_lower_count():
+    resources = [resource("a", license="l", capacity=3), resource("b"), resource("c", license="l", capacity=2)]
+    assert catalogue.licenses([*resources, resource("d", license=None)]) == {"l": 2, "qpu_b": 1}
+
+
+def test_a_group_has_those_whose_primary_group_it_is():
+    entry = pwd.getpwnam("nobody")
+    group = catalogue.group_of(grp.getgrgid(entry.pw_gid).gr_name)
+    assert group.gid == entry.pw_gid
+    assert "nobody" in group.members
+    assert catalogue.group_of("no-such-group-here") == Group(None, None)
+
+
+def test_a_group_without_members_may_be_one_that_keeps_them_to_itself(monkeypatch):
+    monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, [])))
+    monkeypatch.setattr(pwd, "getpwall", list)
+    assert catalogue.group_of("hidden") == Group(7, None)
+
+
+def test_it_is_put_into_its_place_at_once_and_readable_by_all(tmp_path):
+    path = tmp_path / "qrmi_catalogue.lua"
+    old_umask = os.umask(0o077)
+    try:
+        catalogue.write(path, [resource("a")], {})
+    finally:
+        os.umask(old_umask)
+    inode = path.stat().st_ino
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    catalogue.write(path, [resource("b")], {})
+    assert path.stat().st_ino != inode
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_it_is_current_while_it_says_what_the_config_says(tmp_path):
+    path = tmp_path / "qrmi_catalogue.lua"
+    assert not catalogue.is_current(path, [resource("a")], {})
+    catalogue.write(path, [resource("a")], {})
+    assert catalogue.is_current(path, [resource("a")], {})
+    assert not catalogue.is_current(path, [resource("a")], {"a": "offline"})
+    assert not catalogue.is_current(path, [resource("a", capacity=2)], {})
+
+
+def test_what_cannot_be_written_or_read_is_said(tmp_path):
+    with pytest.raises(CatalogueError, match=r"cannot write .*/nowhere/c\.lua: No such file"):
+        catalogue.write(tmp_path / "nowhere" / "c.lua", [], {})
+    with pytest.raises(CatalogueError, match=r"cannot read .*: Is a directory"):
+        catalogue.is_current(tmp_path, [], {})
+
+
+def test_the_command_writes_it_and_checks_it(slurm, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    (tmp_path / "slurm.conf").touch()
+    config = tmp_path / "qrmi_config.json"
+    config.write_text('{"resources": [{"name": "a", "type": "iqm-server", "environment": {}}]}')
+    path = tmp_path / "qrmi_catalogue.lua"
+    assert run("catalogue", "--check") == (1, f"{path}: missing or out of date; run: qrmi-slurm catalogue\n", "")
+    assert not path.exists()
+    assert run("catalogue") == (0, f"{path}: 1 QPU\n", "")
+    assert run("catalogue", "--check") == (0, f"{path}: up to date\n", "")
+    config.write_text('{"resources": []}')
+    assert run("catalogue", "--check")[0] == 1
+    other = tmp_path / "other.lua"
+    assert run("catalogue", "--output", other) == (0, f"{other}: 0 QPUs\n", "")
+    config.write_text("{")
+    status, out, err = run("catalogue")
+    assert (status, out) == (2, "")
+    assert "not valid JSON" in err

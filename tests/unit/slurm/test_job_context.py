@@ -1,0 +1,243 @@
+"""The context, over what Slurm 22.05 to 26.05 really gave its hooks, and over what it might give."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from doubles import SECRET
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm import names
+from qrmi_slurm.errors import ContextError
+from qrmi_slurm.slurm import job_context
+
+RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
+VERSIONS = ("22.05", "23.02", "24.05", "25.05", "26.05")
+FROM_23_02 = VERSIONS[1:]
+
+
+def recorded(version, name):
+    lines = (RECORDINGS / version / f"{name}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def all_recordings(*hooks):
+    paths = sorted(RECORDINGS.glob("*/*.env"))
+    chosen = [path for path in paths if path.name.split(".")[1] in hooks]
+    return [pytest.param(path.parent.name, path.stem, id=f"{path.parent.name}-{path.stem}") for path in chosen]
+
+
+def test_there_are_recordings_of_every_version():
+    assert sorted(path.name for path in RECORDINGS.iterdir()) == list(VERSIONS)
+
+
+@pytest.mark.parametrize(("version", "name"), all_recordings("prolog", "epilog"))
+def test_a_recorded_prolog_or_epilog_has_a_context(version, name):
+    environment = recorded(version, name)
+    job = job_context.of_job(environment)
+    assert job.job_id == int(environment["SLURM_JOB_ID"])
+    assert (job.uid, job.cluster, job.restart_count) == (1001, "rec", 0)
+    assert job.node == name.split(".")[2]
+    assert job.slurm_conf == Path("/etc/slurm/slurm.conf")
+    assert not any(key == "QRMI_QPU" for key in job.user_environment)
+
+
+@pytest.mark.parametrize(("version", "name"), all_recordings("task_prolog"))
+def test_a_recorded_task_has_a_context(version, name):
+    environment = recorded(version, name)
+    task = job_context.of_task(environment, 1001)
+    assert task.job_id == int(environment["SLURM_JOB_ID"])
+    assert task.node == name.split(".")[2]
+    assert task.cluster == "rec"
+    assert task.task_rank == int(environment["SLURM_PROCID"])
+    assert task.inherited_job_id is None
+    assert task.job_selection_text == environment.get("SLURM_SPANK_QRMI_QPU")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("launch", ["sbatch-2nodes-licence", "srun-2nodes"])
+@pytest.mark.parametrize("hook", ["prolog", "epilog"])
+def test_only_the_first_of_two_nodes_acquires(version, launch, hook):
+    assert job_context.of_job(recorded(version, f"{launch}.{hook}.n001")).is_first_node
+    assert not job_context.of_job(recorded(version, f"{launch}.{hook}.n002")).is_first_node
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_job_of_one_node_acquires_there(version):
+    job = job_context.of_job(recorded(version, "salloc-then-srun-vv.prolog.n003"))
+    assert job.is_first_node
+    assert job.selection_text == "a"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_selections_arrive_as_the_user_wrote_them(version):
+    assert job_context.of_job(recorded(version, "sbatch-2nodes-licence.prolog.n001")).selection_text == "a,b"
+    assert job_context.of_job(recorded(version, "array-task-1.prolog.n001")).selection_text == "a"
+
+
+def test_22_05_tells_no_time_limit():
+    assert job_context.of_job(recorded("22.05", "sbatch-2nodes-licence.prolog.n001")).time_limit_s is None
+
+
+@pytest.mark.parametrize("version", FROM_23_02)
+def test_from_23_02_the_time_limit_is_end_minus_start(version):
+    assert job_context.of_job(recorded(version, "sbatch-2nodes-licence.prolog.n001")).time_limit_s == 300
+    unlimited = job_context.of_job(recorded(version, "sbatch-unlimited-without-qpu.prolog.n001"))
+    assert unlimited.time_limit_s == names.UNLIMITED_TIMEOUT_S  # which Slurm tells as a year
+
+
+@pytest.mark.parametrize("version", FROM_23_02)
+def test_each_component_of_a_heterogeneous_job_is_a_job_of_its_own(version):
+    first = job_context.of_job(recorded(version, "het-component-0-with-qpu.prolog.n001"))
+    second = job_context.of_job(recorded(version, "het-component-1-without-qpu.prolog.n002"))
+    assert first.job_id != second.job_id
+    assert first.is_first_node
+    assert second.is_first_node
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_array_tasks_are_jobs_of_their_own(version):
+    ids = {job_context.of_job(recorded(version, f"array-task-{n}.prolog.n001")).job_id for n in (1, 2)}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_task_of_a_step_has_its_rank(version):
+    ranks = [job_context.of_task(recorded(version, f"srun-2nodes.task_prolog.n00{n}"), 1001).task_rank for n in (1, 2)]
+    assert ranks == [0, 1]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sruns_verbosity_is_seen_in_the_task(version):
+    assert job_context.of_task(recorded(version, "salloc-then-srun-vv.task_prolog.n003"), 1001).srun_debug == 5
+
+
+MINIMAL = {"SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "7", "SLURM_JOB_UID": "1001"}
+
+
+def test_with_as_little_as_slurm_may_give_the_job_is_known():
+    job = job_context.of_job(MINIMAL)
+    assert job.is_first_node
+    assert (job.cluster, job.restart_count, job.time_limit_s) == ("cluster", 0, None)
+    assert job.selection_text == ""
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_without_job_owner_or_node_there_is_no_context(name):
+    with pytest.raises(ContextError, match=name):
+        job_context.of_job({key: value for key, value in MINIMAL.items() if key != name})
+
+
+@pytest.mark.parametrize("text", ["", "abc", "-1", "1.5", "12345678901", "٣", "1 ", "../../etc"])
+def test_a_job_id_that_is_no_number_is_refused(text):
+    with pytest.raises(ContextError, match="SLURM_JOB_ID"):
+        job_context.of_job({**MINIMAL, "SLURM_JOB_ID": text})
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", ".hidden", "a\n", "x" * 300])
+def test_a_cluster_name_that_would_leave_the_state_directory_is_refused(name):
+    with pytest.raises(ContextError, match="SLURM_CLUSTER_NAME"):
+        job_context.of_job({**MINIMAL, "SLURM_CLUSTER_NAME": name})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        ("1000", "1300", 300),
+        ("1000", "1000", None),
+        ("1300", "1000", None),
+        ("", "1300", None),
+        ("Unknown", "1300", None),
+        ("1000", "", None),
+        ("1000", "9" * 5000, None),
+    ],
+)
+def test_times_that_make_no_sense_are_no_time_limit(start, end, seconds):
+    times = {"SLURM_JOB_START_TIME": start, "SLURM_JOB_END_TIME": end}
+    assert job_context.of_job({**MINIMAL, **times}).time_limit_s == seconds
+
+
+def test_the_restart_count_of_a_requeued_job_is_told():
+    assert job_context.of_job({**MINIMAL, "SLURM_JOB_RESTART_COUNT": "3"}).restart_count == 3
+
+
+def test_the_users_own_variables_come_without_slurms_prefix_and_in_no_repr():
+    job = job_context.of_job({**MINIMAL, "SPANK_QRMI_QPU": "a", "SPANK_a_QRMI_KEY": SECRET, "OTHER": "x"})
+    assert job.user_environment == {"a_QRMI_KEY": SECRET}
+    assert SECRET not in repr(job)
+
+
+def test_a_tasks_defaults():
+    task = job_context.of_task({"SLURM_JOB_ID": "7"}, 1001)
+    assert (task.task_rank, task.srun_debug, task.rust_log) == (0, 3, None)
+    assert task.job_selection_text is None
+    assert task.step_selection_text is None
+
+
+def expand(text):
+    """Expand a hostlist by plain recursion: the first bracket's members, each before all that follows."""
+    hosts, depth, item = [], 0, ""
+    items = []
+    for char in text + ",":
+        depth += {"[": 1, "]": -1}.get(char, 0)
+        if char == "," and depth == 0:
+            items.append(item)
+            item = ""
+        else:
+            item += char
+    for item in items:
+        if "[" not in item:
+            hosts.append(item)
+            continue
+        head, _, rest = item.partition("[")
+        inside, _, tail = rest.partition("]")
+        for part in inside.split(","):
+            low, _, high = part.partition("-")
+            for number in range(int(low), int(high or low) + 1):
+                hosts += [f"{head}{number:0{len(low)}d}{following}" for following in expand(tail)]
+    return hosts
+
+
+words = st.text("abn-_.0123456789", min_size=1, max_size=6).filter(lambda text: not text.startswith("-"))
+numbers = st.integers(0, 12).flatmap(lambda n: st.sampled_from([str(n), f"{n:03d}"]))
+spans = st.tuples(numbers, st.integers(0, 3)).map(
+    lambda pair: pair[0] if not pair[1] else f"{pair[0]}-{int(pair[0]) + pair[1]:0{len(pair[0])}d}"
+)
+brackets = st.lists(spans, min_size=1, max_size=3).map(lambda parts: f"[{','.join(parts)}]")
+hosts = st.lists(st.tuples(words, brackets | st.just("")), min_size=1, max_size=2).map(
+    lambda pairs: "".join(word + bracket for word, bracket in pairs)
+)
+
+
+@given(st.lists(hosts, min_size=1, max_size=3).map(",".join))
+def test_the_first_host_is_the_first_that_the_list_expands_to(node_list):
+    assert job_context.first_host(node_list) == expand(node_list)[0]
+
+
+@pytest.mark.parametrize(
+    ("node_list", "first"),
+    [
+        ("n001", "n001"),
+        ("n[001-003,7]", "n001"),
+        ("n[7,1-3]", "n7"),
+        ("r[1-2]n[1-4]", "r1n1"),
+        ("a,b[1-2]", "a"),
+        ("n[09-11].cluster", "n09.cluster"),
+        (" n1\n", "n1"),
+    ],
+)
+def test_first_hosts(node_list, first):
+    assert job_context.first_host(node_list) == first
+
+
+@pytest.mark.parametrize("node_list", ["", " ", ",", "n[", "n[1", "n]", "n[]", "n[a]", "n[-1]", "[", "]"])
+def test_a_broken_node_list_is_an_error(node_list):
+    with pytest.raises(ContextError):
+        job_context.first_host(node_list)
+
+
+@given(st.text("n1[],-x ", max_size=12))
+def test_any_node_list_has_a_first_host_or_is_an_error(node_list):
+    with contextlib.suppress(ContextError):
+        assert job_context.first_host(node_list)

@@ -1,0 +1,115 @@
+"""The question that Prolog asks slurmctld on Slurm 22.05."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm.slurm import commands, jobs
+
+
+@given(st.integers(0, 999), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_a_limit_is_read_in_seconds(days, hours, minutes, seconds):
+    clock = f"{hours:02d}:{minutes:02d}:{seconds:02d}"
+    text = f"{days}-{clock}" if days else clock
+    expected = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    assert jobs.parse_time_limit_s(f"{text}\n") == expected
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0:30", 30), ("5:00", 300), ("1:00:00", 3600), ("2-00:00:00", 172800)])
+def test_slurm_leaves_out_what_is_zero_in_front(text, seconds):
+    assert jobs.parse_time_limit_s(text) == seconds
+
+
+def test_unlimited_is_the_largest_value_that_all_of_qrmi_parses():
+    assert jobs.parse_time_limit_s("UNLIMITED\n") == 2**31 - 1
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "NOT_SET", "INVALID", "5", "5:00 x"])
+def test_what_cannot_be_read_is_no_limit(text):
+    assert jobs.parse_time_limit_s(text) is None
+
+
+@pytest.fixture
+def fake_command(tmp_path, monkeypatch):
+    def make(script):
+        program = tmp_path / "command"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(commands, "find", lambda name: str(program))
+
+    return make
+
+
+# As Slurm 22.05 writes it; the first record is another task of the same array.
+SHOWN = """JobId=11 ArrayJobId=12 ArrayTaskId=1 JobName=x
+   RunTime=00:00:01 TimeLimit={limit} TimeMin=N/A
+
+JobId=12 ArrayJobId=12 ArrayTaskId=2 JobName={name}
+   UserId=u(1) GroupId=u(1) MCS_label=N/A
+   RunTime=00:00:00 TimeLimit={limit} TimeMin=N/A
+   Comment=TimeLimit=UNLIMITED
+"""
+
+
+def show(tmp_path, **more):
+    (tmp_path / "shown").write_text(SHOWN.format(**{"name": "x", "limit": "00:05:00", **more}))
+    return f"cat {tmp_path}/shown"
+
+
+def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(fake_command, tmp_path):
+    """--local: otherwise scontrol asks for the federation as well."""
+    fake_command(f'echo "$* $SLURM_CONF" >> {tmp_path}/asked; {show(tmp_path)}')
+    assert jobs.time_limit_s(12, tmp_path / "slurm.conf") == 300
+    assert (tmp_path / "asked").read_text() == f"--local show job 12 {tmp_path}/slurm.conf\n"
+
+
+def test_a_job_without_a_limit_is_unlimited(fake_command, tmp_path):
+    fake_command(show(tmp_path, limit="UNLIMITED"))
+    assert jobs.time_limit_s(12, tmp_path) == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x\n   RunTime=00:00:00 TimeLimit=UNLIMITED TimeMin=N/A",
+        "x\n   RunTime=0 TimeLimit=UNLIMITED TimeMin=N/A\n\nJobId=9 JobName=y",
+    ],
+)
+def test_no_user_can_write_a_jobs_limit_by_its_name(fake_command, tmp_path, name):
+    fake_command(show(tmp_path, name=name))
+    assert jobs.time_limit_s(12, tmp_path) is None
+
+
+def test_all_jobs_are_known_by_state_and_restart_count(fake_command, tmp_path):
+    """One question; a job that ended, or another run of it, does not live."""
+    fake_command("printf ' 7 RUNNING 1\\n 8 COMPLETED 0\\n junk\\n'")
+    found = jobs.jobs(tmp_path / "slurm.conf")
+    assert found.keys() == {7, 8}
+    assert found[7].is_living_run(1)
+    assert not found[7].is_living_run(0)
+    assert not found[8].is_living_run(0)
+
+
+def test_jobs_of_hidden_partitions_are_asked_for_and_no_other_clusters(fake_command, tmp_path):
+    """A job that squeue does not show would be taken for one that has ended."""
+    fake_command(f'echo "$*" >> {tmp_path}/asked')
+    jobs.jobs(tmp_path / "slurm.conf")
+    [asked] = (tmp_path / "asked").read_text().splitlines()
+    assert {"--all", "--local", "--array", "--states=all"} <= set(asked.split())
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "printf '\\377\\376'"])
+def test_a_failing_scontrol_is_no_limit(fake_command, tmp_path, script):
+    fake_command(script)
+    assert jobs.time_limit_s(12, tmp_path) is None
+
+
+def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_ONE_JOB_TIMEOUT_S", 0.1)
+    fake_command("exec sleep 30")
+    assert jobs.time_limit_s(12, tmp_path) is None
+
+
+def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "find", lambda name: None)
+    assert jobs.time_limit_s(12, tmp_path) is None

@@ -1,0 +1,90 @@
+"""Which places are root's alone."""
+
+import os
+
+import pytest
+
+from qrmi_slurm import files
+from qrmi_slurm.config import config_file
+from qrmi_slurm.errors import ConfigError, RecordError
+from qrmi_slurm.state.record import JobFolder
+
+NOBODY_UID = 65534
+
+
+@pytest.fixture
+def way(tmp_path):
+    place = tmp_path / "a" / "b" / "c"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_a_way_that_is_roots_alone(way):
+    assert files.weak_place(way) is None
+    assert files.weak_place(way / "not" / "there" / "yet") is None
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_folder_on_the_way_that_others_may_write(way, mode, depth):
+    weak = (way, *way.parents)[depth]
+    weak.chmod(mode)
+    assert files.weak_place(way) == weak
+
+
+def test_a_folder_on_the_way_that_is_another_users(way):
+    os.chown(way.parent, NOBODY_UID, -1)
+    assert files.weak_place(way) == way.parent
+
+
+def test_a_sticky_folder_keeps_what_is_roots(way):
+    """And no more: what somebody else has made in it is that user's."""
+    way.parent.chmod(0o1777)
+    assert files.weak_place(way) is None
+    os.chown(way, NOBODY_UID, -1)
+    assert files.weak_place(way) == way
+
+
+def test_a_link_is_followed_to_where_it_leads(way, tmp_path):
+    """Over each step: a link of root's may lead through a folder of a user's."""
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    (open_to_all / "second").symlink_to(way)
+    first = tmp_path / "first"
+    first.symlink_to("open/second")
+    assert files.weak_place(first) == open_to_all
+    open_to_all.chmod(0o755)
+    assert files.weak_place(first / ".." / "c") is None
+    os.chown(open_to_all / "second", NOBODY_UID, -1, follow_symlinks=False)
+    assert files.weak_place(first) == open_to_all / "second"
+
+
+def test_links_in_a_circle_are_no_place_to_trust(tmp_path):
+    (tmp_path / "x").symlink_to("y")
+    (tmp_path / "y").symlink_to("x")
+    assert files.weak_place(tmp_path / "x") is not None
+
+
+@pytest.mark.parametrize("use", [JobFolder.create, JobFolder.read])
+def test_a_state_directory_whose_parent_users_may_write_is_refused(way, use):
+    """They could move it away and put one of their own there, whose records root would believe."""
+    folder = JobFolder(way / "state", "c", 12)
+    folder.create()
+    way.chmod(0o777)
+    with pytest.raises(RecordError, match=f"{way} is owned by uid 0 with mode 0777.*chmod go-w {way}"):
+        use(folder)
+
+
+@pytest.mark.parametrize(("uid", "mode"), [(NOBODY_UID, 0o600), (0, 0o620), (0, 0o602)])
+def test_a_config_that_others_can_change_is_refused(tmp_path, uid, mode):
+    """It names addresses that keys go to, and programs that root runs."""
+    path = tmp_path / "qrmi_config.json"
+    path.write_text('{"resources": []}')
+    os.chown(path, uid, -1)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"can be changed by others .owner uid {uid}, mode {mode:04o}"):
+        config_file.load(path)
+    os.chown(path, 0, -1)
+    path.chmod(0o640)
+    assert config_file.load(path).resources == {}

@@ -1,0 +1,51 @@
+"""Text from elsewhere: printable in one line, compared with known words."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrmi_slurm.text import is_one_line, is_plain, near_match, printable
+
+
+@given(st.text(alphabet=st.characters(), max_size=400), st.integers(10, 300))
+def test_printable_is_one_bounded_encodable_line(text, max_chars):
+    shown = printable(text, max_chars)
+    assert len(shown) <= max_chars
+    assert is_one_line(shown)
+    shown.encode("utf-8")
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"], max_codepoint=0xFFFF)))
+def test_printable_leaves_ordinary_text_alone(text):
+    assert printable(text, len(text) + 3) == text
+
+
+@pytest.mark.parametrize("char", "\u202e\u2066\u200b\ufeff\x9b\x1b\u2028")
+def test_what_turns_or_hides_the_text_around_it_is_escaped(char):
+    """A service's words must not look like another sentence than they are."""
+    assert printable(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
+
+
+def test_a_text_of_many_megabytes_is_cut_before_it_is_looked_at():
+    text = "\x00" * 50_000_000  # to make it takes that long by itself
+    began_s = time.process_time()
+    assert len(printable(text)) == 200
+    assert time.process_time() - began_s < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one", "is_usable"),
+    [("a b", True, True), ("a\nb", False, False), ("a\x85b", False, False), ("a\ud800", True, False)],
+)
+def test_one_line_and_plain(text, is_one, is_usable):
+    assert (is_one_line(text), is_plain(text)) == (is_one, is_usable)
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("ibm_dmeo", "ibm_demo"), ("IBM-DEMO", "ibm_demo"), ("quebec", None), ("x" * 101, None), ("", None)],
+)
+def test_a_misspelled_word_is_found(word, near):
+    assert near_match(word, ["ibm_demo", "pasqal"]) == near
