@@ -9,7 +9,6 @@ import contextlib
 import select
 import sys
 import syslog
-import traceback
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -80,6 +79,8 @@ class HookLog:
 
     def exception(self, event: str) -> None:
         """Write the exception being handled, with its traceback in one line; for a script's last handler."""
+        import traceback  # 2 ms that only a surprise costs
+
         text = mask(" | ".join(line.strip() for line in traceback.format_exc().splitlines()), self._secrets)
         self._write(Level.ERROR, event, {"traceback": text[-_MAX_TRACEBACK_CHARS:]})
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from qrmi_slurm.secret import Secret, mask
+
 # Control characters, zero-width characters, bidirectional controls and lone surrogates.
 _UNSEEN: Final = "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 
@@ -32,6 +34,11 @@ def printable(text: str, max_chars: int = 200) -> str:
     if not (text.isascii() and text.isprintable()):  # compiling the pattern takes 0.4 ms
         clean = re.sub(_UNSEEN, lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
     return clean if len(clean) <= max_chars else clean[: max_chars - 3] + "..."
+
+
+def shown(text: str, secrets: Iterable[Secret], max_chars: int = 400) -> str:
+    """Return the words of a service or of QRMI fit to be shown: secrets masked, in one line, cut to `max_chars`."""
+    return printable(mask(text, secrets), max_chars)
 
 
 def near_match(word: str, known: Iterable[str]) -> str | None:

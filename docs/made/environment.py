@@ -14,17 +14,19 @@ from unittest import mock
 
 from made.text import CHECKOUT, made_from, table, wrapped
 from qrmi_slurm import names
-from qrmi_slurm.calls import backend
-from qrmi_slurm.calls.backend import Answer, Call, Verdict
+from qrmi_slurm.calls import backend, installed
+from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.resource_types import KNOWN, PREFIX_SUCCESSORS, ResourceType
+from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.hooks import acquire, task_prolog
+from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm import job_context, selection
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
-from qrmi_slurm.state.record import JobFolder
+from qrmi_slurm.state.job_folder import JobFolder
 
 _SOURCES: Final = "qrmi_slurm/names.py, config/resource_types.py and what the hooks do"
 
@@ -197,11 +199,14 @@ def _made_by_the_hooks() -> set[str]:
         place = JobFolder(options.state_dir, job.cluster, job.job_id)
         place.create()
         with (
-            mock.patch.object(backend, "known_members", lambda: ("IBMQiskitRuntimeService",)),
+            mock.patch.object(installed, "known_members", lambda: ("IBMQiskitRuntimeService",)),
             mock.patch.object(backend, "run", _answer),
             place.locked(1, make=True),
         ):
-            result = acquire.acquire(job, options, place, mock.create_autospec(HookLog, instance=True))
+            log = mock.create_autospec(HookLog, instance=True)
+            result = acquire.acquire(
+                job, HookRun(options, place, log, Deadline.after(options.acquire_timeout_s + HOOK_GRACE_S))
+            )
             if result is None or not result.is_ready:
                 raise LookupError(f"the example's job got no QPU: {result}")
             place.write_exports(exports.render(result), job.uid)

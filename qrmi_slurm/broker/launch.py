@@ -24,7 +24,8 @@ from qrmi_slurm.errors import BrokerError, RecordError
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.names import ACQUISITION_TOKEN, BROKER_MARK, JOB_PREFIX, QRMI_PREFIX, of_resource
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.state.record import Broker, Entry, JobFolder, Record, State, boot_id
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Broker, Entry, Record, State, boot_id
 from qrmi_slurm.text import printable
 
 # How long a broker may take until it listens; it needs 0.2 s. Prolog's own bound may leave it less.

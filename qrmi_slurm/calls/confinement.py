@@ -1,7 +1,7 @@
-"""Confinement: what a process of ours can no longer do, from a moment on.
+"""Confinement: takes rights away from our processes.
 
-The hooks run as root on users' text, and QRMI's calls on what a service answers. prctl(2) is called through
-`_ctypes`, which takes 0.3 ms where `ctypes` takes 5: most of that is for C structures, of which there is none here.
+The hooks run as root on users' text, and QRMI's calls work on what a service answers. prctl(2) is called through
+`_ctypes`, which loads in 0.3 ms; `ctypes` takes 5, most of it for C structures that are not needed here.
 """
 
 import os
@@ -13,49 +13,50 @@ from typing import Final
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
-# QRMI writes no file, and a token's journal has 64 KiB at the most.
+# QRMI writes no file, and a token's journal has at most 64 KiB.
 _MAX_FILE_BYTES: Final = 1024 * 1024
 
-# A connection or two, and what QRMI's runtime needs for each core.
+# A connection or two, and what QRMI's runtime needs per core.
 _MAX_FILES: Final = 1024
 
-# capset(2), from linux/capability.h: the version of the form, our own process, and three empty sets of 64 bits.
+# capset(2), from linux/capability.h: the structure's version, our own process, and three empty sets of 64 bits.
 _NO_CAPABILITIES: Final = (0x20080522.to_bytes(4, "little") + bytes(4), bytes(24))
 
-# QRMI keeps a service's whole answer in memory, and a user may name any service. A call takes some 20 MB; the stacks of
-# its threads count as well, 2 MB for each core. A fork's own come on top of what the hook has: the config may be large.
+# QRMI keeps a service's whole answer in memory, and a user may name any service. A call takes some 20 MB, and its
+# threads' stacks 2 MB per core. A fork's memory comes on top of the hook's: the config may be large.
 _MAX_DATA_BYTES: Final = 256 * 1024 * 1024
 _DATA_BYTES_PER_CORE: Final = 4 * 1024 * 1024
 
 
 def hide_memory() -> None:
-    """Let nobody but root look into this process, and no core file hold what is in it; children inherit that."""
+    """Let nobody but root look into this process, and let it write no core file; children inherit that."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def keep_privileges_down() -> None:
-    """Let this process and what it starts get no rights by executing a file."""
+    """Let this process and its children gain no rights by executing a file."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def confine(cpu_s: float, *, begins_anew: bool = False) -> None:
-    """Take from this process what a call of QRMI does not need: privileges, cores, large files, much memory.
+def confine(cpu_s: float, *, will_exec: bool = False) -> None:
+    """Take from this process what a call to QRMI does not need: privileges, core files, large files, much memory.
 
-    Root's keeps its name, which a Warden asks munge for, and its own files; it can do nothing to others' any more.
+    Root's process stays root by name, which a Warden checks through munge, and has its own files; it has no power over
+    anything else.
 
     Args:
-        cpu_s: how much processor time it may use, in seconds; then SIGKILL ends it.
-        begins_anew: whether it is to become another program, which has none of this one's memory.
+        cpu_s: how much processor time it may use, in seconds; then it is killed.
+        will_exec: whether it is about to exec another program, which starts without this one's memory.
 
     Raises:
         OSError: the kernel refused.
-        ValueError: a limit of the caller's own is lower, and is not to be raised.
+        ValueError: the kernel does not take a limit.
     """
-    hide_memory()  # a change of user has set it back
+    hide_memory()  # a change of user has reset it
     keep_privileges_down()
     _call("capset", *_NO_CAPABILITIES)
     data_bytes = _MAX_DATA_BYTES + _DATA_BYTES_PER_CORE * (os.cpu_count() or 1)
-    if not begins_anew:
+    if not will_exec:
         data_bytes += _data_bytes()
     for limit, most in (
         (resource.RLIMIT_CORE, 0),
@@ -70,7 +71,7 @@ def confine(cpu_s: float, *, begins_anew: bool = False) -> None:
 
 
 def _data_bytes() -> int:
-    """Return how much data and stack this process has, in bytes: proc_pid_statm(5)."""
+    """Return the size of this process's data and stack, in bytes: proc_pid_statm(5)."""
     with Path("/proc/self/statm").open("rb") as file:
         return int(file.read().split()[5]) * resource.getpagesize()
 
@@ -80,13 +81,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _call(name: str, *arguments: int | bytes) -> None:
-    """Call a function of libc's that returns 0 where it has done its work."""
+    """Call a libc function that returns 0 on success."""
     try:
         import _ctypes
 
         function = _ctypes.dlsym(_ctypes.dlopen(None, 0), name)  # type: ignore[arg-type]
         result = _ctypes.call_function(function, arguments)
-    except (ImportError, AttributeError):  # a Python that keeps its inside elsewhere
+    except (ImportError, AttributeError):  # a Python whose internals differ
         import ctypes
 
         result = getattr(ctypes.CDLL(None), name)(*arguments)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from qrmi_slurm import files
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import installed
 from qrmi_slurm.checks.hook_checks import blocking_users
 from qrmi_slurm.checks.result import Line, error, ok, warning
 from qrmi_slurm.config import config_file
@@ -67,7 +67,7 @@ def config_lines(options: SiteOptions) -> list[Line]:
 
 def _config_text(path: Path) -> list[Line]:
     try:
-        members = backend.known_members()
+        members = installed.known_members()
         qrmi = ok("QRMI", f"version {_qrmi_version()} has the type of every resource")
     except BackendError as failure:
         return [error("QRMI", failure.message, failure.hint)]
@@ -83,7 +83,7 @@ def _config_text(path: Path) -> list[Line]:
     lacking = []
     for resource in resources:
         try:
-            backend.installed_type(resource.type, members)
+            installed.installed_type(resource.type, members)
         except BackendError:
             lacking.append(f"{resource.name} ({resource.type})")
     if lacking:

@@ -753,7 +753,7 @@ def _usage(since: str, until: str, sources: list[Path], state_dir: Path | None) 
     )
     try:
         resources = config_file.load(options.config_path).resources
-        capacities = {name: resource.sharing.capacity for name, resource in resources.items()}
+        capacities = {name: resource.slurm.capacity for name, resource in resources.items()}
     except ConfigError:  # not root, or not a node that has it
         capacities = {}
     return usage.Usage(span, tuple(acquisitions), capacities, damaged)
@@ -792,10 +792,10 @@ def _slurm_conf() -> Path:
 
 def _installed_members() -> tuple[str, ...]:
     """Return the types that the installed QRMI knows; none where it cannot be asked, which is said."""
-    from qrmi_slurm.calls import backend  # imports QRMI when asked
+    from qrmi_slurm.calls import installed  # imports QRMI when asked
 
     try:
-        return backend.known_members()
+        return installed.known_members()
     except BackendError as error:
         sys.stderr.write(f"warning: {error}; types are checked against those known to qrmi-slurm alone\n")
         return ()

@@ -1,7 +1,7 @@
-"""The config: which QPUs the site offers and with which variables, from `qrmi_config.json`.
+"""The config file, `qrmi_config.json`: which QPUs the site offers, and with which variables.
 
-This is the loader of the hooks: no schema, no third-party import. It refuses what
-`schema/qrmi_config.schema.json` refuses; `qrmi-slurm validate-config` says where and how to mend it.
+This is the hooks' loader: no schema, no third-party import. It refuses what `schema/qrmi_config.schema.json` refuses;
+`qrmi-slurm validate-config` tells admins where and how to fix it.
 """
 
 import json
@@ -9,15 +9,15 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from qrmi_slurm import files
 from qrmi_slurm.config import slurm_section
-from qrmi_slurm.config.slurm_section import Sharing
+from qrmi_slurm.config.resource_types import with_successors
+from qrmi_slurm.config.slurm_section import SlurmSection
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.secret import masked_repr
-from qrmi_slurm.text import is_one_line, printable
+from qrmi_slurm.text import is_plain, printable
 
 _CHECK_HINT: Final = "run: qrmi-slurm validate-config"
 
@@ -31,28 +31,28 @@ class Resource(NamedTuple):
     Args:
         name: as users write it in `--qpu`.
         type: QRMI's name of its type, as configured.
-        environment: variables without the resource's name in front; secrets among them, so never in a repr.
-        is_dynamic: whether QRMI finds the backends behind it by itself.
-        slurm: what the site says of it to Slurm; `sharing` reads it.
+        environment: its variables without the resource's name in front; secrets among them, so never in a repr.
+        is_dynamic: whether QRMI discovers the devices behind it.
+        slurm: its `slurm` key.
     """
 
     name: str
     type: str
     environment: Mapping[str, str]
     is_dynamic: bool = False
-    slurm: Mapping[str, Any] = MappingProxyType({})
+    slurm: SlurmSection = SlurmSection()
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment")
 
     @property
-    def sharing(self) -> Sharing:
-        """How jobs share it."""
-        return slurm_section.of(self.name, self.slurm)
+    def variables(self) -> dict[str, str]:
+        """Its variables, those with a newer name under both names."""
+        return with_successors(self.environment)
 
 
 class Config(NamedTuple):
-    """All resources of the site, by name. Where a name stands twice the last one counts, as in QRMI."""
+    """All resources of the site, by name. Of two with the same name the last one counts, as in QRMI."""
 
     resources: Mapping[str, Resource]
 
@@ -61,7 +61,7 @@ def load(path: Path) -> Config:
     """Read the config.
 
     Raises:
-        ConfigError: it cannot be read, is not JSON, or not of the config's form; never with a value in it.
+        ConfigError: it cannot be read, is not JSON, or is not a config; the message has no value in it.
     """
     try:
         with path.open("rb") as file:
@@ -69,9 +69,11 @@ def load(path: Path) -> Config:
             content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", _CHECK_HINT) from error
-    if files.is_weak(status):  # it names addresses to send keys to, and programs to run
+    if files.is_weak(status):  # it says where keys are sent, and which programs run
         mode = stat.S_IMODE(status.st_mode)
-        raise ConfigError(f"{path} can be changed by others (owner uid {status.st_uid}, mode {mode:04o})", _CHECK_HINT)
+        raise ConfigError(
+            f"users other than root can change {path} (owner uid {status.st_uid}, mode {mode:04o})", _CHECK_HINT
+        )
     if len(content) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", _CHECK_HINT)
     try:
@@ -86,7 +88,7 @@ def parse(text: str) -> Config:
     """Return the config that `text` holds.
 
     Raises:
-        ConfigError: not JSON, or not of the config's form; the message names the place, never a value.
+        ConfigError: it is not JSON, or is not a config; the message names the place, never a value.
     """
     try:
         document = json.loads(text)
@@ -94,8 +96,8 @@ def parse(text: str) -> Config:
         raise ConfigError(
             f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg}", _CHECK_HINT
         ) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
-        raise ConfigError("not valid JSON: nested too deeply, or a number too long", _CHECK_HINT) from None
+    except (ValueError, RecursionError):  # thousands of digits or brackets
+        raise ConfigError("not valid JSON: it is nested too deeply, or has too long a number", _CHECK_HINT) from None
     if not isinstance(document, dict) or not isinstance(document.get("resources"), list):
         raise ConfigError('not of the form {"resources": [...]}', _CHECK_HINT)
     resources = [_resource(item, index) for index, item in enumerate(document["resources"])]
@@ -111,18 +113,18 @@ def _resource(item: Any, index: int) -> Resource:
     if not isinstance(environment, dict):
         raise ConfigError(f"{place}.environment is not an object ({{}} where users bring their own)", _CHECK_HINT)
     for variable, value in environment.items():
-        # slurmstepd drops a blank at a name's end, so the task would get another name than QRMI in the hooks.
-        if not variable or "=" in variable or variable.endswith(" ") or not _is_plain(variable):
-            raise ConfigError(f"{place}.environment: {printable(variable)!r} is not a variable's name", _CHECK_HINT)
+        # slurmstepd drops a blank at the end of a name: tasks would get another name than QRMI in the hooks.
+        if not variable or "=" in variable or variable.endswith(" ") or not is_plain(variable):
+            raise ConfigError(f"{place}.environment: {printable(variable)!r} is not a valid variable name", _CHECK_HINT)
         if not isinstance(value, str):
             raise ConfigError(f"{place}.environment.{printable(variable)} is not a string", _CHECK_HINT)
-        if not _is_plain(value):
+        if not is_plain(value):
             raise ConfigError(
-                f"{place}.environment.{printable(variable)} holds a line break or another control character",
+                f"{place}.environment.{printable(variable)} contains a line break or another control character",
                 _CHECK_HINT,
             )
     if "=" in name:
-        raise ConfigError(f"{place}.name holds a '='", _CHECK_HINT)
+        raise ConfigError(f"{place}.name contains a '='", _CHECK_HINT)
     is_dynamic = item.get("is_dynamic", False)
     if not isinstance(is_dynamic, bool):
         raise ConfigError(f"{place}.is_dynamic is neither true nor false", _CHECK_HINT)
@@ -131,16 +133,12 @@ def _resource(item: Any, index: int) -> Resource:
         raise ConfigError(f"{place}.slurm is not an object", _CHECK_HINT)
     if fault := slurm_section.fault(slurm):
         raise ConfigError(f"{place}.slurm{fault}", _CHECK_HINT)
-    return Resource(name, _text(item, "type", place), environment, is_dynamic, slurm)
+    section = slurm_section.parse(name, slurm)
+    return Resource(name, _text(item, "type", place), environment, is_dynamic, section)
 
 
 def _text(item: dict[str, Any], key: str, place: str) -> str:
     value = item.get(key)
-    if not isinstance(value, str) or not value or not _is_plain(value):
-        raise ConfigError(f"{place}.{key} is not a text of at least one printable character", _CHECK_HINT)
+    if not isinstance(value, str) or not value or not is_plain(value):
+        raise ConfigError(f"{place}.{key} is not a non-empty line of text", _CHECK_HINT)
     return value
-
-
-def _is_plain(text: str) -> bool:
-    """Tell whether a text is one line and can be an environment's: JSON's escapes can write half characters."""
-    return is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text)

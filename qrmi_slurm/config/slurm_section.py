@@ -1,14 +1,15 @@
-"""Sharing: how many jobs may hold a resource at a time, and whose, by the `slurm` key of its entry in the config.
+"""The `slurm` key of a resource: our extensions of the config, parsed once when the config is loaded.
 
-A resource is counted by a Slurm license, so that jobs wait for it in the queue. Whether licenses are in force is the
-site's to say, in slurm.conf and job_submit.lua; access rules hold in Prolog all the same.
+A resource is counted by a Slurm license, so that jobs wait for it in the queue. Whether licenses are enforced is up to
+the site, in slurm.conf and job_submit.lua; access rules hold in Prolog in any case.
 """
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qrmi_slurm.text import is_one_line
+from qrmi_slurm.text import is_plain
 
 _LICENSE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_]")
@@ -19,9 +20,9 @@ RULES: Final = ("users", "groups", "accounts", "partitions", "qos")
 
 
 class Access(NamedTuple):
-    """Who may hold a resource; None where a rule says nothing, an empty one lets nobody in.
+    """Who may use a resource. A rule that is None allows everybody, an empty one nobody.
 
-    A person has to be in `users` or `groups` where one of them is given; each of the others has to fit as well.
+    A person has to be in `users` or `groups` where one of them is given; each of the other rules has to fit as well.
 
     Args:
         users: login names.
@@ -39,28 +40,42 @@ class Access(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may hold it."""
+        """Whether everybody may use it."""
         return self == Access()
 
 
-class Sharing(NamedTuple):
-    """How jobs share a resource.
+class SecretSource(NamedTuple):
+    """Where a variable's value is stored: in a file, or what a command prints.
 
     Args:
-        license: the Slurm license that counts its jobs; None where none does.
-        capacity: how many jobs may hold it at a time; 1 is exclusive use.
-        access: whose jobs.
-        broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
+        file: absolute path of the file; empty where a command is given.
+        command: the command and its arguments, an absolute path first; empty where a file is given.
     """
 
-    license: str | None
-    capacity: int
-    access: Access
+    file: str = ""
+    command: tuple[str, ...] = ()
+
+
+class SlurmSection(NamedTuple):
+    """What a resource's `slurm` key says.
+
+    Args:
+        license: the Slurm license that counts its jobs; None where nothing counts them.
+        capacity: how many jobs may hold it at a time; 1 is exclusive use.
+        access: whose jobs may use it.
+        broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
+        secrets: by variable, where a value is stored that the config does not hold itself.
+    """
+
+    license: str | None = None
+    capacity: int = 1
+    access: Access = Access()
     broker: bool = False
+    secrets: Mapping[str, SecretSource] = MappingProxyType({})
 
 
-def of(name: str, slurm: Mapping[str, Any]) -> Sharing:
-    """Return how a resource is shared: by `qpu_<name>`, one job at a time, with everybody, unless it says otherwise.
+def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
+    """Return a resource's section; by default it has license `qpu_<name>`, one job at a time, and is open to everybody.
 
     Args:
         name: the resource's.
@@ -71,16 +86,20 @@ def of(name: str, slurm: Mapping[str, Any]) -> Sharing:
     for rule in ("accounts", "qos"):
         if rule in rules:
             rules[rule] = tuple(text.lower() for text in rules[rule])
-    return Sharing(
-        slurm.get("license", default_license(name)),
-        int(slurm.get("capacity", 1)),
-        Access(**rules),
-        slurm.get("broker", False),
+    return SlurmSection(
+        license=slurm.get("license", default_license(name)),
+        capacity=int(slurm.get("capacity", 1)),
+        access=Access(**rules),
+        broker=slurm.get("broker", False),
+        secrets={
+            variable: SecretSource(source.get("file", ""), tuple(source.get("command", ())))
+            for variable, source in slurm.get("secrets", {}).items()
+        },
     )
 
 
 def default_license(name: str) -> str:
-    """Return the license of a resource that names none: what Slurm cannot have in a license's name becomes `_`."""
+    """Return the license of a resource that names none; characters that Slurm forbids in a license become `_`."""
     return LICENSE_PREFIX + _NOT_PLAIN.sub("_", name)
 
 
@@ -90,20 +109,20 @@ def fault(slurm: Mapping[str, Any]) -> str:
     if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
         return ".license is not the name of a Slurm license"
     capacity = slurm.get("capacity", 1)
-    # JSON Schema counts 2.0 as an integer; Python counts true as one.
+    # JSON Schema accepts 2.0 as an integer; Python accepts true as one.
     is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1
     if not is_whole or capacity < 1:
-        return ".capacity is not a whole number from 1 on"
+        return ".capacity is not a whole number of at least 1"
     if not isinstance(slurm.get("broker", False), bool):
         return ".broker is neither true nor false"
     allow = slurm.get("allow", {})
     if not isinstance(allow, dict):
         return ".allow is not an object"
-    # A misspelt rule is refused, not left out: it would let everybody in.
+    # A misspelled rule is refused: ignoring it would let everybody in.
     if not allow.keys() <= set(RULES):
-        return f".allow has another key than {', '.join(RULES)}"
+        return f".allow has a key other than {', '.join(RULES)}"
     for rule, texts in allow.items():
-        if not isinstance(texts, list) or not all(isinstance(text, str) and _is_plain(text) for text in texts):
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text and is_plain(text) for text in texts):
             return f".allow.{rule} is not a list of names"
     return _fault_of_secrets(slurm.get("secrets", {}))
 
@@ -112,17 +131,15 @@ def _fault_of_secrets(secrets: Any) -> str:
     if not isinstance(secrets, dict):
         return ".secrets is not an object"
     for variable, source in secrets.items():
-        if not _is_plain(variable) or "=" in variable or variable.endswith(" "):
-            return ".secrets has a key that is not a variable's name"
+        if not variable or not is_plain(variable) or "=" in variable or variable.endswith(" "):
+            return ".secrets has a key that is not a valid variable name"
         if not isinstance(source, dict) or source.keys() not in ({"file"}, {"command"}):
             return f'.secrets.{variable} is not {{"file": PATH}} or {{"command": [PATH, ...]}}'
         words = source["command"] if "command" in source else [source["file"]]
-        if not isinstance(words, list) or not words or not all(isinstance(w, str) and _is_plain(w) for w in words):
-            return f".secrets.{variable} holds something that is not a text of one line"
+        if not isinstance(words, list) or not words:
+            return f".secrets.{variable} is not a list with a command"
+        if not all(isinstance(word, str) and word and is_plain(word) for word in words):
+            return f".secrets.{variable} has an item that is not one line of text"
         if not words[0].startswith("/"):
             return f".secrets.{variable} does not begin with an absolute path"
     return ""
-
-
-def _is_plain(text: str) -> bool:
-    return bool(text) and is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text)

@@ -1,4 +1,4 @@
-"""The draft: which QPU each slot of a job is given, in rounds, with the license that counts its jobs."""
+"""The assignment: which QPU each slot of a job tries next, in rounds, with the license that counts it."""
 
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from qrmi_slurm.hooks.job_licenses import JobLicenses
 
 
-class Draft:
-    """Gives slots their candidates, no QPU to two of them, none twice.
+class Assignment:
+    """Gives slots their candidates: no QPU to two slots, and none twice.
 
     Args:
-        slots: of the job; each one's candidates in the order in which they are to be tried.
-        licenses: the job's; None where nothing of them can change.
-        ask_timeout_s: says how long slurmctld may take for an answer now, in seconds.
+        slots: of the job, each with its candidates in the order in which to try them.
+        licenses: the job's; None where none of them can change.
+        ask_timeout_s: returns how long slurmctld may take for an answer now, in seconds.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Draft:
         self._slots = slots
         self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
-        # A QPU that is asked for by its name is not given to a choice.
+        # A QPU that the job asks for by name is not given to a choice.
         self._named = {item.name for slot in slots for item in slot.candidates if not slot.is_choice_of(item)}
         self._tried: set[str] = set()
         self._license_of: dict[Slot, str | None] = {}
@@ -36,18 +36,18 @@ class Draft:
                 left[license] -= 1
 
     def next_round(self, acquired: Container[str]) -> list[tuple[Slot, Candidate]]:
-        """Return what is to be acquired next: for each slot that has nothing yet its next candidate.
+        """Return what to acquire next: the next candidate of each slot that has no QPU yet.
 
         Args:
             acquired: the names of the QPUs that the job has.
         """
-        round_ = []
+        chosen = []
         for slot in self._slots:
             if slot.chosen is None or slot.chosen.name not in acquired:
                 slot.chosen = self._next(slot)
                 if slot.chosen is not None:
-                    round_.append((slot, slot.chosen))
-        return round_
+                    chosen.append((slot, slot.chosen))
+        return chosen
 
     def _next(self, slot: Slot) -> Candidate | None:
         while slot.candidates:

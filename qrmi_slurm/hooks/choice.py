@@ -1,9 +1,9 @@
-"""The choice: which QPUs a job's terms may come to, and in which order they are tried."""
+"""The choice: which QPUs each term of `--qpu` may come to, and in which order they are tried."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from qrmi_slurm.calls.backend import Availability
+from qrmi_slurm.calls.protocol import Availability
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.credentials import Credentials
@@ -14,26 +14,25 @@ from qrmi_slurm.text import printable
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
 
-# How many names a sentence lists; a site may have thousands.
+# How many names a message lists; a site may have thousands.
 _MAX_NAMES: Final = 20
 
-_NOTHING_BEHIND: Final = "QRMI finds no online QPU behind it"
+_NOTHING_BEHIND: Final = "QRMI found no online QPU behind it"
 
 
 class Candidate(NamedTuple):
     """One QPU that a job may get.
 
     Args:
-        resource: what the config says of it, under the name that QRMI acquires.
+        resource: its entry in the config, under the name that QRMI acquires: a QPU that QRMI discovered behind a
+            dynamic resource has its own.
         credentials: the variables to call QRMI with.
         installed_type: the type under which the installed QRMI serves it.
-        entry_name: its entry's name in the config; another than the resource's for a QPU that QRMI has found behind it.
     """
 
     resource: Resource
     credentials: Credentials
     installed_type: str
-    entry_name: str
 
     @property
     def name(self) -> str:
@@ -42,17 +41,17 @@ class Candidate(NamedTuple):
 
     @property
     def license(self) -> str | None:
-        """The license that counts its jobs."""
-        return self.resource._replace(name=self.entry_name).sharing.license
+        """The license that counts its jobs; None where nothing counts them."""
+        return self.resource.slurm.license
 
 
 class Slot:
-    """A term of a job's selection, and what it may come to.
+    """A term of a job's `--qpu`, and the QPUs it may come to.
 
     Args:
         term: the term.
-        candidates: what it may come to, the best first.
-        failures: why others cannot be had, a sentence each.
+        candidates: the QPUs, the best first.
+        failures: why others cannot be had, one sentence each.
     """
 
     def __init__(self, term: Term, candidates: list[Candidate], failures: list[str]) -> None:
@@ -60,21 +59,21 @@ class Slot:
         self.candidates = candidates
         self.failures = failures
         self.chosen: Candidate | None = None
-        # Whether QRMI has to be asked before it is known what the term comes to.
+        # Whether QRMI has to be asked before it is known which QPU it gets.
         self.is_open = False
 
     def is_choice_of(self, item: Candidate) -> bool:
-        """Tell whether it was left open, by the user or by the config, that it would be this QPU."""
+        """Tell whether the user or the config left open that it would be this QPU."""
         return item.name != self.term.text
 
     @property
     def problem(self) -> str:
-        """Why nothing of it can be had, in one sentence."""
+        """Why it gets no QPU, in one sentence."""
         return "; ".join(self.failures) or f"{printable(self.term.text)}: no other QPU is left for it"
 
 
 class Fits(NamedTuple):
-    """What a selection comes to in a config.
+    """What a `--qpu` comes to at a site.
 
     Args:
         slots: the terms that fit something.
@@ -91,12 +90,12 @@ Prepare = Callable[[Resource], Candidate]
 def find(
     terms: Sequence[Term], resources: Mapping[str, Resource], ask_person: Callable[[bool], "Person"], prepare: Prepare
 ) -> Fits:
-    """Return what the terms of a selection may come to.
+    """Return what the terms of a `--qpu` may come to.
 
     Args:
-        terms: of the selection.
+        terms: the terms.
         resources: of the config.
-        ask_person: says who asks, with the job's QOS where it is told to; asked only where there is a rule.
+        ask_person: returns whose job it is, with its QOS if the argument is true; called only where there is a rule.
         prepare: makes a candidate of a resource; raises where the job cannot have it.
     """
     slots, unknown = [], []
@@ -120,7 +119,7 @@ def find(
 
 
 def _refusal(resource: Resource, ask_person: Callable[[bool], "Person"]) -> str:
-    rules = resource.sharing.access
+    rules = resource.slurm.access
     if rules.is_open:
         return ""
     from qrmi_slurm.config import access  # only where there is a rule
@@ -139,13 +138,13 @@ def _fitting(term: Term, resources: Iterable[Resource]) -> list[Resource]:
 
 
 def not_acquired(name: str, reason: str) -> str:
-    """Return the sentence for a QPU that could not be had."""
+    """Return the sentence for a QPU that was not acquired."""
     return f"{printable(name)} could not be acquired: {reason}"
 
 
 def not_known(unknown: Sequence[str], known: Iterable[str], ignored: str = "") -> str:
-    """Return the sentence for terms that fit nothing at this site."""
-    from qrmi_slurm.text import near_match  # only where somebody has mistyped
+    """Return the sentence for terms that fit no QPU of this site."""
+    from qrmi_slurm.text import near_match  # only where somebody mistyped
 
     names = list(known)
     words = []
@@ -160,11 +159,11 @@ def not_known(unknown: Sequence[str], known: Iterable[str], ignored: str = "") -
 
 
 def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
-    """Put the QPUs that QRMI has found behind dynamic resources into their places.
+    """Replace dynamic resources among a slot's candidates by the QPUs that QRMI found behind them.
 
     Args:
         slot: the slot.
-        found: by the dynamic resource's name, what is behind it, or why that is not known.
+        found: by the dynamic resource's name, the QPUs, or why QRMI did not say.
     """
     expanded: list[Candidate] = []
     for item in slot.candidates:
@@ -178,27 +177,26 @@ def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
     slot.candidates = expanded
 
 
-def rank(slot: Slot, told: Mapping[str, Availability | str], licenses: Mapping[str, int]) -> None:
+def rank(slot: Slot, told: Mapping[str, Availability | str], licensed: Collection[str]) -> None:
     """Put a slot's candidates into the order in which they are tried, and drop those that cannot be used now.
 
     Args:
         slot: the slot.
-        told: what QRMI said of each by name, or why it said nothing; one that was found behind a dynamic resource is
-            online, and stays in the order in which it was found.
-        licenses: the job's.
+        told: by name, what QRMI said about each, or why it said nothing; one that was discovered behind a dynamic
+            resource is online, and keeps the order in which it was found.
+        licensed: the licenses that the job has.
     """
     ranked = []
     for place, item in enumerate(slot.candidates):
         said = told.get(item.name)
         if isinstance(said, str):
             slot.failures.append(not_acquired(item.name, said))
-        elif said is not None and said.state not in ("online", "unknown"):
-            why = f": {said.reason}" if said.reason else ""
-            slot.failures.append(not_acquired(item.name, f"the QPU is {said.state}{why}"))
+        elif said is not None and not said.is_usable:
+            slot.failures.append(not_acquired(item.name, said.sentence))
         else:
             queue = said.pending_jobs if said is not None and said.pending_jobs is not None else float("inf")
             is_doubtful = said is not None and said.state == "unknown"
-            is_counted_elsewhere = bool(licenses) and item.license not in licenses
+            is_counted_elsewhere = bool(licensed) and item.license not in licensed
             order = (queue, is_counted_elsewhere) if slot.term.prefix == LEAST_BUSY else (is_counted_elsewhere, queue)
             ranked.append(((is_doubtful, *order, place), item))
     slot.candidates = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]

@@ -1,17 +1,14 @@
 """Epilog: releases the job's QPUs on the node that acquired them."""
 
-import time
 from collections.abc import Mapping
-from typing import Final
 
+from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.hooks.guard import guarded
+from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
-from qrmi_slurm.state.record import JobFolder
-
-# Epilog's whole bound is --release-timeout and this.
-_GRACE_S: Final = 1.0
+from qrmi_slurm.state.job_folder import JobFolder
 
 
 def epilog(environment: Mapping[str, str]) -> int:
@@ -36,7 +33,7 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         if job.is_first_node:  # already released, Prolog never ran, or --state-dir has changed since
             log.warning("nothing-recorded", folder=folder.path)
         return
-    began_s = time.monotonic()
+    whole = Deadline.after(options.release_timeout_s + HOOK_GRACE_S)
     try:
         seen = folder.read()
     except RecordError:
@@ -47,12 +44,10 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         folder.remove_if_empty()  # this node's Prolog made it
         return
     with folder.locked(options.release_timeout_s / 2):
-        left_s = options.release_timeout_s + _GRACE_S - (time.monotonic() - began_s)
-        options = options._replace(release_timeout_s=min(options.release_timeout_s, left_s))
-        current, fault = folder.read_or_set_aside()
+        record, fault = folder.read_or_set_aside()
         if fault is not None:
             log.error("record-set-aside", reason=fault)
-        if current is not None and current.node == job.node:
-            release.release(folder, current, options, log)
-        elif current is None and job.is_first_node:  # Prolog failed before it acquired anything
+        if record is not None and record.node == job.node:
+            release.release(record, HookRun(options, folder, log, whole.within(options.release_timeout_s)))
+        elif record is None and job.is_first_node:  # Prolog failed before it acquired anything
             folder.remove()

@@ -237,7 +237,7 @@ def notices(resources: Iterable[Resource], outages: Mapping[str, Outage]) -> dic
     """Return why each resource that is out of service is so, by name, in words for everybody."""
     found = {}
     for resource in resources:
-        license = resource.sharing.license
+        license = resource.slurm.license
         if license is not None and license in outages:
             found[resource.name] = printable(outages[license].notice, MAX_REASON_CHARS + 20)
     return found

@@ -57,7 +57,7 @@ def licenses(resources: Iterable[Resource]) -> dict[str, int]:
     """Return the count of each license, in the config's order; the lower one where two resources share one."""
     found: dict[str, int] = {}
     for resource in resources:
-        sharing = resource.sharing
+        sharing = resource.slurm
         if sharing.license is not None:
             found[sharing.license] = min(sharing.capacity, found.get(sharing.license, sharing.capacity))
     return found
@@ -114,7 +114,7 @@ def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, 
 
 
 def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[str], Group]) -> dict[str, str]:
-    sharing = resource.sharing
+    sharing = resource.slurm
     found = {"name": _string(resource.name), "types": _list(_type_names(resource.type))}
     if sharing.license is not None:
         found["license"] = _string(sharing.license)

@@ -91,7 +91,7 @@ def carry_out(order: Order, resources: Sequence[Resource], place: Place) -> list
 
 
 def _license_of(resource: Resource, known: Mapping[str, License], place: Place) -> str:
-    license = resource.sharing.license
+    license = resource.slurm.license
     if license is None:
         raise QrmiSlurmError(
             f'{resource.name} has "license": null, so there is nothing that its jobs could wait for',

@@ -188,7 +188,7 @@ class _Run:
             uncounted=tuple(
                 resource.name
                 for resource in self._resources
-                if resource.sharing.license is not None and resource.sharing.license not in known
+                if resource.slurm.license is not None and resource.slurm.license not in known
             ),
             moves=tuple(moved),
             faults=tuple(self._faults),
@@ -198,7 +198,7 @@ class _Run:
         """Bring one license in line."""
         slurm_conf = self._place.slurm_conf
         before = found.outages.get(license.name)
-        names = tuple(resource.name for resource in self._resources if resource.sharing.license == license.name)
+        names = tuple(resource.name for resource in self._resources if resource.slurm.license == license.name)
         if before is not None and before.is_drained:
             # slurm.conf may have another number by now.
             reservations.put(reservations.with_count(before, license.total), found, slurm_conf, time.time())
@@ -274,7 +274,7 @@ def by_license(resources: Sequence[Resource], known: Mapping[str, License]) -> d
     """Return the resources' names by their license, of those that Slurm knows."""
     found: dict[str, list[str]] = {}
     for resource in resources:
-        license = resource.sharing.license
+        license = resource.slurm.license
         if license is not None and license in known:
             found.setdefault(license, []).append(resource.name)
     return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrmi_slurm.errors import RecordError
-from qrmi_slurm.state.record import SET_ASIDE, JobFolder, Record
+from qrmi_slurm.state.job_folder import SET_ASIDE, JobFolder
+from qrmi_slurm.state.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.names import SLURMD_NODENAME
-from qrmi_slurm.state.record import Ended, Entry, JobFolder, Record
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Ended, Entry, Record
 
 # Grows by one when a field is renamed, removed or changes its meaning; new fields may come.
 LEDGER_VERSION: Final = 1

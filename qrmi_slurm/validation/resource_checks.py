@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from qrmi_slurm.config import resource_types, slurm_section, stored_secrets
-from qrmi_slurm.config.slurm_section import Sharing
+from qrmi_slurm.config.slurm_section import SlurmSection
 from qrmi_slurm.slurm.selection import MAX_SELECTION_BYTES
 from qrmi_slurm.text import is_one_line, near_match, printable
 from qrmi_slurm.validation import rules, variable_checks
@@ -80,7 +80,7 @@ class _Config:
     document: Document
     installed_members: tuple[str, ...]
     first_lines: dict[str, int]
-    licenses: dict[str, tuple[str, Sharing, bool]]
+    licenses: dict[str, tuple[str, SlurmSection, bool]]
 
 
 def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[Finding]:
@@ -146,9 +146,9 @@ def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any
 
 
 def _of_sharing(
-    place: _Place, name: str, slurm: dict[str, Any], licenses: dict[str, tuple[str, Sharing, bool]]
+    place: _Place, name: str, slurm: dict[str, Any], licenses: dict[str, tuple[str, SlurmSection, bool]]
 ) -> Iterator[Finding]:
-    shared = slurm_section.of(name, slurm)
+    shared = slurm_section.parse(name, slurm)
     is_named = "license" in slurm
     if shared.license is None and "capacity" in slurm:
         yield place.within("slurm").finding(

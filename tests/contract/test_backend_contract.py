@@ -7,7 +7,7 @@ import time
 import pytest
 
 from qrmi_slurm.calls import backend, ca_bundle
-from qrmi_slurm.calls.backend import Call, Verdict
+from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.secret import Secret
 
 SECRET = "test-secret-apikey"

@@ -16,7 +16,8 @@ from qrmi_slurm.broker import launch
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.state import record
-from qrmi_slurm.state.record import Entry, JobFolder, Record, State
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Entry, Record, State
 from setup import environment
 from standins import quantum_system
 

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from qrmi_slurm.calls import backend
-from qrmi_slurm.calls.backend import Call, Verdict
+from qrmi_slurm.calls import backend, child
+from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.config.resource_types import KNOWN, with_successors
 from qrmi_slurm.secret import Secret
 from standins import rogue as rogue_program
@@ -139,7 +139,7 @@ def test_an_answer_that_nobody_can_read_is_a_refusal_before_anything_is_acquired
     """A page of a proxy, with status 200."""
     answer = ask(type_name, "unreadable")
     assert answer.verdict is Verdict.REFUSED
-    assert answer.reason.startswith("QRMI cannot tell the QPU's status: ")
+    assert answer.reason.startswith("QRMI cannot get the QPU's status: ")
 
 
 @pytest.mark.parametrize("type_name", BEHIND_HTTP)
@@ -191,7 +191,7 @@ def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
 @pytest.mark.parametrize("uid", [None, 65534])
 def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, munge, monkeypatch, uid):
     """Munge vouches for root, or for the user where the user supplied the variables."""
-    monkeypatch.setattr(backend, "_ANEW", f"import ctypes\nctypes.CDLL({str(munge)!r}){backend._ANEW}")
+    monkeypatch.setattr(child, "_START_AGAIN", f"import ctypes\nctypes.CDLL({str(munge)!r}){child._START_AGAIN}")
     before = len(services.requests())
     token = ask("pasqal-local", "online", run_as_uid=uid).token.reveal()
     ask("pasqal-local", "online", "release", token=token, run_as_uid=uid)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qrmi_slurm.calls import backend, ca_bundle
-from qrmi_slurm.calls.backend import Call
+from qrmi_slurm.calls.protocol import Call
 from qrmi_slurm.checks.online import way
 from qrmi_slurm.config import config_file
 from qrmi_slurm.slurm import plugstack
@@ -247,7 +247,7 @@ def test_users_bring_their_own():
     """Where users bring the variables nothing is asked, and nothing is called an error."""
     (lines,) = check({"name": "garnet", "type": "iqm-server", "environment": {}})
     assert steps(lines) == [("qrmi", "ok")]
-    assert "every job brings QRMI_IQM_ISA_ENDPOINT" in lines[0].message
+    assert "each job brings QRMI_IQM_ISA_ENDPOINT" in lines[0].message
 
 
 def test_users_bring_their_keys(services):
@@ -256,7 +256,7 @@ def test_users_bring_their_keys(services):
     del item["environment"]["QRMI_IQM_ISA_TOKEN"]
     (lines,) = check(item)
     assert steps(lines)[-2:] == [("endpoint", "ok"), ("qrmi", "ok")]
-    assert lines[-1].message == "not asked: every job brings QRMI_IQM_ISA_TOKEN"
+    assert lines[-1].message == "not asked: each job brings QRMI_IQM_ISA_TOKEN"
 
 
 def test_qrmi_takes_the_proxy_of_the_plugins_line(services):

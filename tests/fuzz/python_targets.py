@@ -97,7 +97,7 @@ def fuzz_config(data):
         return
     for name, resource in found.resources.items():
         assert name and "=" not in name and is_one_line(name)
-        assert resource.sharing.capacity >= 1
+        assert resource.slurm.capacity >= 1
         # A name that begins with a blank cannot be asked for; where a pattern fits it, it is not acquired.
         if name == name.strip() and all(len(value) < 1000 for value in resource.environment.values()):
             exports.export_lines({f"{name}_{key}": value for key, value in resource.environment.items()})
@@ -105,12 +105,12 @@ def fuzz_config(data):
 
 def fuzz_record(data):
     try:
-        found = record._decode(data, NOWHERE)
+        found = record.decode(data, NOWHERE)
     except RecordFormatError as error:
         str(error)
         return
     repr(found)
-    again = record._decode(record.json.dumps(record._encode(found)).encode(), NOWHERE)
+    again = record.decode(record.encode(found), NOWHERE)
     assert repr(again) == repr(found)
 
 

@@ -465,14 +465,17 @@ COMMON = """
     qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
-    fcntl json json.decoder json.encoder json.scanner linecache resource select signal syslog textwrap
-    token tokenize traceback qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
-    qrmi_slurm.calls.confinement qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.files
-    qrmi_slurm.hooks.guard qrmi_slurm.log qrmi_slurm.state.record
+    fcntl json json.decoder json.encoder json.scanner resource select signal syslog
+    qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
+    qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
+    qrmi_slurm.calls.protocol qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.deadline qrmi_slurm.files
+    qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.log qrmi_slurm.state.job_folder
+    qrmi_slurm.state.journal qrmi_slurm.state.record
 """
 OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
-    qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.prolog
+    qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.job_environment
+    qrmi_slurm.hooks.job_facts qrmi_slurm.hooks.planning qrmi_slurm.hooks.prolog qrmi_slurm.hooks.rounds
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,

@@ -116,7 +116,7 @@ def test_a_control_character_in_the_config_is_told_to_the_admin_with_its_variabl
     assert "the site's QPU configuration cannot be used; please tell an admin" in output
     assert "LD_PRELOAD" not in output
     [line] = [line for line in site.hooks_log().splitlines() if "QRMI_NOTE" in line][-1:]
-    assert "resources[0].environment.QRMI_NOTE holds a line break or another control character" in line
+    assert "resources[0].environment.QRMI_NOTE contains a line break or another control character" in line
 
 
 @pytest.mark.parametrize(

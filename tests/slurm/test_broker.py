@@ -326,7 +326,7 @@ def test_a_broker_that_was_killed_is_started_again_by_recover(broker_site: Site)
     assert_no_broker(site, job_id)
     assert "its credential broker has ended" in site.command("status", "--json").stdout
     (result,) = site.recover()["jobs"]
-    assert (result["reason"], result["outcome"]) == ("the job lives", "its credential broker was started again")
+    assert (result["reason"], result["outcome"]) == ("the job is running", "restarted its credential broker")
     after = record_of_broker(site, job_id)
     assert (after["port"], after["keys"]) == (before["port"], before["keys"])
     assert brokers(site, job_id) == [after["pid"]]
@@ -472,7 +472,7 @@ def test_a_type_that_can_have_no_broker_is_refused(site: Site) -> None:
     site.config([{"name": "ibm_demo", "type": "iqm-server", "environment": environment, "slurm": {"broker": True}}])
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
-    assert "there is no credential broker for iqm-server" in site.cluster.job_output(job_id)
+    assert "iqm-server cannot have one" in site.cluster.job_output(job_id)
     assert "test-secret-of-iqm" not in site.cluster.job_output(job_id)
 
 
@@ -490,7 +490,7 @@ def test_a_port_that_was_taken_meanwhile(broker_site: Site) -> None:
         (result,) = site.recover()["jobs"]
         assert result["is_left"] and "Address already in use" in result["outcome"]
     (result,) = site.recover()["jobs"]
-    assert result["outcome"] == "its credential broker was started again"
+    assert result["outcome"] == "restarted its credential broker"
     let_go(site, job_id)
     site.cluster.wait_job_over(job_id)
     assert_nothing_left(site, job_id)

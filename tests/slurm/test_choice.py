@@ -128,7 +128,7 @@ def test_a_dynamic_resource_comes_to_a_device_that_qrmi_finds(site: Site) -> Non
     with devices(site, ibm_demo=("offline", 0), ibm_second=("offline", 0)):
         state, output = run(site, "instance")
     assert state == "FAILED"
-    assert "has no QPU: instance could not be acquired: QRMI finds no online QPU behind it" in output
+    assert "has no QPU: instance could not be acquired: QRMI found no online QPU behind it" in output
 
 
 def test_a_killed_job_of_a_dynamic_resource_is_released(site: Site) -> None:

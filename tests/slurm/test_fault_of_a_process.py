@@ -112,7 +112,7 @@ def test_a_call_to_qrmi_killed(site: Site) -> None:
         for pid in site.call_pids("prolog"):
             os.kill(pid, signal.SIGKILL)
         assert site.cluster.wait_job_over(job_id).state == "FAILED"
-        assert "QRMI was ended by signal 9" in site.cluster.job_output(job_id)
+        assert "QRMI was killed by signal 9" in site.cluster.job_output(job_id)
     (entry,) = (site.record_of(job_id) or {})["entries"]
     assert entry["state"] == "indeterminate"
 
@@ -186,9 +186,9 @@ def test_a_node_that_rebooted(site: Site) -> None:
     site.change_record(job_id, lambda record: record.update(boot_id="that of before"))
     assert site.cluster.job(job_id).state == "RUNNING"
     (other,) = site.recover(node="n2")["jobs"]
-    assert other["reason"] == "the job lives", "only the node itself knows that it has booted"
+    assert other["reason"] == "the job is running", "only the node itself knows that it has booted"
     (result,) = site.recover(node="n1")["jobs"]
-    assert (result["reason"], result["outcome"]) == ("node n1 has booted since", "released")
+    assert (result["reason"], result["outcome"]) == ("node n1 has rebooted since", "released")
     site.cluster.restart_slurmd("n1")
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
@@ -225,7 +225,7 @@ def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
         (result,) = site.recover("--now")["jobs"]
-        assert (result["reason"], result["is_left"]) == ("another process is at it", False)
+        assert (result["reason"], result["is_left"]) == ("another process is working on it", False)
     site.cluster.wait_job_over(job_id)
     assert_nothing_left(site, job_id)
 
@@ -294,7 +294,7 @@ def test_release_takes_a_living_jobs_qpu_only_on_an_admins_word(site: Site) -> N
     assert site.emulator.open_sessions() == []
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
-    assert f"job {job_id} has no QPU: an admin has released it" in site.cluster.job_output(job_id)
+    assert f"job {job_id} has no QPU: an admin released it" in site.cluster.job_output(job_id)
     assert_nothing_left(site, job_id)
 
 

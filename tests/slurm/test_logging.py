@@ -115,7 +115,7 @@ def test_no_secret_is_anywhere_but_in_the_jobs_own_environment(
     # It was said why the two could not be had, with the request in it.
     output = site.cluster.job_output(job_id)
     assert f"{echoing['name']} could not be acquired: invalid input" in output
-    assert f"{users['name']} could not be acquired: QRMI cannot tell the QPU's status: invalid input" in output
+    assert f"{users['name']} could not be acquired: QRMI cannot get the QPU's status: invalid input" in output
     released = f"released: job={job_id} qpu={session['name']}"
     assert released in site.hooks_log()
     if syslog is not None:

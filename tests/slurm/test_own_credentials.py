@@ -87,7 +87,7 @@ def test_without_the_users_variables_the_job_reads_which_are_missing(site: Site)
     names = ", ".join(f"ibm_demo_QRMI_IBM_QCS_{name}" for name in ("ENDPOINT", "IAM_ENDPOINT", "SERVICE_CRN"))
     assert site.cluster.job_output(job_id).splitlines()[0] == (
         f"qrmi-slurm: job {job_id} has no QPU: ibm_demo could not be acquired: "
-        f"{names} not set: export before submitting, or ask an admin to set it in the config"
+        f"{names} not set: export it before you submit, or ask an admin to set it in the config"
     )
 
 
@@ -121,7 +121,7 @@ def test_no_secret_of_the_site_goes_to_an_endpoint_that_a_user_set(
         assert info.state == "COMPLETED", output
     else:
         assert info.state == "FAILED"
-        assert f"you set {name}_{variable}, so the site's credentials are not used: set {name}_QRMI_" in output
+        assert f"you set {name}_{variable}, so the site's credentials are not used: also set {name}_QRMI_" in output
     assert SECRET not in output
     assert SECRET not in str(services.requests()[before:])
 

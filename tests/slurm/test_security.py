@@ -119,8 +119,8 @@ def test_more_variables_than_prolog_can_be_started_with_drain_no_node(site: Site
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("ibm_demo_QRMI_NOTE", "a\nexport LD_PRELOAD=/evil.so", "holds a line break or control character"),
-        ("ibm_demo_QRMI_A\nexport LD_PRELOAD", "/evil.so", "cannot be a variable's name"),
+        ("ibm_demo_QRMI_NOTE", "a\nexport LD_PRELOAD=/evil.so", "contains a line break or control character"),
+        ("ibm_demo_QRMI_A\nexport LD_PRELOAD", "/evil.so", "is not a valid variable name"),
     ],
     ids=["value", "name"],
 )
@@ -328,7 +328,7 @@ def test_a_services_words_are_words(site: Site, attacker: Attacker, rogue: Rogue
 
 
 @pytest.mark.parametrize(
-    ("what", "sentence"), [("flood", "QRMI was ended by signal 6"), ("drip", "no answer within 3 s")]
+    ("what", "sentence"), [("flood", "QRMI was killed by signal 6"), ("drip", "no answer within 3 s")]
 )
 def test_an_answer_without_an_end_costs_the_job_alone(
     site: Site, attacker: Attacker, rogue: RogueService, what: str, sentence: str

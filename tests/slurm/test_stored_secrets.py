@@ -80,7 +80,7 @@ def test_a_key_that_others_can_read_fails_the_job_with_a_sentence(site: Site) ->
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     output = site.cluster.job_output(job_id)
-    assert f"ibm_demo could not be acquired: the site's {KEY} cannot be had; please tell an admin" in output
+    assert f"ibm_demo could not be acquired: the site's {KEY} cannot be read; please tell an admin" in output
     assert str(path) not in output
     log = site.hooks_log()
     assert str(path) in log

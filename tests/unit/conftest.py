@@ -8,7 +8,6 @@ from hypothesis import settings
 
 from qrmi_slurm.command import cli
 from qrmi_slurm.hooks import acquire
-from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import commands
 
 # No database: each run stands for itself. No deadline: two busy cores are slow at times.
@@ -65,7 +64,7 @@ def acquire_for(site, syslog_lines):
         folder = site.folder()
         folder.create()
         with folder.locked(1):
-            result = acquire.acquire(site.job(selection, **changes), site.options(), folder, HookLog("prolog", 12))
+            result = acquire.acquire(site.job(selection, **changes), site.hook_run("prolog"))
         assert not any(SECRET in line for _, line in syslog_lines)
         assert SECRET not in " ".join(result.notes)
         return result

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
 from qrmi_slurm.slurm.commands import RefusedError
-from qrmi_slurm.state import record
+from qrmi_slurm.state import job_folder
 
 
 def _copy_for_users(folder: Path) -> Path:
@@ -230,8 +233,14 @@ class Site:
     def options(self) -> plugstack.SiteOptions:
         return plugstack.read(self.slurm_conf)
 
-    def folder(self, job_id: int = 12) -> record.JobFolder:
-        return record.JobFolder(self.state_dir, "test", job_id)
+    def folder(self, job_id: int = 12) -> job_folder.JobFolder:
+        return job_folder.JobFolder(self.state_dir, "test", job_id)
+
+    def hook_run(self, hook: str, options: plugstack.SiteOptions | None = None) -> HookRun:
+        """Return what Prolog and Epilog work with at this site."""
+        options = options or self.options()
+        limit_s = options.acquire_timeout_s + HOOK_GRACE_S if hook == "prolog" else options.release_timeout_s
+        return HookRun(options, self.folder(), HookLog(hook, 12), Deadline.after(limit_s))
 
     def calls(self) -> list[str]:
         """Return what the stand-in was asked, in its order."""

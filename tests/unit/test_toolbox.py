@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from doubles import SECRET
 
-from qrmi_slurm.calls import backend, proxies
+from qrmi_slurm.calls import backend, child, proxies
 from qrmi_slurm.checks import setup_lines
 from qrmi_slurm.checks.installation import Installation, this_one
 from qrmi_slurm.checks.online import bounded, certificate
@@ -165,8 +165,8 @@ def test_root_asks_and_publishes(run, of_site, as_root):
 def test_a_qpu_that_does_not_answer(run, of_site, as_root, monkeypatch):
     """A service that hangs costs the timeout, is unreachable, and the others are told all the same."""
     of_site.add("free")
-    real = backend._availability
-    monkeypatch.setattr(backend, "_availability", lambda r: time.sleep(20) if r._name == "stuck" else real(r))
+    real = child._availability
+    monkeypatch.setattr(child, "_availability", lambda r: time.sleep(20) if r._name == "stuck" else real(r))
     of_site.add("stuck")
     began_s = time.monotonic()
     status, out, _ = run("qpus", "--timeout", "0.5", "--json")

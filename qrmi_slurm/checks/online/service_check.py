@@ -15,7 +15,7 @@ from qrmi_slurm.checks.online.hop import PROXY_HINT
 from qrmi_slurm.checks.online.targets import Target
 from qrmi_slurm.checks.result import Level, Line, error, ok, warning
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.config.resource_types import describe, with_successors
+from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.secret import Secret, mask
 from qrmi_slurm.text import printable
 
@@ -73,7 +73,7 @@ class _Requests:
         self._hops = hops
         self._timeout_s = timeout_s
         self._known = describe(resource.type)
-        self._variables = with_successors(resource.environment)
+        self._variables = resource.variables
 
     def lines(self) -> list[Line]:
         """Return the way to each address, then what came of the credentials."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from qrmi_slurm.calls import ca_bundle, proxies
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.config.resource_types import describe, is_endpoint, with_successors
+from qrmi_slurm.config.resource_types import describe, is_endpoint
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.text import is_one_line
 
@@ -61,7 +61,7 @@ class Target:
 
 def of_resource(resource: Resource, options: SiteOptions) -> dict[str, Target]:
     """Return the addresses of a resource by the variable that says so."""
-    environment = {**_DEFAULT_ENDPOINTS.get(describe(resource.type).name, {}), **with_successors(resource.environment)}
+    environment = {**_DEFAULT_ENDPOINTS.get(describe(resource.type).name, {}), **resource.variables}
     found: dict[str, Target] = {}
     for variable, value in environment.items():
         value = value.strip()

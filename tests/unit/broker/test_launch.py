@@ -17,12 +17,18 @@ from hypothesis import strategies as st
 from qrmi_slurm.broker import launch, spec
 from qrmi_slurm.config import credentials
 from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.config.resource_types import with_successors
+from qrmi_slurm.config.slurm_section import SlurmSection
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import BrokerError, CredentialsError, RecordError
 from qrmi_slurm.hooks import epilog, prolog, release, task_prolog
+from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.slurm import plugstack
 from qrmi_slurm.state import record
-from qrmi_slurm.state.record import Broker, Entry, JobFolder, Record, State
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Broker, Entry, Record, State
 
 ENVIRONMENT = {f"a_{name}": value for name, value in COMPUTE_SERVICE.items()}
 SYSTEM = {
@@ -191,8 +197,8 @@ def test_what_cannot_be_recorded_does_not_stay(folder, held, log, monkeypatch):
 
 
 def test_releasing_ends_it_before_the_session(fake_qrmi, tmp_path, folder, started, log):
-    options = release.SiteOptions(tmp_path / "none", folder.state_dir)
-    release.release(folder, started, options, log)
+    options = plugstack.SiteOptions(tmp_path / "none", folder.state_dir)
+    release.release(started, HookRun(options, folder, log, Deadline.after(30)))
     assert not launch.is_alive(started.broker)
 
 
@@ -235,7 +241,7 @@ def test_it_is_told_its_own_qpus_and_the_sites_options_alone():
 
 def test_an_older_types_variables_are_read_as_well():
     older = {name.replace("QCS", "QRS"): value for name, value in COMPUTE_SERVICE.items()}
-    environment = {f"a_{name}": value for name, value in credentials.with_successors(older).items()}
+    environment = {f"a_{name}": value for name, value in with_successors(older).items()}
     entry = Entry("a", "qiskit-runtime-service", environment, state=State.ACQUIRED, token=Secret("s"))
     assert told([entry], {"a": Secret("k")}).qpus[0].endpoint == COMPUTE_SERVICE["QRMI_IBM_QCS_ENDPOINT"]
     seen = launch.variables("qiskit-runtime-service", older, Secret("k"), 0, 1)
@@ -279,19 +285,19 @@ def test_no_secret_of_the_sites_is_in_what_a_job_sees(base, more, without):
 
 # --- who needs one -------------------------------------------------------------------------------------------------
 
-SITE = Resource("a", "ibm-quantum-compute-service", COMPUTE_SERVICE, slurm={"broker": True})
+SITE = Resource("a", "ibm-quantum-compute-service", COMPUTE_SERVICE, slurm=SlurmSection(broker=True))
 
 
 def test_a_site_that_says_so_has_one_where_its_key_is_used():
     assert credentials.merge(SITE, {}).need_broker
-    assert not credentials.merge(SITE._replace(slurm={}), {}).need_broker
+    assert not credentials.merge(SITE._replace(slurm=SlurmSection()), {}).need_broker
     assert credentials.merge(SITE, {"a_QRMI_IBM_QCS_SESSION_MODE": "batch"}).need_broker
     assert not credentials.merge(SITE, {"a_QRMI_IBM_QCS_IAM_APIKEY": "mine"}).need_broker
 
 
 @pytest.mark.parametrize("name", ["SERVICE_CRN", "IAM_OTHER", "CALIBRATION"])
 def test_the_sites_key_serves_nothing_that_a_user_names(name):
-    with pytest.raises(CredentialsError, match=f"a_QRMI_IBM_QCS_{name}, which does not go with the site's"):
+    with pytest.raises(CredentialsError, match=f"a_QRMI_IBM_QCS_{name}, which cannot be combined with the site's"):
         credentials.merge(SITE, {f"a_QRMI_IBM_QCS_{name}": "x"})
 
 
@@ -308,9 +314,9 @@ def test_a_type_that_can_have_none_is_refused_rather_than_shown():
         "g",
         "iqm-server",
         {"QRMI_IQM_ISA_ENDPOINT": "https://x", "QRMI_IQM_ISA_TOKEN": SECRET},
-        slurm={"broker": True},
+        slurm=SlurmSection(broker=True),
     )
-    with pytest.raises(CredentialsError, match="there is no credential broker for iqm-server"):
+    with pytest.raises(CredentialsError, match="iqm-server cannot have one"):
         credentials.merge(garnet, {})
 
 

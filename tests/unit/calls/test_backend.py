@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from doubles import FAKES, SECRET
 
-from qrmi_slurm.calls import backend, ca_bundle
-from qrmi_slurm.calls.backend import Call, Verdict
+from qrmi_slurm.calls import backend, ca_bundle, installed
+from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.secret import Secret
 
@@ -73,7 +73,7 @@ def test_no_calls_need_no_qrmi():
         ("silent", Verdict.UNANSWERED, "QrmiError"),
         ("panic", Verdict.UNANSWERED, "index out of bounds: the len is 0 but the index is 0"),
         ("exit", Verdict.UNANSWERED, "QRMI ended without an answer, with exit status 3"),
-        ("segv", Verdict.UNANSWERED, "QRMI was ended by signal 11"),
+        ("segv", Verdict.UNANSWERED, "QRMI was killed by signal 11"),
         ("gone", Verdict.REFUSED, 'resource not found: {"errors": []}'),
     ],
 )
@@ -412,12 +412,12 @@ def test_without_qrmi_nothing_is_started(monkeypatch):
 
 
 def test_known_members_and_installed_type():
-    members = backend.known_members()
+    members = installed.known_members()
     assert "PasqalLocal" in members
-    assert backend.installed_type("direct-access", members) == "ibm-quantum-system"
-    assert backend.installed_type("qiskit-runtime-service", members) == "qiskit-runtime-service"
+    assert installed.installed_type("direct-access", members) == "ibm-quantum-system"
+    assert installed.installed_type("qiskit-runtime-service", members) == "qiskit-runtime-service"
     with pytest.raises(BackendError, match="does not know the resource type new-vendor"):
-        backend.installed_type("new-vendor", members)
+        installed.installed_type("new-vendor", members)
 
 
 def test_a_repr_of_call_and_answer_shows_no_secret():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import installed
 from qrmi_slurm.command import cli, render
 from qrmi_slurm.errors import BackendError, QrmiSlurmError
 from qrmi_slurm.validation.json_text import Position
@@ -153,7 +153,7 @@ def test_without_qrmi_the_check_goes_on(run, sound, monkeypatch):
     def fail():
         raise BackendError("QRMI cannot be imported: no such module")
 
-    monkeypatch.setattr(backend, "known_members", fail)
+    monkeypatch.setattr(installed, "known_members", fail)
     status, _, err = run("validate-config", sound)
     assert status == 0
     assert err.startswith("warning: QRMI cannot be imported")

@@ -114,7 +114,7 @@ def test_a_dry_run_shows_what_is_left_alone_as_well(run, hold, site):
     status, out, _ = run("recover", "--dry-run", jobs={13: Job("RUNNING", 0)})
     assert (status, out.splitlines()) == (
         0,
-        ["job 12 a: would release (the job has ended)", "job 13 a: would leave (the job lives)"],
+        ["job 12 a: would release (the job has ended)", "job 13 a: would leave (the job is running)"],
     )
     assert site.calls() == []
 

@@ -22,7 +22,7 @@ def test_resources_are_found_by_name():
     loaded = config_file.parse(text_of(GOOD, {**GOOD, "name": "b", "slurm": {"license": "l"}, "is_dynamic": True}))
     assert list(loaded.resources) == ["a", "b"]
     assert loaded.resources["a"].environment == {"QRMI_KEY": SECRET}
-    assert loaded.resources["b"].slurm == {"license": "l"}
+    assert loaded.resources["b"].slurm.license == "l"
     assert loaded.resources["b"].is_dynamic
 
 

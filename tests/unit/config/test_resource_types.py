@@ -2,7 +2,7 @@
 
 import pytest
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import installed
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.resource_types import KNOWN, describe
 
@@ -35,12 +35,12 @@ def test_only_two_services_and_their_older_name_lock():
 
 def test_every_type_is_served_by_qrmi_0_26():
     for name, known in KNOWN.items():
-        served = backend.installed_type(name, MEMBERS)
+        served = installed.installed_type(name, MEMBERS)
         assert served == (known.successor if name == "direct-access" else name)
 
 
 def test_the_installed_qrmi_knows_these_types():
-    assert set(MEMBERS) <= set(backend.known_members())
+    assert set(MEMBERS) <= set(installed.known_members())
 
 
 @pytest.mark.parametrize(

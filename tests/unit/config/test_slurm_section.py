@@ -5,23 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrmi_slurm.config import slurm_section
-from qrmi_slurm.config.slurm_section import Access, Sharing
+from qrmi_slurm.config.slurm_section import Access, SlurmSection
 
 
 def test_a_resource_that_says_nothing_is_for_one_job_at_a_time_of_anybody():
-    shared = slurm_section.of("ibm_quebec", {})
-    assert shared == Sharing("qpu_ibm_quebec", 1, Access())
+    shared = slurm_section.parse("ibm_quebec", {})
+    assert shared == SlurmSection("qpu_ibm_quebec", 1, Access())
     assert shared.access.is_open
 
 
 def test_what_a_resource_says_counts():
     slurm = {"license": "l", "capacity": 2.0, "allow": {"users": ["Alice"], "accounts": ["Physics"], "qos": []}}
     assert slurm_section.fault(slurm) == ""
-    assert slurm_section.of("a", slurm) == Sharing("l", 2, Access(users=("Alice",), accounts=("physics",), qos=()))
+    assert slurm_section.parse("a", slurm) == SlurmSection(
+        "l", 2, Access(users=("Alice",), accounts=("physics",), qos=())
+    )
 
 
 def test_null_is_no_license():
-    assert slurm_section.of("a", {"license": None}).license is None
+    assert slurm_section.parse("a", {"license": None}).license is None
 
 
 @given(st.text(min_size=1))

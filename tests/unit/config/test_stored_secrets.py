@@ -6,7 +6,7 @@ import traceback
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
-from qrmi_slurm.config import stored_secrets
+from qrmi_slurm.config import slurm_section, stored_secrets
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import CredentialsError
 
@@ -15,7 +15,9 @@ KEY = "QRMI_IBM_QCS_IAM_APIKEY"
 
 def resource(**source):
     environment = {name: value for name, value in COMPUTE_SERVICE.items() if name != KEY}
-    return Resource("a", "ibm-quantum-compute-service", environment, slurm={"secrets": {KEY: source}})
+    return Resource(
+        "a", "ibm-quantum-compute-service", environment, slurm=slurm_section.parse("a", {"secrets": {KEY: source}})
+    )
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def refusal(item, **limits):
     with pytest.raises(CredentialsError) as caught:
         stored_secrets.fill(item, **limits)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
-    assert caught.value.message == f"the site's {KEY} cannot be had; please tell an admin"
+    assert caught.value.message == f"the site's {KEY} cannot be read; please tell an admin"
     return caught.value.hint
 
 
@@ -58,7 +60,7 @@ def test_a_file_of_one_line_is_the_value(kept, content):
 
 
 def test_a_resource_without_stored_secrets_stays_as_it_is():
-    item = Resource("a", "t", {"A": "1"}, slurm={"capacity": 2})
+    item = Resource("a", "t", {"A": "1"}, slurm=slurm_section.parse("a", {"capacity": 2}))
     assert stored_secrets.fill(item) is item
 
 
@@ -76,7 +78,7 @@ def test_a_link_to_a_file_of_ones_own_is_followed(kept, tmp_path):
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620])
 def test_a_file_that_others_can_read_or_change_is_refused(kept, mode):
-    assert "it can be read by others" in refusal(resource(file=kept(SECRET, mode)))
+    assert "others can read it" in refusal(resource(file=kept(SECRET, mode)))
 
 
 def test_a_file_of_another_user_is_refused(kept):
@@ -88,14 +90,14 @@ def test_a_file_of_another_user_is_refused(kept):
 @pytest.mark.parametrize("content", ["", "\n", f"{SECRET}\nexport X=1\n", f"{SECRET}\x1b[2J", b"\xff", "x" * 65537])
 def test_what_is_not_one_line_is_refused(kept, content):
     hint = refusal(resource(file=kept(content)))
-    assert "it does not hold one line" in hint or "it is not UTF-8" in hint
+    assert "it is not one line" in hint or "it is not UTF-8" in hint
 
 
 def test_what_is_no_file_is_refused(kept, tmp_path):
     assert "No such file or directory" in refusal(resource(file=str(tmp_path / "none")))
     assert "Is a directory" in refusal(resource(file=str(tmp_path)))
     os.mkfifo(tmp_path / "pipe", 0o600)
-    assert "it is no file" in refusal(resource(file=str(tmp_path / "pipe")))
+    assert "it is not a file" in refusal(resource(file=str(tmp_path / "pipe")))
 
 
 def test_what_a_command_prints_is_the_value(program):
@@ -116,9 +118,9 @@ def test_a_command_gets_nothing_of_the_hooks_environment(program, monkeypatch):
     ("body", "reason"),
     [
         (f"echo {SECRET}; exit 3", "it ended with exit status 3"),
-        (f"echo {SECRET}; exec sleep 30", "it gave no answer in time"),
-        ("exit 0", "it does not hold one line"),
-        ("head -c 100000 /dev/zero", "it does not hold one line"),
+        (f"echo {SECRET}; exec sleep 30", "it did not answer in time"),
+        ("exit 0", "it is not one line"),
+        ("head -c 100000 /dev/zero", "it is not one line"),
     ],
 )
 def test_a_command_that_fails_is_told_without_its_output(program, body, reason):
@@ -126,5 +128,5 @@ def test_a_command_that_fails_is_told_without_its_output(program, body, reason):
 
 
 def test_a_command_that_others_can_change_is_not_run(program, tmp_path):
-    assert "it can be changed by others" in refusal(resource(command=[program(f"touch {tmp_path}/ran", 0o777)]))
+    assert "others can change it" in refusal(resource(command=[program(f"touch {tmp_path}/ran", 0o777)]))
     assert not (tmp_path / "ran").exists()

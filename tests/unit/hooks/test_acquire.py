@@ -8,9 +8,9 @@ import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError
-from qrmi_slurm.log import HookLog
 from qrmi_slurm.state import exports
-from qrmi_slurm.state.record import JobFolder, State
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import State
 
 KEY = "QRMI_IBM_QCS_IAM_APIKEY"
 
@@ -272,7 +272,7 @@ def test_an_absurd_session_life_fails_no_job_of_others_and_no_later_release(site
     from qrmi_slurm.hooks import release
 
     folder = site.folder()
-    left = release.release(folder, folder.read(), site.options(), HookLog("epilog", 12))
+    left = release.release(folder.read(), site.hook_run("epilog"))
     assert left is None or [entry.name for entry in left.entries] == ["a"]
 
 

@@ -153,7 +153,7 @@ def test_a_dynamic_resource_is_one_of_those_that_a_choice_fits(site, acquire_for
 
 @pytest.mark.parametrize(
     ("behind", "reason"),
-    [({}, "the service says no"), ({"behind": " "}, "QRMI finds no online QPU behind it")],
+    [({}, "the service says no"), ({"behind": " "}, "QRMI found no online QPU behind it")],
 )
 def test_a_dynamic_resource_behind_which_is_nothing_says_so(site, acquire_for, behind, reason):
     site.add("ibm_inst1", is_dynamic=True, **behind)

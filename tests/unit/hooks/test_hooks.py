@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from qrmi_slurm.calls import backend
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.hooks import epilog, prolog, task_prolog
-from qrmi_slurm.state.record import JobFolder, State
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.journal import Journals
+from qrmi_slurm.state.record import State
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +85,7 @@ def test_epilog_may_run_twice_and_without_a_prolog(site, start):
     [
         (lambda site: site.add("a", acquire="raise"), "a could not be acquired: the service says no to you"),
         (lambda site: site.add("a", acquire="panic"), "a could not be acquired: index out of bounds"),
-        (lambda site: site.add("a", acquire="segv"), "a could not be acquired: QRMI was ended by signal 11"),
+        (lambda site: site.add("a", acquire="segv"), "a could not be acquired: QRMI was killed by signal 11"),
         (lambda site: site.add("a", type="new-vendor"), "does not know the resource type new-vendor"),
         (lambda site: site.add("b"), "not known at this site: a"),
         (lambda site: site.write_config("{"), "the site's QPU configuration cannot be used"),
@@ -128,14 +130,14 @@ def test_whatever_slurm_leaves_out_or_garbles_the_node_stays(site, syslog_lines,
 @pytest.mark.parametrize(
     "fault", [RecordError("r"), OSError(5, "EIO"), RuntimeError("x"), BaseException("panic"), MemoryError()]
 )
-@pytest.mark.parametrize("where", ["create", "locked", "read", "write", "write_exports", "open_journal", "exists"])
+@pytest.mark.parametrize("where", ["create", "locked", "read", "write", "write_exports", "exists", "open"])
 def test_whatever_breaks_in_the_state_directory_the_node_stays(site, syslog_lines, monkeypatch, fault, where):
     site.add("a")
 
     def broken(*arguments, **options):
         raise fault
 
-    monkeypatch.setattr(JobFolder, where, broken)
+    monkeypatch.setattr(Journals if where == "open" else JobFolder, where, broken)
     assert prolog.prolog(site.hook_environment("a")) == 0
     assert epilog.epilog(site.hook_environment("a")) == 0
     assert all("\n" not in line for _, line in syslog_lines)
@@ -211,7 +213,7 @@ def test_a_record_that_cannot_be_read_just_now_stays_where_it_is(site, start, mo
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patched:
-        patched.setattr("qrmi_slurm.state.record._read_own", stale)
+        patched.setattr("qrmi_slurm.files.read", stale)
         assert epilog.epilog(site.hook_environment("a")) == 0
     assert epilog.epilog(site.hook_environment("a")) == 0
     assert site.calls() == ["acquire a ", "release a session-a"]

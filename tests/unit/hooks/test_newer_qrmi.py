@@ -5,7 +5,7 @@ import json
 import pytest
 from doubles import SECRET, variables_of
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import child, installed
 from qrmi_slurm.hooks import epilog, prolog, task_prolog
 
 MEMBERS = ("IBMQuantumComputeService", "NewVendorSystem", "OQTOPUS")
@@ -17,8 +17,8 @@ def newer(site, monkeypatch):
     import qrmi
 
     monkeypatch.setattr(qrmi.ResourceType, "NewVendorSystem", 99, raising=False)
-    newer = "import qrmi\nqrmi.ResourceType.NewVendorSystem = 99\nbackend.go_on"
-    monkeypatch.setattr(backend, "_ANEW", backend._ANEW.replace("backend.go_on", newer))
+    newer = "import qrmi\nqrmi.ResourceType.NewVendorSystem = 99\nchild.go_on"
+    monkeypatch.setattr(child, "_START_AGAIN", child._START_AGAIN.replace("child.go_on", newer))
     environment = {
         "QRMI_NEW_VENDOR_API_KEY": SECRET,
         "QRMI_NEW_VENDOR_BASE_URL": "http://vendor.invalid",
@@ -66,4 +66,4 @@ def test_its_endpoint_is_guarded_as_those_we_know(newer, syslog_lines):
 )
 def test_however_a_type_is_spelled_qrmis_own_service_can_read_it(configured, served):
     """QRMIService in a task takes one spelling only, and passes over a QPU in any other."""
-    assert backend.installed_type(configured, MEMBERS) == served
+    assert installed.installed_type(configured, MEMBERS) == served

@@ -206,7 +206,7 @@ def test_a_record_that_a_hook_holds_is_left_without_alarm(site, hold, run):
     folder = hold()
     with folder.locked(1):
         [result] = run()
-    assert (result.plan.reason, result.is_left) == ("another process is at it", False)
+    assert (result.plan.reason, result.is_left) == ("another process is working on it", False)
     assert site.calls() == []
 
 
@@ -239,7 +239,7 @@ def test_on_an_admins_word_a_living_jobs_qpu_is_released_and_its_steps_are_told(
     [item] = inventory.read(site.state_dir)
     assert recover.take_back(item, site.options(), is_living=True) is None
     assert site.calls() == [f"release a {SECRET}-a"]
-    assert "an admin has released it" in folder.exports_path.read_text()
+    assert "an admin released it" in folder.exports_path.read_text()
 
 
 def test_what_was_shown_to_the_admin_is_what_is_released(site, hold):
@@ -247,7 +247,7 @@ def test_what_was_shown_to_the_admin_is_what_is_released(site, hold):
     [item] = inventory.read(site.state_dir)
     site.folder().remove()
     hold()
-    with pytest.raises(RecordError, match="changed meanwhile"):
+    with pytest.raises(RecordError, match="just changed"):
         recover.take_back(item, site.options(), is_living=True)
 
 

@@ -7,10 +7,9 @@ import time
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import protocol
 from qrmi_slurm.errors import BackendError, RecordError
 from qrmi_slurm.hooks import release
-from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.state.record import Entry, Record, State
 
@@ -39,7 +38,7 @@ def run(site, syslog_lines):
         folder = site.folder()
         folder.create()
         folder.write(Record("test", 12, os.getuid(), "n1", "b", 0, time.time(), entries))
-        left = release.release(folder, folder.read(), site.options(), HookLog("epilog", 12), **options)
+        left = release.release(folder.read(), site.hook_run("epilog"), **options)
         assert not any(SECRET in line for _, line in syslog_lines)
         return left
 
@@ -135,7 +134,7 @@ def test_a_token_is_never_taken_for_another_qpus(site, run):
     """The hook died after b's child wrote its token: released entries must not shift c into b's place."""
     folder = site.folder()
     folder.create()
-    fd = folder.open_journal(1)
+    fd = folder.journals.open(1)
     os.write(fd, b"token-of-b")
     os.close(fd)
     run(
@@ -151,7 +150,7 @@ def test_a_token_that_comes_after_a_release_is_found(site, run):
     """An orphaned child still asks while Epilog releases the others; its token is then the only trace of it."""
     folder = site.folder()
     folder.create()
-    fd = folder.open_journal(1)
+    fd = folder.journals.open(1)
     run(entry(site, "a"), entry(site, "b", state=State.ACQUIRING, token=None, journal=1))
     os.write(fd, b"late-token")
     os.close(fd)
@@ -169,8 +168,8 @@ def test_a_disk_that_takes_nothing_keeps_no_session_open(site, run, monkeypatch,
     folder.create()
     folder.write(Record("test", 12, os.getuid(), "n1", "b", 0, time.time(), (entry(site, "a"),)))
     current = folder.read()
-    monkeypatch.setattr(f"qrmi_slurm.state.record.JobFolder.{what}", refuse)
-    assert release.release(folder, current, site.options(), HookLog("epilog", 12)) is None
+    monkeypatch.setattr(f"qrmi_slurm.state.job_folder.JobFolder.{what}", refuse)
+    assert release.release(current, site.hook_run("epilog")) is None
     assert site.calls() == [f"release a {SECRET}-a"]
 
 
@@ -210,7 +209,7 @@ def keys_asked_with(monkeypatch):
     def refuse(calls, _timeout_s, on_answers):
         for call in calls:
             keys.append(call.environment["a_QRMI_IBM_QCS_IAM_APIKEY"])
-            on_answers([backend.Answer(call, backend.Verdict.REFUSED, None, "401", 0.0, ())])
+            on_answers([protocol.Answer(call, protocol.Verdict.REFUSED, None, "401", 0.0, ())])
 
     monkeypatch.setattr("qrmi_slurm.calls.backend.run", refuse)
     return keys

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import pytest
 
 from lua import INTERPRETERS, SOURCES, Lua, spank
-from qrmi_slurm.config import access, resource_types
+from qrmi_slurm.config import access, resource_types, slurm_section
 from qrmi_slurm.config.access import Person
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.hooks import choice
@@ -26,7 +26,9 @@ GROUPS = {
 
 
 def resource(name, type_name=QCS, **slurm):
-    return Resource(name, type_name, {"QRMI_IBM_QCS_IAM_APIKEY": "secret-of-" + name}, False, slurm)
+    return Resource(
+        name, type_name, {"QRMI_IBM_QCS_IAM_APIKEY": "secret-of-" + name}, False, slurm_section.parse(name, slurm)
+    )
 
 
 def allowed(name, **rules):
@@ -341,12 +343,12 @@ def test_a_type_is_what_prolog_takes_for_it(lua):
 
 
 def prepared(item):
-    return choice.Candidate(item, None, item.type, item.name)
+    return choice.Candidate(item, None, item.type)
 
 
 def test_what_is_behind_a_dynamic_entry_is_several(lua):
     """So two choices may both come to it, where its license has as many."""
-    dynamic = Resource("ibm", QCS, {}, True, {"capacity": 2})
+    dynamic = Resource("ibm", QCS, {}, True, slurm_section.parse("ibm", {"capacity": 2}))
     site(lua, dynamic)
     for term in ("any:ibm,any:ibm", "ibm,any:*", "any:ibm,ibm,any:ibm"):
         lua.submit(term)
@@ -470,7 +472,7 @@ def as_prolog_says(rules, job):
         job.get("partition", "main").rpartition(",")[2],
         job.get("qos") or job.get("default_qos"),
     )
-    return access.refusal("ibm_demo", allowed("ibm_demo", **rules).sharing.access, person)
+    return access.refusal("ibm_demo", allowed("ibm_demo", **rules).slurm.access, person)
 
 
 def test_a_choice_leaves_out_what_its_user_may_not_use(lua):

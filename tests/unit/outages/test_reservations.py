@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.config.slurm_section import SlurmSection
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.outages import reservations
 from qrmi_slurm.outages.reservations import Outage, Reservations
@@ -188,10 +189,10 @@ def test_slurm_says_more_than_one_line(tmp_path, monkeypatch):
 def test_notices_of_resources():
     """QPUs that share a license share its notice; those without one have none."""
     resources = [
-        Resource("a", "t", {}),
-        Resource("b", "t", {}, slurm={"license": "qpu_a"}),
-        Resource("c", "t", {}, slurm={"license": None}),
-        Resource("d", "t", {}),
+        Resource("a", "t", {}, slurm=SlurmSection("qpu_a")),
+        Resource("b", "t", {}, slurm=SlurmSection("qpu_a")),
+        Resource("c", "t", {}, slurm=SlurmSection(None)),
+        Resource("d", "t", {}, slurm=SlurmSection("qpu_d")),
     ]
     found = reservations.notices(resources, {"qpu_a": drained("x")})
     assert found == {"a": "drained: x", "b": "drained: x"}

@@ -23,7 +23,8 @@ from qrmi_slurm.report import page, timeline, timespan, usage
 from qrmi_slurm.report.timespan import Timespan
 from qrmi_slurm.report.usage import Usage
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.state.record import Entry, JobFolder, Record, State
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Entry, Record, State
 
 DAY_S = 86400.0
 NOW_S = datetime(2026, 1, 31, 15, 30).timestamp()

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from lua import INTERPRETERS, literal
 
+from qrmi_slurm.config import slurm_section
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import CatalogueError
 from qrmi_slurm.scheduling import catalogue
@@ -18,7 +19,7 @@ SECRET = "s3cr3t-value"
 
 
 def resource(name, type_name="ibm-quantum-system", **slurm):
-    return Resource(name, type_name, {"QRMI_IBM_QS_IAM_APIKEY": SECRET}, False, slurm)
+    return Resource(name, type_name, {"QRMI_IBM_QS_IAM_APIKEY": SECRET}, False, slurm_section.parse(name, slurm))
 
 
 def test_it_holds_what_the_config_says_and_no_secret():

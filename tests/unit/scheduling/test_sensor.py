@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import installed
 from qrmi_slurm.checks import doctor
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.outages import reservations
@@ -123,7 +123,7 @@ def test_without_qrmi(counted, slurm, run, monkeypatch):
     def missing():
         raise BackendError("QRMI cannot be imported", "pip install qrmi")
 
-    monkeypatch.setattr(backend, "known_members", missing)
+    monkeypatch.setattr(installed, "known_members", missing)
     status, out, err = run("sensor")
     assert (status, out, slurm.changes) == (2, "", [])
     assert err.startswith("error: QRMI cannot be imported")

@@ -10,7 +10,6 @@ from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.hooks import acquire, recover, release
-from qrmi_slurm.log import HookLog
 from qrmi_slurm.report import usage
 from qrmi_slurm.report.timespan import Timespan
 from qrmi_slurm.secret import Secret
@@ -40,13 +39,13 @@ def prolog(site, selection, **changes):
     folder = site.folder()
     folder.create()
     with folder.locked(1):
-        return acquire.acquire(site.job(selection, **told), site.options(), folder, HookLog("prolog", 12))
+        return acquire.acquire(site.job(selection, **told), site.hook_run("prolog"))
 
 
 def epilog(site, **options):
     folder = site.folder()
     with folder.locked(1):
-        return release.release(folder, folder.read(), site.options(), HookLog("epilog", 12), **options)
+        return release.release(folder.read(), site.hook_run("epilog"), **options)
 
 
 def test_a_job_from_prolog_to_epilog_leaves_a_line(site, syslog_lines):
@@ -187,7 +186,7 @@ def test_one_that_an_admin_forgets(site, syslog_lines):
 def test_a_token_that_only_a_journal_has_is_held_since_then(site, syslog_lines):
     """Prolog was killed: its child wrote the token by itself, and somebody comes by much later."""
     folder, _ = written(site, entry("a", token=None, state=State.ACQUIRING, site=site))
-    os.write(folder.open_journal(0), b"t-1")
+    os.write(folder.journals.open(0), b"t-1")
     os.utime(folder.path / "token-0", (1200.0, 1200.0))
     epilog(site)
     [line] = lines_of(site)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.state import record
-from qrmi_slurm.state.record import Broker, Entry, JobFolder, Record, State
+from qrmi_slurm.state import job_folder, record
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Broker, Entry, Record, State
 
 ENTRY = Entry("a", "ibm-quantum-compute-service", {"a_QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-key"}, state=State.ACQUIRING)
 
@@ -106,7 +107,7 @@ def test_folder_and_files_are_for_root_alone(folder):
     folder.write(record_of(ENTRY))
     with folder.locked(1):
         pass
-    os.close(folder.open_journal(0))
+    os.close(folder.journals.open(0))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()}
     assert modes == {"record.json": 0o600, "lock": 0o600, "token-0": 0o600}
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder.path, folder.path.parent, folder.state_dir)] == [
@@ -178,7 +179,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(folder, tmp_path, what):
     (folder.path / name).symlink_to(target)
     if what == "journal":
         with pytest.raises(RecordError):
-            folder.open_journal(0)
+            folder.journals.open(0)
     elif what == "record":
         folder.write(record_of(ENTRY))
     else:
@@ -251,7 +252,7 @@ def test_exports_that_no_file_can_hold_are_a_record_error(folder):
 
 def test_a_token_that_a_child_left_is_found_with_the_record(folder):
     folder.write(record_of(ENTRY))
-    fd = folder.open_journal(0)
+    fd = folder.journals.open(0)
     os.write(fd, SECRET.encode())
     os.close(fd)
     [entry] = folder.read().entries
@@ -261,21 +262,21 @@ def test_a_token_that_a_child_left_is_found_with_the_record(folder):
 
 def test_an_empty_journal_is_no_token(folder):
     folder.write(record_of(ENTRY))
-    os.close(folder.open_journal(0))
+    os.close(folder.journals.open(0))
     assert folder.read().entries == (ENTRY,)
 
 
 def test_a_dropped_journal_is_gone(folder):
-    os.close(folder.open_journal(0))
-    folder.drop_journal(0)
-    folder.drop_journal(0)
-    assert folder.journaled_token(0) is None
+    os.close(folder.journals.open(0))
+    folder.journals.drop(0)
+    folder.journals.drop(0)
+    assert folder.journals.token(0) is None
 
 
 def test_removing_takes_the_whole_folder_and_can_be_repeated(folder):
     folder.write(record_of(ENTRY))
     folder.write_exports("x", os.getuid())
-    os.close(folder.open_journal(3))
+    os.close(folder.journals.open(3))
     with folder.locked(1):
         folder.remove()
     folder.remove()
@@ -283,7 +284,7 @@ def test_removing_takes_the_whole_folder_and_can_be_repeated(folder):
 
 
 def test_while_one_holds_the_lock_another_waits_and_gives_up(folder):
-    with folder.locked(1), pytest.raises(RecordError, match="held by another process"), folder.locked(0.05):
+    with folder.locked(1), pytest.raises(RecordError, match="another process has held"), folder.locked(0.05):
         pass
 
 
@@ -303,7 +304,7 @@ def test_who_waited_for_the_lock_of_a_removed_folder_does_not_hold_it(folder, mo
         waits.set()
         sleep(seconds)
 
-    monkeypatch.setattr("qrmi_slurm.state.record.time.sleep", note_and_sleep)
+    monkeypatch.setattr("qrmi_slurm.files.time.sleep", note_and_sleep)
     outcome = []
 
     def wait_for_it():
@@ -358,7 +359,7 @@ def test_an_entry_is_pending_until_it_failed():
 def test_a_record_of_another_job_is_none_of_ours(folder, other):
     """A folder that somebody copied: its sessions belong to a job that may live."""
     folder.write(record_of(ENTRY, **other))
-    with pytest.raises(RecordFormatError, match="of another folder"):
+    with pytest.raises(RecordFormatError, match="which has another folder"):
         folder.read()
 
 
@@ -366,12 +367,12 @@ def test_a_record_of_another_job_is_none_of_ours(folder, other):
 def test_what_nobody_can_read_is_set_aside_with_its_journals(folder, content):
     """A token that a child left, or still writes, is the last trace of a session."""
     (folder.path / "record.json").write_bytes(content)
-    fd = folder.open_journal(1)
+    fd = folder.journals.open(1)
     found, fault = folder.read_or_set_aside()
     os.write(fd, b"late-token")
     os.close(fd)
     assert found is None
-    [place] = (folder.path.parent / record.SET_ASIDE).iterdir()
+    [place] = (folder.path.parent / job_folder.SET_ASIDE).iterdir()
     assert str(place) in fault.message
     assert "recover" in fault.hint or "session" in fault.hint
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -396,6 +397,6 @@ def test_on_a_read_only_file_system_the_lock_holds_as_well(folder, monkeypatch):
             raise OSError(errno.EROFS, "Read-only file system")
         return really_open(path, flags, *arguments)
 
-    monkeypatch.setattr("qrmi_slurm.state.record.os.open", read_only)
+    monkeypatch.setattr("qrmi_slurm.files.os.open", read_only)
     with folder.locked(0), pytest.raises(RecordBusyError), folder.locked(0):
         pass

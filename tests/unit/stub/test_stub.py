@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR
-from qrmi_slurm.state.record import JobFolder
+from qrmi_slurm.state.job_folder import JobFolder
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "cli_filter"

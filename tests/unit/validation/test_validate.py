@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from qrmi_slurm.calls import backend
+from qrmi_slurm.calls import installed
 from qrmi_slurm.command import render
 from qrmi_slurm.config import config_file, resource_types
 from qrmi_slurm.errors import ConfigError
@@ -222,7 +222,7 @@ def test_sound_configs_have_no_findings():
 
 def test_the_installed_qrmi_knows_every_current_type():
     """The installed QRMI has each type that the suite calls current."""
-    assert check((FIXTURES / "every_type.json").read_text(), backend.known_members()) == ()
+    assert check((FIXTURES / "every_type.json").read_text(), installed.known_members()) == ()
 
 
 def test_every_fault_is_reported_at_once():

@@ -1,0 +1,64 @@
+"""The environment that QRMI is called with, for a job and for an admin's probe alike."""
+
+import os
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from qrmi_slurm import names
+from qrmi_slurm.names import of_resource
+
+# What the IBM compute service gives a session that asks for no time to live, in seconds.
+DEFAULT_SESSION_TTL_S: Final = 28800
+
+# QRMI parses a session's time to live as an i32, and takes its default where that fails.
+_MAX_SESSION_TTL_S: Final = 2**31 - 1
+
+# QRMI needs a job id for some types; a probe has none.
+_NO_JOB_ID: Final = 0
+
+
+class ForJob(NamedTuple):
+    """What a job adds to the variables of its QPUs.
+
+    Args:
+        job_id: Slurm's id.
+        uid: user id of the job's owner.
+        time_limit_s: the job's time limit, in seconds.
+    """
+
+    job_id: int
+    uid: int
+    time_limit_s: int
+
+
+def for_call(
+    resource_name: str, variables: Mapping[str, str], site_env: Mapping[str, str], job: ForJob | None = None
+) -> dict[str, str]:
+    """Return the whole environment of a call.
+
+    Args:
+        resource_name: the resource's name, which goes in front of its variables.
+        variables: the resource's variables, renamed ones under both names.
+        site_env: the site's `--env:` variables.
+        job: the job; None for a probe, which runs as this process's user.
+    """
+    own = dict(variables)
+    if job is not None:
+        own[names.TIMEOUT_SECONDS] = str(job.time_limit_s)
+    environment = dict(site_env)
+    environment |= with_name(resource_name, own)
+    environment[names.QRMI_JOB_ID] = str(job.job_id if job is not None else _NO_JOB_ID)
+    environment[names.QRMI_JOB_UID] = str(job.uid if job is not None else os.getuid())
+    return environment
+
+
+def with_name(resource_name: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return variables with the resource's name in front, as QRMI and tasks read them."""
+    return {of_resource(resource_name, variable): value for variable, value in variables.items()}
+
+
+def session_ttl_s(configured: str | None, time_limit_s: int) -> int:
+    """Return how long a session may live, in seconds: what is configured, else as long as the job at most."""
+    if configured is not None and configured.isascii() and configured.isdecimal() and len(configured) <= 10:
+        return max(1, min(int(configured), _MAX_SESSION_TTL_S))
+    return min(DEFAULT_SESSION_TTL_S, time_limit_s)

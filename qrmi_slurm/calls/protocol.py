@@ -1,0 +1,95 @@
+"""What is asked of QRMI, and what it answers: the values that pass between a hook and the child that calls QRMI."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from qrmi_slurm.secret import Secret, masked_repr
+
+Action = Literal["acquire", "release", "check", "discover"]
+
+
+class Verdict(StrEnum):
+    """How a call ended."""
+
+    DONE = "done"
+    GONE = "gone"  # release only: the service does not know the session any more, so nothing is held
+    REFUSED = "refused"  # the service said no, or was not asked: nothing was acquired
+    UNANSWERED = "unanswered"  # no clear answer: what the service did is unknown
+
+
+class Call(NamedTuple):
+    """One call to QRMI.
+
+    Args:
+        resource: the resource's name.
+        type: its type, as the installed QRMI calls it.
+        action: acquire it, release what was acquired, check whether it can be used, or discover the QPUs behind it.
+        environment: the child's whole environment; secrets in it, so never in a repr.
+        token: what acquire returned; for release.
+        run_as_uid: the user to run as, where the user supplied any of the variables; None is root.
+        journal_fd: an open file that the child writes an acquired token to before it answers, so that the token
+            outlives the hook; None where nothing is acquired.
+    """
+
+    resource: str
+    type: str
+    action: Action
+    environment: Mapping[str, str]
+    token: Secret | None = None
+    run_as_uid: int | None = None
+    journal_fd: int | None = None
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "environment")
+
+
+class Availability(NamedTuple):
+    """What QRMI says about a QPU that is checked.
+
+    Args:
+        state: `online`, `offline`, `paused`, or what a newer QRMI calls it; `unknown` where the type cannot tell.
+        reason: the service's words for it; may be empty. Mask before showing.
+        pending_jobs: how many jobs are waiting for it; None where the service does not say.
+    """
+
+    state: str
+    reason: str = ""
+    pending_jobs: int | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a job can use the QPU now, as far as QRMI can tell."""
+        return self.state in ("online", "unknown")
+
+    @property
+    def sentence(self) -> str:
+        """The state in words: `the QPU is paused: calibration`."""
+        return f"the QPU is {self.state}{f': {self.reason}' if self.reason else ''}"
+
+
+class Answer(NamedTuple):
+    """How a call ended, and what it returned.
+
+    Args:
+        call: the call.
+        verdict: how it ended.
+        token: what acquire returned, where it is done.
+        reason: why it failed; empty otherwise. May have the service's words in it: mask before showing.
+        duration_s: how long it took, in seconds.
+        log: QRMI's own log records, one line each. Mask before showing.
+        availability: the result of a check that is done.
+        found: the online QPUs that were discovered, the least busy first.
+    """
+
+    call: Call
+    verdict: Verdict
+    token: Secret | None
+    reason: str
+    duration_s: float
+    log: tuple[str, ...]
+    availability: Availability | None = None
+    found: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "reason", "log")

@@ -1,0 +1,93 @@
+"""The job's environment: what its tasks get, from what was acquired. Values in, values out."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from qrmi_slurm import names
+from qrmi_slurm.calls.environment import with_name
+from qrmi_slurm.hooks.choice import Candidate, Slot
+from qrmi_slurm.names import of_resource
+from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.state.exports import PREFIX, Exports
+from qrmi_slurm.state.record import Record
+from qrmi_slurm.text import printable
+
+
+class Acquired(NamedTuple):
+    """What Prolog has acquired for a job.
+
+    Args:
+        record: the job's.
+        slots: the job's, each with the candidate that was chosen for it.
+        time_limit_s: the job's, in seconds.
+        problems: why other QPUs could not be had, one sentence each.
+        notes: what else the user should know.
+    """
+
+    record: Record
+    slots: Sequence[Slot]
+    time_limit_s: int
+    problems: Sequence[str]
+    notes: Sequence[str]
+
+
+def failed(job: JobContext, reason: str) -> Exports:
+    """Return the exports of a job that has no QPU, for a reason that is not a QPU's."""
+    return _without_qpu(job, [reason])
+
+
+def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str]) -> Exports:
+    """Return what a job's tasks get: the environment of its QPUs, or why it has none.
+
+    Args:
+        job: the job.
+        acquired: its QPUs.
+        site_env: the site's `--env:` variables.
+    """
+    tokens = {entry.name: entry.token.reveal() for entry in acquired.record.held if entry.token is not None}
+    held = [(slot, slot.chosen) for slot in acquired.slots if slot.chosen is not None and slot.chosen.name in tokens]
+    if not held:
+        return _without_qpu(job, [*acquired.problems, *acquired.notes])
+    chosen = [(slot.term.text, item.name) for slot, item in held if slot.is_choice_of(item)]
+    said = [f"{printable(text)} is {printable(name)}" for text, name in chosen]
+    notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *acquired.problems))
+    variables = dict(site_env)
+    for _, item in held:
+        variables |= _of_qpu(item, job, acquired.record)
+        variables[of_resource(item.name, names.ACQUISITION_TOKEN)] = tokens[item.name]
+        variables[of_resource(item.name, names.TIMEOUT_SECONDS)] = str(acquired.time_limit_s)
+    variables |= _of_job(job, [item for _, item in held])
+    if chosen:
+        variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
+    return Exports(job.job_id, job.restart_count, is_ready=True, notes=notes, variables=variables)
+
+
+def _without_qpu(job: JobContext, reasons: Sequence[str]) -> Exports:
+    notes = tuple(f"{PREFIX}: job {job.job_id} has no QPU: {reason}" for reason in reasons)
+    return Exports(job.job_id, job.restart_count, is_ready=False, notes=notes)
+
+
+def _of_job(job: JobContext, held: Sequence[Candidate]) -> dict[str, str]:
+    resource_names = ",".join(item.name for item in held)
+    return {
+        names.QRMI_JOB_QPU_RESOURCES: resource_names,
+        names.QRMI_JOB_QPU_TYPES: ",".join(item.installed_type for item in held),
+        names.SLURM_JOB_QPU_RESOURCES: resource_names,
+        names.SLURM_JOB_QPU_TYPES: ",".join(item.resource.type for item in held),
+        names.QRMI_JOB_ID: str(job.job_id),
+        names.QRMI_JOB_UID: str(job.uid),
+    }
+
+
+def _of_qpu(item: Candidate, job: JobContext, record: Record) -> dict[str, str]:
+    """Return a QPU's variables; where the job reaches it through its broker, without the site's secrets."""
+    if not item.credentials.need_broker:
+        return with_name(item.name, item.credentials.environment)
+    from qrmi_slurm.broker import launch  # only where a resource has one
+
+    broker = record.broker
+    assert broker is not None  # noqa: S101 without it the job does not hold this QPU
+    place = list(broker.keys).index(item.name)
+    environment = item.credentials.environment
+    variables = launch.variables(item.resource.type, environment, broker.keys[item.name], place, broker.port)
+    return {**with_name(item.name, variables), names.QRMI_SLURM_BROKER: job.node}

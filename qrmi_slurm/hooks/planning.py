@@ -1,0 +1,124 @@
+"""Planning: from a job's `--qpu` to the QPUs that Prolog tries to acquire, in order."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qrmi_slurm.calls import backend, environment, installed
+from qrmi_slurm.calls.environment import ForJob
+from qrmi_slurm.calls.protocol import Action, Answer, Availability, Call, Verdict
+from qrmi_slurm.config import config_file
+from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.config.credentials import merge
+from qrmi_slurm.errors import ConfigError, QrmiSlurmError, SelectionError
+from qrmi_slurm.hooks import choice
+from qrmi_slurm.hooks.choice import Candidate, Slot
+from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.hooks.job_facts import JobFacts
+from qrmi_slurm.slurm import selection
+from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.state import exports, record
+from qrmi_slurm.text import shown
+
+_CONFIG_FAULT = "the site's QPU configuration cannot be used; please tell an admin (qrmi-slurm validate-config)"
+
+
+class Plan(NamedTuple):
+    """What a job may get.
+
+    Args:
+        slots: for each term of `--qpu` that something fits, what it may come to.
+        problems: why others cannot be had, one sentence each.
+        notes: what the user should know although the job can run.
+    """
+
+    slots: list[Slot]
+    problems: list[str]
+    notes: list[str]
+
+
+def make(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
+    """Return the plan of a job; a fault in the config or in `--qpu` is one of its problems."""
+    try:
+        return _find(job, run, facts)
+    except ConfigError as error:  # users cannot see the config
+        run.log.error("refused", reason=error)
+        return Plan([], [_CONFIG_FAULT], [])
+    except QrmiSlurmError as error:
+        run.log.error("refused", reason=error)
+        return Plan([], [error.message], [])
+
+
+def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
+    terms = selection.parse(job.selection_text)
+    resources = config_file.load(run.options.config_path).resources
+    members = installed.known_members()
+
+    def prepare(resource: Resource) -> Candidate:
+        try:
+            return _candidate(resource, job, run, members)
+        except QrmiSlurmError as error:  # the log has the hint too: it is for the admin
+            run.log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
+            raise
+
+    found, unknown = choice.find(terms, resources, lambda needs_qos: facts.person(needs_qos=needs_qos), prepare)
+    if len(unknown) == len(terms) or (unknown and run.options.require == "all"):
+        raise SelectionError(choice.not_known(unknown, resources))
+    notes = [choice.not_known(unknown, resources, ", ignored")] if unknown else []
+    empty = [slot for slot in found if not slot.candidates]
+    for slot in empty:
+        run.log.error("not-found", term=slot.term.text, reason=slot.problem)
+    return Plan([slot for slot in found if slot.candidates], [slot.problem for slot in empty], notes)
+
+
+def _candidate(resource: Resource, job: JobContext, run: HookRun, members: Sequence[str]) -> Candidate:
+    """Return what QRMI is to be called with for a resource; raise where the job cannot have it."""
+    if resource.slurm.secrets:
+        from qrmi_slurm.config import stored_secrets  # only where the config names a place
+
+        resource = stored_secrets.fill(resource, run.deadline.call_s / 2)
+    credentials = merge(resource, job.user_environment)
+    item = Candidate(resource, credentials, installed.installed_type(resource.type, members))
+    # What no task's environment can hold is not acquired either.
+    exports.export_lines(environment.with_name(resource.name, credentials.environment))
+    return item
+
+
+def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: JobFacts, licensed: Sequence[str]) -> None:
+    """Ask QRMI about every QPU that open slots may come to, and put each slot's candidates in order.
+
+    Args:
+        slots: those that leave open which QPU they get.
+        job: the job.
+        run: of the hook.
+        facts: of the job.
+        licensed: the licenses that the job has.
+    """
+    found: dict[str, Sequence[str] | str] = {}
+    told: dict[str, Availability | str] = {}
+    of_job = ForJob(job.job_id, job.uid, facts.time_limit_s())
+    calls: dict[str, Call] = {}
+    for item in [item for slot in slots for item in slot.candidates]:
+        action: Action = "discover" if item.resource.is_dynamic else "check"
+        variables = environment.for_call(item.name, item.credentials.environment, run.options.env, of_job)
+        uid = job.uid if item.credentials.are_users else None
+        calls[item.name] = Call(item.name, item.installed_type, action, variables, run_as_uid=uid)
+
+    def on_answers(answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            name = answer.call.resource
+            secrets = record.secrets_in(answer.call.environment)
+            run.log.hide(secrets)
+            run.log.qrmi(name, answer.log)
+            if answer.verdict is not Verdict.DONE:
+                problem = shown(answer.reason, secrets) or "QRMI did not answer"
+                found[name], told[name] = problem, problem
+            elif answer.availability is not None:
+                told[name] = answer.availability._replace(reason=shown(answer.availability.reason, secrets))
+            else:
+                found[name] = answer.found
+
+    backend.run(list(calls.values()), run.deadline.call_s / 2, on_answers)
+    for slot in slots:
+        choice.expand(slot, found)
+        choice.rank(slot, told, licensed)
+        run.log.info("choice", term=slot.term.text, order=",".join(item.name for item in slot.candidates))

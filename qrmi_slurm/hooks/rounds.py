@@ -1,0 +1,152 @@
+"""The rounds: acquires a job's QPUs side by side, and tries the next candidate of each slot that got none."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from qrmi_slurm.calls import backend, environment
+from qrmi_slurm.calls.environment import ForJob
+from qrmi_slurm.calls.protocol import Answer, Call, Verdict
+from qrmi_slurm.config.resource_types import describe
+from qrmi_slurm.deadline import HOOK_GRACE_S
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.hooks import choice
+from qrmi_slurm.hooks.assignment import Assignment
+from qrmi_slurm.hooks.choice import Candidate, Slot
+from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.secret import Secret
+from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.state import record as records
+from qrmi_slurm.state.record import Entry, Record, State
+from qrmi_slurm.text import is_one_line, shown
+
+_NO_TOKEN: Final = "QRMI returned a token that is empty or not one line"  # noqa: S105
+
+
+class Rounds:
+    """Acquires QPUs until every slot has one, or nothing is left to try.
+
+    Args:
+        job: the job.
+        run: of the hook.
+        time_limit_s: the job's, in seconds.
+        record: the job's; the intent goes into it before QRMI is called, each result on arrival.
+    """
+
+    def __init__(self, job: JobContext, run: HookRun, time_limit_s: int, record: Record) -> None:
+        self._job = job
+        self._run = run
+        self._for_job = ForJob(job.job_id, job.uid, time_limit_s)
+        self._record = record
+        self._fault: RecordError | None = None
+        # The grace is for what comes before and after QRMI's calls.
+        self._calls_s = run.deadline.length_s - HOOK_GRACE_S
+
+    def acquire(self, assignment: Assignment) -> Record:
+        """Return the record with what was acquired.
+
+        Args:
+            assignment: gives each slot its next candidate.
+
+        Raises:
+            RecordError: the disk did not take the record; the journals have the tokens.
+        """
+        while chosen := assignment.next_round({entry.name for entry in self._record.held}):
+            has_more = any(slot.candidates for slot, _ in chosen)
+            self._round({item.name: (slot, item) for slot, item in chosen}, has_more=has_more)
+        if self._fault is not None:
+            raise self._fault
+        return self._record
+
+    def _round(self, chosen: Mapping[str, tuple[Slot, Candidate]], *, has_more: bool) -> None:
+        """Acquire QPUs side by side.
+
+        Args:
+            chosen: by the QPU's name, its slot and the candidate.
+            has_more: whether others can still be tried, so that time has to be left for them.
+        """
+        now_s = time.time()
+        first = len(self._record.entries)
+        for _, item in chosen.values():
+            self._record = self._record.with_another(self._intent(item, self._record.next_journal, now_s))
+        entries = self._record.entries[first:]
+        self._run.log.hide(records.secrets_of(entries))
+        self._run.folder.write(self._record)
+        places = {entry.name: first + place for place, entry in enumerate(entries)}
+
+        def on_answers(answers: Sequence[Answer]) -> None:
+            for answer in answers:
+                index = places[answer.call.resource]
+                entry = self._answered(self._record.entries[index], answer, chosen[answer.call.resource][0])
+                self._record = self._record.with_entry(index, entry)
+            try:  # each result is written on arrival; simultaneous ones share a write
+                self._run.folder.write(self._record)
+            except RecordError as error:  # the journals still have the tokens; the other QPUs' calls go on
+                self._fault = error
+                return
+            for answer in answers:
+                self._run.folder.journals.drop(self._record.entries[places[answer.call.resource]].journal)
+
+        journal_fds: list[int] = []
+        try:
+            calls = []
+            for entry in entries:
+                journal_fds.append(self._run.folder.journals.open(entry.journal))
+                environment_, uid, fd = entry.environment, entry.run_as_uid, journal_fds[-1]
+                calls.append(Call(entry.name, entry.type, "acquire", environment_, run_as_uid=uid, journal_fd=fd))
+            left_s = self._run.deadline.call_s
+            backend.run(calls, min(self._calls_s, left_s / 2 if has_more else left_s), on_answers)
+        finally:
+            for fd in journal_fds:
+                os.close(fd)
+
+    def _intent(self, item: Candidate, journal: int, now_s: float) -> Entry:
+        """Return the intent to acquire a QPU, with the whole environment that QRMI is called with."""
+        variables = dict(item.credentials.environment)
+        expires_s = None
+        max_ttl = describe(item.installed_type).session_max_ttl
+        if max_ttl:
+            ttl_s = environment.session_ttl_s(variables.get(max_ttl), self._for_job.time_limit_s)
+            variables[max_ttl] = str(ttl_s)
+            # The service counts from when it opens the session, which may be as late as the call's end.
+            expires_s = now_s + ttl_s + self._run.options.acquire_timeout_s + HOOK_GRACE_S
+        return Entry(
+            name=item.name,
+            type=item.installed_type,
+            environment=environment.for_call(item.name, variables, self._run.options.env, self._for_job),
+            run_as_uid=self._job.uid if item.credentials.are_users else None,
+            since_s=now_s,
+            asked_s=now_s,
+            restart_count=self._job.restart_count,
+            journal=journal,
+            expires_s=expires_s,
+        )
+
+    def _answered(self, entry: Entry, answer: Answer, slot: Slot) -> Entry:
+        """Return a QPU's entry after its call; a failure goes into the slot as a sentence."""
+        # A child that was killed just after QRMI answered has still written the token.
+        token = answer.token or self._run.folder.journals.token(entry.journal)
+        if token is not None:
+            self._run.log.hide([token])
+        self._run.log.qrmi(entry.name, answer.log)
+        details = {"qpu": entry.name, "type": entry.type, "seconds": answer.duration_s}
+        if token is not None and is_one_line(token.reveal()):
+            self._run.log.info("acquired", **details)
+            return entry.to(State.ACQUIRED, token=token)
+        reason = shown(answer.reason, records.secrets_of([entry])) or _NO_TOKEN
+        state = _state_without(entry, answer, token)
+        self._run.log.error("not-acquired", **details, state=state, reason=reason)
+        from qrmi_slurm.calls import reasons  # only where something failed
+
+        slot.failures.append(choice.not_acquired(entry.name, reasons.plain(reason)))
+        return entry.to(state, token=token, reason=reason)
+
+
+def _state_without(entry: Entry, answer: Answer, token: Secret | None) -> State:
+    """Return the state of a QPU that the job cannot have."""
+    if token is not None:  # acquired, but with a token that no environment can hold
+        return State.RELEASING
+    if answer.verdict is Verdict.UNANSWERED and describe(entry.type).locks:
+        return State.INDETERMINATE
+    return State.FAILED

@@ -1,0 +1,243 @@
+"""A job's folder in the state directory: `<state dir>/<cluster>/<job id>/`, root's, `0711`.
+
+In it are `record.json` (`0600`), `lock`, a `token-<n>` for each QPU (journal.py), `exports`, owned by the job's user,
+`array`, which the plugin writes for a task of a job array, and `broker` (broker/launch.py). A record that cannot be
+read is moved to `<state dir>/<cluster>/.set-aside/`, where it blocks no job.
+"""
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qrmi_slurm import files, names
+from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
+from qrmi_slurm.state import record as records
+from qrmi_slurm.state.journal import Journals
+from qrmi_slurm.state.record import Record, State
+
+# Where a cluster's unreadable records go; on the same file system, and not a job's id.
+SET_ASIDE: Final = ".set-aside"
+
+_LOCK_FILE: Final = "lock"
+
+_LOOK_HINT: Final = "an admin has to check --state-dir: space, owner, read-only?"
+
+_SET_ASIDE_HINT: Final = (
+    "an admin has to check at the service whether the job still has a session open, close it, and remove that folder"
+)
+
+
+class JobFolder:
+    """A job's folder.
+
+    Args:
+        state_dir: the site's `--state-dir`.
+        cluster: the cluster's name; one path component.
+        job_id: Slurm's id.
+    """
+
+    def __init__(self, state_dir: Path, cluster: str, job_id: int) -> None:
+        self.state_dir = state_dir
+        self.cluster = cluster
+        self.job_id = job_id
+        self.path = state_dir / cluster / str(job_id)
+        self.exports_path = self.path / names.EXPORTS_FILE
+        self.broker_path = self.path / "broker"
+        self.journals = Journals(self.path)
+        self._record_path = self.path / names.RECORD_FILE
+
+    # --- the folder itself ----------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the folder and those above it.
+
+        Raises:
+            RecordError: it cannot be made, or another user could write to it.
+        """
+        self._require_trust()
+        try:
+            for path in (self.state_dir, self.path.parent, self.path):
+                files.make_folder(path)
+                _require_own(path)
+        except OSError as error:
+            raise RecordError(f"cannot create {error.filename or self.path}: {error.strerror}", _LOOK_HINT) from error
+
+    def exists(self) -> bool:
+        """Tell whether the folder exists."""
+        return self.path.is_dir()
+
+    @contextlib.contextmanager
+    def locked(self, timeout_s: float, *, make: bool = False) -> Iterator[None]:
+        """Hold the record's lock, so that Prolog, Epilog and recover never change it at the same time.
+
+        Args:
+            timeout_s: how long to wait for another holder, in seconds.
+            make: make the folder again where the lock's last holder has removed it.
+
+        Raises:
+            RecordBusyError: another process held the lock all that time.
+            RecordError: the folder is gone, or cannot be locked.
+        """
+        with contextlib.ExitStack() as stack:
+            lock = files.locked(self.path / _LOCK_FILE, timeout_s, make_again=self.create if make else None)
+            try:
+                is_held = stack.enter_context(lock)
+            except FileNotFoundError as error:
+                raise RecordError(f"cannot lock {self.path}: it is gone") from error
+            except OSError as error:
+                raise RecordError(f"cannot lock {self.path}: {error.strerror}") from error
+            if not is_held:
+                raise RecordBusyError(f"another process has held {self.path} for over {timeout_s:.3g} s")
+            yield
+
+    def remove(self) -> None:
+        """Remove the folder; of what is in it the record goes last but the lock, so that a crash leaves it readable.
+
+        Raises:
+            RecordError: something cannot be removed.
+        """
+        try:
+            found = set(os.listdir(self.path))
+            last = [name for name in (names.RECORD_FILE, _LOCK_FILE) if name in found]
+            for name in sorted(found - set(last)) + last:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RecordError(f"cannot remove {self.path}: {error.strerror}", _LOOK_HINT) from error
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def _require_trust(self) -> None:
+        """Raise where another user could put a folder in this place: root acts on what a record says."""
+        try:
+            weak = files.weak_place(self.path)
+        except OSError as error:
+            raise RecordError(f"cannot look at {self.path}: {error.strerror}", _LOOK_HINT) from error
+        if weak is not None:
+            raise RecordError(
+                f"{_owner_and_mode(weak)}, so others could replace {self.path}",
+                f"an admin has to run: chown root {weak} && chmod go-w {weak}, or choose another --state-dir",
+            )
+
+    # --- the record -----------------------------------------------------------------------------------------
+
+    def read(self) -> Record | None:
+        """Return the record, with tokens that are only in journals so far; None where there is none.
+
+        Raises:
+            RecordError: it cannot be read; a RecordFormatError where it is not one of ours.
+        """
+        self._require_trust()
+        try:
+            content = files.read(self._record_path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordError(f"cannot read {self._record_path}: {error.strerror}") from error
+        record = records.decode(content, self._record_path)
+        if (record.cluster, record.job_id) != (self.cluster, self.job_id):
+            raise RecordFormatError(f"{self._record_path} belongs to job {record.job_id}, which has another folder")
+        return self._with_journaled_tokens(record)
+
+    def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:
+        """Return the record; move one that cannot be understood out of the way.
+
+        Returns:
+            The record, or None; and what was wrong with one that was set aside.
+
+        Raises:
+            RecordError: it cannot be read just now, or cannot be moved.
+        """
+        try:
+            return self.read(), None
+        except RecordFormatError as error:
+            place = self.path.parent / SET_ASIDE / f"{self.job_id}-{time.time_ns()}"
+            try:
+                files.make_folder(place.parent, 0o700)
+                place.mkdir(mode=0o700)
+                # The journals too: what a child wrote, or is still writing, may be the only trace of a token.
+                for path in (*self.journals.paths(), self._record_path):
+                    path.rename(place / path.name)
+            except OSError as move_error:
+                raise RecordError(f"{error.message}; cannot move it: {move_error.strerror}", _LOOK_HINT) from error
+            return None, RecordError(f"{error.message}; moved to {place}", error.hint or _SET_ASIDE_HINT)
+
+    def write(self, record: Record) -> None:
+        """Put the record on disk for good.
+
+        Raises:
+            RecordError: the disk did not take it.
+        """
+        try:
+            files.replace(self._record_path, records.encode(record), 0o600)
+        except OSError as error:
+            raise RecordError(f"cannot write {self._record_path}: {error.strerror}", _LOOK_HINT) from error
+
+    def _with_journaled_tokens(self, record: Record) -> Record:
+        for index, entry in enumerate(record.entries):
+            token = self.journals.token(entry.journal) if entry.token is None else None
+            if token is not None:
+                held = entry.to(State.ACQUIRED, token=token)
+                # Held since its child wrote the token, not since now.
+                acquired_s = self.journals.written_s(entry.journal) or held.acquired_s
+                record = record.with_entry(index, held._replace(acquired_s=acquired_s))
+        return record
+
+    # --- what is there for others ---------------------------------------------------------------------------
+
+    def write_exports(self, content: str, uid: int) -> None:
+        """Put the exports in place, readable by the job's user alone; they need not survive a crash.
+
+        Raises:
+            RecordError: the disk did not take them.
+        """
+        try:
+            files.replace(
+                self.exports_path, content.encode("utf-8", "surrogateescape"), 0o400, uid=uid, is_durable=False
+            )
+        except OSError as error:
+            raise RecordError(f"cannot write {self.exports_path}: {error.strerror}") from error
+        except UnicodeEncodeError:
+            raise RecordError(f"cannot write {self.exports_path}: a value is not valid text") from None
+
+    def remove_exports(self) -> None:
+        """Remove the exports: no task may start with them any more.
+
+        Raises:
+            RecordError: the disk did not let them go.
+        """
+        try:
+            self.exports_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot remove {self.exports_path}: {error.strerror}", _LOOK_HINT) from error
+
+    def array_ids(self) -> tuple[int, int] | None:
+        """Return the ids of the job array and of the task in it; None where the plugin wrote none."""
+        try:
+            array, _, task = files.read(self.path / "array").decode().strip().partition("_")
+            return int(array), int(task)
+        except (OSError, ValueError):
+            return None
+
+
+def _require_own(path: Path) -> None:
+    """Raise where a folder of the state is a link, another user's, or writable by others."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise RecordError(f"{path} is not a folder", "an admin has to remove it, or choose another --state-dir")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise RecordError(_owner_and_mode(path), f"an admin has to run: chown root {path} && chmod 0711 {path}")
+
+
+def _owner_and_mode(path: Path) -> str:
+    status = path.lstat()
+    return f"{path} is owned by uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}"
