@@ -1,4 +1,4 @@
-"""The SPANK plugin cli_filter/spank_qrmi.c, built as an admin builds it and driven in every context by a fake Slurm."""
+"""The SPANK plugin in cli_filter/, built as an admin builds it and driven in every context by a fake Slurm."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ SOURCES = ROOT / "cli_filter"
 FAKE_SLURM = Path(__file__).parent / "stub" / "fake_slurm.c"
 
 OPTION_ENV = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu"
-HINT = "; give names separated by commas, as in --qpu=ibm_quebec,ibm_sherbrooke."
+HINT = "; separate QPU names with commas, as in --qpu=ibm_quebec,ibm_sherbrooke."
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
@@ -227,15 +227,15 @@ def test_nothing_in_slurmd(stub: Stub, context: str) -> None:
 FAULTS = {
     "": "names no QPU",
     "  ": "names no QPU",
-    ",": "has an empty name in its list",
-    "a,,b": "has an empty name in its list",
-    "a,": "has an empty name in its list",
-    ",a": "has an empty name in its list",
-    "a, ,b": "has an empty name in its list",
-    "a=b": "has a name with '=' in it",
-    "a\nb": "has a control character in it",
-    "a\tb": "has a control character in it",
-    "a\x7f": "has a control character in it",
+    ",": "contains an empty name",
+    "a,,b": "contains an empty name",
+    "a,": "contains an empty name",
+    ",a": "contains an empty name",
+    "a, ,b": "contains an empty name",
+    "a=b": "contains '='",
+    "a\nb": "contains a control character",
+    "a\tb": "contains a control character",
+    "a\x7f": "contains a control character",
     b"a\xff": "is not valid UTF-8",
     b"a\xc3": "is not valid UTF-8",
     b"\xc0\x80": "is not valid UTF-8",
@@ -262,7 +262,7 @@ def test_malformed_environment_is_refused(stub: Stub) -> None:
     """An option from the environment is checked like one from the command line."""
     done = submit(stub, env={OPTION_ENV: "a,"})
     assert done.rc("option") != [0]
-    assert done.errors == [f"spank_qrmi: --qpu has an empty name in its list{HINT}"]
+    assert done.errors == [f"spank_qrmi: --qpu contains an empty name{HINT}"]
 
 
 @pytest.mark.parametrize(
@@ -354,10 +354,10 @@ def test_variables_of_another_job_stay_out(stub: Stub) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
-        ("a_QRMI_KEY", "SECRET\nexport PATH=/x", "has a control character in its value"),
-        ("a_QRMI_KEY", "SECRET\x7f", "has a control character in its value"),
-        ("a_QRMI_KEY", "S" * 65537, "has a value longer than 65536 bytes"),
-        ("a_QRMI_" + "N" * 243, "SECRET", "has a name longer than 249 bytes"),
+        ("a_QRMI_KEY", "SECRET\nexport PATH=/x", "its value contains a control character"),
+        ("a_QRMI_KEY", "SECRET\x7f", "its value contains a control character"),
+        ("a_QRMI_KEY", "S" * 65537, "its value is longer than 65536 bytes"),
+        ("a_QRMI_" + "N" * 243, "SECRET", "its name is longer than 249 bytes"),
     ],
 )
 def test_unsound_variable_is_refused(stub: Stub, name: str, value: str, fault: str) -> None:
@@ -365,7 +365,7 @@ def test_unsound_variable_is_refused(stub: Stub, name: str, value: str, fault: s
     done = submit(stub, option("b,a"), env={name: value})
     assert done.rc("option") != [0]
     assert done.errors == [
-        f"spank_qrmi: the environment variable {name}, which goes with --qpu=a, {fault}; unset it or correct it."
+        f"spank_qrmi: cannot pass the environment variable {name} to the job for --qpu=a: {fault}; fix or unset it."
     ]
     assert "SECRET" not in "\n".join(line for line in done.lines if not line.startswith("environ"))
 
@@ -385,7 +385,7 @@ def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: 
             assert len(submit(one, option(terms), env=most).control) == 18
         done = submit(one, option(terms), env=most | {"a_QRMI_MORE": "v" * 10_000})
         assert done.rc("option") != [0]
-        sentence = "the environment variables that go with --qpu have more than 1 MiB together; unset some."
+        sentence = "the <name>_QRMI_* variables for the QPUs in --qpu total more than 1 MiB; unset some."
         assert done.errors == [f"spank_qrmi: {sentence}"]
         assert not [name for name in done.control if name.startswith("a_")]
 
@@ -420,7 +420,7 @@ def test_job_control_that_takes_nothing_is_an_error(stub: Stub) -> None:
     """Where Slurm does not take the selection, init_post_opt fails and says so."""
     done = stub.run("allocator", "init", option("a"), "fail_setenv", "post_opt", "exit")
     assert done.rc("init_post_opt") != [0]
-    assert done.errors == ["spank_qrmi: cannot pass QRMI_QPU on to the job: fake error"]
+    assert done.errors == ["spank_qrmi: cannot pass QRMI_QPU to the job: fake error; tell an admin."]
 
 
 # --- heterogeneous jobs: one process, one post_opt for each component ---
