@@ -38,6 +38,22 @@ extern spank_f slurm_spank_init_post_opt;
 extern spank_f slurm_spank_exit;
 #pragma GCC visibility pop
 
+#define MAJOR SLURM_VERSION_MAJOR(SLURM_VERSION_NUMBER)
+#define MINOR SLURM_VERSION_MINOR(SLURM_VERSION_NUMBER)
+#define MICRO SLURM_VERSION_MICRO(SLURM_VERSION_NUMBER)
+#define DIGIT(number) (char)('0' + (number) % 10)
+
+/* Shows `qrmi-slurm doctor` that this file is ours and which Slurm it was built for. It searches the file for these two
+ * strings, the second one being like "22.05.8". */
+static const struct {
+	char name[sizeof "qrmi-slurm stub for Slurm"];
+	char version[sizeof "22.05.10"];
+} marker __attribute__((used)) = {
+	"qrmi-slurm stub for Slurm",
+	{ DIGIT(MAJOR / 10), DIGIT(MAJOR), '.', DIGIT(MINOR / 10), DIGIT(MINOR), '.',
+	  MICRO < 10 ? DIGIT(MICRO) : DIGIT(MICRO / 10), MICRO < 10 ? '\0' : DIGIT(MICRO), '\0' },
+};
+
 /* How many lines of plugstack.conf load this file. Slurm loads it once and calls it for each of them. */
 static unsigned int lines;
 static unsigned int calls_of_post_opt;

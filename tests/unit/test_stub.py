@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_slurm import plugin_file
 from qrmi_slurm.plugstack import DEFAULT_STATE_DIR
 from qrmi_slurm.record import JobFolder
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cli_filter"
+SLURM_VERSION = Path("/usr/include/slurm/slurm_version.h")
 FAKE_SLURM = Path(__file__).parent / "stub" / "fake_slurm.c"
 
 OPTION_ENV = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu"
@@ -175,6 +177,28 @@ def test_is_small(stub: Stub, tmp_path: Path) -> None:
     stripped = tmp_path / "stripped.so"
     output("strip", "-o", stripped, stub.plugin)
     assert stripped.stat().st_size < 32_000
+
+
+def test_tells_which_slurm_it_is_for(stub: Stub, tmp_path: Path) -> None:
+    """The file says which Slurm it was built for, stripped as well."""
+    number = re.search(r"define SLURM_VERSION_NUMBER (0x\w+)", SLURM_VERSION.read_text())
+    assert number
+    built_for = tuple(int(number[1], 16).to_bytes(3, "big"))
+    stripped = tmp_path / "stripped.so"
+    output("strip", "-o", stripped, stub.plugin)
+    assert plugin_file.slurm_version(stub.plugin) == plugin_file.slurm_version(stripped) == built_for
+
+
+@pytest.mark.parametrize(("number", "version"), [("0x170b0a", (23, 11, 10)), ("0x1a0500", (26, 5, 0))])
+def test_headers_of_another_slurm(tmp_path: Path, number: str, version: tuple[int, int, int]) -> None:
+    """A build with another Slurm's headers is for that Slurm."""
+    headers = tmp_path / "include" / "slurm"
+    shutil.copytree(SLURM_VERSION.parent, headers)
+    text = SLURM_VERSION.read_text()
+    (headers / SLURM_VERSION.name).write_text(re.sub(r"(define SLURM_VERSION_NUMBER) \w+", rf"\1 {number}", text))
+    done = make(f"BUILD_DIR={tmp_path}", f"SLURM_INCLUDE_DIR={tmp_path / 'include'}")
+    assert done.returncode == 0, done.stderr
+    assert plugin_file.slurm_version(tmp_path / "spank_qrmi.so") == version
 
 
 def test_headers_elsewhere(tmp_path: Path) -> None:
