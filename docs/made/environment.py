@@ -161,13 +161,13 @@ def _limits() -> str:
 
 def _stubs_number(name: str) -> int:
     """Return a constant of the stub's source: a number, or a number less the size of a string."""
-    source = (CHECKOUT / "cli_filter" / "spank_qrmi.c").read_text()
+    source = (CHECKOUT / "cli_filter" / "variables.h").read_text()
     plain = re.search(rf"^#define {name} (\d+)U$", source, re.MULTILINE)
     if plain:
         return int(plain[1])
     less = re.search(rf'^#define {name} \((\d+)U - sizeof "([^"]*)"\)$', source, re.MULTILINE)
     if not less:
-        raise LookupError(f"spank_qrmi.c does not define {name} as this page knows it")
+        raise LookupError(f"variables.h does not define {name} as this page knows it")
     return int(less[1]) - len(less[2]) - 1
 
 

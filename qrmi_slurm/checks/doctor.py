@@ -145,17 +145,15 @@ def _plugin_file(line: PluginLine, settings: SlurmSettings | None) -> Line:
             return warning(name, f"{line.path} stands in PluginDir, which is not known", _ASK_SLURM)
     path = next((path for path in paths if path.exists()), paths[0])
     try:
-        found = plugin_file.read(path)
+        major, minor, _ = plugin_file.slurm_version(path)
     except PlugstackError as failure:
         return error(name, failure.message, failure.hint)
-    built_for = f"{found.version[0]}.{found.version[1]:02}"
+    built_for = f"{major}.{minor:02}"
     release = settings.version if settings is not None else None
-    if release is not None and found.version[:2] != release:
+    if release is not None and (major, minor) != release:
         running = f"{release[0]}.{release[1]:02}"
         hint = f"build it with the headers of {running}: make -C cli_filter clean install"
         return error(name, f"{path} is built for Slurm {built_for}, and {running} runs: it is not loaded", hint)
-    if not found.is_ours:
-        return error(name, f"{path} is another plugin of that name", "name ours; see: qrmi-slurm slurm-conf")
     return ok(name, f"{path}, for Slurm {built_for}")
 
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from qrmi_slurm.errors import SelectionError
 from qrmi_slurm.text import is_one_line, printable
 
-# The stub refuses longer lists at submission (cli_filter/spank_qrmi.c); this holds where somebody forged one.
+# The stub refuses longer lists at submission (cli_filter/selection.h); this holds where somebody forged one.
 MAX_SELECTION_BYTES: Final = 4096
 
 ANY: Final = "any:"

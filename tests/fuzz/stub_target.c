@@ -1,19 +1,23 @@
-/* The SPANK plugin under libFuzzer: an input is a context, a list of --qpu values and an environment.
+/*
+ * The SPANK plugin under libFuzzer. An input is a context, a list of --qpu values and an environment.
  *
- * Byte 0 chooses the context and what happens; texts end with 0xff. The first is --qpu, then come NAME=VALUE entries of the
- * process's (allocator, local) or the step's environment (remote); one that begins with '!' is --qpu of the next
- * component. With -DSTANDALONE it reads each file that it is given once, for valgrind.
+ * Byte 0 selects the context and the job's id. The rest are texts that end with 0xff. The first is --qpu. NAME=VALUE texts
+ * go into the environment of the process (allocator, local) or of the step (remote); a text that starts with '!' is --qpu
+ * of the next component. With -DSTANDALONE the program reads each file it is given once, for valgrind.
  */
+
+/* All in one unit: each input must find the plugin's state fresh, as each of Slurm's programs does. */
+#include "../../cli_filter/job_control.c"
+#include "../../cli_filter/remote.c"
+#include "../../cli_filter/selection.c"
 #include "../../cli_filter/spank_qrmi.c"
+#include "../../cli_filter/submit.c"
+#include "../../cli_filter/variables.c"
 
 #include <assert.h>
 #include <stdarg.h>
 
 #define ENTRIES_MAX 64
-
-/* The plugin asks for POSIX alone. */
-int clearenv(void);
-int putenv(char *entry);
 
 static spank_context_t context;
 static uint32_t fuzzed_job_id;
@@ -180,8 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			post_opt();
 	slurm_spank_exit(NULL, 0, NULL);
 	clearenv();
-	unsetenv(HET_SELECTIONS);
-	selection_clear(&current);
+	selection_clear(&of_step);
 	while (steps > 0)
 		free(step[--steps]);
 	while (count > 0)

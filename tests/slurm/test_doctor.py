@@ -228,15 +228,29 @@ def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]
 
 def test_a_plugin_of_another_release(site: Site) -> None:
     """A plugin that is built for another Slurm is named with both releases, and srun proves that it is not loaded."""
-    release = int.from_bytes(bytes([8, 5, 22, 0]), "little")  # as the headers of 22.05.8 have it
     content = STUB.read_bytes()
-    assert content.count(release.to_bytes(4, "little")) == 1
+    # What Slurm reads, plugin_version, and what doctor reads: both as the headers of 22.05.8 have it.
+    for built, other_release in (
+        (bytes([8, 5, 22, 0]), bytes([1, 11, 23, 0])),
+        (b"Slurm\x0022.05.8\0", b"Slurm\x0023.11.1\0"),
+    ):
+        assert content.count(built) == 1
+        content = content.replace(built, other_release)
     other = site.cluster.etc / "spank_qrmi.so"
-    other.write_bytes(content.replace(release.to_bytes(4, "little"), bytes([1, 11, 23, 0])))
+    other.write_bytes(content)
     site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
     lines = doctor(site)
     assert "built for Slurm 23.11, and 22.05 runs" in lines["plugin"]["message"]
     assert lines["--qpu"]["level"] == "error"
+
+
+def test_another_plugin_of_the_same_name(site: Site) -> None:
+    """A plugin that Slurm loads but that has not our marker is reported."""
+    other = site.cluster.etc / "spank_qrmi.so"
+    other.write_bytes(STUB.read_bytes().replace(b"qrmi-slurm stub", b"another's stub "))
+    site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
+    line = doctor(site)["plugin"]
+    assert (line["level"], f"{other} is not the plugin of qrmi-slurm" in line["message"]) == ("error", True)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_more_variables_than_prolog_can_be_started_with_drain_no_node(site: Site
     )
     done = attacker.run(f"{script} -o /dev/null {job}")
     assert done.returncode != 0
-    assert "have more than 1 MiB together" in done.stderr
+    assert "total more than 1 MiB" in done.stderr
     time.sleep(0.5)
     site.cluster.wait_nodes_idle()
 

@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 SOURCES = [
     *sorted((CHECKOUT / "qrmi_slurm").rglob("*.py")),
     CHECKOUT / "scripts" / "task_prolog.py",
-    CHECKOUT / "cli_filter" / "spank_qrmi.c",
+    *sorted((CHECKOUT / "cli_filter").glob("*.[ch]")),
     CHECKOUT / "cli_filter" / "qrmi_slurm.lua",
 ]
 SLURMS_OWN = "unrecognized option"

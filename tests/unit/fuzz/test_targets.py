@@ -35,6 +35,19 @@ def test_a_target_takes_its_seeds_and_what_is_left_of_them(name):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_stubs_target_takes_its_seeds_and_what_is_left_of_them(tmp_path):
+    target = tmp_path / "stub"
+    flags = ["-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-DSTANDALONE"]
+    subprocess.run(["gcc", *flags, "-fno-sanitize-recover=all", "-o", target, FUZZ / "stub_target.c"], check=True)
+    inputs = []
+    for number, seed in enumerate(fuzz().SEEDS["stub"]):
+        for length in (len(seed), len(seed) // 2):
+            inputs.append(tmp_path / f"{number}-{length}")
+            inputs[-1].write_bytes(seed[:length])
+    done = subprocess.run([target, *inputs], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_shells_target_finds_nothing_in_a_second():
     command = [sys.executable, "-P", FUZZ / "shell_target.py", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A Slurm that consists of its SPANK interface: loads a plugin, calls it as the commands on standard input say, and
- * prints what the plugin did, so that a test can drive it in every context without a cluster.
+ * A Slurm that is only a SPANK interface: it loads a plugin, calls it as the commands on standard input say, and prints
+ * what the plugin did. Tests drive the plugin in every context with it, without a cluster.
  *
  *   context NAME      allocator, local, remote, slurmd or job_script; the first command
  *   init              slurm_spank_init
@@ -9,18 +9,18 @@
  *   env_option        --qpu from the environment, as spank_process_env_options() does
  *   post_opt          slurm_spank_init_post_opt, after what spank_init_post_opt() does before it
  *   set_spank_env     job-control variables into the process environment, as sbatch and salloc do
- *   new_component     an empty job-control environment, as srun begins each component with
- *   clear_environ     no process environment, as sbatch --export-file has after a component
- *   fail_setenv       the job-control environment takes nothing more
- *   job_id N          what the plugin gets for S_JOB_ID
- *   array N N         the same for S_JOB_ARRAY_ID and S_JOB_ARRAY_TASK_ID
+ *   new_component     empties the job-control environment, as srun does before each component
+ *   clear_environ     empties the process environment, as sbatch --export-file does after each component
+ *   fail_setenv       the job-control environment accepts nothing from here on
+ *   job_id N          S_JOB_ID for the plugin
+ *   array N N         S_JOB_ARRAY_ID and S_JOB_ARRAY_TASK_ID for the plugin
  *   batch_step        the step is that of a batch script
  *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
  *   dump              prints the job-control, step and process environment
  *   exit              slurm_spank_exit
  *
- * Each line of output is a word and text; line breaks in the text appear as \n. Access rules are those of
+ * Each line of output is a word and a text, with \n for line breaks in the text. Access rules are those of Slurm's
  * src/common/spank.c.
  */
 #define _GNU_SOURCE
@@ -58,11 +58,11 @@ static uint32_t job_id;
 static uint32_t step_id;
 static uint32_t array_id;
 static uint32_t array_task_id = NO_VAL;
-/* What the line in plugstack.conf has after the path. */
+/* What follows the path in plugstack.conf. */
 static char *arguments[4] = {"/etc/slurm/qrmi_config.json", "--env:https_proxy=http://u:PROXYSECRET@p:1"};
 static int arguments_count = 2;
 static bool setenv_fails;
-static char *found; /* the option's value; like Slurm's it is never forgotten */
+static char *found; /* the option's value, which Slurm never forgets either */
 
 static void say(const char *word, const char *text)
 {

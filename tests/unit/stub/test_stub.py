@@ -1,4 +1,4 @@
-"""The SPANK plugin cli_filter/spank_qrmi.c, built as an admin builds it and driven in every context by a fake Slurm."""
+"""The SPANK plugin in cli_filter/, built as an admin builds it and driven in every context by a fake Slurm."""
 
 import re
 import shutil
@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_slurm.checks import plugin_file
 from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR
 from qrmi_slurm.state.job_folder import JobFolder
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "cli_filter"
-FAKE_SLURM = Path(__file__).parent / "stub" / "fake_slurm.c"
+SLURM_VERSION = Path("/usr/include/slurm/slurm_version.h")
+FAKE_SLURM = Path(__file__).with_name("fake_slurm.c")
 
 OPTION_ENV = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_qrmi_qpu"
-HINT = "; give names separated by commas, as in --qpu=ibm_quebec,ibm_sherbrooke."
+HINT = "; separate QPU names with commas, as in --qpu=ibm_quebec,ibm_sherbrooke."
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 
 
@@ -177,6 +179,28 @@ def test_is_small(stub: Stub, tmp_path: Path) -> None:
     assert stripped.stat().st_size < 32_000
 
 
+def test_tells_which_slurm_it_is_for(stub: Stub, tmp_path: Path) -> None:
+    """The file says which Slurm it was built for, stripped as well."""
+    number = re.search(r"define SLURM_VERSION_NUMBER (0x\w+)", SLURM_VERSION.read_text())
+    assert number
+    built_for = tuple(int(number[1], 16).to_bytes(3, "big"))
+    stripped = tmp_path / "stripped.so"
+    output("strip", "-o", stripped, stub.plugin)
+    assert plugin_file.slurm_version(stub.plugin) == plugin_file.slurm_version(stripped) == built_for
+
+
+@pytest.mark.parametrize(("number", "version"), [("0x170b0a", (23, 11, 10)), ("0x1a0500", (26, 5, 0))])
+def test_headers_of_another_slurm(tmp_path: Path, number: str, version: tuple[int, int, int]) -> None:
+    """A build with another Slurm's headers is for that Slurm."""
+    headers = tmp_path / "include" / "slurm"
+    shutil.copytree(SLURM_VERSION.parent, headers)
+    text = SLURM_VERSION.read_text()
+    (headers / SLURM_VERSION.name).write_text(re.sub(r"(define SLURM_VERSION_NUMBER) \w+", rf"\1 {number}", text))
+    done = make(f"BUILD_DIR={tmp_path}", f"SLURM_INCLUDE_DIR={tmp_path / 'include'}")
+    assert done.returncode == 0, done.stderr
+    assert plugin_file.slurm_version(tmp_path / "spank_qrmi.so") == version
+
+
 def test_headers_elsewhere(tmp_path: Path) -> None:
     """SLURM_INCLUDE_DIR is a folder that holds slurm/spank.h, and is looked at first."""
     headers = tmp_path / "include" / "slurm"
@@ -227,15 +251,15 @@ def test_nothing_in_slurmd(stub: Stub, context: str) -> None:
 FAULTS = {
     "": "names no QPU",
     "  ": "names no QPU",
-    ",": "has an empty name in its list",
-    "a,,b": "has an empty name in its list",
-    "a,": "has an empty name in its list",
-    ",a": "has an empty name in its list",
-    "a, ,b": "has an empty name in its list",
-    "a=b": "has a name with '=' in it",
-    "a\nb": "has a control character in it",
-    "a\tb": "has a control character in it",
-    "a\x7f": "has a control character in it",
+    ",": "contains an empty name",
+    "a,,b": "contains an empty name",
+    "a,": "contains an empty name",
+    ",a": "contains an empty name",
+    "a, ,b": "contains an empty name",
+    "a=b": "contains '='",
+    "a\nb": "contains a control character",
+    "a\tb": "contains a control character",
+    "a\x7f": "contains a control character",
     b"a\xff": "is not valid UTF-8",
     b"a\xc3": "is not valid UTF-8",
     b"\xc0\x80": "is not valid UTF-8",
@@ -262,7 +286,7 @@ def test_malformed_environment_is_refused(stub: Stub) -> None:
     """An option from the environment is checked like one from the command line."""
     done = submit(stub, env={OPTION_ENV: "a,"})
     assert done.rc("option") != [0]
-    assert done.errors == [f"spank_qrmi: --qpu has an empty name in its list{HINT}"]
+    assert done.errors == [f"spank_qrmi: --qpu contains an empty name{HINT}"]
 
 
 @pytest.mark.parametrize(
@@ -354,10 +378,10 @@ def test_variables_of_another_job_stay_out(stub: Stub) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
-        ("a_QRMI_KEY", "SECRET\nexport PATH=/x", "has a control character in its value"),
-        ("a_QRMI_KEY", "SECRET\x7f", "has a control character in its value"),
-        ("a_QRMI_KEY", "S" * 65537, "has a value longer than 65536 bytes"),
-        ("a_QRMI_" + "N" * 243, "SECRET", "has a name longer than 249 bytes"),
+        ("a_QRMI_KEY", "SECRET\nexport PATH=/x", "its value contains a control character"),
+        ("a_QRMI_KEY", "SECRET\x7f", "its value contains a control character"),
+        ("a_QRMI_KEY", "S" * 65537, "its value is longer than 65536 bytes"),
+        ("a_QRMI_" + "N" * 243, "SECRET", "its name is longer than 249 bytes"),
     ],
 )
 def test_unsound_variable_is_refused(stub: Stub, name: str, value: str, fault: str) -> None:
@@ -365,7 +389,7 @@ def test_unsound_variable_is_refused(stub: Stub, name: str, value: str, fault: s
     done = submit(stub, option("b,a"), env={name: value})
     assert done.rc("option") != [0]
     assert done.errors == [
-        f"spank_qrmi: the environment variable {name}, which goes with --qpu=a, {fault}; unset it or correct it."
+        f"spank_qrmi: cannot pass the environment variable {name} to the job for --qpu=a: {fault}; fix or unset it."
     ]
     assert "SECRET" not in "\n".join(line for line in done.lines if not line.startswith("environ"))
 
@@ -385,7 +409,7 @@ def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: 
             assert len(submit(one, option(terms), env=most).control) == 18
         done = submit(one, option(terms), env=most | {"a_QRMI_MORE": "v" * 10_000})
         assert done.rc("option") != [0]
-        sentence = "the environment variables that go with --qpu have more than 1 MiB together; unset some."
+        sentence = "the <name>_QRMI_* variables for the QPUs in --qpu total more than 1 MiB; unset some."
         assert done.errors == [f"spank_qrmi: {sentence}"]
         assert not [name for name in done.control if name.startswith("a_")]
 
@@ -420,7 +444,7 @@ def test_job_control_that_takes_nothing_is_an_error(stub: Stub) -> None:
     """Where Slurm does not take the selection, init_post_opt fails and says so."""
     done = stub.run("allocator", "init", option("a"), "fail_setenv", "post_opt", "exit")
     assert done.rc("init_post_opt") != [0]
-    assert done.errors == ["spank_qrmi: cannot pass QRMI_QPU on to the job: fake error"]
+    assert done.errors == ["spank_qrmi: cannot pass QRMI_QPU to the job: fake error; tell an admin."]
 
 
 # --- heterogeneous jobs: one process, one post_opt for each component ---

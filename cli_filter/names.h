@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Names that this plugin shares with Slurm, with the hooks or with its own other half: variables and the option. */
+#ifndef SPANK_QRMI_NAMES_H
+#define SPANK_QRMI_NAMES_H
+
+/* Prefix of each log line. */
+#define LOG "spank_qrmi"
+
+/* The job's selection in the job-control environment, set at submission. Prolog and Epilog read it as SPANK_QRMI_QPU. */
+#define JOB_SELECTION "QRMI_QPU"
+
+/* Slurm repeats the job-control environment under this prefix in a batch script and in salloc's shell (_set_spank_env()
+ * in sbatch and salloc). */
+#define JOB_CONTROL_IN_TASKS "SLURM_SPANK_"
+#define JOB_SELECTION_IN_TASKS JOB_CONTROL_IN_TASKS JOB_SELECTION
+
+/* The step's selection in its tasks' environment, set by slurmstepd. TaskProlog and the user's program read it. */
+#define STEP_SELECTION "QRMI_SLURM_QPU"
+
+/* The hooks' state directory, set by slurmstepd in steps that have a selection. TaskProlog starts as a shell and finds
+ * the job's exports through it, without reading plugstack.conf. */
+#define STATE_DIR "QRMI_SLURM_STATE_DIR"
+
+/* In a heterogeneous job's step, the id of the component's own job, under which its Prolog ran. SLURM_JOB_ID is the first
+ * component's id there (het_job_id in src/slurmd/slurmstepd/task.c and src/common/env.c). */
+#define STEP_JOB_ID "QRMI_SLURM_JOB_ID"
+
+/* The selections of all components of `srun --qpu=a ... : ...`, one per line, from srun to slurmstepd. The name starts
+ * with SLURM because `srun --export=NONE` drops all others (env_array_merge_slurm_spank() in env.c). */
+#define HET_SELECTIONS "SLURM_QRMI_HET_QPU"
+
+/* --qpu as Slurm passes it on in the job-control environment (_opt_env_name() in spank.c). */
+#define OPTION_IN_JOB_CONTROL "_SLURM_SPANK_OPTION_spank_qrmi_qpu"
+
+/* --qpu as sbatch, salloc and srun read it from their environment (spank_process_env_options() in spank.c). */
+#define OPTION_IN_ENVIRONMENT JOB_CONTROL_IN_TASKS OPTION_IN_JOB_CONTROL
+
+#endif

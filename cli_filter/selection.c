@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "selection.h"
+
+#include <string.h>
+
+#include "text.h"
+
+/* Length in bytes of the UTF-8 character at text; 0 if it is malformed (RFC 3629, section 4). */
+static size_t utf8_length(const char *text)
+{
+	const unsigned char *byte = (const unsigned char *)text;
+	unsigned char lowest = 0x80;
+	unsigned char highest = 0xbf;
+	size_t length;
+
+	if (byte[0] < 0x80)
+		return 1;
+	if (byte[0] >= 0xc2 && byte[0] <= 0xdf)
+		length = 2;
+	else if (byte[0] >= 0xe0 && byte[0] <= 0xef)
+		length = 3;
+	else if (byte[0] >= 0xf0 && byte[0] <= 0xf4)
+		length = 4;
+	else
+		return 0;
+
+	if (byte[0] == 0xe0)
+		lowest = 0xa0;
+	else if (byte[0] == 0xed)
+		highest = 0x9f;
+	else if (byte[0] == 0xf0)
+		lowest = 0x90;
+	else if (byte[0] == 0xf4)
+		highest = 0x8f;
+
+	/* The NUL that ends the text is not a continuation byte, so this never reads past it. */
+	if (byte[1] < lowest || byte[1] > highest)
+		return 0;
+	for (size_t i = 2; i < length; i++)
+		if (byte[i] < 0x80 || byte[i] > 0xbf)
+			return 0;
+	return length;
+}
+
+const char *selection_fault(const char *text)
+{
+	bool empty = true;
+	size_t length;
+
+	if (strlen(text) > SELECTION_MAX_BYTES)
+		return "is longer than 4096 bytes";
+	if (text[strspn(text, " ")] == '\0')
+		return "names no QPU";
+	for (const char *at = text; *at != '\0'; at += length) {
+		length = utf8_length(at);
+		if (length == 0)
+			return "is not valid UTF-8";
+		if (is_control(*at))
+			return "contains a control character";
+		/* <name>_QRMI_... must be a valid name of an environment variable. */
+		if (*at == '=')
+			return "contains '='";
+		if (*at == ',') {
+			if (empty)
+				return "contains an empty name";
+			empty = true;
+		} else if (*at != ' ') {
+			empty = false;
+		}
+	}
+	return empty ? "contains an empty name" : NULL;
+}
+
+size_t selection_first(const char *list, const char **next)
+{
+	size_t length = strcspn(list, ",");
+
+	*next = list[length] == ',' ? list + length + 1 : NULL;
+	while (length > 0 && list[length - 1] == ' ')
+		length--;
+	return length;
+}
+
+void selection_set(struct selection *selection, const char *text)
+{
+	char *out = selection->names;
+
+	for (const char *at = text; at != NULL;) {
+		const char *next;
+		size_t length;
+
+		at += strspn(at, " ");
+		length = selection_first(at, &next);
+		memcpy(out, at, length);
+		out += length;
+		if (next != NULL)
+			*out++ = ',';
+		at = next;
+	}
+	*out = '\0';
+	selection->given = true;
+}
+
+void selection_clear(struct selection *selection)
+{
+	selection->given = false;
+	selection->names[0] = '\0';
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "variables.h"
+
+#include <fnmatch.h>
+#include <string.h>
+
+#include <slurm/spank.h>
+
+#include "names.h"
+#include "selection.h"
+#include "text.h"
+
+/* POSIX leaves the declaration to the program. */
+extern char **environ;
+
+static bool is_word(const char *text, size_t length, const char *word)
+{
+	return length == strlen(word) && strncmp(text, word, length) == 0;
+}
+
+/* With one of these prefixes, or as a pattern, a term leaves the choice of a QPU to Prolog, which knows all QPUs. */
+static const char *const choice_prefixes[] = { "any:", "least-busy:" };
+
+/* Whether Prolog may choose a QPU of this name for a term. A type may follow a prefix; a QPU of any name may have it. */
+static bool is_of_term(const char *name, size_t name_length, const char *term, size_t term_length)
+{
+	static char text[VARIABLE_MAX_BYTES + 1];
+	static char pattern[SELECTION_MAX_BYTES + 1];
+	bool is_prefixed = false;
+
+	if (name_length == term_length && strncmp(name, term, term_length) == 0)
+		return true;
+	for (size_t i = 0; i < sizeof choice_prefixes / sizeof choice_prefixes[0]; i++) {
+		const size_t length = strlen(choice_prefixes[i]);
+
+		if (term_length > length && strncmp(term, choice_prefixes[i], length) == 0) {
+			term += length;
+			term_length -= length;
+			is_prefixed = true;
+			break;
+		}
+	}
+	if (name_length > VARIABLE_MAX_BYTES || term_length > SELECTION_MAX_BYTES)
+		return false;
+	memcpy(text, name, name_length);
+	text[name_length] = '\0';
+	memcpy(pattern, term, term_length);
+	pattern[term_length] = '\0';
+	if (strpbrk(pattern, "*?[") == NULL)
+		return is_prefixed;
+	return fnmatch(pattern, text, FNM_NOESCAPE) == 0;
+}
+
+bool variable_is_forwarded(const char *entry, const char *term, size_t term_length)
+{
+	static const char infix[] = "_QRMI_";
+	const char *found = NULL;
+	const char *rest;
+	size_t length;
+
+	/* Slurm adds SPANK_ to names that do not start with it (valid_spank_job_env() in slurm_protocol_defs.c), so a name
+	 * that does could replace another variable. SLURM_SPANK_* belong to the job around this command. */
+	if (starts_with(entry, "SPANK_") || starts_with(entry, "SLURM_"))
+		return false;
+	/* A QPU's name may contain the infix too. */
+	for (const char *at = strstr(entry, infix); found == NULL && at != NULL; at = strstr(at + 1, infix))
+		if (at < entry + strcspn(entry, "=") && is_of_term(entry, (size_t)(at - entry), term, term_length))
+			found = at;
+	if (found == NULL)
+		return false;
+	rest = found + sizeof infix - 1;
+	length = strcspn(rest, "=");
+	if (length == 0 || rest[length] != '=')
+		return false;
+	/* Tokens, timeouts and sessions come from the job around this command: QRMI would use, and then close, that job's
+	 * session. */
+	return !starts_with(rest, "JOB_") && !is_word(rest, length, "IBM_QCS_SESSION_ID") &&
+	       !is_word(rest, length, "IBM_QRS_SESSION_ID");
+}
+
+const char *variable_fault(const char *entry, size_t name_length)
+{
+	const char *value = entry + name_length + 1;
+
+	if (name_length > VARIABLE_MAX_BYTES)
+		return "its name is longer than 249 bytes";
+	if (strlen(value) > VALUE_MAX_BYTES)
+		return "its value is longer than 65536 bytes";
+	/* TaskProlog prints `export NAME=VALUE` lines: slurmstepd would read a line break as the next directive. */
+	for (const char *at = value; *at != '\0'; at++)
+		if (is_control(*at))
+			return "its value contains a control character";
+	return NULL;
+}
+
+bool variables_are_sound(const char *selection)
+{
+	size_t cost_bytes = 0;
+
+	for (const char *qpu = selection, *next; qpu != NULL; qpu = next) {
+		const size_t qpu_length = selection_first(qpu, &next);
+
+		for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
+			const size_t name_length = strcspn(*entry, "=");
+			const char *fault;
+
+			if (!variable_is_forwarded(*entry, qpu, qpu_length))
+				continue;
+			cost_bytes += strlen(*entry) + VARIABLE_COST_BYTES;
+			if (cost_bytes > VARIABLES_MAX_BYTES) {
+				slurm_error(LOG ": " TOO_MANY_VARIABLES);
+				return false;
+			}
+			fault = variable_fault(*entry, name_length);
+			if (fault == NULL)
+				continue;
+			slurm_error(LOG ": cannot pass the environment variable %.*s to the job for --qpu=%.*s: %s; fix or "
+				    "unset it.", (int)name_length, *entry, (int)qpu_length, qpu, fault);
+			return false;
+		}
+	}
+	return true;
+}
