@@ -82,10 +82,10 @@ def acquire(context: JobContext, options: SiteOptions, folder: JobFolder, log: H
 
 
 def _revive_broker(folder: JobFolder, earlier: Record, log: HookLog) -> None:
-    from qrmi_slurm import brokerage  # only where a resource has one
+    from qrmi_slurm.broker import launch  # only where a resource has one
 
     try:
-        brokerage.revive(folder, earlier, log)
+        launch.revive(folder, earlier, log)
     except BrokerError as error:
         log.error("no-broker", reason=error)
 
@@ -250,11 +250,11 @@ class _Acquisition:
         brokered = [item.name for item in items if item.credentials.need_broker]
         if not brokered:
             return current
-        from qrmi_slurm import brokerage  # only where a resource has one
+        from qrmi_slurm.broker import launch  # only where a resource has one
 
         try:
             ends_s = time.time() + self._time_limit_s
-            current = brokerage.start(self._folder, current, brokered, ends_s, _left_s(self._deadline_s), self._log)
+            current = launch.start(self._folder, current, brokered, ends_s, _left_s(self._deadline_s), self._log)
         except BrokerError as error:
             self._log.error("no-broker", qpus=",".join(brokered), reason=error)
             self._problems.append(f"{printable(', '.join(brokered))}: {error.message}")
@@ -457,13 +457,11 @@ class _Acquisition:
 
     def _brokered(self, item: Candidate) -> dict[str, str]:
         """Return the variables of a QPU that the job reaches through its broker: none of the site's secrets."""
-        from qrmi_slurm import brokerage
+        from qrmi_slurm.broker import variables
 
         assert self._broker is not None  # noqa: S101 without it the job does not hold this one
-        key = self._broker.keys[item.name]
-        place = list(self._broker.keys).index(item.name)
-        variables = brokerage.variables(item.resource.type, item.credentials.environment, key, place, self._broker.port)
-        found = {of_resource(item.name, variable): value for variable, value in variables.items()}
+        seen = variables.for_job(self._broker, item.name, item.resource.type, item.credentials.environment)
+        found = {of_resource(item.name, variable): value for variable, value in seen.items()}
         return {**found, names.QRMI_SLURM_BROKER: self._context.node}
 
     def _ask_time_limit_s(self) -> int:

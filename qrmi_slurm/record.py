@@ -2,7 +2,7 @@
 
 One folder a job, `<state dir>/<cluster>/<job id>/`: root's, `0711`. In it `record.json` (`0600`), `lock`, one
 `token-<n>` a QPU that the acquiring child writes by itself, `array`, which the plugin leaves there for a task of a job
-array, `broker` (`brokerage`), and `exports`, the job's user's. What nobody can read goes into a folder of its own below
+array, `broker` (`broker/`), and `exports`, the job's user's. What nobody can read goes into a folder of its own below
 `<state dir>/<cluster>/.set-aside/`.
 """
 

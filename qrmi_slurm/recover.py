@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from qrmi_slurm import brokerage, exports, inventory, release
+from qrmi_slurm import exports, inventory, release
+from qrmi_slurm.broker import launch
 from qrmi_slurm.errors import BrokerError, RecordBusyError, RecordError
 from qrmi_slurm.inventory import Item
 from qrmi_slurm.logs import HookLog
@@ -283,7 +284,7 @@ class _Run:
         if self.world.jobs_of(record.cluster) is None:
             return result
         try:
-            revived = brokerage.revive(item.folder, record, _log_of("recover", item))
+            revived = launch.revive(item.folder, record, _log_of("recover", item))
         except BrokerError as error:
             _log_of("recover", item).error("no-broker", reason=error)
             return replace(result, outcome=str(error), is_left=True)

@@ -55,11 +55,10 @@ def release(
     if not keep_folder and len(chosen) == len(current.entries):
         _try_on_disk(folder.remove_exports, log)  # no task comes after this, and they hold credentials
     if current.broker is not None and len(chosen) == len(current.entries):
-        from qrmi_slurm import brokerage  # only where a resource has one
+        from qrmi_slurm.broker import launch  # only where a resource has one
 
-        current = brokerage.end(
-            folder, current, log
-        )  # before its session: what escaped the job's end submits nothing more
+        # Before its session: what escaped the job's end submits nothing more.
+        current = launch.end(folder, current, log)
     entries = [_to_release(entry) if index in chosen else entry for index, entry in enumerate(current.entries)]
     current = current._replace(entries=tuple(entries))
     held = [index for index in chosen if entries[index].state is State.RELEASING]

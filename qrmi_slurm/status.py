@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_slurm import brokerage, inventory, recover
+from qrmi_slurm import inventory, recover
+from qrmi_slurm.broker import launch, process
 from qrmi_slurm.inventory import Item
 from qrmi_slurm.record import Entry, Record, State
 
@@ -108,6 +109,6 @@ def _of_broker(record: Record, entry: Entry) -> str:
     broker = record.broker
     if broker is None or entry.name not in broker.keys or entry.state is not State.ACQUIRED:
         return ""
-    if not brokerage.is_here(record) or brokerage.is_alive(broker):
+    if not launch.is_here(record) or process.is_alive(broker):
         return ""
     return "its credential broker has ended; recover starts it again"

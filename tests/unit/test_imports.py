@@ -28,7 +28,7 @@ LAYERS = (
         "access",
     ),
     ("scheduler", "backend", "record", "ledger", "exports", "logs"),
-    ("stored_secrets", "licenses", "choice", "brokerage"),
+    ("stored_secrets", "licenses", "choice", "broker.spec", "broker.variables", "broker.process", "broker.launch"),
     ("release", "draft", "acquire"),
     ("hooks", "task_hook"),
 )
@@ -38,7 +38,7 @@ HOOK_MODULES = tuple(module for layer in LAYERS for module in layer)
 def imports_of(module):
     """Return what a module imports, anywhere in it: ours without the package's name, others by their first part."""
     ours, others = set(), set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    for node in ast.walk(ast.parse(source_of(module))):
         if isinstance(node, ast.Import):
             names = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -50,13 +50,21 @@ def imports_of(module):
             first, _, rest = name.partition(".")
             if first != "qrmi_slurm":
                 others.add(first)
+            elif rest.partition(".")[0] == "broker":
+                ours.add(rest if "." in rest else f"broker.{member}")
             else:
                 ours.add(rest.partition(".")[0] or member)
     return ours, others
 
 
+def source_of(module):
+    return (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+
+
 def all_modules():
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    found = {path.stem for path in PACKAGE.glob("*.py")}
+    found |= {f"broker.{path.stem}" for path in (PACKAGE / "broker").glob("*.py")}
+    return sorted(name for name in found if not name.endswith("__init__"))
 
 
 @pytest.mark.parametrize("module", HOOK_MODULES)
@@ -88,6 +96,7 @@ def test_nothing_imports_the_command_but_itself():
         ("rich", {"cli", "render"}),
         ("click", {"cli", "render"}),
         ("requests", {"service_check"}),
+        ("h11", {"broker.connection"}),
         ("jsonschema", {"config_schema"}),
     ],
 )
@@ -99,9 +108,7 @@ def test_a_third_partys_package_has_its_few_places(package, modules):
 def test_a_module_of_the_command_prints_nothing(module):
     """Only cli and render know of terminals; what they call returns values."""
     assert not imports_of(module)[0] & {"cli", "render"}
-    calls = [
-        node.func for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())) if type(node) is ast.Call
-    ]
+    calls = [node.func for node in ast.walk(ast.parse(source_of(module))) if type(node) is ast.Call]
     assert "print" not in [getattr(function, "id", "") for function in calls]
 
 
@@ -130,12 +137,16 @@ def test_the_hooks_load_nothing_heavy():
 
 
 def test_the_hooks_load_nothing_of_the_brokers_own_process():
-    """It is started anew, so that it has nothing in its memory but what it needs, and they pay nothing for it."""
-    hooks = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release, qrmi_slurm.brokerage")
-    assert not {name for name in hooks if name.startswith("qrmi_slurm.broker.")}
-    assert not hooks & {"h11", "ssl", "http.client", "threading"}
-    without = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release")
-    assert "qrmi_slurm.brokerage" not in without
+    """It is a fresh process, so that its memory holds only what it needs; and the hooks pay nothing for it."""
+    hooks = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release, qrmi_slurm.broker.launch")
+    launching = {f"qrmi_slurm.broker.{name}" for name in ("launch", "process", "spec", "variables")}
+    assert {name for name in hooks if name.startswith("qrmi_slurm.broker.")} == launching
+    assert not hooks & {"h11", "ssl", "http.client", "threading", "dataclasses"}
+
+
+def test_the_hooks_load_nothing_of_a_broker_that_is_not_needed():
+    hooks = loaded_by("import qrmi_slurm.hooks, qrmi_slurm.acquire, qrmi_slurm.release")
+    assert not {name for name in hooks if name.startswith("qrmi_slurm.broker")}
 
 
 def test_taskprolog_loads_neither_qrmi_nor_what_only_root_needs():
