@@ -1,21 +1,21 @@
-"""The jobs that were made through a broker, by their ids at the service: those are the Slurm job's own.
+"""The jobs at the service that were submitted through a broker: only those are the Slurm job's own.
 
-They stand in the file behind `life_fd` as well, root's, so that a broker that is started again knows them.
+Their ids are also in the file behind `spec.LIFE_FD`, which only root can read, so that a restarted broker knows them.
 """
 
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final
 
 _CHUNK_BYTES: Final = 1024**2
 
 
 class OwnJobs:
-    """The ids, by the QPU's place; may be used from any thread.
+    """The ids of those jobs, by the QPU's index; may be used from any thread.
 
     Args:
-        fd: the file, open to read and to append.
+        fd: the file, open for reading and appending.
     """
 
     def __init__(self, fd: int) -> None:
@@ -23,19 +23,19 @@ class OwnJobs:
         self._lock = threading.Lock()
         self._ids: dict[int, set[str]] = {}
         for line in self._read().split("\n"):
-            place, _, job = line.partition(" ")
-            if place.isdecimal() and job:
-                self._ids.setdefault(int(place), set()).add(job)
+            index, _, job = line.partition(" ")
+            if index.isdecimal() and job:
+                self._ids.setdefault(int(index), set()).add(job)
 
-    def of(self, place: int) -> Collection[str]:
-        """Return a QPU's."""
-        return self._ids.setdefault(place, set())
+    def of(self, index: int) -> Collection[str]:
+        """Return the ids of one QPU's jobs."""
+        return self._ids.setdefault(index, set())
 
-    def add(self, place: int, job: str) -> bool:
-        """Note a job before its Slurm job hears of it; False where the disk did not take it."""
+    def add(self, index: int, job: str) -> bool:
+        """Note a job, before the Slurm job learns its id; False if it could not be written to disk."""
         with self._lock:
-            self._ids.setdefault(place, set()).add(job)
-            line = f"\n{place} {job}\n".encode()
+            self._ids.setdefault(index, set()).add(job)
+            line = f"\n{index} {job}\n".encode()
             try:
                 return os.write(self._fd, line) == len(line)
             except OSError:
@@ -49,9 +49,9 @@ class OwnJobs:
             return True
 
     @property
-    def counts(self) -> Mapping[int, int]:
-        """How many there are, by place."""
-        return {place: len(ids) for place, ids in self._ids.items()}
+    def count(self) -> int:
+        """How many there are, over all QPUs."""
+        return sum(len(ids) for ids in self._ids.values())
 
     def _read(self) -> str:
         content = b""

@@ -1,7 +1,7 @@
 """The peer: whose process is at the other end of a connection on loopback.
 
-TCP tells nobody, so the kernel is asked for the socket with the connection's two addresses: by netlink (sock_diag(7)),
-30 us however many sockets a node has, or where that is missing from /proc/net/tcp, milliseconds on a busy one.
+TCP does not say, so the kernel is asked for the socket with the connection's two addresses: by netlink (sock_diag(7)),
+which takes 30 us however many sockets a node has, or else through /proc/net/tcp, milliseconds on a busy node.
 """
 
 import socket
@@ -26,11 +26,11 @@ _PROC: Final = Path("/proc/net/tcp")
 
 
 def uid_of(client: Address, server: Address) -> int | None:
-    """Return the uid of who opened the client's end; None where there is no such socket any more.
+    """Return the uid that opened the client's end; None where that socket no longer exists.
 
     Args:
-        client: the client's end, as accept() tells it.
-        server: this end, as getsockname() tells it.
+        client: the client's end, as accept() returns it.
+        server: this end, as getsockname() returns it.
     """
     try:
         return by_netlink(client, server)
@@ -42,7 +42,7 @@ def by_netlink(client: Address, server: Address) -> int | None:
     """Ask the kernel by netlink.
 
     Raises:
-        OSError: there is no such socket, or this kernel or container does not answer that.
+        OSError: there is no such socket, or this kernel or container does not support netlink for it.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(_TIMEOUT_S)
@@ -54,14 +54,18 @@ def by_netlink(client: Address, server: Address) -> int | None:
         answer = link.recv(8192)
     _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind != _SOCK_DIAG_BY_FAMILY:  # NLMSG_ERROR: a negative errno
-        # ENOENT says that there is no such socket, or that this kernel has no tcp_diag: /proc has to be asked as well.
+        # ENOENT means that there is no such socket, or that this kernel has no tcp_diag, so /proc is asked as well.
         raise OSError(-struct.unpack_from("=i", answer, _HEADER.size)[0], "sock_diag")
     uid, inode = struct.unpack_from("=II", answer, _UID_AT)
-    return int(uid) if inode else None  # without an inode nobody holds it: it is being closed
+    return int(uid) if inode else None  # without an inode the socket is being closed, and has no owner
 
 
 def by_proc(client: Address, server: Address) -> int | None:
-    """Look into /proc/net/tcp; its addresses are in the machine's own byte order (proc(5))."""
+    """Look the socket up in /proc/net/tcp, whose addresses are in the machine's byte order (proc(5)).
+
+    Raises:
+        OSError: there is no /proc/net/tcp.
+    """
     wanted = [_as_in_proc(client), _as_in_proc(server)]
     with _PROC.open() as lines:
         for line in lines:

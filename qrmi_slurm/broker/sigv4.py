@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, as S3 reads it: in a request's header, and in a URL that others may use for a while.
+"""AWS Signature Version 4 for S3: in a request's headers, and in URLs that others may use for a while.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html
 """
@@ -15,26 +15,26 @@ from qrmi_slurm.broker.spec import Bucket
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 
-# The longest life of a presigned URL: S3's own bound.
+# S3's own limit for the life of a presigned URL.
 MAX_PRESIGNED_S: Final = 7 * 24 * 3600
 
 
 def object_target(endpoint: str, bucket: str, name: str) -> str:
-    """Return an object's path at S3, with the bucket in it, as QRMI asks for it."""
+    """Return an object's path at S3, with the bucket in it, as QRMI spells it."""
     return f"{urlsplit(endpoint).path.rstrip('/')}/{quote(bucket, safe='')}/{quote(name, safe='/-_.~')}"
 
 
 def signed_headers(
     bucket: Bucket, method: str, target: str, headers: Mapping[str, str], payload: str, now_s: float
 ) -> dict[str, str]:
-    """Return headers with the signature and what it covers; Host is not among them.
+    """Return the headers with their signature; Host is signed, but not among them.
 
     Args:
-        bucket: whose key signs, and whose endpoint is asked.
+        bucket: the bucket, whose key signs and whose endpoint is asked.
         method: GET, PUT, ...
         target: the path, percent-encoded; no query.
-        headers: those to be signed, in lower case.
-        payload: the body's SHA-256 in hexadecimal, or one of S3's words for it.
+        headers: the headers to sign, their names in lower case.
+        payload: the body's SHA-256 in hexadecimal, or one of S3's replacements for it.
         now_s: seconds since the epoch.
     """
     moment = _moment(now_s)
@@ -49,10 +49,10 @@ def presigned_url(bucket: Bucket, method: str, name: str, life_s: int, now_s: fl
     """Return a URL with which the service may read or write one object.
 
     Args:
-        bucket: whose key signs; the URL leads where the service sees S3.
+        bucket: the bucket, whose key signs; the URL is for S3 as the service sees it.
         method: GET or PUT.
-        name: the object's.
-        life_s: how long, in seconds.
+        name: the object's name.
+        life_s: how long the URL works, in seconds; a week at most.
         now_s: seconds since the epoch.
     """
     moment = _moment(now_s)

@@ -1,24 +1,35 @@
-"""The spec: what Prolog hands a job's broker through a pipe."""
+"""What Prolog and a job's broker tell each other: the spec, and the broker's reply; both directions of each format.
+
+The hooks import this module, so it stays cheap: named tuples, no `dataclasses`.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from qrmi_slurm.secret import Secret
+from qrmi_slurm.errors import BrokerError
+from qrmi_slurm.secret import Secret, masked_repr
+from qrmi_slurm.text import printable
+
+# The broker's descriptors: it reads its spec, answers with its port, and keeps its job's file open.
+SPEC_FD: Final = 0
+REPLY_FD: Final = 1
+LIFE_FD: Final = 3
+
+MAX_SPEC_BYTES: Final = 16 * 1024**2
+MAX_REPLY_BYTES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Where the inputs and results of an IBM Quantum System's jobs lie, and the site's key to it.
+class Bucket(NamedTuple):
+    """The S3 bucket that holds the inputs and results of an IBM Quantum System's jobs, and the site's key to it.
 
     Args:
         endpoint: URL of S3's API, as this node sees it.
         service_endpoint: the same as the service sees it.
-        name: the bucket's.
-        region: the bucket's.
+        name: the bucket's name.
+        region: the bucket's region.
         key_id: the site's access key id.
-        secret: its secret.
+        secret: the site's secret access key.
         prefix: what the names of this job's objects begin with; ends in a slash.
     """
 
@@ -31,19 +42,18 @@ class Bucket:
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Qpu:
-    """One QPU that the broker speaks for.
+class Qpu(NamedTuple):
+    """One QPU that the broker serves.
 
     Args:
-        name: the backend's, at the service.
-        key: what the job has instead of the site's key.
+        name: the backend's name at the service.
+        key: the job's replacement for the site's key.
         session: the job's session; None where the service has no sessions.
         endpoint: URL of the service's API.
         iam_endpoint: URL of IAM.
         api_key: the site's key.
-        crn: the service's instance.
-        bucket: its S3; None where it has none.
+        crn: the service instance.
+        bucket: its S3 bucket; None where it has none.
     """
 
     name: str
@@ -57,22 +67,21 @@ class Qpu:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """What must reach no job, the tokens that IAM gives for it aside."""
+        """The site's secrets, which must not reach the job; without the tokens that IAM issues for them."""
         of_bucket = (self.bucket.key_id, self.bucket.secret) if self.bucket is not None else ()
         return (self.api_key, *of_bucket)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """All that a broker has to know.
+class Spec(NamedTuple):
+    """Everything that a broker has to know.
 
     Args:
         job_id: Slurm's id.
-        uid: who may connect.
+        uid: the only user who may connect.
         port: where to listen; 0 for any.
         ends_s: until when the job may run; seconds since the epoch.
-        qpus: by their place in the broker's paths; None for one that the job does not hold any more.
-        env: the site's `--env:` variables, proxies among them.
+        qpus: in the order of the broker's paths; None for one that the job no longer holds.
+        env: the site's `--env:` variables, including proxies.
     """
 
     job_id: int
@@ -80,51 +89,79 @@ class Spec:
     port: int
     ends_s: float
     qpus: tuple[Qpu | None, ...]
-    env: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "env")
 
 
-def parse(text: bytes) -> Spec:
-    """Return the spec that Prolog wrote (`brokerage._spec`).
+def encode(spec: Spec) -> bytes:
+    """Return a spec as one line of JSON, with its secrets."""
+    qpus = [_encode_qpu(qpu) if qpu is not None else None for qpu in spec.qpus]
+    return json.dumps({**spec._asdict(), "qpus": qpus, "env": dict(spec.env)}).encode() + b"\n"
+
+
+def parse(line: bytes) -> Spec:
+    """Return the spec in a line that `encode` wrote.
 
     Raises:
-        ValueError: it is cut off, or none of ours.
+        ValueError: the line is truncated or incomplete.
     """
-    if not text.endswith(b"\n"):
-        raise ValueError("the spec is cut off")
+    if not line.endswith(b"\n"):
+        raise ValueError("the spec is truncated")
     try:
-        document = json.loads(text)
+        document = json.loads(line)
         return Spec(
             job_id=int(document["job_id"]),
             uid=int(document["uid"]),
             port=int(document["port"]),
             ends_s=float(document["ends_s"]),
-            qpus=tuple(_qpu(item) if item is not None else None for item in document["qpus"]),
+            qpus=tuple(_parse_qpu(item) if item is not None else None for item in document["qpus"]),
             env={str(name): str(value) for name, value in document["env"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the spec lacks something: {type(error).__name__}") from None
+        raise ValueError(f"the spec is incomplete: {type(error).__name__}") from None
 
 
-def _qpu(item: Mapping[str, Any]) -> Qpu:
-    s3 = item["s3"]
-    bucket = None
-    if s3 is not None:
-        bucket = Bucket(
-            endpoint=s3["s3_endpoint"],
-            service_endpoint=s3["service_endpoint"],
-            name=s3["s3_bucket"],
-            region=s3["s3_region"],
-            key_id=Secret(s3["aws_access_key_id"]),
-            secret=Secret(s3["aws_secret_access_key"]),
-            prefix=s3["prefix"],
-        )
-    return Qpu(
-        name=item["name"],
-        key=Secret(item["key"]),
-        session=item["session"],
-        endpoint=item["endpoint"],
-        iam_endpoint=item["iam_endpoint"],
-        api_key=Secret(item["apikey"]),
-        crn=item["crn"],
-        bucket=bucket,
-    )
+def _encode_qpu(qpu: Qpu) -> dict[str, Any]:
+    bucket = _encode_bucket(qpu.bucket) if qpu.bucket is not None else None
+    return {**qpu._asdict(), "key": qpu.key.reveal(), "api_key": qpu.api_key.reveal(), "bucket": bucket}
+
+
+def _parse_qpu(item: Mapping[str, Any]) -> Qpu:
+    bucket = _parse_bucket(item["bucket"]) if item["bucket"] is not None else None
+    return Qpu(**{**item, "key": Secret(item["key"]), "api_key": Secret(item["api_key"]), "bucket": bucket})
+
+
+def _encode_bucket(bucket: Bucket) -> dict[str, str]:
+    return {**bucket._asdict(), "key_id": bucket.key_id.reveal(), "secret": bucket.secret.reveal()}
+
+
+def _parse_bucket(item: Mapping[str, Any]) -> Bucket:
+    return Bucket(**{**item, "key_id": Secret(item["key_id"]), "secret": Secret(item["secret"])})
+
+
+def encode_port(port: int) -> bytes:
+    """Return the reply of a broker that listens."""
+    return json.dumps({"port": port}).encode() + b"\n"
+
+
+def encode_error(reason: str) -> bytes:
+    """Return the reply of a broker that cannot start."""
+    return json.dumps({"error": reason}).encode() + b"\n"
+
+
+def parse_reply(reply: bytes) -> int:
+    """Return the port in a broker's reply.
+
+    Raises:
+        BrokerError: the broker could not start, or its reply is unreadable.
+    """
+    try:
+        document = json.loads(reply)
+        if "port" in document:
+            return int(document["port"])
+        reason = printable(str(document["error"]), 300)
+    except (ValueError, KeyError, TypeError):
+        reason = "it sent an unreadable reply"
+    raise BrokerError(f"the credential broker cannot be started: {reason}")

@@ -1,35 +1,27 @@
-"""The way to the services: connections kept alive, TLS, proxies, and no redirect ever followed."""
+"""The way to the services: requests and their answers. No redirect is ever followed."""
 
-import base64
 import contextlib
 import http.client
 import math
-import select
 import ssl
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from qrmi_slurm.calls import ca_bundle, proxies
+from qrmi_slurm.broker.pool import Connection, Pool, proxy_authorization
+from qrmi_slurm.calls import proxies
 
-# QRMI waits for ever; a thread of ours does not. A service that needs longer for one answer answers 504.
+# QRMI waits forever; a thread of ours does not. A request that takes longer is answered with 504.
 READ_TIMEOUT_S: Final = 300.0
-CONNECT_TIMEOUT_S: Final = 30.0
 
-_MAX_IDLE: Final = 16
-
-# A connection that has idled longer than this may be closed by the service just now. What must not be done twice, or
-# not at all, does not go over it; a GET does, and is sent again.
+# A service may just be closing a connection that has been idle for longer. A GET that fails for this is sent again;
+# other methods must not be sent twice, so they never use such a connection.
 _FRESH_S: Final = 2.0
-
-_Connection = http.client.HTTPConnection
 
 
 class UpstreamError(Exception):
-    """A service gave no answer; the message has neither address nor header in it.
+    """A service gave no answer; the message contains neither address nor header.
 
     Args:
         message: why.
@@ -41,8 +33,27 @@ class UpstreamError(Exception):
         self.is_late = is_late
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request to a service.
+
+    Args:
+        method: GET, POST, ...
+        endpoint: a URL; its scheme, host and port are used.
+        target: path and query.
+        headers: all but Host; with Content-Length for a body in pieces.
+        body: whole or in pieces; None for none.
+    """
+
+    method: str
+    endpoint: str
+    target: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
+
+
 class Upstream:
-    """Requests to services; may be used from any thread.
+    """Sends requests to services; may be used from any thread.
 
     Args:
         env: the site's `--env:` variables: SSL_CERT_FILE, proxies.
@@ -54,136 +65,71 @@ class Upstream:
 
     def __init__(self, env: Mapping[str, str], read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._env = dict(env)
-        self._read_timeout_s = read_timeout_s
-        # Made while the process may still read what root may.
-        self._tls = ssl.create_default_context(cafile=ca_bundle.bundle(env))
-        self._lock = threading.Lock()
-        self._idle: dict[str, list[tuple[float, _Connection]]] = {}
+        self._pool = Pool(env, read_timeout_s)
 
-    @contextmanager
-    def ask(
-        self, method: str, endpoint: str, target: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None
-    ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; the answer is yielded when its headers are there, whatever its status.
-
-        Args:
-            method: GET, POST, ...
-            endpoint: a URL, of which scheme, host and port count.
-            target: path and query.
-            headers: all but Host; Content-Length for a body that is no bytes.
-            body: what to send.
+    @contextlib.contextmanager
+    def ask(self, request: UpstreamRequest) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, and yield the answer once its headers are there, whatever its status.
 
         Raises:
-            UpstreamError: no answer, or one that is not HTTP. A request is sent again only where the first one cannot
-                have been read.
+            UpstreamError: no answer, or one that is not HTTP.
         """
-        parts = urlsplit(endpoint)
-        place = f"{parts.scheme}://{parts.netloc}"
-        connection: _Connection | None = None
-        try:
-            connection, is_kept = self._connection(place, math.inf if method == "GET" else _FRESH_S)
+        parts = urlsplit(request.endpoint)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        with _as_upstream_errors():
+            connection, answer = self._send(origin, request)
+            is_kept = False
             try:
-                response = self._send(connection, method, endpoint, target, headers, body)
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                if not is_kept or method != "GET":
-                    raise
-                connection.close()
-                connection = self._open(place)
-                response = self._send(connection, method, endpoint, target, headers, body)
-            yield response
-            if response.isclosed() and not response.will_close:
-                self._keep(place, connection)
-                connection = None
-        except TimeoutError:
-            raise UpstreamError("no answer in time", is_late=True) from None
-        except ssl.SSLError as error:
-            raise UpstreamError(f"TLS: {error.reason or type(error).__name__}") from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise UpstreamError(str(reason)) from None
-        finally:
-            if connection is not None:
-                connection.close()
+                yield answer
+                if answer.isclosed() and not answer.will_close:
+                    self._pool.keep(origin, connection)
+                    is_kept = True
+            finally:
+                if not is_kept:
+                    connection.close()
 
     def close(self) -> None:
-        """Close the connections that are kept."""
-        with self._lock:
-            kept = [connection for connections in self._idle.values() for _, connection in connections]
-            self._idle.clear()
-        for connection in kept:
-            connection.close()
+        """Close all idle connections."""
+        self._pool.close()
 
-    def _send(
-        self,
-        connection: _Connection,
-        method: str,
-        endpoint: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | Iterable[bytes] | None,
-    ) -> http.client.HTTPResponse:
-        parts = urlsplit(endpoint)
-        more = {"Host": parts.netloc.rpartition("@")[2]}
-        proxy = proxies.proxy_for(endpoint, self._env)
-        if proxy is not None and parts.scheme == "http":
-            target = f"http://{more['Host']}{target}"
-            more |= _proxy_authorization(proxy)
-        connection.request(method, target, body, {**headers, **more})
-        return connection.getresponse()
-
-    def _connection(self, place: str, max_idle_s: float) -> tuple[_Connection, bool]:
-        """Return a connection, and whether it was used before, which then is no longer ago than that."""
-        while True:
-            with self._lock:
-                kept = self._idle.get(place)
-                since_s, connection = kept.pop() if kept else (0.0, None)
-            if connection is None:
-                break
-            is_fresh = time.monotonic() - since_s <= max_idle_s
-            # One that can be read from has been closed at the other end.
-            if is_fresh and connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]:
-                return connection, True
-            connection.close()
-        return self._open(place), False
-
-    def _open(self, place: str) -> _Connection:
-        parts = urlsplit(place)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        proxy = proxies.proxy_for(place, self._env)
-        host, at = parts.hostname or "", port
-        if proxy is not None:
-            through = urlsplit(proxy)
-            if through.scheme not in ("http", "https") or not through.hostname:
-                raise UpstreamError("the proxy is none that speaks HTTP")
-            host, at = through.hostname, through.port or 80
-        if parts.scheme == "https":
-            secure = http.client.HTTPSConnection(host, at, timeout=CONNECT_TIMEOUT_S, context=self._tls)
-            if proxy is not None:
-                secure.set_tunnel(parts.hostname or "", port, _proxy_authorization(proxy))
-            connection: _Connection = secure
-        else:
-            connection = _Connection(host, at, timeout=CONNECT_TIMEOUT_S)
+    def _send(self, origin: str, request: UpstreamRequest) -> tuple[Connection, http.client.HTTPResponse]:
+        """Send a request; a second time only where the first cannot have been read."""
+        is_get = request.method == "GET"
+        connection, is_reused = self._pool.take(origin, math.inf if is_get else _FRESH_S)
         try:
-            connection.connect()
-        except TimeoutError:
-            raise UpstreamError("it cannot be reached in time", is_late=True) from None
-        if connection.sock is not None:
-            connection.sock.settimeout(self._read_timeout_s)
-        return connection
+            return connection, self._send_over(connection, request)
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            if not is_reused or not is_get:
+                raise
+        connection = self._pool.open(origin)
+        return connection, self._send_over(connection, request)
 
-    def _keep(self, place: str, connection: _Connection) -> None:
-        with self._lock:
-            kept = self._idle.setdefault(place, [])
-            if len(kept) < _MAX_IDLE:
-                kept.append((time.monotonic(), connection))
-                return
-        with contextlib.suppress(OSError):
+    def _send_over(self, connection: Connection, request: UpstreamRequest) -> http.client.HTTPResponse:
+        """Send a request over a connection, which is closed if that fails."""
+        parts = urlsplit(request.endpoint)
+        headers = {**request.headers, "Host": parts.netloc.rpartition("@")[2]}
+        target = request.target
+        proxy = proxies.proxy_for(request.endpoint, self._env)
+        if proxy is not None and parts.scheme == "http":
+            target = f"http://{headers['Host']}{target}"
+            headers |= proxy_authorization(proxy)
+        try:
+            connection.request(request.method, target, request.body, headers)
+            return connection.getresponse()
+        except BaseException:
             connection.close()
+            raise
 
 
-def _proxy_authorization(proxy: str) -> dict[str, str]:
-    parts = urlsplit(proxy)
-    if parts.username is None:
-        return {}
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+@contextlib.contextmanager
+def _as_upstream_errors() -> Iterator[None]:
+    """Turn what sockets, TLS and HTTP raise into UpstreamError, without an address in its message."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise UpstreamError(error.strerror or "it took too long", is_late=True) from None
+    except ssl.SSLError as error:
+        raise UpstreamError(f"TLS: {error.reason or type(error).__name__}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UpstreamError(str(reason)) from None

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrmi_slurm.broker import launch
+from qrmi_slurm.broker import launch, process
 from qrmi_slurm.hooks import recover
 from qrmi_slurm.state import inventory
 from qrmi_slurm.state.inventory import Item
@@ -110,6 +110,6 @@ def _of_broker(record: Record, entry: Entry) -> str:
     broker = record.broker
     if broker is None or entry.name not in broker.keys or entry.state is not State.ACQUIRED:
         return ""
-    if not launch.is_here(record) or launch.is_alive(broker):
+    if not launch.is_here(record) or process.is_alive(broker):
         return ""
     return "its credential broker has ended; recover starts it again"

@@ -83,11 +83,8 @@ def _of_qpu(item: Candidate, job: JobContext, record: Record) -> dict[str, str]:
     """Return a QPU's variables; where the job reaches it through its broker, without the site's secrets."""
     if not item.credentials.need_broker:
         return with_name(item.name, item.credentials.environment)
-    from qrmi_slurm.broker import launch  # only where a resource has one
+    from qrmi_slurm.broker import variables  # only where a resource has one
 
-    broker = record.broker
-    assert broker is not None  # noqa: S101 without it the job does not hold this QPU
-    place = list(broker.keys).index(item.name)
-    environment = item.credentials.environment
-    variables = launch.variables(item.resource.type, environment, broker.keys[item.name], place, broker.port)
-    return {**with_name(item.name, variables), names.QRMI_SLURM_BROKER: job.node}
+    assert record.broker is not None  # noqa: S101 without it the job does not hold this QPU
+    found = variables.for_job(record.broker, item.name, item.resource.type, item.credentials.environment)
+    return {**with_name(item.name, found), names.QRMI_SLURM_BROKER: job.node}

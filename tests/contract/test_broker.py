@@ -1,4 +1,4 @@
-"""The real QRMI through a credential broker, as a job's program uses it: unmodified, and with nothing of the site's."""
+"""The real QRMI through a credential broker, as a job's program uses it: unmodified, and without the site's key."""
 
 import http.client
 import json
@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qrmi_slurm.broker import launch
+from qrmi_slurm.broker import launch, process
+from qrmi_slurm.broker import variables as broker_variables
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.state import record
@@ -24,13 +25,13 @@ from standins import quantum_system
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from test_qrmi_against_emulator import ACQUIRE, CRN, KEY, NAME, PRIMITIVES, emulator, python  # noqa: F401
 
-# What a job may cost for a request, beside the service's own time.
+# What the broker may add to a request.
 MOST_ADDED_MS = 2.0
 
 
 @pytest.fixture
 def started(tmp_path):
-    """Return a function that starts a broker for one QPU, and returns what the job sees of it."""
+    """Return a function that starts a broker for one QPU, and returns the job's environment."""
     brokers = []
 
     def start(name, type_name, variables, token):
@@ -41,15 +42,14 @@ def started(tmp_path):
         current = Record("test", folder.job_id, os.getuid(), "n1", record.boot_id(), 0, time.time(), (entry,))
         current = launch.start(folder, current, [name], time.time() + 600, 20, HookLog("prolog", 12, echo=False))
         brokers.append(current.broker)
-        key = current.broker.keys[name]
-        seen = launch.variables(type_name, variables, key, 0, current.broker.port)
+        seen = broker_variables.for_job(current.broker, name, type_name, variables)
         job = {f"{name}_{variable}": value for variable, value in seen.items()}
         job |= {f"{name}_QRMI_JOB_ACQUISITION_TOKEN": token, f"{name}_QRMI_JOB_TIMEOUT_SECONDS": "60"}
         return job | {"QRMI_JOB_QPU_RESOURCES": name, "QRMI_JOB_QPU_TYPES": type_name}
 
     yield start
     for broker in brokers:
-        launch.kill(broker)
+        process.kill(broker)
         os.waitpid(broker.pid, 0)
 
 
@@ -66,7 +66,7 @@ def job(emulator, started):  # noqa: F811
 
 
 def test_primitives_run_unmodified(job):
-    """A Bell pair by sampler and estimator, with logs and status, and not a word of a broker in the program."""
+    """A Bell pair by sampler and estimator, with logs and status; the program knows of no broker."""
     program = (
         PRIMITIVES
         + """
@@ -90,7 +90,7 @@ print(json.dumps([counts, evs, sample.logs(), str(qpu.status().status), qpu.acqu
 
 
 def test_a_circuit_as_wide_as_the_device_runs(job):
-    """Bodies and results of some size."""
+    """Its body and results are large."""
     program = (
         PRIMITIVES
         + """
@@ -106,8 +106,8 @@ print(json.dumps(job.result()[0].data.meas.num_shots))
     assert python(program, job) == 300
 
 
-def test_a_program_that_releases_its_own_session_may(job, emulator):  # noqa: F811
-    """As examples of QRMI do; what it cannot is to open another one."""
+def test_a_program_may_release_its_own_session(job, emulator):  # noqa: F811
+    """QRMI's examples do; it cannot open another one."""
     token = job[f"{NAME}_QRMI_JOB_ACQUISITION_TOKEN"]
     program = (
         ACQUIRE
@@ -123,7 +123,7 @@ print(json.dumps(attempt(again.acquire)))
 
 
 def test_another_jobs_result_is_refused(job, emulator):  # noqa: F811
-    """Of another session of the same key."""
+    """It is from another session of the same key."""
     program = (
         ACQUIRE
         + """
@@ -137,17 +137,17 @@ print(json.dumps(qpu.task_start(payload)))
     asked = (
         ACQUIRE + f"print(json.dumps([attempt(getattr(qpu, f), {others!r}) for f in ('task_status', 'task_result')]))"
     )
-    assert all("was not made by this Slurm job" in said for said in python(asked, job))
+    assert all("was not submitted by this Slurm job" in said for said in python(asked, job))
 
 
-def test_the_oldest_qrmi_runs_through_it(job):
+def test_the_oldest_qrmi_works_through_it(job):
     """It asks less of the service."""
     oldest = environment.oldest_qrmi(sys.executable)
     program = ACQUIRE + "import warnings; warnings.simplefilter('ignore'); print(json.dumps(bool(qpu.is_accessible())))"
     assert python(program, {**job, "PYTHONPATH": str(oldest)}) is True
 
 
-# --- an IBM Quantum System, whose inputs and results lie in S3 ------------------------------------------------------
+# --- an IBM Quantum System, whose inputs and results are in S3 ------------------------------------------------------
 
 RUN_A_TASK = """
 import json, os, sys, urllib.request, warnings
@@ -188,8 +188,8 @@ def objects(url):
         return json.loads(answer.read())
 
 
-def test_the_stand_in_takes_what_qrmi_signs_with_the_sites_key(system):
-    """So that it can judge what a broker signs."""
+def test_the_stand_in_accepts_what_qrmi_signs_with_the_sites_key(system):
+    """So its verdict on a broker's signatures counts."""
     site = {f"ibm_system_{name}": value for name, value in quantum_system.variables(system).items()}
     task, status, state, result, logs, *_ = run_a_task({**site, "ibm_system_QRMI_JOB_TIMEOUT_SECONDS": "60"}, system)
     assert (status[-6:], state[-9:], logs) == ("Online", "Completed", "it ran")
@@ -197,8 +197,8 @@ def test_the_stand_in_takes_what_qrmi_signs_with_the_sites_key(system):
     assert f"input_{task}.json" in objects(system)
 
 
-def test_a_systems_task_runs_with_fake_keys(system, started):
-    """S3's requests are signed again, the URLs that the service gets as well; objects lie apart for each job."""
+def test_a_systems_task_runs_with_the_jobs_own_keys(system, started):
+    """Requests to S3 are signed again, as are the URLs for the service; each job's objects are apart."""
     variables = quantum_system.variables(system)
     job = started("ibm_system", "ibm-quantum-system", variables, "dummy")
     secrets = [quantum_system.KEY_ID, quantum_system.SECRET, quantum_system.API_KEY]
@@ -206,7 +206,7 @@ def test_a_systems_task_runs_with_fake_keys(system, started):
     task, status, state, result, logs, refused = run_a_task(job, system)
     assert (status[-6:], state[-9:], logs) == ("Online", "Completed", "it ran")
     assert json.loads(result) == {"ran": {"pubs": [], "version": 2}}
-    assert "403" in refused or "was not made by this Slurm job" in refused
+    assert "403" in refused or "was not submitted by this Slurm job" in refused
     (name,) = [name for name in objects(system) if name.endswith(f"/input_{task}.json")]
     assert name.startswith("qrmi-slurm-broker/test-12-0-")
 
@@ -225,8 +225,8 @@ def ask_as_job(job, method, path, body=None):
     return answer.status, text
 
 
-def test_a_system_tells_no_job_of_another_and_no_key_of_the_sites(system, started):
-    """Its answers hold the URLs into S3, with the key's id and a signature in them."""
+def test_a_system_shows_no_other_users_job_and_no_key(system, started):
+    """Its answers contain URLs into S3, with the key's id and a signature."""
     job = started("ibm_system", "ibm-quantum-system", quantum_system.variables(system), "dummy")
     storage = {
         kind: {"presigned_url": f"http://x/{quantum_system.BUCKET}/{kind}_mine-1.json", "type": "s3_compatible"}
@@ -252,8 +252,8 @@ def test_a_system_tells_no_job_of_another_and_no_key_of_the_sites(system, starte
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_costs_less_than_two_milliseconds_more(job, emulator):  # noqa: F811
-    """Direct and through the broker by turns, so that both see the same machine; the quickest tenth of each."""
+def test_the_broker_adds_less_than_two_milliseconds_to_a_request(job, emulator):  # noqa: F811
+    """Direct and through the broker by turns, so that both meet the same load; the fastest tenth of each."""
 
     def client(endpoint, iam, key):
         parts, login = urlsplit(endpoint), urlsplit(iam)

@@ -1,4 +1,4 @@
-"""The credential broker: a QRMI program runs, nowhere in its job is the site's key, and nothing outlives the job."""
+"""The credential broker: a QRMI program runs, the site's key is nowhere in its job, and nothing outlives the job."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ from slurm.polling import wait_for
 from slurm.processes import living
 from slurm.site import BIN, Site
 
-# A QRMI program as any: nothing in it knows of a broker. Then it stays, so that its memory can be looked at.
+# An ordinary QRMI program that knows of no broker. It stays for a while, so that its memory can be searched.
 PROGRAM = """
 import json, os, pathlib, time
 from qiskit import QuantumCircuit
@@ -41,7 +41,7 @@ for run in (1, 2):
         time.sleep(0.05)
 """
 
-# What a job that means no good may try, by its own user and with its own key; it prints each answer's status.
+# What a hostile job may try with its own key; it prints the status of each answer.
 ATTEMPTS = """
 import http.client, json, os, sys, urllib.parse
 endpoint = urllib.parse.urlsplit(os.environ["ibm_demo_QRMI_IBM_QCS_ENDPOINT"])
@@ -78,7 +78,7 @@ def broker_site(site: Site) -> Site:
 
 
 def brokers(site: Site, job_id: int) -> list[int]:
-    """Return the brokers of a job of this site that live: each holds a file of its state directory."""
+    """Return the live brokers of a job of this site: each has a file in the site's state directory open."""
     found = []
     for process in living():
         try:
@@ -98,7 +98,7 @@ def record_of_broker(site: Site, job_id: int) -> dict[str, Any]:
 
 
 def assert_no_broker(site: Site, job_id: int) -> None:
-    """It is gone; by itself at the latest, where nobody could name its process."""
+    """Wait until it is gone; it ends by itself where nobody could identify its process."""
     wait_for(lambda: not brokers(site, job_id), f"the broker of job {job_id} to end", 10)
 
 
@@ -145,7 +145,7 @@ def holds(pid: int, secret: bytes) -> bool:
 
 
 def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:
-    """Ask a broker as some user; status 0 where it gives no answer."""
+    """Ask a broker as some user; the status is 0 if it does not answer."""
     code = (
         "import http.client, sys\n"
         "c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10)\n"
@@ -163,14 +163,14 @@ LOGIN = "/qrmi-slurm-broker/0/iam/identity/token"
 
 
 def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site: Site) -> None:
-    """Environment, arguments and memory of all the user's processes; the broker itself is closed to the user."""
+    """Not in the environment, arguments or memory of the user's processes; and the user cannot read the broker's."""
     site = broker_site
     job_id = start_program(site)
     (broker,) = brokers(site, job_id)
     mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
     assert len(mine) >= 2
     key = next(iter(record_of_broker(site, job_id)["keys"].values())).encode()
-    assert any(holds(pid, key) for pid in mine), "the job's own key has to be found where the site's is looked for"
+    assert any(holds(pid, key) for pid in mine), "the search has to find the job's own key"
     assert not [pid for pid in mine if holds(pid, API_KEY.encode())]
     assert holds(broker, API_KEY.encode())
     for name in ("environ", "cmdline"):
@@ -191,7 +191,7 @@ def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site
 
 
 def test_a_jobs_environment_leads_to_its_broker(broker_site: Site) -> None:
-    """Addresses on loopback, a key of its own, and the instance, which is no secret."""
+    """Addresses on loopback, a key of its own, and the instance, which is not secret."""
     site = broker_site
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
@@ -205,7 +205,7 @@ def test_a_jobs_environment_leads_to_its_broker(broker_site: Site) -> None:
 
 
 def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> None:
-    """The kernel tells whose the connection is: not root's, not nobody's, not another user's."""
+    """The kernel says whose the connection is: not root, not nobody, no other user."""
     site = broker_site
     job_id = start_long_job(site)
     broker = record_of_broker(site, job_id)
@@ -222,7 +222,7 @@ def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> Non
 
 
 def test_what_is_not_this_jobs_gets_403(broker_site: Site) -> None:
-    """Another session, another user's job, another backend, and all ways to write those differently."""
+    """Another session, another user's job, another backend, however they are spelled."""
     site = broker_site
     site.config(
         [
@@ -270,7 +270,7 @@ def record_session(site: Site, job_id: int) -> str:
 
 
 def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
-    """The key of one is no key at the other's, and the end of one leaves the other its own."""
+    """Neither accepts the other's key, and one goes on when the other ends."""
     site = broker_site
     first, second = start_long_job(site), start_long_job(site)
     one, two = record_of_broker(site, first), record_of_broker(site, second)
@@ -298,7 +298,7 @@ def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
 
 
 def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -> None:
-    """With another key, and the first one is gone."""
+    """It has another key, and the first broker is gone."""
     site = broker_site
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     before = record_of_broker(site, job_id)
@@ -317,8 +317,8 @@ def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -
     assert_nothing_left(site, job_id)
 
 
-def test_a_broker_that_was_killed_is_started_again_by_recover(broker_site: Site) -> None:
-    """`status` says what is missing; at its old port it knows its key and its jobs, and the program goes on."""
+def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
+    """`status` reports it; at its old port it knows its key and its jobs, and the program goes on."""
     site = broker_site
     job_id = start_program(site)
     before = record_of_broker(site, job_id)
@@ -338,8 +338,8 @@ def test_a_broker_that_was_killed_is_started_again_by_recover(broker_site: Site)
     assert_nothing_left(site, job_id)
 
 
-def test_prolog_killed_as_soon_as_the_broker_is_there(broker_site: Site) -> None:
-    """Whether it is recorded by then or not, it does not outlive the job."""
+def test_prolog_killed_as_soon_as_the_broker_runs(broker_site: Site) -> None:
+    """It does not outlive the job, whether it was already recorded or not."""
     site = broker_site
     job_id = site.cluster.sbatch("#!/bin/sh\nsleep 60\n", "--qpu=ibm_demo", "--nodelist=n1")
     wait_for(lambda: brokers(site, job_id), "a broker", 20)
@@ -354,15 +354,15 @@ def test_prolog_killed_as_soon_as_the_broker_is_there(broker_site: Site) -> None
 
 
 def test_epilog_that_never_ran(broker_site: Site) -> None:
-    """slurmd and all else of the job gone at once: recover releases, and the broker ends with the record."""
+    """slurmd and all of the job's processes die at once: recover releases, and the broker ends with the record."""
     site = broker_site
     job_id = start_long_job(site, "--no-requeue")
     site.cluster.kill_slurmd("n1")
     mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
     for pid in mine:
-        with contextlib.suppress(ProcessLookupError):  # its end went with another's
+        with contextlib.suppress(ProcessLookupError):  # it ended with another one
             os.kill(pid, signal.SIGKILL)
-    site.change_record(job_id, lambda record: record.update(boot_id="that of before"))
+    site.change_record(job_id, lambda record: record.update(boot_id="an earlier boot"))
     (result,) = site.recover()["jobs"]
     assert result["outcome"] == "released"
     assert_no_broker(site, job_id)
@@ -373,7 +373,7 @@ def test_epilog_that_never_ran(broker_site: Site) -> None:
 
 
 def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
-    """The broker is no child of slurmd's: the job goes on, and the next slurmd's Epilog ends it."""
+    """The broker is not slurmd's child: the job goes on, and the next slurmd's Epilog ends it."""
     site = broker_site
     job_id = start_program(site)
     site.cluster.kill_slurmd("n1")
@@ -386,8 +386,8 @@ def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_a_prolog_that_runs_again_starts_a_dead_broker(broker_site: Site) -> None:
-    """A slurmd that was restarted may run it again under the job."""
+def test_prolog_that_runs_again_restarts_a_dead_broker(broker_site: Site) -> None:
+    """A restarted slurmd may run it again during the job."""
     site = broker_site
     job_id = start_long_job(site)
     os.kill(record_of_broker(site, job_id)["pid"], signal.SIGKILL)
@@ -399,8 +399,8 @@ def test_a_prolog_that_runs_again_starts_a_dead_broker(broker_site: Site) -> Non
     assert_nothing_left(site, job_id)
 
 
-def test_a_task_on_another_node_is_told_where_the_broker_is(broker_site: Site) -> None:
-    """There nobody may get the job's key: what QRMI would report names the node."""
+def test_a_task_on_another_node_sees_where_the_broker_is(broker_site: Site) -> None:
+    """It sends the job's key to nobody there, and QRMI's error would name the right node."""
     site = broker_site
     variables = ("ENDPOINT", "IAM_ENDPOINT")
     show = " ".join(f"$SLURMD_NODENAME=$ibm_demo_QRMI_IBM_QCS_{name}" for name in variables)
@@ -417,7 +417,7 @@ def test_a_task_on_another_node_is_told_where_the_broker_is(broker_site: Site) -
 
 
 def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) -> None:
-    """What it inherits of the surrounding job is no credential of its user's."""
+    """What it inherits from the surrounding job does not count as its user's credentials."""
     site = broker_site
     (site.cluster.user.home / "inner.sh").write_text(PRINT_ENVIRONMENT)
     script = "#!/bin/sh\nsbatch --qpu=ibm_demo --output=inner.txt --wait inner.sh\n"
@@ -441,8 +441,8 @@ def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) 
         ({"ibm_demo_QRMI_IBM_QCS_ENDPOINT": "http://127.0.0.1:1"}, "FAILED"),
     ],
 )
-def test_what_a_user_sets_beside_the_sites_key(broker_site: Site, own: Mapping[str, str], state: str) -> None:
-    """Only what tunes a session; nothing that the site's key would be used for instead."""
+def test_what_users_may_set_with_the_sites_key(broker_site: Site, own: Mapping[str, str], state: str) -> None:
+    """Only what tunes a session; nothing that would use the site's key for something else."""
     site = broker_site
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", env=dict(own))
     assert site.cluster.wait_job_over(job_id).state == state, site.cluster.job_output(job_id)
@@ -451,8 +451,8 @@ def test_what_a_user_sets_beside_the_sites_key(broker_site: Site, own: Mapping[s
     assert_no_broker(site, job_id)
 
 
-def test_who_brings_his_own_key_needs_no_broker(broker_site: Site) -> None:
-    """It is his, and his job may see it."""
+def test_users_with_their_own_key_need_no_broker(broker_site: Site) -> None:
+    """It is theirs, so their job may see it."""
     site = broker_site
     resource = {**site.emulator.resource("ibm_demo"), "slurm": {"broker": True}}
     own = {f"ibm_demo_{name}": value for name, value in resource["environment"].items()}
@@ -466,8 +466,8 @@ def test_who_brings_his_own_key_needs_no_broker(broker_site: Site) -> None:
     assert "another-key-of-the-site" not in str(env)
 
 
-def test_a_type_that_can_have_no_broker_is_refused(site: Site) -> None:
-    """Its key reaches no job for want of one."""
+def test_a_type_that_cannot_have_a_broker_is_refused(site: Site) -> None:
+    """The key is not handed to the job instead."""
     environment = {"QRMI_IQM_ISA_ENDPOINT": "http://127.0.0.1:1", "QRMI_IQM_ISA_TOKEN": "test-secret-of-iqm"}
     site.config([{"name": "ibm_demo", "type": "iqm-server", "environment": environment, "slurm": {"broker": True}}])
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
@@ -476,8 +476,8 @@ def test_a_type_that_can_have_no_broker_is_refused(site: Site) -> None:
     assert "test-secret-of-iqm" not in site.cluster.job_output(job_id)
 
 
-def test_a_port_that_was_taken_meanwhile(broker_site: Site) -> None:
-    """recover says so, and leaves the job to itself."""
+def test_a_port_that_was_taken_in_the_meantime(broker_site: Site) -> None:
+    """recover says so, and leaves the job alone."""
     site = broker_site
     job_id = start_long_job(site)
     broker = record_of_broker(site, job_id)

@@ -52,7 +52,9 @@ def room_of(module):
     return module.partition(".")[0] if "." in module else ""
 
 
-HOOK_MODULES = [module for module in MODULES if room_of(module) in HOOK_ROOMS or module == "broker.launch"]
+# What of the broker's room the hooks load, and only for a job that needs a broker.
+LAUNCHING = {f"broker.{name}" for name in ("launch", "process", "spec", "variables")}
+HOOK_MODULES = [module for module in MODULES if room_of(module) in HOOK_ROOMS or module in LAUNCHING]
 
 
 def source_of(module):
@@ -186,7 +188,8 @@ def test_hooks_and_broker_load_no_room_of_the_admins():
 def test_the_hooks_load_nothing_of_the_brokers_own_process():
     """It is a new process with nothing in its memory but what it needs, and they pay nothing for it."""
     hooks = loaded_by(f"{ALL_HOOKS}; from qrmi_slurm.broker import launch")
-    assert not hooks & {"h11", "ssl", "http.client", "threading", "qrmi_slurm.broker.server"}
+    assert not hooks & {"h11", "ssl", "http.client", "threading"}
+    assert {name for name in hooks if name.startswith("qrmi_slurm.broker.")} == {f"qrmi_slurm.{m}" for m in LAUNCHING}
     assert not [name for name in loaded_by(ALL_HOOKS) if name.startswith("qrmi_slurm.broker")]
 
 
