@@ -98,7 +98,7 @@ def test_online_with_a_config_that_cannot_be_loaded(run, of_site):
     status, out, err = run("validate-config", "--online", "--format", "json")
     assert status == 1
     assert json.loads(out)["online"] == []
-    assert err.startswith("warning: --online tried nothing")
+    assert err.startswith("warning: --online skipped: ")
 
 
 # --- progress -----------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_root_is_told_where_the_list_cannot_be_left(run, of_site, as_root):
     of_site.state_dir.write_text("not a folder")
     status, out, err = run("qpus", "--state-dir", of_site.state_dir / "x")
     assert (status, out.splitlines()[1].split()[0]) == (0, "free")
-    assert err.startswith("warning: users do not see this: cannot write ")
+    assert err.startswith("warning: users do not see this list: cannot write ")
 
 
 # --- slurm-conf ---------------------------------------------------------------------------------------------

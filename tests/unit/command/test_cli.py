@@ -8,8 +8,9 @@ import pytest
 import typer
 
 from qrmi_slurm.calls import backend
-from qrmi_slurm.command import cli, render
+from qrmi_slurm.command import cli, validate_config
 from qrmi_slurm.errors import BackendError, QrmiSlurmError
+from qrmi_slurm.slurm import plugstack
 from qrmi_slurm.validation.json_text import Position
 from qrmi_slurm.validation.rules import UNKNOWN_TYPE, Diagnosis, Finding
 
@@ -134,7 +135,7 @@ def test_the_default_is_the_config_that_plugstack_names(run, sound, monkeypatch,
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     status, _, err = run("validate-config")
     assert status == 2
-    assert f"hint: {tmp_path}/plugstack.conf:1 names it" in err
+    assert f"hint: named in {tmp_path}/plugstack.conf:1; " in err
     sound.rename(elsewhere)
     assert run("validate-config")[0] == 0
 
@@ -165,7 +166,7 @@ def test_an_error_is_two_lines(run, monkeypatch):
     def fail(_slurm_conf):
         raise QrmiSlurmError("the [red]file[/red] is gone", "look into [/etc]")
 
-    monkeypatch.setattr(cli.plugstack, "read", fail)
+    monkeypatch.setattr(plugstack, "read", fail)
     status, out, err = run("validate-config")
     assert (status, out) == (2, "")
     assert err == "error: the [red]file[/red] is gone\nhint: look into [/etc]\n"
@@ -177,7 +178,7 @@ def test_a_surprise_tells_no_data(run, monkeypatch):
     def fail(_slurm_conf):
         raise KeyError("planted-secret")
 
-    monkeypatch.setattr(cli.plugstack, "read", fail)
+    monkeypatch.setattr(plugstack, "read", fail)
     status, out, err = run("validate-config")
     assert (status, out) == (2, "")
     assert err.startswith("error: internal error: KeyError at test_cli.py:")
@@ -217,13 +218,13 @@ def test_colours_on_a_terminal_only(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = Terminal()
-    render.print_diagnosis(Diagnosis("f", 1, (FINDING,)), coloured, strict=False)
+    validate_config.print_text(Diagnosis("f", 1, (FINDING,)), coloured, strict=False)
     assert "\x1b[1;31merror QS302" in coloured.text
     assert "x" * 300 in coloured.text
     assert "[red]" in coloured.text
     monkeypatch.setenv("NO_COLOR", "1")
     plain = Terminal()
-    render.print_diagnosis(Diagnosis("f", 1, (FINDING,)), plain, strict=False)
+    validate_config.print_text(Diagnosis("f", 1, (FINDING,)), plain, strict=False)
     assert "\x1b[1;31m" not in plain.text
     assert "\x1b[31m" not in plain.text
 

@@ -66,7 +66,7 @@ def test_status_shows_each_qpu_in_a_line(run, hold):
     assert heading == ["JOB", "QPU", "STATE", "FOR", "TRIES", "NEXT", "NODE", "NOTE"]
     assert lines[0] == ["12", "a", "acquired", "1m30s", "0", "-", "n1"]
     assert lines[1] == ["13", "a", "releasing", "1m30s", "2", "now", "n1", "HTTP", "500", "[bold]"]
-    assert " ".join(lines[2][7:]) == ("a session may be open, ends by itself within 10m00s: no answer within 30 s")
+    assert " ".join(lines[2][7:]) == ("a session may be open, which ends by itself within 10m00s: no answer within 30 s")
 
 
 def test_status_as_json_has_no_secret_and_all_that_the_text_has(run, hold, site):
@@ -173,7 +173,7 @@ def test_release_of_a_job_that_has_ended_asks_nothing(run, hold):
 def test_release_of_a_job_that_nothing_is_recorded_of_says_so(run):
     status, _, err = run("release", "99", jobs={})
     assert status == 2
-    assert "nothing is recorded of job 99" in err
+    assert "there is no record of job 99" in err
 
 
 def test_who_may_not_read_the_records_is_told(run, monkeypatch):
