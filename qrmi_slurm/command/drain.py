@@ -37,14 +37,16 @@ app = typer.Typer()
   scontrol show reservations                        see it in Slurm
 
 Jobs that ask for the QPU wait in Slurm's queue; users see the reason when they submit and in qrmi-slurm qpus. Running
-jobs keep the QPU. To change the reason, drain again with another one. Slurm keeps it for up to a year, as a reservation
-of the QPU's license. To try the QPU meanwhile, as root: sbatch --reservation=qpu_out_LICENSE ...
+jobs keep the QPU. To change the reason, drain again with another one. A QPU stays drained for up to a year: Slurm keeps
+it as a reservation of the QPU's license. To try the QPU meanwhile, as root: sbatch --reservation=qpu_out_LICENSE ...
 
 Exit status: 0 done, 1 Slurm refused at least one, 2 nothing was done.""",
 )
 def drain(
     names: _Names,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; shown to users.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", show_default=False, help="The reason, shown to users.")
+    ],
     yes: _Yes = False,
     as_json: Json = False,
 ) -> None:

@@ -26,9 +26,9 @@ app = typer.Typer()
   qrmi-slurm recover --dry-run
   qrmi-slurm recover --now          retry at once what failed before
 
-It is safe at any time, alongside jobs, hooks and itself: it skips a record that another process has locked.
-qrmi-slurm-recover.timer runs it at boot and once a minute. If Slurm's name for the node is not its short host name, set
-SLURMD_NODENAME.
+It is safe to run at any time, alongside jobs, hooks and other runs of itself; records that another process has locked
+are skipped. qrmi-slurm-recover.timer runs it at boot and once a minute. If Slurm's name for the node is not its short
+host name, set SLURMD_NODENAME.
 
 Exit status: 0 nothing is left over, 1 something that no job uses is still held, 2 the records cannot be read.""",
 )

@@ -30,7 +30,7 @@ Exit status: 0 released, 1 something is still held, 2 nothing was done.""",
 )
 def release(
     job_id: Annotated[int, typer.Argument(metavar="JOBID", min=1, help="Slurm's id of the job.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, even if the job is alive.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, even if the job has not ended.")] = False,
     forget: Annotated[
         bool, typer.Option("--forget", help="Also drop QPUs whose session id is unknown (indeterminate).")
     ] = False,
@@ -40,7 +40,7 @@ def release(
     ] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Release everything that a job holds; asks first if the job is alive or Slurm cannot tell."""
+    """Release everything that a job holds; asks first unless the job has ended."""
     from qrmi_slurm.hooks.recover import take_back
 
     options = site.options(state_dir)
@@ -87,7 +87,7 @@ def _confirm(question: str) -> None:
         QrmiSlurmError: they do not, or there is no terminal.
     """
     if not sys.stdin.isatty():
-        raise QrmiSlurmError(question.partition(".")[0], "there is no terminal to confirm at; to release anyway: --yes")
+        raise QrmiSlurmError(question.partition(".")[0], "run it at a terminal to confirm, or with --yes")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -54,7 +54,7 @@ Columns:
 QPUs that are held now count up to now, from this node's records. The chart is one self-contained file. It names users,
 accounts and jobs, but no session ids: only the JSON of --by acquisition has those.
 
-Exit status: 0, or 2 if the ledger cannot be read or a file not be written.""",
+Exit status: 0, or 2 if the ledger cannot be read or a file cannot be written.""",
 )
 def report(
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="Beginning of the period.")] = "7d",
@@ -82,7 +82,7 @@ def report(
 ) -> None:
     """Report who held which QPU, and for how long: by user, account, QPU or day, as a table, JSON, CSV or a chart.
 
-    Each acquisition adds a line to the ledger in the state directory when it ends; this adds them up.
+    Each acquisition adds a line to the ledger in the state directory when it ends; the report adds them up.
     """
     from qrmi_slurm.report import usage
 

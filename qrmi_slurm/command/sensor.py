@@ -28,8 +28,8 @@ app = typer.Typer()
 qrmi-slurm-sensor.timer runs it once a minute, on one node that can read the config and reach Slurm, preferably
 slurmctld's. A QPU goes out of service when its service reports it offline or paused, or gives no answer twice in a row;
 it is back when its service reports it online. QPUs that an admin drained stay drained, and QPUs for which users bring
-their own credentials are left alone. Jobs that left open which QPU they get (--qpu='any:...') move to a free one. The
-lists that users see in qrmi-slurm qpus and when they submit are updated.
+their own credentials are left alone. Waiting jobs that take any of several QPUs (--qpu='any:...') move to a free one.
+The lists that users see in qrmi-slurm qpus and when they submit are updated.
 
 If the sensor stops running, the QPUs it took out of service are back an hour after its last run.
 

@@ -21,16 +21,21 @@ app = typer.Typer()
   qrmi-slurm slurm-conf
   qrmi-slurm slurm-conf --existing-task-prolog /etc/slurm/task_prolog.sh
 
-A TaskProlog of the site's own keeps running: a wrapper script, printed as well, runs both, and Slurm reads the output
-of both. The last part is optional: it makes the QPUs licenses, so that jobs wait for them in the queue. Run this as
-root to get the license counts from the config.
+If the site has a TaskProlog of its own, name it: the wrapper script that is printed runs both, and Slurm reads the
+output of both. The last part is optional: it makes the QPUs licenses, so that jobs wait for them in the queue. Run this
+as root to get the license counts from the config.
 
 Exit status: 0, or 2 if Slurm's files cannot hold one of the paths.""",
 )
 def slurm_conf(
     existing_task_prolog: Annotated[
         Path | None,
-        typer.Option("--existing-task-prolog", metavar="PATH", show_default=False, help="The site's own TaskProlog."),
+        typer.Option(
+            "--existing-task-prolog",
+            metavar="PATH",
+            show_default=False,
+            help="The site's own TaskProlog, to go on running.",
+        ),
     ] = None,
 ) -> None:
     """Print the lines for slurm.conf, plugstack.conf and systemd, with the paths of this installation."""
