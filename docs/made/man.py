@@ -1,4 +1,4 @@
-"""The man pages, docs/man/: of what `--help` shows, which is docstring, parameters, examples and exit status."""
+"""The man pages, docs/man/, made from what `--help` shows: docstring, parameters, examples, notes and exit status."""
 
 import re
 import tomllib
@@ -8,19 +8,18 @@ from typing import Any, Final
 from made.text import CHECKOUT
 from qrmi_slurm.command.cli import app
 
-# What concerns all commands; the rest of a page is the command's own.
-_EXIT_STATUS: Final = """\
-0: all is well. 1: the command did its work and found faults. 2: it could not do its work, or was called wrongly."""
+# The same on every page; the rest is the command's own.
+_EXIT_STATUS: Final = "0: success. 1: the command ran and found problems. 2: it could not run, or was called wrongly."
 _ENVIRONMENT: Final = {
-    "SLURM_CONF": "Slurm's configuration file, with plugstack.conf beside it; /etc/slurm/slurm.conf by default.",
-    "SLURMD_NODENAME": "This node's name in Slurm, where it is not its short host name.",
-    "NO_COLOR": "No colours, on a terminal either.",
+    "SLURM_CONF": "Path of slurm.conf; plugstack.conf is in the same folder. Default: /etc/slurm/slurm.conf.",
+    "SLURMD_NODENAME": "Slurm's name for this node, if it is not its short host name.",
+    "NO_COLOR": "If set, no colors, not even on a terminal.",
 }
 _FILES: Final = {
     "/etc/slurm/plugstack.conf": "The plugin's line, with the site's options.",
-    "/etc/slurm/qrmi_config.json": "The resources; root's alone (mode 0600).",
+    "/etc/slurm/qrmi_config.json": "The resources; only root can read it (mode 0600).",
     "/var/spool/qrmi-slurm": "The records of what jobs hold, and qpus.json, the list for users.",
-    "/var/spool/qrmi-slurm/<cluster>/.accounting": "The ledger: a line for each acquisition; root's alone.",
+    "/var/spool/qrmi-slurm/<cluster>/.accounting": "The ledger, a line for each acquisition; only root can read it.",
 }
 
 
@@ -41,7 +40,7 @@ def _man_page(invocation: str, command: Any, version: str, commands: Mapping[str
     help_text = command.help or ""
     summary = help_text.split("\n")[0].rstrip(".")
     lines = [
-        '.\\" Made by docs/generate.py from qrmi_slurm/command/cli.py: change it there.',
+        f'.\\" Made by docs/generate.py from {_source(command)}: change it there.',
         f'.TH {title.upper()} 1 "" "qrmi-slurm {version}" "User Commands"',
         ".SH NAME",
         f"{_roff(title)} \\- {_roff(summary)}",
@@ -64,18 +63,19 @@ def _man_page(invocation: str, command: Any, version: str, commands: Mapping[str
         lines.append(".SH COMMANDS")
         for name, sub in commands.items():
             lines += _item(f"qrmi-slurm-{name}(1)", (sub.help or "").split("\n")[0])
-    examples, text = _epilog(command.epilog or "")
-    if examples:
-        lines += [".SH EXAMPLES", ".nf", *map(_roff, examples), ".fi"]
-    status = next((part for part in text if part.startswith("Exit status:")), f"Exit status: {_EXIT_STATUS}")
-    notes = [part for part in text if not part.startswith("Exit status:")]
-    lines += [".SH NOTES", *(line for note in notes for line in (".PP", _roff(note)))] if notes else []
-    lines += [".SH EXIT STATUS", _roff(status.removeprefix("Exit status:").strip())]
+    examples, notes, status = _epilog(command.epilog or "")
+    lines += [".SH EXAMPLES", ".nf", *map(_roff, examples), ".fi"] if examples else []
+    lines += [".SH NOTES", *notes] if notes else []
+    lines += [".SH EXIT STATUS", _roff(status or _EXIT_STATUS)]
     lines += [".SH ENVIRONMENT", *(line for name, what in _ENVIRONMENT.items() for line in _item(name, what))]
     lines += [".SH FILES", *(line for name, what in _FILES.items() for line in _item(name, what))]
     others = ["qrmi-slurm(1)"] if commands is None else [f"qrmi-slurm-{name}(1)" for name in commands]
     lines += [".SH SEE ALSO", _roff(", ".join([*others, "sbatch(1)", "slurm.conf(5)", "spank(7)"]))]
     return "\n".join(lines) + "\n"
+
+
+def _source(command: Any) -> str:
+    return f"{command.callback.__module__.replace('.', '/')}.py"
 
 
 def _is_option(parameter: Any) -> bool:
@@ -112,17 +112,29 @@ def _paragraphs(text: str) -> Iterator[str]:
         yield _roff(" ".join(paragraph.split()))
 
 
-def _epilog(text: str) -> tuple[list[str], list[str]]:
-    """Return the lines of the examples, and the paragraphs behind them."""
+def _epilog(text: str) -> tuple[list[str], list[str], str]:
+    """Return the lines of the examples, the lines of the notes in roff, and the exit status.
+
+    A paragraph that begins with a backspace is a list for `--help`, whose lines are not to be joined.
+    """
     examples: list[str] = []
-    others: list[str] = []
+    notes: list[str] = []
+    status = heading = ""
     for paragraph in re.split(r"\n\s*\n", text.strip()):
-        lines = [line.rstrip() for line in paragraph.split("\n")]
-        if lines[0].strip("\b").strip() == "":
-            examples += [line.strip() for line in lines[1:]]
-        elif lines[0] != "Examples:":
-            others.append(" ".join(" ".join(lines).split()))
-    return examples, others
+        lines = [line.strip() for line in paragraph.split("\n")]
+        joined = " ".join(" ".join(lines).split())
+        if lines[0].strip("\b").strip() == "" and heading == "Examples:":
+            examples += lines[1:]
+        elif lines[0].strip("\b").strip() == "":
+            for line in lines[1:]:
+                head, _, what = line.partition("  ")
+                notes += _item(head, what)
+        elif joined.startswith("Exit status:"):
+            status = joined.removeprefix("Exit status:").strip()
+        elif joined != "Examples:":
+            notes += [".PP", _roff(joined)]
+        heading = joined
+    return examples, notes, status
 
 
 def _item(head: str, text: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from unittest import mock
 
 from made.text import CHECKOUT, made_from, wrapped
-from qrmi_slurm.command import render
+from qrmi_slurm.command.validate_config import print_text
 from qrmi_slurm.config.config_file import MAX_CONFIG_BYTES
 from qrmi_slurm.validation import rules, validate
 from qrmi_slurm.validation import schema as config_schema
@@ -116,5 +116,5 @@ def _finding(rule: Rule) -> list[str]:
     found = diagnose(rule)
     finding = next(finding for finding in found.findings if finding.rule is rule)
     stream = io.StringIO()
-    render.print_diagnosis(Diagnosis(found.file, found.resources, (finding,)), stream, strict=False)
+    print_text(Diagnosis(found.file, found.resources, (finding,)), stream, strict=False)
     return stream.getvalue().rstrip("\n").split("\n")[:-1]

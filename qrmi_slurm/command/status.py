@@ -1,115 +1,100 @@
-"""The status: what the records say of each job's QPUs, a line each, for people and for programs."""
+"""`qrmi-slurm status`: shows which job holds which QPU."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
-from qrmi_slurm.broker import launch, process
-from qrmi_slurm.hooks import recover
-from qrmi_slurm.state import inventory
-from qrmi_slurm.state.inventory import Item
-from qrmi_slurm.state.record import Entry, Record, State
+import typer
 
+from qrmi_slurm.command import render, site
+from qrmi_slurm.command.parameters import Json, StateDir
+from qrmi_slurm.command.render import STYLES
+from qrmi_slurm.text import printable
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One QPU of one job.
+if TYPE_CHECKING:
+    from qrmi_slurm.command.holdings import Holding, Holdings
 
-    Args:
-        cluster: the cluster's name.
-        job_id: Slurm's id.
-        node: the node that acquired.
-        uid: the job's owner.
-        qpu: the resource's name.
-        type: its type.
-        state: where it stands.
-        age_s: how long it has stood there, in seconds.
-        attempts: how often its release was tried.
-        next_try_s: seconds until recover may try again; None where nothing is to be tried.
-        ends_s: seconds until the service ends the session by itself; None where that is not known.
-        reason: why the last attempt failed, or what a held one lacks; masked.
-    """
+_WATCH_INTERVAL_S: Final = 2.0
 
-    cluster: str
-    job_id: int
-    node: str
-    uid: int
-    qpu: str
-    type: str
-    state: State
-    age_s: float
-    attempts: int
-    next_try_s: float | None
-    ends_s: float | None
-    reason: str
+# By the value of a State.
+STATE_STYLES: Final = {
+    "acquiring": "cyan",
+    "acquired": "green",
+    "releasing": "yellow",
+    "failed": "dim",
+    "indeterminate": "bold red",
+}
+
+app = typer.Typer()
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """All that a state directory holds.
+@app.command(
+    short_help="Show which job holds which QPU.",
+    epilog="""Examples:
 
-    Args:
-        state_dir: which.
-        lines: the QPUs.
-        faults: what is wrong with records that cannot be read.
-        set_aside: the folders of records that nobody could read.
-    """
+\b
+  qrmi-slurm status
+  qrmi-slurm status --watch
+  qrmi-slurm status --json
 
-    state_dir: Path
-    lines: tuple[Line, ...]
-    faults: tuple[str, ...]
-    set_aside: tuple[Path, ...]
+State "indeterminate": the acquire call got no answer, so a session may be open whose id is unknown. The service closes
+it within the time shown; qrmi-slurm limits the life of a session to the job's time limit.
+
+Exit status: 0, or 2 if the records cannot be read.""",
+)
+def status(
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Show which job holds which QPU, from this node's records: state, age, release attempts, next attempt."""
+    from qrmi_slurm.command import holdings
+
+    place = site.options(state_dir).state_dir
+    show = print_json if as_json else print_text
+    if watch:
+        render.watch(lambda: holdings.read(place, time.time()), show, _WATCH_INTERVAL_S)
+    show(holdings.read(place, time.time()), sys.stdout)
 
 
-def read(state_dir: Path, now_s: float) -> Status:
-    """Return what stands in a state directory just now.
+def print_text(found: "Holdings", stream: TextIO) -> None:
+    """Print a line for each QPU of each job, then the records that need an admin."""
+    printer = render.Printer(stream)
+    if found.qpus:
+        heading = ("JOB", "QPU", "STATE", "FOR", "TRIES", "NEXT", "NODE", "NOTE")
+        styles = [STATE_STYLES[one.state] for one in found.qpus]
+        printer.table(heading, [_cells(one) for one in found.qpus], styles)
+    else:
+        printer.line(f"no job holds a QPU, according to the records in {found.state_dir}")
+    for fault in found.faults:
+        printer.line(("cannot be read", STYLES["error"]), f": {printable(fault)}")
+    for path in found.set_aside:
+        printer.line(("set aside", STYLES["warning"]), f": {printable(str(path))}")
 
-    Args:
-        state_dir: the site's.
-        now_s: seconds since the epoch.
 
-    Raises:
-        RecordError: it is there and cannot be read.
-    """
-    items = inventory.read(state_dir)
-    return Status(
-        state_dir,
-        tuple(_lines(items, now_s)),
-        tuple(str(item.fault) for item in items if item.fault is not None),
-        tuple(inventory.set_aside(state_dir)),
+def _cells(one: "Holding") -> tuple[str, ...]:
+    wait = "-" if one.next_try_s is None else render.duration(one.next_try_s) if one.next_try_s else "now"
+    age = render.duration(one.age_s)
+    cells = (str(one.job_id), one.qpu, one.state.value, age, str(one.attempts), wait, one.node, _note(one))
+    return tuple(map(printable, cells))
+
+
+def _note(one: "Holding") -> str:
+    from qrmi_slurm.state.record import State
+
+    if one.state is not State.INDETERMINATE:
+        return one.reason
+    end = "with no known end" if one.ends_s is None else f"which ends by itself within {render.duration(one.ends_s)}"
+    return f"a session may be open, {end}{': ' if one.reason else ''}{one.reason}"
+
+
+def print_json(found: "Holdings", stream: TextIO) -> None:
+    """Print one JSON object."""
+    render.print_json(
+        stream,
+        state_dir=str(found.state_dir),
+        qpus=[asdict(one) for one in found.qpus],
+        faults=list(found.faults),
+        set_aside=[str(path) for path in found.set_aside],
     )
-
-
-def _lines(items: Sequence[Item], now_s: float) -> Iterator[Line]:
-    for item in items:
-        if item.record is not None:
-            for entry in item.record.entries:
-                yield _line(item.record, entry, now_s)
-
-
-def _line(record: Record, entry: Entry, now_s: float) -> Line:
-    is_due = entry.state is State.RELEASING and entry.token is not None
-    return Line(
-        cluster=record.cluster,
-        job_id=record.job_id,
-        node=record.node,
-        uid=record.uid,
-        qpu=entry.name,
-        type=entry.type,
-        state=entry.state,
-        age_s=max(0.0, now_s - entry.since_s),
-        attempts=entry.attempts,
-        next_try_s=max(0.0, recover.next_try_s(entry, now_s) - now_s) if is_due else None,
-        ends_s=None if entry.expires_s is None else max(0.0, entry.expires_s - now_s),
-        reason=entry.reason or _of_broker(record, entry),
-    )
-
-
-def _of_broker(record: Record, entry: Entry) -> str:
-    """Say where a living job's requests fail for want of its credential broker."""
-    broker = record.broker
-    if broker is None or entry.name not in broker.keys or entry.state is not State.ACQUIRED:
-        return ""
-    if not launch.is_here(record) or process.is_alive(broker):
-        return ""
-    return "its credential broker has ended; recover starts it again"

@@ -351,7 +351,7 @@ def test_without_slurmctld(site: Site) -> None:
     assert "is slurmctld running" in done.stderr
     shown = site.command("qpus", "ibm_demo")
     assert shown.returncode == 0
-    assert shown.stderr.startswith("warning: which QPUs are drained is not known: ")
+    assert shown.stderr.startswith("warning: cannot tell which QPUs are drained: ")
     start_slurmctld(site)
     listed = site.cluster.run_as_user([str(BIN / "qrmi-slurm"), "qpus"]).stdout
     assert re.search(r"^ibm_demo +\S+ +no +offline ", listed, re.MULTILINE)

@@ -68,6 +68,12 @@ def test_man_pages_have_what_people_look_for(path):
     assert not [line for line in text.splitlines() if line.startswith((".", "'")) and not line.startswith(known)]
 
 
+def test_a_list_in_the_help_is_a_list_in_the_man_page():
+    """Each line has its heading, and is no example."""
+    text = PAGES[CHECKOUT / "docs" / "man" / "qrmi-slurm-qpus.1"]
+    assert "\n.TP\n.B USABLE\nwhether " in text.partition("\n.SH NOTES\n")[2]
+
+
 def test_a_variable_that_the_page_does_not_tell_of_is_an_error(monkeypatch):
     """What the hooks come to export, or what names.py gets, has to be described."""
     monkeypatch.setattr(names, "QRMI_JOB_UID", "QRMI_JOB_OWNER")

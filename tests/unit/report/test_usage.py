@@ -432,13 +432,13 @@ def test_damaged_lines_are_a_warning(command, site):
         file.write('{"version": 1, "id"')
     status, out, err = command("--json")
     assert (status, json.loads(out)["damaged_lines"]) == (0, 1)
-    assert err == "warning: 1 lines of the ledger cannot be read, and are left out\n"
+    assert err == "warning: skipped 1 unreadable line of the ledger\n"
 
 
 def test_nothing_at_all(command):
     status, out, err = command("--since", "2001-01-01", "--until", "2001-02-01")
     assert (status, err) == (0, "")
-    assert out.splitlines()[1:] == ["no QPU was asked for"]
+    assert out.splitlines()[1:] == ["no QPU was requested"]
     assert command("--since", "2001-01-01", "--until", "2001-02-01", "--by", "acquisition", "--csv")[1].count("\n") == 1
 
 

@@ -308,5 +308,5 @@ def test_a_drained_qpu_in_the_list(counted, slurm, run, monkeypatch):
     status, _, err = run("qpus")
     assert (status, err) == (
         0,
-        "warning: which QPUs are drained is not known: scontrol failed: Unable to contact slurm controller\n",
+        "warning: cannot tell which QPUs are drained: scontrol failed: Unable to contact slurm controller\n",
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from qrmi_slurm.calls import installed
-from qrmi_slurm.command import render
+from qrmi_slurm.command import validate_config
 from qrmi_slurm.config import config_file, resource_types
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.validation import rules, schema, validate
@@ -178,8 +178,9 @@ def test_the_loader_and_the_schema_agree_on_texts(resource, name, value):
 def _shown(text):
     result = validate.validate_text(text, "qrmi_config.json")
     stream = io.StringIO()
-    render.print_diagnosis(result, stream, strict=False)
-    return stream.getvalue() + render.diagnosis_json(result, strict=False)
+    validate_config.print_text(result, stream, strict=False)
+    validate_config.print_json(result, stream, strict=False)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FIXTURES.glob("*.json")))

@@ -1,0 +1,67 @@
+"""The site that a sub-command works on: slurm.conf, the plugin's options, the config's resources, Slurm's jobs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.names import SLURM_CONF, SLURMD_NODENAME
+from qrmi_slurm.slurm import plugstack
+
+if TYPE_CHECKING:
+    from qrmi_slurm.config.config_file import Resource
+    from qrmi_slurm.hooks.recover import World
+
+_NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctld is down
+
+
+def slurm_conf() -> Path:
+    """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy in configless mode."""
+    candidates = (plugstack.DEFAULT_SLURM_CONF, plugstack.CONFIGLESS_SLURM_CONF)
+    found = next((path for path in candidates if path.exists()), plugstack.DEFAULT_SLURM_CONF)
+    return Path(os.environ.get(SLURM_CONF) or found)
+
+
+def options(state_dir: Path | None = None) -> plugstack.SiteOptions:
+    """Return the options of the plugin's line.
+
+    Args:
+        state_dir: overrides the state directory; relative to the working directory.
+    """
+    found = plugstack.read(slurm_conf())
+    return found if state_dir is None else found._replace(state_dir=state_dir.absolute())
+
+
+def resources(config_path: Path) -> "list[Resource]":
+    """Return the resources of a config.
+
+    Raises:
+        ConfigError: the config cannot be used.
+    """
+    from qrmi_slurm.config import config_file
+
+    return list(config_file.load(config_path).resources.values())
+
+
+def world() -> "World":
+    """Ask Slurm for its jobs and the kernel for its boot id."""
+    from qrmi_slurm.hooks.recover import World
+    from qrmi_slurm.slurm import jobs
+    from qrmi_slurm.state import record
+
+    path = slurm_conf()
+    node = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
+    return World(plugstack.cluster_name(path), jobs.jobs(path), {node: record.boot_id()})
+
+
+def notices(found: "Sequence[Resource]") -> dict[str, str]:
+    """Return why QPUs are out of service, by name; if Slurm does not answer, print a warning and return nothing."""
+    from qrmi_slurm.outages import reservations
+
+    try:
+        return reservations.notices(found, reservations.read(slurm_conf(), _NOTICES_TIMEOUT_S).outages)
+    except SchedulerError as error:
+        sys.stderr.write(f"warning: cannot tell which QPUs are drained: {error.message}\n")
+        return {}

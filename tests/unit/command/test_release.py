@@ -1,0 +1,45 @@
+"""`qrmi-slurm release`."""
+
+import pytest
+
+from qrmi_slurm.slurm.jobs import Job
+
+
+@pytest.mark.parametrize("jobs", [{12: Job("RUNNING", 0)}, None])
+def test_without_a_terminal_it_refuses_to_release_what_a_job_may_use(run_on_records, hold, site, monkeypatch, jobs):
+    hold()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    status, out, err = run_on_records("release", "12", jobs=jobs)
+    assert (status, out) == (2, "")
+    assert "--yes" in err
+    assert site.calls() == []
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", 0), ("YES\n", 0), ("\n", 2), ("no\n", 2), ("", 2)])
+def test_it_asks_before_it_takes_a_running_jobs_qpu(run_on_records, hold, site, monkeypatch, answer, expected):
+    hold()
+
+    class Terminal:
+        def isatty(self):
+            return True
+
+        def readline(self):
+            return answer
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    status, _, err = run_on_records("release", "12", jobs={12: Job("RUNNING", 0)})
+    assert status == expected
+    assert "Job 12 is RUNNING. Release what it holds (a)? [y/N]" in err
+    assert bool(site.calls()) == (expected == 0)
+
+
+def test_for_a_job_that_has_ended_it_asks_nothing(run_on_records, hold):
+    folder = hold()
+    assert run_on_records("release", "12", jobs={}) == (0, "job 12: released\n", "")
+    assert not folder.exists()
+
+
+def test_a_job_without_a_record(run_on_records):
+    status, _, err = run_on_records("release", "99", jobs={})
+    assert status == 2
+    assert "there is no record of job 99" in err
