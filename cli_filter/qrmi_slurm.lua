@@ -180,7 +180,7 @@ local function not_known(unknown, names)
         local near = near_match(text, names)
         words[index] = printable(text) .. (near and " (did you mean " .. printable(near) .. "?)" or "")
     end
-    local sentence = "not known at this site: " .. table.concat(words, ", ")
+    local sentence = (#unknown == 1 and "unknown QPU: " or "unknown QPUs: ") .. table.concat(words, ", ")
     if #names == 0 then
         return sentence
     end
@@ -189,7 +189,7 @@ local function not_known(unknown, names)
         listed[index] = names[index]
     end
     local more = #names > MAX_NAMES and string.format(", ... and %d more", #names - MAX_NAMES) or ""
-    return sentence .. "; known are: " .. printables(listed) .. more
+    return sentence .. "; known QPUs: " .. printables(listed) .. more
 end
 
 -- --- the catalogue -----------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ local function read_catalogue()
     local path = M.catalogue or (home .. CATALOGUE_FILE)
     local file, problem = io.open(path, "r")
     if not file then
-        return nil, "no catalogue can be read: " .. tostring(problem)
+        return nil, "cannot read the catalogue: " .. tostring(problem)
     end
     local text = file:read("*a")
     file:close()
@@ -319,11 +319,11 @@ local function read_catalogue()
         return nil, path .. " " .. fault
     end
     if type(value) ~= "table" or value.version ~= CATALOGUE_VERSION or type(value.qpus) ~= "table" then
-        return nil, path .. " is no catalogue of this version of qrmi-slurm"
+        return nil, path .. " is not a catalogue of this version of qrmi-slurm"
     end
     for index, qpu in ipairs(value.qpus) do
         if not is_qpu(qpu) then
-            return nil, string.format("%s: its QPU no. %d is not well formed", path, index)
+            return nil, string.format("%s: QPU no. %d is malformed", path, index)
         end
     end
     cache = { path = path, text = text, catalogue = index_of(value.qpus) }
@@ -345,7 +345,7 @@ local function selection_of(spank_job_env)
     for _, entry in pairs(spank_job_env) do
         local value = entry:match("^QRMI_QPU=(.*)$") or entry:match("^SPANK_QRMI_QPU=(.*)$")
         if value and found and found ~= value then
-            refuse("the job's SPANK environment names its QPUs twice")
+            refuse("the job's SPANK environment has two different values of --qpu")
         end
         found = value or found
     end
@@ -561,28 +561,29 @@ local function access_fault(qpu, person)
     if not allow then
         return nil
     end
-    local subject = printable(qpu.name) .. " may not be used "
+    local function denial(subject, allowed)
+        local whom = allowed and "it is for " .. allowed or "nobody may"
+        return subject .. " may not use " .. printable(qpu.name) .. ": " .. whom
+    end
     if (allow.users or allow.groups) and person.user then
         local is_named = contains(allow.users or {}, person.user)
         if not is_named and is_in(allow.groups or {}, person) == false then
             local whom = { listed("users", allow.users) }
             whom[#whom + 1] = listed("groups", names_of(allow.groups))
-            local words = #whom > 0 and table.concat(whom, " or ") or "nobody"
-            return subject .. "by user " .. printable(person.user) .. ": it is for " .. words
+            return denial("user " .. printable(person.user), #whom > 0 and table.concat(whom, " or ") or nil)
         end
     end
     local account, qos = { person.account }, { person.qos }
     for _, test in ipairs({
-        { "partitions", "in", person.partitions or {} },
-        { "accounts", "with", account },
-        { "qos", "with", qos },
+        { "partitions", "", person.partitions or {} },
+        { "accounts", "a job without an account", account },
+        { "qos", "a job without a QOS", qos },
     }) do
-        local rule, preposition, values = test[1], test[2], test[3]
+        local rule, without, values = test[1], test[2], test[3]
         for _, value in ipairs(values) do
             if allow[rule] and not contains(allow[rule], value) then
-                local which = value and SINGULAR[rule] .. " " .. printable(value) or "no " .. SINGULAR[rule]
-                local whom = listed(rule, allow[rule]) or "nobody"
-                return subject .. preposition .. " " .. which .. ": it is for " .. whom
+                local subject = value and SINGULAR[rule] .. " " .. printable(value) or without
+                return denial(subject, listed(rule, allow[rule]))
             end
         end
     end
@@ -790,26 +791,26 @@ local function joined(rest, needed, catalogue)
     for _, license in ipairs(needed.names) do
         local shared, count = catalogue.by_license[license], needed.count[license]
         if shared and count > shared.count then
-            local why = "--qpu asks for %d of the license %s of %s, and there is no more than %d of it"
+            local why = "--qpu needs %d of the license %s (for %s), more than its capacity of %d"
             local sentence = string.format(why, count, license, printables(shared.names), shared.count)
             refuse(sentence, slurm.ESLURM_INVALID_LICENSES)
         end
         words[#words + 1] = string.format("%s:%d", license, count)
     end
     if rest:find("|", 1, true) and #needed.names > 0 then
-        local why = "--licenses with | cannot stand beside --qpu: Slurm has no list of licenses with both or and and"
+        local why = "--licenses with | cannot be combined with --qpu: Slurm has no list that mixes OR and AND"
         refuse(why, slurm.ESLURM_INVALID_LICENSES)
     end
     local text = table.concat(words, ",")
     if #text > MAX_LICENSES_BYTES then
-        refuse("--qpu asks for more licenses than Slurm takes in one job", slurm.ESLURM_INVALID_LICENSES)
+        refuse("--qpu needs more licenses than Slurm accepts in one job", slurm.ESLURM_INVALID_LICENSES)
     end
     return text
 end
 
 local function hand_made(license, catalogue)
     local names = catalogue.by_license[license].names
-    local why = "%s is the license of %s, which --qpu=%s asks for: leave it out of --licenses"
+    local why = "%s is the license of %s: ask for it with --qpu=%s, not with --licenses"
     return string.format(why, license, printables(names), printable(names[1]))
 end
 
@@ -894,7 +895,7 @@ local function submit(job_desc, part_list, text)
     end
     local licenses = joined(rest, needed, catalogue)
     if #needed.names > 0 and is_further_component(job_desc) then
-        local sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
+        local sentence = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=%s there"
         refuse(string.format(sentence, printable(text)))
     end
     if licenses ~= (job_desc.licenses or "") then
@@ -946,7 +947,7 @@ local function guarded(work, codes)
     if not has_qpu then
         return slurm.SUCCESS
     end
-    slurm.log_user("%s", "qrmi-slurm: what is known of this site's QPUs cannot be read; please tell its admins")
+    slurm.log_user("%s", "qrmi-slurm: the site's list of QPUs cannot be used; please tell an admin")
     return slurm.ERROR
 end
 

@@ -144,7 +144,13 @@ def not_acquired(name: str, reason: str) -> str:
 
 
 def not_known(unknown: Sequence[str], known: Iterable[str], ignored: str = "") -> str:
-    """Return the sentence for terms that fit nothing at this site."""
+    """Return the sentence for terms that no QPU of the site fits.
+
+    Args:
+        unknown: the texts of these terms.
+        known: the names of the site's QPUs.
+        ignored: what follows "unknown QPU" if the job runs with its other QPUs; the known ones are not listed then.
+    """
     from qrmi_slurm.text import near_match  # only where somebody has mistyped
 
     names = list(known)
@@ -152,11 +158,12 @@ def not_known(unknown: Sequence[str], known: Iterable[str], ignored: str = "") -
     for text in unknown:
         near = near_match(text, names)
         words.append(printable(text) + (f" (did you mean {printable(near)}?)" if near else ""))
-    sentence = f"not known at this site{ignored}: {', '.join(words)}"
+    what = "unknown QPU" if len(unknown) == 1 else "unknown QPUs"
+    sentence = f"{what}{ignored}: {', '.join(words)}"
     if ignored or not names:
         return sentence
     more = f", ... and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{sentence}; known are: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
+    return f"{sentence}; known QPUs: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
 
 
 def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
