@@ -1,4 +1,4 @@
--- What Slurm defines, and what it looks for.
+-- The globals that Slurm defines, and those that it looks for.
 std = "min"
 max_line_length = 120
 read_globals = { "slurm" }

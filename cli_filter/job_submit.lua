@@ -1,19 +1,19 @@
 -- SPDX-License-Identifier: Apache-2.0
 --
--- job_submit.lua for a site that has none: beside slurm.conf on the controller, with JobSubmitPlugins=lua.
--- A site that has one adds the two lines on package.path and require to it, and the two calls.
+-- job_submit.lua for a site without one: goes beside slurm.conf on the controller, with JobSubmitPlugins=lua.
+-- A site with its own script adds the lines with package.path and require to it, and the two calls.
 
 package.path = "/opt/qrmi-slurm/lib/lua/?.lua;" .. package.path
-local is_there, qrmi = pcall(require, "qrmi_slurm")
+local is_loaded, qrmi = pcall(require, "qrmi_slurm")
 
--- Without the module slurmctld starts all the same, and takes no job with --qpu: it would have no license.
-if not is_there then
+-- Without the module slurmctld still starts, but refuses jobs with --qpu, which would run without their licenses.
+if not is_loaded then
     slurm.log_error("%s", "qrmi-slurm: jobs with --qpu are refused: " .. tostring(qrmi))
     qrmi = {
         job_submit = function(job_desc)
             for _, entry in pairs(job_desc.spank_job_env or {}) do
                 if entry:match("^QRMI_QPU=.") or entry:match("^SPANK_QRMI_QPU=.") then
-                    slurm.log_user("qrmi-slurm: jobs with --qpu cannot be taken now; please tell this site's admins")
+                    slurm.log_user("qrmi-slurm: jobs with --qpu are not accepted at the moment; please tell an admin")
                     return slurm.ERROR
                 end
             end

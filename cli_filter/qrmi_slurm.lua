@@ -1,76 +1,74 @@
 -- SPDX-License-Identifier: Apache-2.0
 --
--- qrmi_slurm: what Slurm's Lua plugins do for jobs with --qpu.
+-- qrmi_slurm: licenses and early refusals for jobs with --qpu, called from Slurm's Lua plugins.
 --
---   job_submit, job_modify  slurmctld: each QPU's license is added to the job, and who asks for a QPU that is not
---                           known, or that he may not use, is told so
---   cli_pre_submit          sbatch, salloc and srun: the same words, before slurmctld is asked
+--   job_submit      slurmctld: adds the license of each QPU to the job, and refuses unknown QPUs and those that the
+--                   job's owner may not use
+--   job_modify      slurmctld: keeps these licenses right while the job is changed
+--   cli_pre_submit  sbatch, salloc and srun: refuses the same jobs in the same words, before slurmctld is asked
 --
--- job_submit.lua and cli_filter.lua beside this file use it; a file that a site has already needs one call of it.
--- What it knows of the QPUs is the catalogue, which `qrmi-slurm catalogue` makes from the config. Prolog judges again,
--- by the config itself: qrmi_slurm/selection.py, choice.py and access.py read --qpu and the rules as this file does.
+-- job_submit.lua and cli_filter.lua beside this file call it; a site's own scripts need one call per function.
 --
--- For Lua 5.1 to 5.4. The paths in comments are those of Slurm's sources.
+-- The catalogue is all that this module knows about the QPUs; `qrmi-slurm catalogue` writes it from the config. Prolog
+-- checks every job again, against the config itself. So the rules and sentences here exist a second time in Python, in
+-- slurm/selection.py, config/access.py, hooks/choice.py and text.py of qrmi_slurm/, and change together with them.
+--
+-- Runs on Lua 5.1 to 5.4. Slurm files named in comments are those of Slurm's source tree.
+--
+-- Contents, each section built on those above it:
+--
+--   limits                      sizes and counts, with their sources
+--   text                        characters, safe printing, lists
+--   refusals                    how a call ends: taken, refused, or failed
+--   suggestions                 "did you mean"
+--   catalogue                   find, read and check it
+--   patterns                    `ibm_*`, `q[1-4]`, as Python's fnmatch reads them
+--   selection                   the value of --qpu, its terms, and the QPUs that fit them
+--   access rules                who may use a QPU
+--   person                      who asks
+--   choices                     terms that leave the QPU open: their candidates, and which one the job gets
+--   licenses                    the job's license list
+--   markers                     what a choice leaves in the job's AdminComment
+--   submission                  job_submit
+--   changes                     job_modify
+--   login node                  cli_pre_submit
 
 local M = {}
 
--- The catalogue's path, for a site that keeps it elsewhere than beside slurm.conf.
+-- The catalogue's path, for a site that does not keep it beside slurm.conf.
 M.catalogue = nil
 
-local CATALOGUE_FILE = "qrmi_catalogue.lua"
-local CATALOGUE_VERSION = 1
+-- --- limits ------------------------------------------------------------------------------------------------
 
-local ANY = "any:"
-local LEAST_BUSY = "least-busy:"
-
--- How many names a sentence lists; a site may have thousands.
+-- How many names a message lists; a site may have thousands.
 local MAX_NAMES = 20
 
--- Longest text of a user's in a sentence, in characters.
+-- The longest piece of user text in a message, in characters.
 local MAX_CHARS = 200
 
--- Longest --qpu, in bytes: spank_qrmi.c refuses longer ones, somebody's own program does not.
+-- The longest --qpu, in bytes. spank_qrmi.c enforces it too, but not for jobs that bypass our plugin.
 local MAX_SELECTION_BYTES = 4096
 
--- How alike a word has to be, and how long it may be, for "did you mean"; near_match.py has both.
-local LIKENESS = 0.75
-local MAX_NEAR_CHARS = 100
+-- "Did you mean": the lowest similarity and the longest word to compare, as in qrmi_slurm/text.py.
+local MIN_SIMILARITY = 0.75
+local MAX_COMPARED_CHARS = 100
 
--- Comparing with more names would keep slurmctld waiting.
-local MAX_NEAR_NAMES = 1000
+-- Comparing with more names would hold up slurmctld.
+local MAX_COMPARED_NAMES = 1000
 
--- src/slurmctld/job_mgr.c, _test_job_desc_fields(): what else would be "Pathname ... too long".
+-- src/slurmctld/job_mgr.c, _test_job_desc_fields(): Slurm refuses longer lists with "Pathname ... too long".
 local MAX_LICENSES_BYTES = 1024
 
--- What a choice may come to, in the job's AdminComment: a word that `qrmi-slurm sensor` reads.
-local MARKER = "qrmi-slurm:any="
-
--- slurm/slurm.h: a job's state is one of these bits, and flags; JOB_PENDING is 0.
+-- slurm/slurm.h, enum job_states: the low byte of job_state is the state, the rest are flags.
 local JOB_STATE_BASE = 256
 local JOB_PENDING = 0
 
 -- slurm/slurm.h, MAX_HET_JOB_COMPONENTS.
 local MAX_COMPONENTS = 128
 
--- The next job's turn among the QPUs of a choice: another after each job.
-local turn = os.time()
+-- --- text --------------------------------------------------------------------------------------------------
 
--- The catalogue that was read last, and its text.
-local cache = {}
-
--- --- sentences ---------------------------------------------------------------------------------------------
-
--- End the work with a sentence for the user.
-local function refuse(sentence, code)
-    error({ refusal = sentence, code = code }, 0)
-end
-
--- End the work since the catalogue is missing or broken; an admin reads why.
-local function give_up(reason)
-    error({ fault = reason }, 0)
-end
-
--- The characters of a text, UTF-8.
+-- Split UTF-8 text into characters.
 local function characters(text)
     local found = {}
     for index = 1, #text do
@@ -104,7 +102,7 @@ local function escaped(char)
     return char
 end
 
--- A user's text, fit for one line of a message.
+-- Make user text safe for one line of a message: control characters escaped, cut to MAX_CHARS.
 local function printable(text)
     local chars = characters(text)
     for index, char in ipairs(chars) do
@@ -117,56 +115,139 @@ local function printable(text)
     return table.concat(clean)
 end
 
-local function printables(texts)
+-- The first `max` texts (all by default), printable, with commas between them.
+local function printable_list(texts, max)
     local found = {}
-    for index, text in ipairs(texts) do
-        found[index] = printable(text)
+    for index = 1, math.min(#texts, max or #texts) do
+        found[index] = printable(texts[index])
     end
     return table.concat(found, ", ")
 end
 
--- --- the name that was meant -------------------------------------------------------------------------------
+local function trimmed(text)
+    return (text:gsub("^[ \t]+", ""):gsub("[ \t]+$", ""))
+end
 
--- How many letters two words share in the same order, as Python's difflib counts it: the longest common piece, then the
--- same for what is left of it and for what is right of it.
-local function shared_letters(a, a_from, a_to, b, b_from, b_to)
+-- The first argument that is a string and not empty.
+local function given(...)
+    for index = 1, select("#", ...) do
+        local value = select(index, ...)
+        if type(value) == "string" and value ~= "" then
+            return value
+        end
+    end
+    return nil
+end
+
+local function contains(list, value)
+    for _, item in ipairs(list) do
+        if item == value then
+            return true
+        end
+    end
+    return false
+end
+
+-- --- refusals ----------------------------------------------------------------------------------------------
+
+local PREFIX = "qrmi-slurm: "
+
+-- Refuse the job with a sentence for its user.
+local function refuse(sentence, code)
+    error({ refusal = sentence, code = code }, 0)
+end
+
+-- Stop because the catalogue is missing or broken; the reason goes to the admin.
+local function give_up(reason)
+    error({ fault = reason }, 0)
+end
+
+local function refusal_in(problem)
+    return type(problem) == "table" and problem.refusal
+end
+
+-- Tell the admin why a job could not be judged.
+local function log_fault(problem)
+    local fault = type(problem) == "table" and problem.fault
+    local reason = fault and fault .. "; run: qrmi-slurm catalogue" or "internal error: " .. tostring(problem)
+    slurm.log_error("%s", PREFIX .. reason)
+end
+
+-- Run a function and return the code for Slurm. No error escapes: up to 25.05 Slurm would let the job through, without
+-- its licenses (src/plugins/job_submit/lua/job_submit_lua.c).
+--
+-- work: it calls its argument once it knows that the job has --qpu. Until then an internal error lets the job pass,
+--   afterwards it refuses the job.
+-- has_codes: whether a refusal may return one of Slurm's own codes, for which scontrol prints Slurm's own words.
+local function guarded(work, has_codes)
+    local has_qpu = false
+    local is_done, problem = pcall(work, function()
+        has_qpu = true
+    end)
+    if is_done then
+        return slurm.SUCCESS
+    end
+    local refusal = refusal_in(problem)
+    if refusal then
+        slurm.log_user("%s", PREFIX .. refusal)
+        return has_codes and problem.code or slurm.ERROR
+    end
+    log_fault(problem)
+    if not has_qpu then
+        return slurm.SUCCESS
+    end
+    slurm.log_user("%s", PREFIX .. "the site's list of QPUs cannot be used; please tell an admin")
+    return slurm.ERROR
+end
+
+-- --- suggestions -------------------------------------------------------------------------------------------
+
+-- The longest piece that two words have in common: its length, and where it begins in each.
+local function longest_common(a, a_from, a_to, b, b_from, b_to)
     local best, best_a, best_b = 0, a_from, b_from
-    local before = {}
+    local previous = {}
     for i = a_from, a_to do
         local row = {}
         for j = b_from, b_to do
             if a:byte(i) == b:byte(j) then
-                local length = (before[j - 1] or 0) + 1
+                local length = (previous[j - 1] or 0) + 1
                 row[j] = length
                 if length > best then
                     best, best_a, best_b = length, i - length + 1, j - length + 1
                 end
             end
         end
-        before = row
+        previous = row
     end
-    if best == 0 then
-        return 0
-    end
-    return best
-        + shared_letters(a, a_from, best_a - 1, b, b_from, best_b - 1)
-        + shared_letters(a, best_a + best, a_to, b, best_b + best, b_to)
+    return best, best_a, best_b
 end
 
--- The member of `known` that is most like `word`, or nil.
-local function near_match(word, known)
-    if #word > MAX_NEAR_CHARS or #known > MAX_NEAR_NAMES then
+-- How many letters two words share in the same order, counted as Python's difflib does: the longest common piece, then
+-- the same to the left and to the right of it.
+local function shared_letters(a, a_from, a_to, b, b_from, b_to)
+    local length, a_start, b_start = longest_common(a, a_from, a_to, b, b_from, b_to)
+    if length == 0 then
+        return 0
+    end
+    return length
+        + shared_letters(a, a_from, a_start - 1, b, b_from, b_start - 1)
+        + shared_letters(a, a_start + length, a_to, b, b_start + length, b_to)
+end
+
+-- The name that is most like `word`, or nil. Ties are broken as in Python: by the folded name, then by the name.
+local function near_match(word, names)
+    if #word > MAX_COMPARED_CHARS or #names > MAX_COMPARED_NAMES then
         return nil
     end
     local folded = word:lower():gsub("_", "-")
-    local best, best_ratio, best_folded = nil, LIKENESS, ""
-    for _, name in ipairs(known) do
+    local best, best_ratio, best_folded = nil, MIN_SIMILARITY, ""
+    for _, name in ipairs(names) do
         local other = name:lower():gsub("_", "-")
         local both = #folded + #other
         if both > 0 and 2 * math.min(#folded, #other) / both >= best_ratio then
             local ratio = 2 * shared_letters(other, 1, #other, folded, 1, #folded) / both
-            local is_tie = ratio == best_ratio and (other > best_folded or (other == best_folded and name > best))
-            if ratio > best_ratio or is_tie then
+            local wins_tie = ratio == best_ratio and (other > best_folded or (other == best_folded and name > best))
+            if ratio > best_ratio or wins_tie then
                 best, best_ratio, best_folded = name, ratio, other
             end
         end
@@ -174,28 +255,38 @@ local function near_match(word, known)
     return best
 end
 
-local function not_known(unknown, names)
+-- The sentence for terms that no QPU of the site fits.
+local function unknown_qpus(terms, names)
     local words = {}
-    for index, text in ipairs(unknown) do
+    for index, text in ipairs(terms) do
         local near = near_match(text, names)
         words[index] = printable(text) .. (near and " (did you mean " .. printable(near) .. "?)" or "")
     end
-    local sentence = "not known at this site: " .. table.concat(words, ", ")
+    local sentence = (#terms == 1 and "unknown QPU: " or "unknown QPUs: ") .. table.concat(words, ", ")
     if #names == 0 then
         return sentence
     end
-    local listed = {}
-    for index = 1, math.min(#names, MAX_NAMES) do
-        listed[index] = names[index]
-    end
     local more = #names > MAX_NAMES and string.format(", ... and %d more", #names - MAX_NAMES) or ""
-    return sentence .. "; known are: " .. printables(listed) .. more
+    return sentence .. "; known QPUs: " .. printable_list(names, MAX_NAMES) .. more
 end
 
--- --- the catalogue -----------------------------------------------------------------------------------------
+-- --- catalogue ---------------------------------------------------------------------------------------------
 
--- The folder of the script that Slurm has loaded, which is that of slurm.conf: src/common/read_config.c,
--- get_extra_conf_path(). Asked while that script requires this module; a function called later may be a tail call.
+local CATALOGUE_FILE = "qrmi_catalogue.lua"
+local CATALOGUE_VERSION = 1
+
+-- The access rules, with the words for one value of each, for several, and for a job without one.
+local RULES = {
+    users = { one = "user", many = "users" },
+    groups = { one = "group", many = "groups" },
+    partitions = { one = "partition", many = "partitions" },
+    accounts = { one = "account", many = "accounts", none = "a job without an account" },
+    qos = { one = "QOS", many = "QOS", none = "a job without a QOS" },
+}
+
+-- The folder of the script that Slurm has loaded, which is slurm.conf's: src/common/read_config.c,
+-- get_extra_conf_path(). This works only while that script requires this module: later it may make tail calls, which
+-- leave no trace of it on the stack.
 local function folder_of_script()
     for level = 3, 20 do
         local info = debug.getinfo(level, "S")
@@ -212,20 +303,21 @@ end
 
 local home = folder_of_script()
 
--- Run a text as data: no function is within its reach. Lua 5.1 has no load() of a text, the others no setfenv().
-local function values_of(text, name)
+-- Compile text that can reach no function. Lua 5.1 cannot load() text, later versions have no setfenv().
+local function compile(text, name)
+    if not setfenv then -- luacheck: ignore
+        return load(text, name, "t", {})
+    end
+    local chunk, problem = loadstring(text, name) -- luacheck: ignore
+    return chunk and setfenv(chunk, {}), problem -- luacheck: ignore
+end
+
+-- Evaluate text as data: its value, or nil and what is wrong with it.
+local function value_of(text, name)
     if text:byte(1) == 27 then
         return nil, "is compiled Lua"
     end
-    local chunk, problem
-    if setfenv then -- luacheck: ignore
-        chunk, problem = loadstring(text, name) -- luacheck: ignore
-        if chunk then
-            setfenv(chunk, {}) -- luacheck: ignore
-        end
-    else
-        chunk, problem = load(text, name, "t", {})
-    end
+    local chunk, problem = compile(text, name)
     if not chunk then
         return nil, "is not Lua: " .. tostring(problem)
     end
@@ -236,36 +328,35 @@ local function values_of(text, name)
     return value
 end
 
-local function is_list_of_strings(value)
-    if type(value) ~= "table" then
+local function is_list_of(is_valid, list)
+    if type(list) ~= "table" then
         return false
     end
-    for _, text in ipairs(value) do
-        if type(text) ~= "string" then
+    for _, item in ipairs(list) do
+        if not is_valid(item) then
             return false
         end
     end
     return true
 end
 
-local function is_rules(allow)
+local function is_string(value)
+    return type(value) == "string"
+end
+
+local function is_group(group)
+    return type(group) == "table"
+        and is_string(group.name)
+        and (group.members == nil or is_list_of(is_string, group.members))
+end
+
+local function is_allow(allow)
     if type(allow) ~= "table" then
         return false
     end
     for rule, values in pairs(allow) do
-        if rule == "groups" then
-            if type(values) ~= "table" then
-                return false
-            end
-            for _, group in ipairs(values) do
-                local is_group = type(group) == "table" and type(group.name) == "string"
-                if not is_group or (group.members ~= nil and not is_list_of_strings(group.members)) then
-                    return false
-                end
-            end
-        elseif rule ~= "users" and rule ~= "accounts" and rule ~= "partitions" and rule ~= "qos" then
-            return false -- a rule of a later version: to pass it over would let everybody in
-        elseif not is_list_of_strings(values) then
+        -- An unknown rule comes from a later version; skipping it would let everybody in.
+        if not RULES[rule] or not is_list_of(rule == "groups" and is_group or is_string, values) then
             return false
         end
     end
@@ -274,15 +365,15 @@ end
 
 local function is_qpu(qpu)
     return type(qpu) == "table"
-        and type(qpu.name) == "string"
-        and is_list_of_strings(qpu.types)
-        and (qpu.license == nil or type(qpu.license) == "string")
+        and is_string(qpu.name)
+        and is_list_of(is_string, qpu.types)
+        and (qpu.license == nil or is_string(qpu.license))
         and type(qpu.capacity) == "number"
-        and (qpu.allow == nil or is_rules(qpu.allow))
-        and (qpu.notice == nil or type(qpu.notice) == "string")
+        and (qpu.allow == nil or is_allow(qpu.allow))
+        and (qpu.notice == nil or is_string(qpu.notice))
 end
 
--- What the QPUs are found by: their names, and their licenses.
+-- Index the QPUs by name and by license. QPUs that share a license have the lowest of their capacities.
 local function index_of(qpus)
     local found = { qpus = qpus, names = {}, by_name = {}, by_license = {} }
     for index, qpu in ipairs(qpus) do
@@ -290,8 +381,8 @@ local function index_of(qpus)
         found.by_name[qpu.name] = qpu
         found.has_dynamic = found.has_dynamic or qpu.dynamic
         if qpu.license then
-            local shared = found.by_license[qpu.license] or { count = qpu.capacity, names = {} }
-            shared.count = math.min(shared.count, qpu.capacity)
+            local shared = found.by_license[qpu.license] or { capacity = qpu.capacity, names = {} }
+            shared.capacity = math.min(shared.capacity, qpu.capacity)
             shared.names[#shared.names + 1] = qpu.name
             found.by_license[qpu.license] = shared
         end
@@ -299,88 +390,57 @@ local function index_of(qpus)
     return found
 end
 
--- The catalogue as it is now; nil and why, where there is none that can be used.
+-- The catalogue that a text holds, or nil and what is wrong with it.
+local function parse_catalogue(text, path)
+    local value, fault = value_of(text, "=" .. CATALOGUE_FILE)
+    if fault then
+        return nil, path .. " " .. fault
+    end
+    if type(value) ~= "table" or value.version ~= CATALOGUE_VERSION or type(value.qpus) ~= "table" then
+        return nil, path .. " is not a catalogue of this version of qrmi-slurm"
+    end
+    for index, qpu in ipairs(value.qpus) do
+        if not is_qpu(qpu) then
+            return nil, string.format("%s: QPU no. %d is malformed", path, index)
+        end
+    end
+    return index_of(value.qpus)
+end
+
+-- The last catalogue that was read, with its path and text.
+local cache = {}
+
+-- The current catalogue, or nil and why it cannot be used.
 local function read_catalogue()
     local path = M.catalogue or (home .. CATALOGUE_FILE)
     local file, problem = io.open(path, "r")
     if not file then
-        return nil, "no catalogue can be read: " .. tostring(problem)
+        return nil, "cannot read the catalogue: " .. tostring(problem)
     end
     local text = file:read("*a")
     file:close()
     if type(text) ~= "string" then
         return nil, path .. " cannot be read"
     end
-    if cache.path == path and cache.text == text then
-        return cache.catalogue
-    end
-    local value, fault = values_of(text, "=" .. CATALOGUE_FILE)
-    if fault then
-        return nil, path .. " " .. fault
-    end
-    if type(value) ~= "table" or value.version ~= CATALOGUE_VERSION or type(value.qpus) ~= "table" then
-        return nil, path .. " is no catalogue of this version of qrmi-slurm"
-    end
-    for index, qpu in ipairs(value.qpus) do
-        if not is_qpu(qpu) then
-            return nil, string.format("%s: its QPU no. %d is not well formed", path, index)
+    if cache.path ~= path or cache.text ~= text then
+        local catalogue, fault = parse_catalogue(text, path)
+        if not catalogue then
+            return nil, fault
         end
+        cache = { path = path, text = text, catalogue = catalogue }
     end
-    cache = { path = path, text = text, catalogue = index_of(value.qpus) }
     return cache.catalogue
 end
 
--- --- the selection -----------------------------------------------------------------------------------------
-
--- The value of --qpu as Prolog will see it, or nil where the job has none.
---
--- slurmd puts SPANK_ before each name that does not begin with it (src/common/slurm_protocol_defs.c,
--- valid_spank_job_env()), and where a name stands twice, the last value counts (src/common/env.c, env_array_merge()),
--- or an earlier one where that is too long. Our plugin sets it once; who writes it otherwise is refused.
-local function selection_of(spank_job_env)
-    if type(spank_job_env) ~= "table" then
-        return nil
+local function usable_catalogue()
+    local catalogue, fault = read_catalogue()
+    if not catalogue then
+        give_up(fault)
     end
-    local found
-    for _, entry in pairs(spank_job_env) do
-        local value = entry:match("^QRMI_QPU=(.*)$") or entry:match("^SPANK_QRMI_QPU=(.*)$")
-        if value and found and found ~= value then
-            refuse("the job's SPANK environment names its QPUs twice")
-        end
-        found = value or found
-    end
-    if found and #found > MAX_SELECTION_BYTES then
-        refuse(string.format("--qpu has more than %d bytes", MAX_SELECTION_BYTES))
-    end
-    return found ~= "" and found or nil
+    return catalogue
 end
 
-local function trimmed(text)
-    return (text:gsub("^[ \t]+", ""):gsub("[ \t]+$", ""))
-end
-
--- The terms of a selection: each name once, a choice as often as it is there.
-local function terms_of(text)
-    local terms, seen = {}, {}
-    for part in (text .. ","):gmatch("([^,]*),") do
-        local word = trimmed(part)
-        if word == "" then
-            refuse("--qpu=" .. printable(text) .. ": a name is empty; write --qpu=NAME or --qpu=NAME,NAME")
-        end
-        local term = { text = word, pattern = word }
-        for _, prefix in ipairs({ ANY, LEAST_BUSY }) do
-            if word:sub(1, #prefix) == prefix and word ~= prefix then
-                term.prefix, term.pattern = prefix, trimmed(word:sub(#prefix + 1))
-            end
-        end
-        term.is_choice = term.prefix ~= nil or term.pattern:find("[*?%[]") ~= nil
-        if term.is_choice or not seen[word] then
-            terms[#terms + 1] = term
-        end
-        seen[word] = true
-    end
-    return terms
-end
+-- --- patterns ----------------------------------------------------------------------------------------------
 
 -- A character as a number that grows with its code point.
 local function code_of(char)
@@ -391,71 +451,88 @@ local function code_of(char)
     return code
 end
 
--- Read `[...]` of a pattern, from the bracket on: a test of one character, and where it goes on; nil where no `]` is.
-local function class_at(pattern, from)
-    local start = from + 1
-    local is_negated = pattern[start] == "!"
-    if is_negated then
-        start = start + 1
-    end
-    local stop = start
+-- Where the `]` is that closes a character class, or nil. One at the very beginning is a member of the class.
+local function end_of_class(pattern, first)
+    local stop = first
     if pattern[stop] == "]" then
         stop = stop + 1
     end
     while pattern[stop] and pattern[stop] ~= "]" do
         stop = stop + 1
     end
-    if not pattern[stop] then
-        return nil
-    end
+    return pattern[stop] and stop
+end
+
+-- The members of a character class, as ranges of codes.
+local function ranges_of(pattern, first, stop)
     local ranges = {}
-    local index = start
+    local index = first
     while index < stop do
         local is_range = pattern[index + 1] == "-" and index + 2 < stop
         local last = is_range and index + 2 or index
         ranges[#ranges + 1] = { code_of(pattern[index]), code_of(pattern[last]) }
         index = last + 1
     end
-    return function(char)
-        local code = code_of(char)
-        for _, range in ipairs(ranges) do
-            if range[1] <= code and code <= range[2] then
-                return not is_negated
-            end
+    return ranges
+end
+
+local function is_in_range(code, ranges)
+    for _, range in ipairs(ranges) do
+        if range[1] <= code and code <= range[2] then
+            return true
         end
-        return is_negated
+    end
+    return false
+end
+
+-- The test for the character class that opens at `open`, and the index after it; nil if the class is not closed.
+local function class_at(pattern, open)
+    local is_negated = pattern[open + 1] == "!"
+    local first = open + (is_negated and 2 or 1)
+    local stop = end_of_class(pattern, first)
+    if not stop then
+        return nil
+    end
+    local ranges = ranges_of(pattern, first, stop)
+    return function(char)
+        return is_in_range(code_of(char), ranges) ~= is_negated
     end, stop + 1
 end
 
--- The steps of a pattern, as Python's fnmatch reads it: "*", or a test of one character.
+local function any_character()
+    return true
+end
+
+-- One step of a pattern and the index after it: "*", or a test for one character.
+local function step_at(pattern, index)
+    local char = pattern[index]
+    if char == "*" then
+        return "*", index + 1
+    elseif char == "?" then
+        return any_character, index + 1
+    elseif char == "[" then
+        local test, following = class_at(pattern, index)
+        if test then
+            return test, following
+        end
+    end
+    return function(other)
+        return other == char
+    end, index + 1
+end
+
+-- A pattern's steps, as Python's fnmatch reads it.
 local function steps_of(pattern)
     local chars = characters(pattern)
     local steps = {}
     local index = 1
     while index <= #chars do
-        local char = chars[index]
-        local test, following
-        if char == "[" then
-            test, following = class_at(chars, index)
-        end
-        if char == "*" then
-            test = "*"
-        elseif char == "?" then
-            test = function()
-                return true
-            end
-        elseif not test then
-            test = function(other)
-                return other == char
-            end
-        end
-        steps[#steps + 1] = test
-        index = following or index + 1
+        steps[#steps + 1], index = step_at(chars, index)
     end
     return steps
 end
 
--- Whether a name's characters fit a pattern's steps; a star that took too little takes one more.
+-- Whether a name's characters fit a pattern's steps. On a mismatch, the last star takes one character more.
 local function fits(chars, steps)
     local at, step = 1, 1
     local star, resumed
@@ -478,12 +555,68 @@ local function fits(chars, steps)
     return steps[step] == nil
 end
 
--- A type's name reduced to what its spellings share.
+-- --- selection ---------------------------------------------------------------------------------------------
+
+local PREFIXES = { "any:", "least-busy:" }
+
+-- The value of --qpu as Prolog will see it, or nil if the job has none.
+--
+-- slurmd puts SPANK_ in front of names that do not begin with it (src/common/slurm_protocol_defs.c,
+-- valid_spank_job_env()). If a name occurs twice, Prolog sees the last value, or an earlier one if the last is too long
+-- (src/common/env.c, env_array_merge()). Our plugin sets it once, so two different values are a forgery.
+local function selection_of(spank_job_env)
+    if type(spank_job_env) ~= "table" then
+        return nil
+    end
+    local found
+    for _, entry in pairs(spank_job_env) do
+        local value = entry:match("^QRMI_QPU=(.*)$") or entry:match("^SPANK_QRMI_QPU=(.*)$")
+        if value and found and found ~= value then
+            refuse("the job's SPANK environment has two different values of --qpu")
+        end
+        found = value or found
+    end
+    if found and #found > MAX_SELECTION_BYTES then
+        refuse(string.format("--qpu has more than %d bytes", MAX_SELECTION_BYTES))
+    end
+    return found ~= "" and found or nil
+end
+
+-- One term of a selection: its text, the pattern in it, and whether it leaves open which QPU the job gets.
+local function term_of(text)
+    local term = { text = text, pattern = text }
+    for _, prefix in ipairs(PREFIXES) do
+        if text:sub(1, #prefix) == prefix and text ~= prefix then
+            term.prefix, term.pattern = prefix, trimmed(text:sub(#prefix + 1))
+        end
+    end
+    term.is_choice = term.prefix ~= nil or term.pattern:find("[*?%[]") ~= nil
+    return term
+end
+
+-- The terms of a selection. A name counts once, a choice each time.
+local function terms_of(selection)
+    local terms, seen = {}, {}
+    for part in (selection .. ","):gmatch("([^,]*),") do
+        local word = trimmed(part)
+        if word == "" then
+            refuse("--qpu=" .. printable(selection) .. ": a name is empty; write --qpu=NAME or --qpu=NAME,NAME")
+        end
+        local term = term_of(word)
+        if term.is_choice or not seen[word] then
+            terms[#terms + 1] = term
+        end
+        seen[word] = true
+    end
+    return terms
+end
+
+-- A type's name in lower case and without punctuation, so that all its spellings are equal.
 local function canonical(type_name)
     return (type_name:lower():gsub("[^%w\128-\255]", ""))
 end
 
--- Whether a word names one of a QPU's types, with or without the vendor that QRMI's classes have in front.
+-- Whether a word names one of a QPU's types, with or without the vendor that QRMI's class names begin with.
 local function is_type(word, types)
     local wanted = canonical(word)
     for _, name in ipairs(types) do
@@ -494,7 +627,7 @@ local function is_type(word, types)
     return false
 end
 
--- The QPUs that a term may come to, whoever asks.
+-- The QPUs that fit a term, whoever asks.
 local function fitting(term, catalogue)
     local named = catalogue.by_name[term.text]
     if named or not term.is_choice then
@@ -511,35 +644,30 @@ end
 
 -- --- access rules ------------------------------------------------------------------------------------------
 
-local SINGULAR = { users = "user", groups = "group", accounts = "account", partitions = "partition", qos = "QOS" }
-
-local function listed(rule, names)
-    if not names or #names == 0 then
+-- The values that a rule lets in, for a message: "accounts a, b"; nil if there are none.
+local function listed(rule, values)
+    if not values or #values == 0 then
         return nil
     end
-    local word = (#names == 1 or rule == "qos") and SINGULAR[rule] or rule
-    return word .. " " .. printables(names)
+    return (#values == 1 and RULES[rule].one or RULES[rule].many) .. " " .. printable_list(values)
 end
 
-local function contains(list, value)
-    for _, item in ipairs(list) do
-        if item == value then
-            return true
-        end
-    end
-    return false
+-- The sentence for a subject that may not use a QPU. allowed: whom it is for; nil is nobody.
+local function denial(subject, qpu, allowed)
+    local whom = allowed and "it is for " .. allowed or "nobody may"
+    return subject .. " may not use " .. printable(qpu.name) .. ": " .. whom
 end
 
-local function names_of(groups)
+local function group_names(groups)
     local names = {}
-    for index, group in ipairs(groups or {}) do
+    for index, group in ipairs(groups) do
         names[index] = group.name
     end
     return names
 end
 
--- Whether a person is in one of the groups; nil where that cannot be told: a directory that gives no member lists.
-local function is_in(groups, person)
+-- Whether a person is in one of the groups; nil if unknown because a directory does not list a group's members.
+local function is_member(groups, person)
     local answer = false
     for _, group in ipairs(groups) do
         if group.gid and group.gid == person.gid then
@@ -553,56 +681,49 @@ local function is_in(groups, person)
     return answer
 end
 
--- Why a person may not use a QPU; nil where he may, or where only Prolog can tell.
---
--- Of a person, nil is not known, false is none: user, gid, account, qos; partitions is a list.
-local function access_fault(qpu, person)
-    local allow = qpu.allow
-    if not allow then
+-- Why a person may not use a QPU by the rules for users and groups, of which one has to let them in; else nil.
+local function user_fault(qpu, person)
+    local users, groups = qpu.allow.users, qpu.allow.groups
+    if not (users or groups) or not person.user then
         return nil
     end
-    local subject = printable(qpu.name) .. " may not be used "
-    if (allow.users or allow.groups) and person.user then
-        local is_named = contains(allow.users or {}, person.user)
-        if not is_named and is_in(allow.groups or {}, person) == false then
-            local whom = { listed("users", allow.users) }
-            whom[#whom + 1] = listed("groups", names_of(allow.groups))
-            local words = #whom > 0 and table.concat(whom, " or ") or "nobody"
-            return subject .. "by user " .. printable(person.user) .. ": it is for " .. words
-        end
+    if contains(users or {}, person.user) or is_member(groups or {}, person) ~= false then
+        return nil
     end
-    local account, qos = { person.account }, { person.qos }
-    for _, test in ipairs({
-        { "partitions", "in", person.partitions or {} },
-        { "accounts", "with", account },
-        { "qos", "with", qos },
-    }) do
-        local rule, preposition, values = test[1], test[2], test[3]
-        for _, value in ipairs(values) do
-            if allow[rule] and not contains(allow[rule], value) then
-                local which = value and SINGULAR[rule] .. " " .. printable(value) or "no " .. SINGULAR[rule]
-                local whom = listed(rule, allow[rule]) or "nobody"
-                return subject .. preposition .. " " .. which .. ": it is for " .. whom
-            end
-        end
-    end
-    return nil
+    local allowed = { listed("users", users) }
+    allowed[#allowed + 1] = listed("groups", group_names(groups or {}))
+    return denial("user " .. printable(person.user), qpu, #allowed > 0 and table.concat(allowed, " or ") or nil)
 end
 
--- The first that is a text with something in it.
-local function given(...)
-    for index = 1, select("#", ...) do
-        local value = select(index, ...)
-        if type(value) == "string" and value ~= "" then
-            return value
-        end
+-- Why a job with this partition, account or QOS may not use a QPU; else nil.
+local function value_fault(qpu, rule, value)
+    local allowed = qpu.allow[rule]
+    if value == nil or not allowed or contains(allowed, value) then
+        return nil
     end
-    return nil
+    local subject = value and RULES[rule].one .. " " .. printable(value) or RULES[rule].none
+    return denial(subject, qpu, listed(rule, allowed))
 end
 
--- The partitions that a job may start in: those it names, or the default one; none where only slurmctld knows, since
--- the job names a reservation, whose own it is then (src/slurmctld/job_mgr.c, _get_job_parts()). slurm.reservations is
--- not asked: it holds pointers to reservations that may be gone.
+-- Why a person may not use a QPU; nil where they may, or where only Prolog can tell.
+local function access_fault(qpu, person)
+    if not qpu.allow then
+        return nil
+    end
+    local fault = user_fault(qpu, person)
+    for _, partition in ipairs(person.partitions or {}) do
+        fault = fault or value_fault(qpu, "partitions", partition)
+    end
+    return fault or value_fault(qpu, "accounts", person.account) or value_fault(qpu, "qos", person.qos)
+end
+
+-- --- person ------------------------------------------------------------------------------------------------
+--
+-- A table: user, gid, partitions (a list), account, qos. Of these, nil means unknown here, false that the job has none.
+
+-- The partitions that a job may start in: those it names, else the default one. Empty with a reservation, whose
+-- partition it may be (src/slurmctld/job_mgr.c, _get_job_parts()); slurm.reservations is not read for it, because it
+-- may point to reservations that are gone.
 local function partitions_of(text, has_reservation, part_list)
     local found = {}
     for name in (text or ""):gmatch("[^,]+") do
@@ -618,140 +739,167 @@ local function partitions_of(text, has_reservation, part_list)
     return found
 end
 
--- Who asks, by what the job's owner asked for and what the job has already (nil where it is new).
+-- The account or QOS that a job will have, in lower case like Slurm's own records; asking for "" means the default.
+local function effective(asked, had, default)
+    local name = given(asked ~= "" and (asked or had), default)
+    return name and name:lower()
+end
+
+-- The person behind a new job or a change. job_rec: the job as it is; nil for a new one.
 local function person_of(job_desc, job_rec, part_list)
     local had = job_rec or {}
-    -- "" asks for the default one.
-    local account = given(job_desc.account ~= "" and (job_desc.account or had.account), job_desc.default_account)
-    local qos = given(job_desc.qos ~= "" and (job_desc.qos or had.qos), job_desc.default_qos)
-    local user = given(job_desc.user_name, had.user_name) or string.format("%d", had.user_id or job_desc.user_id)
-    local partition = given(job_desc.partition, had.partition)
-    local no_qos = nil -- where the association names none, Slurm may find one
-    if not account then
-        no_qos = false -- there is no accounting
+    local account = effective(job_desc.account, had.account, job_desc.default_account)
+    local qos = effective(job_desc.qos, had.qos, job_desc.default_qos)
+    if not account and not qos then
+        qos = false -- there is no accounting; with it, Slurm may still find a default that we cannot see
     end
     return {
-        user = user,
+        user = given(job_desc.user_name, had.user_name) or string.format("%d", had.user_id or job_desc.user_id),
         gid = had.group_id or job_desc.group_id,
-        partitions = partitions_of(partition, given(job_desc.reservation) ~= nil, part_list),
-        account = account and account:lower() or false,
-        qos = qos and qos:lower() or no_qos,
+        partitions = partitions_of(
+            given(job_desc.partition, had.partition),
+            given(job_desc.reservation) ~= nil,
+            part_list
+        ),
+        account = account or false,
+        qos = qos,
     }
 end
 
--- --- what a job gets ---------------------------------------------------------------------------------------
+-- What the command line says about the person; only slurmctld knows the rest.
+local function person_of_options(options)
+    return {
+        partitions = partitions_of(given(options.partition)),
+        account = effective(options.account),
+        qos = effective(options.qos),
+    }
+end
 
--- Give each slot one of its candidates, none to two of them; return the slot for which none is left, or nil. What QRMI
--- finds behind a dynamic entry is several QPUs: that may serve all.
-local function assign(slots)
-    local holder = {}
-    local function place(slot, seen)
-        for _, candidate in ipairs(slot.candidates) do
-            if not seen[candidate] then
-                seen[candidate] = true
-                if candidate.dynamic or not holder[candidate] or place(holder[candidate], seen) then
-                    holder[candidate] = slot
-                    slot.chosen = candidate
-                    return true
-                end
-            end
+-- --- choices -----------------------------------------------------------------------------------------------
+--
+-- A slot is a table for one term that leaves the QPU open: its term, the QPUs that fit it, its candidates (those that
+-- this job may get), and the chosen one.
+
+-- Where the next job begins among a slot's candidates, so that jobs take turns.
+local turn = os.time()
+
+local function none_left(term)
+    return printable(term.text) .. ": no other QPU is left for it"
+end
+
+-- Sort the terms of a selection into the QPUs that it names and a slot for each choice; refuse unknown ones.
+local function sort_terms(terms, catalogue)
+    local named, slots, unknown = {}, {}, {}
+    for _, term in ipairs(terms) do
+        local found = fitting(term, catalogue)
+        if #found == 0 then
+            unknown[#unknown + 1] = term.text
+        elseif catalogue.by_name[term.text] then
+            named[#named + 1] = found[1]
+        else
+            slots[#slots + 1] = { term = term, fitting = found }
         end
-        return false
+    end
+    if #unknown > 0 then
+        refuse(unknown_qpus(unknown, catalogue.names))
+    end
+    return named, slots
+end
+
+-- Set a slot's candidates: what fits, is not taken by name, and is open to the person. If none are left, return why.
+local function set_candidates(slot, is_taken, person)
+    local reasons = {}
+    slot.candidates = {}
+    for _, qpu in ipairs(slot.fitting) do
+        local fault = access_fault(qpu, person)
+        if fault then
+            reasons[#reasons + 1] = fault
+        elseif not is_taken[qpu] then
+            slot.candidates[#slot.candidates + 1] = qpu
+        end
+    end
+    if #slot.candidates > 0 then
+        return nil
+    elseif #reasons == 0 then
+        return none_left(slot.term)
+    end
+    return table.concat(reasons, "; ", 1, math.min(#reasons, MAX_NAMES))
+end
+
+-- The QPUs that a selection names and the slots of its choices, for a person; refuse what they cannot have.
+local function resolve(selection, catalogue, person)
+    local terms = terms_of(selection)
+    local named, slots = sort_terms(terms, catalogue)
+    if #terms > #catalogue.qpus and not catalogue.has_dynamic then
+        refuse(none_left(terms[#terms]))
+    end
+    local faults, is_taken = {}, {}
+    for _, qpu in ipairs(named) do
+        faults[#faults + 1] = access_fault(qpu, person)
+        is_taken[qpu] = not qpu.dynamic
     end
     for _, slot in ipairs(slots) do
-        if not place(slot, {}) then
+        faults[#faults + 1] = set_candidates(slot, is_taken, person)
+    end
+    if #faults > 0 then
+        refuse(table.concat(faults, "; "), slurm.ESLURM_ACCESS_DENIED)
+    end
+    return named, slots
+end
+
+-- Order a slot's candidates: QPUs in service first, starting one further than the job before.
+local function take_turns(slot)
+    local ordered, out_of_service = {}, {}
+    local count = #slot.candidates
+    for index = 0, count - 1 do
+        local qpu = slot.candidates[(turn + index) % count + 1]
+        local list = qpu.notice and out_of_service or ordered
+        list[#list + 1] = qpu
+    end
+    for _, qpu in ipairs(out_of_service) do
+        ordered[#ordered + 1] = qpu
+    end
+    slot.candidates = ordered
+end
+
+-- Give a slot one of its candidates, if need be one whose holder can take another; return whether that worked. A
+-- dynamic entry stands for several QPUs and can serve any number of slots.
+local function place(slot, holders, tried)
+    for _, candidate in ipairs(slot.candidates) do
+        if not tried[candidate] then
+            tried[candidate] = true
+            local holder = holders[candidate]
+            if candidate.dynamic or not holder or place(holder, holders, tried) then
+                holders[candidate] = slot
+                slot.chosen = candidate
+                return true
+            end
+        end
+    end
+    return false
+end
+
+-- Give each slot one of its candidates, each candidate to one slot. Return the first slot that gets none, or nil.
+local function assign(slots)
+    local holders = {}
+    for _, slot in ipairs(slots) do
+        if not place(slot, holders, {}) then
             return slot
         end
     end
     return nil
 end
 
--- The licenses of a slot's candidates, each once; nil where one of them has none, so that the slot needs none.
-local function licenses_of(candidates)
-    local found, seen = {}, {}
-    for _, qpu in ipairs(candidates) do
-        if not qpu.license then
-            return nil
-        end
-        if not seen[qpu.license] then
-            found[#found + 1] = qpu.license
-        end
-        seen[qpu.license] = true
+local function assign_or_refuse(slots)
+    local left_out = assign(slots)
+    if left_out then
+        refuse(none_left(left_out.term))
     end
-    return found
-end
-
-local function none_left(slot)
-    return printable(slot.term.text) .. ": no other QPU is left for it"
-end
-
--- What a selection comes to for a person: its named QPUs, and a slot for each choice with what it may become.
---
--- Refuses what is not known, what he may not use, and a choice that has nothing left.
-local function resolve(text, catalogue, person)
-    local named, choices, unknown, faults, is_named = {}, {}, {}, {}, {}
-    local terms = terms_of(text)
-    for _, term in ipairs(terms) do
-        local found = fitting(term, catalogue)
-        if #found == 0 then
-            unknown[#unknown + 1] = term.text
-        elseif catalogue.by_name[term.text] then
-            is_named[found[1]] = not found[1].dynamic
-            faults[#faults + 1] = access_fault(found[1], person)
-            named[#named + 1] = found[1]
-        else
-            choices[#choices + 1] = { term = term, fitting = found }
-        end
-    end
-    if #unknown > 0 then
-        refuse(not_known(unknown, catalogue.names))
-    end
-    if #terms > #catalogue.qpus and not catalogue.has_dynamic then
-        refuse(none_left({ term = terms[#terms] }))
-    end
-    for _, slot in ipairs(choices) do
-        local reasons = {}
-        slot.candidates = {}
-        for _, qpu in ipairs(slot.fitting) do
-            local fault = access_fault(qpu, person)
-            if fault then
-                reasons[#reasons + 1] = fault
-            elseif not is_named[qpu] then
-                slot.candidates[#slot.candidates + 1] = qpu
-            end
-        end
-        if #slot.candidates == 0 then
-            if #reasons == 0 then
-                reasons[1] = none_left(slot)
-            end
-            faults[#faults + 1] = table.concat(reasons, "; ", 1, math.min(#reasons, MAX_NAMES))
-        end
-    end
-    if #faults > 0 then
-        refuse(table.concat(faults, "; "), slurm.ESLURM_ACCESS_DENIED)
-    end
-    return named, choices
-end
-
--- Put a slot's candidates into the order in which this job tries them: those in service first, and of these another
--- one first than the job before.
-local function take_turns(slot)
-    local in_service, out = {}, {}
-    local count = #slot.candidates
-    for index = 0, count - 1 do
-        local qpu = slot.candidates[(turn + index) % count + 1]
-        local list = qpu.notice and out or in_service
-        list[#list + 1] = qpu
-    end
-    for _, qpu in ipairs(out) do
-        in_service[#in_service + 1] = qpu
-    end
-    slot.candidates = in_service
 end
 
 -- --- licenses ----------------------------------------------------------------------------------------------
 
--- How many of each license, in the order in which they came.
+-- How many of each license a job needs; `names` keeps the order in which they were added.
 local function new_counts()
     return { names = {}, count = {} }
 end
@@ -763,10 +911,35 @@ local function add(counts, license)
     counts.count[license] = (counts.count[license] or 0) + 1
 end
 
--- Split what is asked of licenses into the QPUs' and the others': `a:2,b;c=1(n1)`, src/slurmctld/licenses.c,
--- _build_license_list(); newer Slurm has `a|b` as well.
+local function count_licenses(qpus)
+    local counts = new_counts()
+    for _, qpu in ipairs(qpus) do
+        if qpu.license then
+            add(counts, qpu.license)
+        end
+    end
+    return counts
+end
+
+-- The licenses of a choice's QPUs, each once; nil if one of the QPUs has none, since the choice needs none then.
+local function licenses_of(qpus)
+    local found, seen = {}, {}
+    for _, qpu in ipairs(qpus) do
+        if not qpu.license then
+            return nil
+        end
+        if not seen[qpu.license] then
+            found[#found + 1] = qpu.license
+        end
+        seen[qpu.license] = true
+    end
+    return found
+end
+
+-- Split a license list into the text without QPU licenses and the names of these. The syntax is `a:2,b;c=1(n1)`
+-- (src/slurmctld/licenses.c, _build_license_list()), in newer releases also `a|b`.
 local function split_licenses(text, catalogue)
-    local others, ours, rest = {}, {}, text
+    local others, ours = {}, {}
     for word in text:gmatch("[^,;|]+") do
         local name = trimmed(word:match("^[^:=(]*"))
         if catalogue.by_license[name] then
@@ -775,207 +948,186 @@ local function split_licenses(text, catalogue)
             others[#others + 1] = word
         end
     end
-    if #ours > 0 then
-        rest = table.concat(others, text:find("|", 1, true) and "|" or ",")
+    if #ours == 0 then
+        return text, ours
     end
-    return rest, ours
+    return table.concat(others, text:find("|", 1, true) and "|" or ","), ours
 end
 
--- What is asked of other licenses, with those that the job needs for its QPUs.
-local function joined(rest, needed, catalogue)
-    local words = {}
-    if rest ~= "" then
-        words[1] = rest
-    end
+local function refuse_licenses(sentence, ...)
+    refuse(string.format(sentence, ...), slurm.ESLURM_INVALID_LICENSES)
+end
+
+-- A QPU license taken with --licenses would keep jobs with --qpu waiting for an idle QPU.
+local function refuse_by_hand(license, catalogue)
+    local names = catalogue.by_license[license].names
+    local sentence = "%s is the license of %s: ask for it with --qpu=%s, not with --licenses"
+    refuse_licenses(sentence, license, printable_list(names), printable(names[1]))
+end
+
+-- Add the licenses that a job needs for its QPUs to its other ones; refuse lists that Slurm would not take.
+local function join_licenses(others, needed, catalogue)
+    local words = { others ~= "" and others or nil }
     for _, license in ipairs(needed.names) do
         local shared, count = catalogue.by_license[license], needed.count[license]
-        if shared and count > shared.count then
-            local why = "--qpu asks for %d of the license %s of %s, and there is no more than %d of it"
-            local sentence = string.format(why, count, license, printables(shared.names), shared.count)
-            refuse(sentence, slurm.ESLURM_INVALID_LICENSES)
+        if shared and count > shared.capacity then
+            local sentence = "--qpu needs %d of the license %s (for %s), more than its capacity of %d"
+            refuse_licenses(sentence, count, license, printable_list(shared.names), shared.capacity)
         end
         words[#words + 1] = string.format("%s:%d", license, count)
     end
-    if rest:find("|", 1, true) and #needed.names > 0 then
-        local why = "--licenses with | cannot stand beside --qpu: Slurm has no list of licenses with both or and and"
-        refuse(why, slurm.ESLURM_INVALID_LICENSES)
+    if others:find("|", 1, true) and #needed.names > 0 then
+        refuse_licenses("--licenses with | cannot be combined with --qpu: Slurm has no list that mixes OR and AND")
     end
     local text = table.concat(words, ",")
     if #text > MAX_LICENSES_BYTES then
-        refuse("--qpu asks for more licenses than Slurm takes in one job", slurm.ESLURM_INVALID_LICENSES)
+        refuse_licenses("--qpu needs more licenses than Slurm accepts in one job")
     end
     return text
 end
 
-local function hand_made(license, catalogue)
-    local names = catalogue.by_license[license].names
-    local why = "%s is the license of %s, which --qpu=%s asks for: leave it out of --licenses"
-    return string.format(why, license, printables(names), printable(names[1]))
-end
+-- --- markers -----------------------------------------------------------------------------------------------
+--
+-- A word in a job's AdminComment for each choice: the licenses it may be moved between, for `qrmi-slurm sensor`.
 
--- --- AdminComment ------------------------------------------------------------------------------------------
+local MARKER = "qrmi-slurm:any="
+local MARKER_PATTERN = " qrmi%-slurm:any=(%S*)"
 
--- A comment's other words as they are, and the markers in it.
+-- A comment without its markers, and what the markers say.
 local function split_comment(text)
     local markers = {}
-    local rest = (" " .. text):gsub(" qrmi%-slurm:any=(%S*)", function(set)
-        markers[#markers + 1] = set
+    local rest = (" " .. text):gsub(MARKER_PATTERN, function(licenses)
+        markers[#markers + 1] = licenses
         return ""
     end)
     return rest:sub(1, 1) == " " and rest:sub(2) or rest, markers
 end
 
-local function with_markers(rest, markers)
-    local words = {}
-    if rest ~= "" then
-        words[1] = rest
+-- Give a job's comment these markers and no others.
+local function set_markers(job_desc, markers)
+    local comment = job_desc.admin_comment or ""
+    local rest = split_comment(comment)
+    local words = { rest ~= "" and rest or nil }
+    for _, licenses in ipairs(markers) do
+        words[#words + 1] = MARKER .. licenses
     end
-    for _, set in ipairs(markers) do
-        words[#words + 1] = MARKER .. set
+    local marked = table.concat(words, " ")
+    if marked ~= comment then
+        job_desc.admin_comment = marked
     end
-    return table.concat(words, " ")
 end
 
--- --- job_submit --------------------------------------------------------------------------------------------
+-- --- submission --------------------------------------------------------------------------------------------
 
-local function tell_of_notice(qpu)
-    local sentence = "%s is out of service (%s); the job waits until it is back"
-    slurm.log_user("%s", "qrmi-slurm: " .. string.format(sentence, printable(qpu.name), printable(qpu.notice)))
-end
-
-local function usable_catalogue()
-    local catalogue, fault = read_catalogue()
-    if not catalogue then
-        give_up(fault)
-    end
-    return catalogue
-end
-
--- Whether this is another than the first component of a heterogeneous job, in a Slurm that refuses licenses there: from
--- 23.02 on (src/slurmctld/proc_req.c), which has all of its error codes for Lua as well. NO_VAL is that of other jobs.
-local function is_further_component(job_desc)
-    local offset = job_desc.het_job_offset or 0
-    return slurm.ESLURM_NOT_HET_JOB ~= nil and offset > 0 and offset < MAX_COMPONENTS
-end
-
-local function submit(job_desc, part_list, text)
-    local catalogue = usable_catalogue()
-    local named, choices = resolve(text, catalogue, person_of(job_desc, nil, part_list))
-    for _, slot in ipairs(choices) do
+-- Choose a QPU for each slot. Sets slot.licenses, in the catalogue's order, to what the choice may be moved between.
+local function choose(slots)
+    for _, slot in ipairs(slots) do
         slot.licenses = licenses_of(slot.candidates)
         take_turns(slot)
     end
-    local left_out = assign(choices)
-    if left_out then
-        refuse(none_left(left_out))
-    end
-    local needed, markers, waiting = new_counts(), {}, {}
-    for _, qpu in ipairs(named) do
-        if qpu.license then
-            add(needed, qpu.license)
-        end
-        waiting[#waiting + 1] = qpu
-    end
-    for _, slot in ipairs(choices) do
-        turn = turn + 1
+    assign_or_refuse(slots)
+    turn = turn + #slots
+end
+
+-- Count the chosen QPUs' licenses; return the markers of those choices that could have another one.
+local function add_chosen(needed, slots)
+    local markers = {}
+    for _, slot in ipairs(slots) do
         if slot.licenses then
             add(needed, slot.chosen.license)
             if #slot.licenses > 1 then
                 markers[#markers + 1] = table.concat(slot.licenses, "|")
             end
         end
-        waiting[#waiting + 1] = slot.chosen
     end
-    local rest, ours = split_licenses(job_desc.licenses or "", catalogue)
+    return markers
+end
+
+-- What the job asks for with --licenses, minus the QPU licenses that its --qpu adds anyway; refuse other QPU licenses.
+local function other_licenses(job_desc, needed, catalogue)
+    local others, ours = split_licenses(job_desc.licenses or "", catalogue)
     for _, license in ipairs(ours) do
         if not needed.count[license] then
-            refuse(hand_made(license, catalogue))
+            refuse_by_hand(license, catalogue)
         end
     end
-    local licenses = joined(rest, needed, catalogue)
+    return others
+end
+
+-- Whether Slurm refuses licenses for this job: from 23.02 on it does so in all but the first component of a
+-- heterogeneous job (src/slurmctld/proc_req.c). Only these releases have ESLURM_NOT_HET_JOB in Lua. The offset of other
+-- jobs is NO_VAL.
+local function is_further_component(job_desc)
+    local offset = job_desc.het_job_offset or 0
+    return slurm.ESLURM_NOT_HET_JOB ~= nil and offset > 0 and offset < MAX_COMPONENTS
+end
+
+local function tell_of_notice(qpu)
+    if qpu.notice then
+        local sentence = "%s is out of service (%s); the job waits until it is back"
+        slurm.log_user("%s", PREFIX .. string.format(sentence, printable(qpu.name), printable(qpu.notice)))
+    end
+end
+
+local function submit(job_desc, part_list, selection)
+    local catalogue = usable_catalogue()
+    local named, slots = resolve(selection, catalogue, person_of(job_desc, nil, part_list))
+    choose(slots)
+    local needed = count_licenses(named)
+    local markers = add_chosen(needed, slots)
+    local licenses = join_licenses(other_licenses(job_desc, needed, catalogue), needed, catalogue)
     if #needed.names > 0 and is_further_component(job_desc) then
-        local sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
-        refuse(string.format(sentence, printable(text)))
+        local sentence = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=%s there"
+        refuse(string.format(sentence, printable(selection)))
     end
     if licenses ~= (job_desc.licenses or "") then
         job_desc.licenses = licenses
     end
-    local comment = job_desc.admin_comment or ""
-    local marked = with_markers((split_comment(comment)), markers)
-    if marked ~= comment then
-        job_desc.admin_comment = marked
+    set_markers(job_desc, markers)
+    for _, qpu in ipairs(named) do
+        tell_of_notice(qpu)
     end
-    for _, qpu in ipairs(waiting) do
-        if qpu.notice then
-            tell_of_notice(qpu)
-        end
+    for _, slot in ipairs(slots) do
+        tell_of_notice(slot.chosen)
     end
 end
 
--- A QPU's license that is asked for by hand would keep jobs with --qpu waiting for a QPU that nobody uses.
-local function refuse_hand_made(job_desc)
+local function submit_without_qpu(job_desc)
     local catalogue = read_catalogue()
     if catalogue then
         local _, ours = split_licenses(job_desc.licenses, catalogue)
         if #ours > 0 then
-            refuse(hand_made(ours[1], catalogue))
+            refuse_by_hand(ours[1], catalogue)
         end
     end
 end
 
--- Do some work, and tell Slurm how it went. An error in Lua lets the job through in Slurm up to 25.05
--- (src/plugins/job_submit/lua/job_submit_lua.c), without its licenses; hence none gets there.
---
--- work: a function; it says by asked(true) that the job has --qpu, from where on a fault of ours refuses the job.
--- codes: whether Slurm's own numbers may be returned, whose words scontrol prints.
-local function guarded(work, codes)
-    local has_qpu = false
-    local is_done, problem = pcall(work, function()
-        has_qpu = true
-    end)
-    if is_done then
-        return slurm.SUCCESS
-    end
-    if type(problem) == "table" and problem.refusal then
-        slurm.log_user("%s", "qrmi-slurm: " .. problem.refusal)
-        return codes and problem.code or slurm.ERROR
-    end
-    local is_ours = type(problem) == "table" and problem.fault
-    local reason = is_ours and is_ours .. "; run: qrmi-slurm catalogue" or "internal error: " .. tostring(problem)
-    slurm.log_error("%s", "qrmi-slurm: " .. reason)
-    if not has_qpu then
-        return slurm.SUCCESS
-    end
-    slurm.log_user("%s", "qrmi-slurm: what is known of this site's QPUs cannot be read; please tell its admins")
-    return slurm.ERROR
-end
-
---- Add to a new job the licenses of its QPUs; refuse what it cannot have.
--- Call it last in slurm_job_submit(): what is changed after it is not looked at.
--- @param job_desc as slurm_job_submit() has got it
--- @param part_list likewise
--- @param submit_uid likewise
+--- Add the licenses of a new job's QPUs to the job, or refuse it.
+-- Call it last in slurm_job_submit(): it does not see later changes.
+-- @param job_desc the job, as Slurm passes it
+-- @param part_list the partitions, as Slurm passes them
+-- @param submit_uid not used
 -- @return slurm.SUCCESS or slurm.ERROR
 function M.job_submit(job_desc, part_list, submit_uid) -- luacheck: no unused args
-    return guarded(function(asked)
-        local text = selection_of(job_desc.spank_job_env)
-        if text then
-            asked()
-            submit(job_desc, part_list, text)
+    return guarded(function(has_qpu)
+        local selection = selection_of(job_desc.spank_job_env)
+        if selection then
+            has_qpu()
+            submit(job_desc, part_list, selection)
         elseif job_desc.licenses then
-            refuse_hand_made(job_desc)
+            submit_without_qpu(job_desc)
         end
     end)
 end
 
--- --- job_modify --------------------------------------------------------------------------------------------
+-- --- changes -----------------------------------------------------------------------------------------------
 
--- Order the licenses that a choice may come to: those that are asked for now, those that the job has, the others.
-local function ordered(set, asked, had)
+-- Order a choice's licenses: first those asked for now, then those that the job has, then the others.
+local function preferred(licenses, asked, had)
     local found, seen = {}, {}
-    for _, list in ipairs({ asked, had, set }) do
+    for _, list in ipairs({ asked, had, licenses }) do
         for _, license in ipairs(list) do
-            if not seen[license] and contains(set, license) then
+            if not seen[license] and contains(licenses, license) then
                 found[#found + 1] = license
                 seen[license] = true
             end
@@ -984,34 +1136,38 @@ local function ordered(set, asked, had)
     return found
 end
 
--- The licenses that a waiting job needs for its QPUs after a change; its choices keep theirs, unless another of the
--- same choice is asked for, or the owner may not use those QPUs any more.
-local function needed_after(named, choices, markers, asked, had)
-    local needed, slots, usable = new_counts(), {}, {}
-    for _, qpu in ipairs(named) do
-        if qpu.license then
-            add(needed, qpu.license)
-        end
-    end
-    for _, slot in ipairs(choices) do
-        local set = licenses_of(slot.fitting) -- as at submission, whatever the owner may use now
-        if set and #set == 1 then
-            add(needed, set[1])
-        end
-        for _, qpu in ipairs(slot.candidates) do
-            usable[qpu.license or ""] = true
-        end
-    end
-    for _, text in ipairs(markers) do
-        local set, allowed = {}, {}
-        for license in text:gmatch("[^|]+") do
-            set[#set + 1] = license
-            allowed[#allowed + 1] = usable[license] and license or nil
-        end
-        slots[#slots + 1] = { candidates = ordered(#allowed > 0 and allowed or set, asked, had) }
-    end
-    assign(slots)
+-- A slot for each marker, with licenses as candidates: those that the owner may still use, else all of them.
+local function marked_slots(markers, slots, asked, had)
+    local is_usable, found = {}, {}
     for _, slot in ipairs(slots) do
+        for _, qpu in ipairs(slot.candidates) do
+            is_usable[qpu.license or ""] = true
+        end
+    end
+    for _, marker in ipairs(markers) do
+        local all, usable = {}, {}
+        for license in marker:gmatch("[^|]+") do
+            all[#all + 1] = license
+            usable[#usable + 1] = is_usable[license] and license or nil
+        end
+        found[#found + 1] = { candidates = preferred(#usable > 0 and usable or all, asked, had) }
+    end
+    return found
+end
+
+-- The licenses that a waiting job needs for its QPUs after a change. A choice keeps its license unless the change asks
+-- for another one of it, or the owner may no longer use that QPU.
+local function needed_after(named, slots, markers, asked, had)
+    local needed = count_licenses(named)
+    for _, slot in ipairs(slots) do
+        local licenses = licenses_of(slot.fitting) -- those at submission, whatever the owner may use now
+        if licenses and #licenses == 1 then
+            add(needed, licenses[1])
+        end
+    end
+    local marked = marked_slots(markers, slots, asked, had)
+    assign(marked)
+    for _, slot in ipairs(marked) do
         add(needed, slot.chosen or slot.candidates[1])
     end
     return needed
@@ -1021,128 +1177,113 @@ local function is_pending(job_rec)
     return (job_rec.job_state or 0) % JOB_STATE_BASE == JOB_PENDING
 end
 
--- One text serves all jobs of a change (src/slurmctld/job_mgr.c, update_job_str()): what was added for a component of a
--- heterogeneous job stands there for the next. So what is not this job's is taken out, not refused.
+-- Slurm passes the same text for each component of a heterogeneous job (src/slurmctld/job_mgr.c, update_job_str()),
+-- with what was added to it for the component before. So QPU licenses are dropped from it rather than refused.
 local function modify_without_qpu(job_desc, job_rec)
     local catalogue = read_catalogue()
     if not catalogue or not is_pending(job_rec) then
         return
     end
-    local rest, ours = split_licenses(job_desc.licenses, catalogue)
+    local others, ours = split_licenses(job_desc.licenses, catalogue)
     if #ours == 0 then
         return
     end
-    if rest == "" and (job_rec.het_job_id or 0) == 0 then
-        refuse(hand_made(ours[1], catalogue), slurm.ESLURM_INVALID_LICENSES)
+    if others == "" and (job_rec.het_job_id or 0) == 0 then
+        refuse_by_hand(ours[1], catalogue)
     end
-    job_desc.licenses = rest -- "" leaves the job's licenses as they are
+    job_desc.licenses = others -- "" leaves the job's licenses as they are
 end
 
-local function modify_waiting(job_desc, job_rec, part_list, text)
-    local has_new_access = job_desc.account ~= nil or job_desc.partition ~= nil or job_desc.qos ~= nil
-    if not has_new_access and job_desc.licenses == nil then
+local function modify_waiting(job_desc, job_rec, part_list, selection)
+    local changes_access = job_desc.account ~= nil or job_desc.partition ~= nil or job_desc.qos ~= nil
+    if not changes_access and job_desc.licenses == nil then
         return
     end
     local catalogue = usable_catalogue()
-    -- Whether he may use the QPUs is asked again only where that can have changed.
-    local person = has_new_access and person_of(job_desc, job_rec, part_list) or {}
-    local named, choices = resolve(text, catalogue, person)
-    local had_rest, had = split_licenses(job_rec.licenses or "", catalogue)
-    local rest, asked = had_rest, {}
+    -- Other changes do not ask again whether the owner may use the QPUs: a person of unknowns may use all.
+    local person = changes_access and person_of(job_desc, job_rec, part_list) or {}
+    local named, slots = resolve(selection, catalogue, person)
+    local others, had = split_licenses(job_rec.licenses or "", catalogue)
+    local asked = {}
     if job_desc.licenses ~= nil then
-        rest, asked = split_licenses(job_desc.licenses, catalogue)
+        others, asked = split_licenses(job_desc.licenses, catalogue)
     end
     local _, markers = split_comment(job_rec.admin_comment or "")
-    local licenses = joined(rest, needed_after(named, choices, markers, asked, had), catalogue)
+    local licenses = join_licenses(others, needed_after(named, slots, markers, asked, had), catalogue)
     if licenses ~= (job_desc.licenses or job_rec.licenses or "") then
         job_desc.licenses = licenses
     end
 end
 
--- Slurm lets a user drop a running job's licenses, and the next job would start beside it on the same QPU.
-local function modify_running(job_desc, job_rec, submit_uid)
-    if job_desc.licenses == nil or submit_uid ~= job_rec.user_id or submit_uid == 0 then
+-- Slurm lets users drop a running job's licenses; the next job would then start beside it on the same QPU.
+local function modify_running(job_desc, job_rec, modify_uid)
+    if job_desc.licenses == nil or modify_uid ~= job_rec.user_id or modify_uid == 0 then
         return
     end
-    local catalogue = usable_catalogue()
-    local _, had = split_licenses(job_rec.licenses or "", catalogue)
+    local _, had = split_licenses(job_rec.licenses or "", usable_catalogue())
     if #had > 0 and job_desc.licenses ~= job_rec.licenses then
-        refuse("a running job keeps the licenses of its QPUs", slurm.ESLURM_INVALID_LICENSES)
+        refuse_licenses("a running job keeps the licenses of its QPUs")
     end
 end
 
--- The markers stay where an admin writes a comment, and none comes from elsewhere.
-local function keep_markers(job_desc, job_rec)
-    local comment = job_desc.admin_comment
-    local _, markers = split_comment(job_rec.admin_comment or "")
-    local marked = with_markers((split_comment(comment)), markers)
-    if marked ~= comment then
-        job_desc.admin_comment = marked
-    end
-end
-
---- Keep the licenses of a job's QPUs right while it is changed.
--- Call it last in slurm_job_modify().
--- @param job_desc as slurm_job_modify() has got it
--- @param job_rec likewise
--- @param part_list likewise
--- @param submit_uid likewise
+--- Keep the licenses of a job's QPUs right while it is changed, or refuse the change.
+-- Call it last in slurm_job_modify(): it does not see later changes.
+-- @param job_desc the change, as Slurm passes it
+-- @param job_rec the job as it is, as Slurm passes it
+-- @param part_list the partitions, as Slurm passes them
+-- @param modify_uid who asks for the change, as Slurm passes it
 -- @return slurm.SUCCESS, slurm.ERROR, slurm.ESLURM_ACCESS_DENIED or slurm.ESLURM_INVALID_LICENSES
-function M.job_modify(job_desc, job_rec, part_list, submit_uid)
-    return guarded(function(asked)
+function M.job_modify(job_desc, job_rec, part_list, modify_uid)
+    return guarded(function(has_qpu)
         if job_desc.admin_comment ~= nil then
-            keep_markers(job_desc, job_rec)
+            local _, markers = split_comment(job_rec.admin_comment or "")
+            set_markers(job_desc, markers)
         end
-        local text = selection_of(job_rec.spank_job_env)
-        if not text then
+        local selection = selection_of(job_rec.spank_job_env)
+        if not selection then
             if job_desc.licenses ~= nil then
                 modify_without_qpu(job_desc, job_rec)
             end
             return
         end
-        asked()
+        has_qpu()
         if is_pending(job_rec) then
-            modify_waiting(job_desc, job_rec, part_list, text)
+            modify_waiting(job_desc, job_rec, part_list, selection)
         else
-            modify_running(job_desc, job_rec, submit_uid)
+            modify_running(job_desc, job_rec, modify_uid)
         end
     end, true)
 end
 
--- --- cli_filter --------------------------------------------------------------------------------------------
+-- --- login node --------------------------------------------------------------------------------------------
 
--- What the command line says of who asks; the rest is slurmctld's to know.
-local function person_of_options(options)
-    local account, qos = given(options.account), given(options.qos)
-    return {
-        partitions = partitions_of(given(options.partition)),
-        account = account and account:lower(),
-        qos = qos and qos:lower(),
-    }
+-- The value of --qpu on a command line that asks for an allocation. A step chooses among what its job holds, and
+-- TaskProlog judges that.
+local function selection_of_options(options)
+    local plugin = type(options.spank) == "table" and options.spank.spank_qrmi
+    local jobid = given(options.jobid) or "" -- "unset" without --jobid
+    if options.type == "srun" and (os.getenv("SLURM_JOB_ID") or jobid:match("^%d+")) then
+        return nil
+    end
+    return type(plugin) == "table" and plugin.qpu or nil
 end
 
 --- Refuse on the login node what slurmctld would refuse.
--- Where the node has no catalogue, nothing is said.
--- @param options as slurm_cli_pre_submit() has got it
+-- Without a catalogue on the node, or after an internal error, the command goes on.
+-- @param options the command line, as Slurm passes it to slurm_cli_pre_submit()
 -- @return slurm.SUCCESS or slurm.ERROR
 function M.cli_pre_submit(options)
     local _, problem = pcall(function()
-        local plugins = options.spank
-        local text = type(plugins) == "table" and type(plugins.spank_qrmi) == "table" and plugins.spank_qrmi.qpu
-        -- A step chooses among what its job holds, and TaskProlog says what is wrong with that.
-        local jobid = given(options.jobid) or "" -- "unset" where there is none
-        local is_step = options.type == "srun" and (os.getenv("SLURM_JOB_ID") or jobid:match("^%d+"))
-        local catalogue = text and not is_step and read_catalogue()
+        local selection = selection_of_options(options)
+        local catalogue = selection and read_catalogue()
         if catalogue then
-            local _, choices = resolve(text, catalogue, person_of_options(options))
-            local left_out = assign(choices)
-            if left_out then
-                refuse(none_left(left_out))
-            end
+            local _, slots = resolve(selection, catalogue, person_of_options(options))
+            assign_or_refuse(slots)
         end
     end)
-    if type(problem) == "table" and problem.refusal then
-        slurm.log_error("%s", "qrmi-slurm: " .. problem.refusal)
+    local refusal = refusal_in(problem)
+    if refusal then
+        slurm.log_error("%s", PREFIX .. refusal)
         return slurm.ERROR
     end
     return slurm.SUCCESS

@@ -1,7 +1,7 @@
 """Text from elsewhere: made fit for one line of output, and compared with the words that are known."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -15,6 +15,9 @@ _MIN_SIMILARITY: Final = 0.75
 
 # A longer word is no typing error, and comparing it takes quadratic time.
 _MAX_COMPARED_CHARS: Final = 100
+
+# How many names a message lists; a site may have thousands.
+_MAX_NAMES: Final = 20
 
 
 def is_one_line(text: str) -> bool:
@@ -44,6 +47,27 @@ def shown(text: str, secrets: Iterable[Secret], max_chars: int = 400) -> str:
 def near_match(word: str, known: Iterable[str]) -> str | None:
     """Return the member of `known` that is most like `word`; None where none is similar."""
     return _near_match(word, tuple(sorted(known)))
+
+
+def unknown_names(unknown: Sequence[str], known: Iterable[str], *, are_ignored: bool = False) -> str:
+    """Return the sentence about QPUs that the site does not have, each with the known name that is most like it.
+
+    Args:
+        unknown: what was asked for; at least one.
+        known: the names of the site's QPUs, in the config's order.
+        are_ignored: whether the job runs with its other QPUs; the known ones are not listed then.
+    """
+    names = list(known)
+    words = []
+    for text in unknown:
+        near = near_match(text, names)
+        words.append(printable(text) + (f" (did you mean {printable(near)}?)" if near else ""))
+    subject = f"unknown QPU{'s' if len(words) > 1 else ''}{', ignored' if are_ignored else ''}"
+    sentence = f"{subject}: {', '.join(words)}"
+    if are_ignored or not names:
+        return sentence
+    more = f", ... and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{sentence}; known QPUs: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
 
 
 @lru_cache(maxsize=1024)  # a mistake is often copied to each of a config's resources

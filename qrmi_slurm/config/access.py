@@ -1,29 +1,43 @@
 """Access: whether a job's owner may use a QPU, by the rules of its entry in the config.
 
-job_submit.lua says the same at submission, where it can; here is the authority, by what Slurm and the node say.
+At submission, cli_filter/qrmi_slurm.lua refuses what it can with the same sentences. Prolog has the last word, since it
+knows what Slurm and the node say.
 """
 
 import grp
 import os
 import pwd
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from qrmi_slurm.config.slurm_section import Access
 from qrmi_slurm.text import printable
 
-_SINGULAR = {"users": "user", "groups": "group", "accounts": "account", "partitions": "partition", "qos": "QOS"}
+
+class _Words(NamedTuple):
+    """The words for one value of a rule, for several, and for a job without one."""
+
+    one: str
+    many: str
+    none: str = ""
+
+
+_USERS: Final = _Words("user", "users")
+_GROUPS: Final = _Words("group", "groups")
+_PARTITIONS: Final = _Words("partition", "partitions", "a job without a partition")
+_ACCOUNTS: Final = _Words("account", "accounts", "a job without an account")
+_QOS: Final = _Words("QOS", "QOS", "a job without a QOS")
 
 
 class Person(NamedTuple):
-    """Who asks.
+    """A job's owner, with what access rules look at.
 
     Args:
         user: the login name.
         groups: the names of all groups.
-        account: the job's Slurm account; None where Slurm says none.
-        partition: the job's partition; None where Slurm does not say.
-        qos: the job's quality of service; None where Slurm does not say.
+        account: the job's Slurm account; None if Slurm does not tell.
+        partition: the job's partition; None if Slurm does not tell.
+        qos: the job's quality of service; None if Slurm does not tell.
     """
 
     user: str
@@ -34,9 +48,9 @@ class Person(NamedTuple):
 
 
 def person_of(uid: int) -> Person:
-    """Return what this node knows of a user, his job's part left open.
+    """Return a user with their groups, as this node knows them; account, partition and QOS are left open.
 
-    A user or a group that the node has no name for goes by its number.
+    A user or a group without a name on this node goes by its number.
     """
     try:
         entry = pwd.getpwuid(uid)
@@ -53,32 +67,35 @@ def _group_name(gid: int) -> str:
 
 
 def refusal(name: str, access: Access, person: Person) -> str:
-    """Say why a person may not use a QPU; empty where he may.
+    """Return why a person may not use a QPU, or an empty string if they may.
 
     Args:
-        name: the QPU's.
+        name: the QPU's name.
         access: its rules.
         person: who asks.
     """
-    subject = f"{printable(name)} may not be used"
     if access.users is not None or access.groups is not None:
         is_named = person.user in (access.users or ()) or not person.groups.isdisjoint(access.groups or ())
         if not is_named:
-            allowed = [_listed("users", access.users), _listed("groups", access.groups)]
-            return f"{subject} by user {person.user}: it is for {' or '.join(filter(None, allowed)) or 'nobody'}"
-    for rule, preposition, allowed_names, value in (
-        ("partitions", "in", access.partitions, person.partition),
-        ("accounts", "with", access.accounts, person.account and person.account.lower()),
-        ("qos", "with", access.qos, person.qos and person.qos.lower()),
+            allowed = filter(None, (_listed(_USERS, access.users), _listed(_GROUPS, access.groups)))
+            return _denial(f"user {printable(person.user)}", name, " or ".join(allowed))
+    for words, allowed_names, value in (
+        (_PARTITIONS, access.partitions, person.partition),
+        (_ACCOUNTS, access.accounts, person.account and person.account.lower()),
+        (_QOS, access.qos, person.qos and person.qos.lower()),
     ):
         if allowed_names is not None and value not in allowed_names:
-            which = f"{_SINGULAR[rule]} {printable(value)}" if value else f"no {_SINGULAR[rule]}"
-            return f"{subject} {preposition} {which}: it is for {_listed(rule, allowed_names) or 'nobody'}"
+            subject = f"{words.one} {printable(value)}" if value else words.none
+            return _denial(subject, name, _listed(words, allowed_names))
     return ""
 
 
-def _listed(rule: str, names: Sequence[str] | None) -> str:
+def _denial(subject: str, name: str, allowed: str) -> str:
+    whom = f"it is for {allowed}" if allowed else "nobody may"
+    return f"{subject} may not use {printable(name)}: {whom}"
+
+
+def _listed(words: _Words, names: Sequence[str] | None) -> str:
     if not names:
         return ""
-    word = _SINGULAR[rule] if len(names) == 1 or rule == "qos" else rule
-    return f"{word} {', '.join(map(printable, names))}"
+    return f"{words.one if len(names) == 1 else words.many} {', '.join(map(printable, names))}"

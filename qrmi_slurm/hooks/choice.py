@@ -14,9 +14,6 @@ from qrmi_slurm.text import printable
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
 
-# How many names a message lists; a site may have thousands.
-_MAX_NAMES: Final = 20
-
 _NOTHING_BEHIND: Final = "QRMI found no online QPU behind it"
 
 
@@ -140,22 +137,6 @@ def _fitting(term: Term, resources: Iterable[Resource]) -> list[Resource]:
 def not_acquired(name: str, reason: str) -> str:
     """Return the sentence for a QPU that was not acquired."""
     return f"{printable(name)} could not be acquired: {reason}"
-
-
-def not_known(unknown: Sequence[str], known: Iterable[str], ignored: str = "") -> str:
-    """Return the sentence for terms that fit no QPU of this site."""
-    from qrmi_slurm.text import near_match  # only where somebody mistyped
-
-    names = list(known)
-    words = []
-    for text in unknown:
-        near = near_match(text, names)
-        words.append(printable(text) + (f" (did you mean {printable(near)}?)" if near else ""))
-    sentence = f"not known at this site{ignored}: {', '.join(words)}"
-    if ignored or not names:
-        return sentence
-    more = f", ... and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{sentence}; known are: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
 
 
 def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:

@@ -17,7 +17,7 @@ from qrmi_slurm.hooks.job_facts import JobFacts
 from qrmi_slurm.slurm import selection
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import exports, record
-from qrmi_slurm.text import shown
+from qrmi_slurm.text import shown, unknown_names
 
 _CONFIG_FAULT = "the site's QPU configuration cannot be used; please tell an admin (qrmi-slurm validate-config)"
 
@@ -62,8 +62,8 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
 
     found, unknown = choice.find(terms, resources, lambda needs_qos: facts.person(needs_qos=needs_qos), prepare)
     if len(unknown) == len(terms) or (unknown and run.options.require == "all"):
-        raise SelectionError(choice.not_known(unknown, resources))
-    notes = [choice.not_known(unknown, resources, ", ignored")] if unknown else []
+        raise SelectionError(unknown_names(unknown, resources))
+    notes = [unknown_names(unknown, resources, are_ignored=True)] if unknown else []
     empty = [slot for slot in found if not slot.candidates]
     for slot in empty:
         run.log.error("not-found", term=slot.term.text, reason=slot.problem)

@@ -258,7 +258,7 @@ def test_a_job_that_gets_no_qpu_is_told_why_and_only_once(site, tmp_path):
     assert site.run("prolog", environment).returncode == 0
     task = site.run("task_prolog", environment)
     assert task.returncode == 1
-    assert task.stdout == "print qrmi-slurm: job 12 has no QPU: not known at this site: unknown; known are: a, ibm-x\n"
+    assert task.stdout == "print qrmi-slurm: job 12 has no QPU: unknown QPU: unknown; known QPUs: a, ibm-x\n"
     assert task.stderr == ""
     other = site.run("task_prolog", {**environment, "SLURM_PROCID": "1"})
     assert (other.returncode, other.stdout) == (1, "")

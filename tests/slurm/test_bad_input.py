@@ -32,13 +32,13 @@ def test_an_unknown_qpu_among_known_ones_is_ignored_with_a_line(site: Site) -> N
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
     output = site.cluster.job_output(job_id)
     notes = [line for line in output.splitlines() if line.startswith("qrmi-slurm:")]
-    assert notes == ["qrmi-slurm: not known at this site, ignored: nowhere"]
+    assert notes == ["qrmi-slurm: unknown QPU, ignored: nowhere"]
     assert environment_of(output)["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
 
 
 def test_only_unknown_qpus_fail_the_job(site: Site) -> None:
     """The job reads which names the site does not know."""
-    assert_refused(site, "nowhere,neither", "not known at this site: nowhere, neither; known are: ")
+    assert_refused(site, "nowhere,neither", "unknown QPUs: nowhere, neither; known QPUs: ")
 
 
 def test_a_service_that_is_down_fails_the_job(site: Site) -> None:
@@ -137,5 +137,5 @@ def test_an_unknown_qpu_among_known_ones_is_ignored_for_a_direct_step_too(site: 
     done = site.cluster.run_as_user(["srun", "--qpu=ibm_demo,nowhere", "env"])
     site.cluster.wait_nodes_idle()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "qrmi-slurm: not known at this site, ignored: nowhere" in done.stdout
+    assert "qrmi-slurm: unknown QPU, ignored: nowhere" in done.stdout
     assert environment_of(done.stdout)["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"

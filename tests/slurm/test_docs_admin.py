@@ -447,7 +447,7 @@ def test_what_users_see_of_licenses(scheduled: Admin) -> None:
     with another_holds_the_qpu(scheduled):
         scheduled.play(pages.block(SCHEDULING, "What users see", "console"), {**NAMES, "alice": user[:8]})
         of_readme = pages.block(README, "QPUs in Slurm's queue", "console")
-        scheduled.play(of_readme, {"known are: ibm_demo, ibm_second": "known are: ibm_demo"})
+        scheduled.play(of_readme, {"known QPUs: ibm_demo, ibm_second": "known QPUs: ibm_demo"})
 
 
 def test_the_switch_in_the_page(scheduled: Admin) -> None:
@@ -555,7 +555,7 @@ def test_removing_while_jobs_run(admin: Admin) -> None:
     admin.type(f"scontrol release {waiting}")
     go_on.touch()
     machine.cluster.wait_job(holding)
-    assert "not known at this site: ibm_demo" in admin.output(waiting)
+    assert "unknown QPU: ibm_demo" in admin.output(waiting)
     assert "\nQRMI_JOB_QPU_RESOURCES=ibm_demo\n" in admin.output(holding)
     assert machine.cluster.job(holding).state == "COMPLETED"
     assert not machine.open_sessions()

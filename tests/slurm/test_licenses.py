@@ -178,7 +178,7 @@ def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
     """A component without --qpu has none; from 23.02 on Slurm takes licenses in the first component alone."""
     if slurm_release(site.cluster) >= (23, 2):
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
-        sentence = "for a heterogeneous job's first component alone: give --qpu=ibm_second there"
+        sentence = "only in a heterogeneous job's first component: put --qpu=ibm_second there"
         assert sentence in refusal(site.cluster.run_as_user(words))
         one = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", ":", "-N1")
         assert licenses_of(site, one) == ["qpu_ibm_demo:1", "(null)"]
@@ -231,8 +231,8 @@ def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -
     before = site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i")
     for command in commands("--qpu=ibm_dmeo"):
         said = refusal(site.cluster.run_as_user(command, env=env))
-        known = "known are: ibm_demo, ibm_second, ibm_guarded"
-        assert f"qrmi-slurm: not known at this site: ibm_dmeo (did you mean ibm_demo?); {known}\n" in said
+        known = "known QPUs: ibm_demo, ibm_second, ibm_guarded"
+        assert f"qrmi-slurm: unknown QPU: ibm_dmeo (did you mean ibm_demo?); {known}\n" in said
         assert ("cli_filter plugin terminated with error" in said) is has_filter
     assert site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i") == before
 
@@ -242,9 +242,9 @@ def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
     """The rules of the config, at submission."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     owner, other = site.cluster.users
-    by_user = f"ibm_guarded may not be used by user {other.name}: it is for user {owner.name}\n"
-    in_debug = "ibm_guarded may not be used in partition debug: it is for partition quantum\n"
-    in_default = "ibm_guarded may not be used in partition main: it is for partition quantum\n"
+    by_user = f"user {other.name} may not use ibm_guarded: it is for user {owner.name}\n"
+    in_debug = "partition debug may not use ibm_guarded: it is for partition quantum\n"
+    in_default = "partition main may not use ibm_guarded: it is for partition quantum\n"
 
     def said(user: User, command: list[str]) -> str:
         return refusal(site.cluster.run_as_user(command, user=user, env=env))
@@ -267,16 +267,16 @@ def test_a_group_and_an_account_are_known(site: Site) -> None:
     assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
     command = ["sbatch", "--qpu=ibm_demo", "--account=physics", "--wrap=true"]
     said = refusal(site.cluster.run_as_user(command, user=other))
-    assert f"by user {other.name}: it is for group {owner.name}\n" in said
+    assert f"user {other.name} may not use ibm_demo: it is for group {owner.name}\n" in said
     said = refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
-    assert "ibm_demo may not be used with no account: it is for account physics\n" in said
+    assert "a job without an account may not use ibm_demo: it is for account physics\n" in said
 
 
 def test_a_license_asked_for_by_hand_is_refused(site: Site) -> None:
     """It would keep a QPU from jobs that use it."""
     for command in commands("--licenses=matlab:1,qpu_ibm_demo:1"):
         said = refusal(site.cluster.run_as_user(command))
-        assert "qpu_ibm_demo is the license of ibm_demo, which --qpu=ibm_demo asks for" in said
+        assert "qpu_ibm_demo is the license of ibm_demo: ask for it with --qpu=ibm_demo, not with --licenses" in said
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab:1")
     assert licenses_of(site, job_id) == ["matlab:1"]
 
@@ -286,12 +286,12 @@ def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site
     path = site.cluster.etc / "qrmi_catalogue.lua"
     path.unlink()
     said = refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
-    assert "what is known of this site's QPUs cannot be read; please tell its admins\n" in said
+    assert "the site's list of QPUs cannot be used; please tell an admin\n" in said
     assert f"{path}: No such file or directory; run: qrmi-slurm catalogue" in site.cluster.log("slurmctld").read_text()
     plain = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab")
     assert site.cluster.wait_job_over(plain).state == "COMPLETED"
     path.write_text("return {")
-    assert "cannot be read" in refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+    assert "cannot be used" in refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
     write_config(site)
     assert site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]).returncode == 0
 
@@ -333,7 +333,7 @@ def test_a_selection_that_is_there_twice_is_refused(site: Site, forge: Path) -> 
     """Prolog would see one of them, and job_submit another."""
     for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
         said = refusal(site.cluster.run_as_user([forge, *entries]))
-        assert "names its QPUs twice" in said
+        assert "two different values of --qpu" in said
 
 
 def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
@@ -434,7 +434,7 @@ def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
             assert ("Comment" in site.cluster.job(job_id).fields) is (text is own)
             env = {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
             done = site.cluster.run_as_user(["sbatch", "--qpu=ibm_dmeo", "--wrap=true"], env=env)
-            assert "not known at this site" in refusal(done)
+            assert "unknown QPU: ibm_dmeo" in refusal(done)
     finally:
         path.write_text(ready)
 

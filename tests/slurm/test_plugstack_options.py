@@ -108,7 +108,7 @@ def test_a_job_that_needs_all_its_qpus_does_not_begin_with_an_unknown_one(site: 
     before = len(site.emulator.sessions())
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo,nowhere")
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
-    assert "has no QPU: not known at this site: nowhere" in site.cluster.job_output(job_id)
+    assert "has no QPU: unknown QPU: nowhere" in site.cluster.job_output(job_id)
     assert len(site.emulator.sessions()) == before
 
 

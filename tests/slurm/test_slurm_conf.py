@@ -93,7 +93,7 @@ def test_a_sites_own_task_prolog_goes_on(site: Site) -> None:
         assert environment_of(outputs[job])["SITE_SCRATCH"] == f"/scratch/{job}"
     assert environment_of(outputs[with_qpu])["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
     assert "QRMI" not in outputs[without]
-    assert "not known at this site" in outputs[refused]
+    assert "unknown QPU: " in outputs[refused]
     assert "ran" not in outputs[refused] + outputs[failing]
     assert outputs[failing].startswith("the site says no\n")
     assert f"{BIN}/qrmi-slurm-task-prolog through {wrapper}" in lines

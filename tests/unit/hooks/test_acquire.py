@@ -99,12 +99,12 @@ def test_names_that_the_site_does_not_know_are_left_out_with_a_note(site, acquir
     result = acquire_for("x,a,y")
     assert result.is_ready
     assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
-    assert result.notes == ("qrmi-slurm: not known at this site, ignored: x, y",)
+    assert result.notes == ("qrmi-slurm: unknown QPUs, ignored: x, y",)
 
 
 def test_a_job_that_names_only_unknown_qpus_fails_with_the_reason(site, acquire_for):
     site.add("a")
-    assert acquire_for("x,y").notes == ("qrmi-slurm: job 12 has no QPU: not known at this site: x, y; known are: a",)
+    assert acquire_for("x,y").notes == ("qrmi-slurm: job 12 has no QPU: unknown QPUs: x, y; known QPUs: a",)
     assert site.calls() == []
 
 

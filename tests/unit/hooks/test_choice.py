@@ -117,11 +117,11 @@ def test_a_choice_for_which_nothing_is_left_says_so(site, acquire_for):
 def test_a_choice_that_fits_nothing_is_told_what_there_is(site, acquire_for):
     site.add("ibm_demo").add("ibm_second")
     assert acquire_for("any:iqm-server").notes == (
-        "qrmi-slurm: job 12 has no QPU: not known at this site: any:iqm-server; known are: ibm_demo, ibm_second",
+        "qrmi-slurm: job 12 has no QPU: unknown QPU: any:iqm-server; known QPUs: ibm_demo, ibm_second",
     )
     assert acquire_for("ibm_dmeo").notes == (
-        "qrmi-slurm: job 12 has no QPU: not known at this site: ibm_dmeo (did you mean ibm_demo?); "
-        "known are: ibm_demo, ibm_second",
+        "qrmi-slurm: job 12 has no QPU: unknown QPU: ibm_dmeo (did you mean ibm_demo?); "
+        "known QPUs: ibm_demo, ibm_second",
     )
 
 
@@ -257,25 +257,25 @@ def test_who_is_allowed_gets_the_qpu(site, acquire_for, allow):
 @pytest.mark.parametrize(
     ("allow", "sentence"),
     [
-        ({"users": ["bob"], "groups": ["quantum"]}, f"by user {ME}: it is for user bob or group quantum"),
-        ({"users": []}, f"by user {ME}: it is for nobody"),
-        ({"accounts": ["chemistry", "biology"]}, "with account physics: it is for accounts chemistry, biology"),
-        ({"partitions": ["quantum"]}, "in partition main: it is for partition quantum"),
-        ({"qos": ["low"]}, "with QOS high: it is for QOS low"),
+        ({"users": ["bob"], "groups": ["quantum"]}, f"user {ME} may not use a: it is for user bob or group quantum"),
+        ({"users": []}, f"user {ME} may not use a: nobody may"),
+        ({"accounts": ["chemistry", "law"]}, "account physics may not use a: it is for accounts chemistry, law"),
+        ({"partitions": ["quantum"]}, "partition main may not use a: it is for partition quantum"),
+        ({"qos": ["low"]}, "QOS high may not use a: it is for QOS low"),
     ],
 )
 def test_who_is_not_allowed_reads_for_whom_it_is(site, acquire_for, allow, sentence):
     site.add("a", slurm={"allow": allow})
     result = acquire_for("a", SLURM_JOB_ACCOUNT="physics", SLURM_JOB_PARTITION="main", SLURM_JOB_QOS="high")
-    assert result.notes == (f"qrmi-slurm: job 12 has no QPU: a may not be used {sentence}",)
+    assert result.notes == (f"qrmi-slurm: job 12 has no QPU: {sentence}",)
     assert acquired(site) == []
 
 
 def test_what_slurm_does_not_say_is_not_allowed(site, acquire_for, slurmctld):
     site.add("a", slurm={"allow": {"accounts": ["physics"]}}).add("b", slurm={"allow": {"qos": ["high"]}})
     notes = acquire_for("a,b").notes
-    assert notes[0].endswith("a may not be used with no account: it is for account physics")
-    assert notes[1].endswith("b may not be used with no QOS: it is for QOS high")
+    assert notes[0].endswith(": a job without an account may not use a: it is for account physics")
+    assert notes[1].endswith(": a job without a QOS may not use b: it is for QOS high")
 
 
 def test_the_qos_is_asked_for_where_a_rule_is_about_it(site, acquire_for, slurmctld):
@@ -292,7 +292,7 @@ def test_a_choice_is_among_those_that_the_user_may_use(site, acquire_for):
 def test_where_none_of_them_is_for_the_user_he_reads_so(site, acquire_for):
     site.add("ibm_a", slurm={"allow": {"users": ["bob"]}})
     [note] = acquire_for("ibm_*").notes
-    assert note.endswith(f"ibm_a may not be used by user {ME}: it is for user bob")
+    assert note.endswith(f": user {ME} may not use ibm_a: it is for user bob")
 
 
 def test_no_user_can_say_that_he_is_in_another_account(site, acquire_for):

@@ -87,7 +87,7 @@ def test_epilog_may_run_twice_and_without_a_prolog(site, start):
         (lambda site: site.add("a", acquire="panic"), "a could not be acquired: index out of bounds"),
         (lambda site: site.add("a", acquire="segv"), "a could not be acquired: QRMI was killed by signal 11"),
         (lambda site: site.add("a", type="new-vendor"), "does not know the resource type new-vendor"),
-        (lambda site: site.add("b"), "not known at this site: a"),
+        (lambda site: site.add("b"), "unknown QPU: a"),
         (lambda site: site.write_config("{"), "the site's QPU configuration cannot be used"),
         (lambda site: None, "the site's QPU configuration cannot be used"),
     ],

@@ -1,4 +1,4 @@
-"""Runs cli_filter/qrmi_slurm.lua under a real Lua, with what Slurm would give it."""
+"""Runs cli_filter/qrmi_slurm.lua under a real Lua, with a fake of what Slurm gives its scripts."""
 
 import json
 import subprocess
@@ -10,14 +10,8 @@ SOURCES = Path(__file__).parents[3] / "cli_filter"
 FAKE_SLURM = Path(__file__).with_name("fake_slurm.lua")
 
 
-class Text(str):
-    """Lua's own words, not a string of it."""
-
-
 def literal(value):
-    """Return a value as Lua writes it."""
-    if isinstance(value, Text):
-        return str(value)
+    """Return a value as Lua source."""
     if value is None:
         return "nil"
     if isinstance(value, bool):
@@ -32,19 +26,19 @@ def literal(value):
 
 
 def spank(*entries):
-    """Return SPANK's job environment as Slurm's plugin gives it: a table that begins at 0."""
+    """Return a job's SPANK environment as Slurm passes it: a table whose first index is 0."""
     return dict(enumerate(entries))
 
 
 @dataclass
 class Outcome:
-    """What came of one call.
+    """The outcome of one call.
 
     Args:
-        code: what Slurm gets.
-        user: what the user reads, a sentence each.
-        log: what the admin reads.
-        job: the job's fields, as they are then.
+        code: what the call returned to Slurm.
+        user: the sentences shown to the user.
+        log: the lines of slurmctld's log, or of the command's standard error.
+        job: the job's fields after the call.
     """
 
     code: int
@@ -58,7 +52,7 @@ class Outcome:
 
 
 class Lua:
-    """One interpreter with a catalogue; each `call` is prepared, `run` makes them in one state."""
+    """An interpreter with a catalogue. Calls are queued; `run` makes them all in one Lua state."""
 
     def __init__(self, interpreter, folder):
         self.interpreter = interpreter
@@ -66,18 +60,18 @@ class Lua:
         self._lines = []
 
     def do(self, text):
-        """Have a line of Lua run."""
+        """Queue a line of Lua."""
         self._lines.append(text)
 
     def submit(self, qpu=None, parts=None, **job):
-        """Have slurm_job_submit() called for a job of alice's."""
+        """Queue a call of slurm_job_submit() for a job of alice."""
         job = {"user_id": 1000, "user_name": "alice", "group_id": 1000, **job}
         if qpu is not None:
             job.setdefault("spank_job_env", spank("OTHER=1", f"QRMI_QPU={qpu}"))
         self.do(f"submit(qrmi, {literal(job)}, {literal(parts or {})})")
 
     def modify(self, change, had, qpu=None, uid=None, parts=None):
-        """Have slurm_job_modify() called for a job of alice's."""
+        """Queue a call of slurm_job_modify() for a job of alice."""
         had = {"user_id": 1000, "user_name": "alice", "group_id": 1000, "job_state": 0, **had}
         if qpu is not None:
             had["spank_job_env"] = spank(f"QRMI_QPU={qpu}")
@@ -85,12 +79,12 @@ class Lua:
         self.do(f"modify(qrmi, {literal(change)}, {literal(had)}, {literal(parts or {})}, {literal(uid)})")
 
     def cli(self, qpu=None, **options):
-        """Have slurm_cli_pre_submit() called."""
+        """Queue a call of slurm_cli_pre_submit()."""
         options = {"type": "sbatch", "spank": {"spank_qrmi": {"qpu": qpu}, "other": {}}, **options}
         self.do(f"cli(qrmi, {literal(options)})")
 
     def run(self, env=None):
-        """Run what was prepared, and return an outcome of each call."""
+        """Run the queue and return the outcome of each call."""
         head = [
             f"dofile({literal(str(FAKE_SLURM))})",
             f"package.path = {literal(str(SOURCES / '?.lua'))}",

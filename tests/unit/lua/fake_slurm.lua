@@ -1,5 +1,5 @@
--- What Slurm's Lua plugins give a script (src/lua/slurm_lua.c and src/plugins/job_submit/lua of 22.05), and what the tests
--- see of it: `emit(value)` prints a value as JSON.
+-- A fake of what Slurm's Lua plugins give a script (src/lua/slurm_lua.c and src/plugins/job_submit/lua of 22.05). The
+-- outcome of each call is printed as a line of JSON.
 local unpack = table.unpack or unpack -- luacheck: ignore
 
 slurm = { SUCCESS = 0, ERROR = -1, FAILURE = -1, ESLURM_ACCESS_DENIED = 2002, ESLURM_INVALID_LICENSES = 2048 }
@@ -18,7 +18,7 @@ slurm.log_info = note("log")
 
 local NUMBERS = { group_id = true, user_id = true }
 
--- A job_desc: what is not set is nil, a text set to "" is taken away, and nothing but texts and numbers can be set.
+-- A job_desc: unset fields are nil, setting a string to "" unsets it, and only strings and numbers can be set.
 local function job_desc(values)
     return setmetatable({}, {
         __index = function(_, name)
@@ -37,7 +37,7 @@ local function job_rec(values)
             return values[name]
         end,
         __newindex = function(_, name)
-            error("a job's record is not to be written: " .. name)
+            error("a job's record is read-only: " .. name)
         end,
     })
 end
@@ -69,15 +69,11 @@ local function json(value)
     return "{" .. table.concat(words, ",") .. "}"
 end
 
-function emit(value)
-    print(json(value))
-end
-
--- Call a function as Slurm does; emit what it returned and said, and the job's fields after it.
+-- Call a function as Slurm does, and print its return value, its messages and the job's fields afterwards.
 local function report(values, work)
     said = { user = {}, log = {} }
     local code = work(job_desc(values))
-    emit({ code = code, user = said.user, log = said.log, job = next(values) and values or { none = true } })
+    print(json({ code = code, user = said.user, log = said.log, job = next(values) and values or { none = true } }))
 end
 
 function submit(qrmi, values, parts)

@@ -1,4 +1,4 @@
-"""What cli_filter/qrmi_slurm.lua does for jobs with --qpu, under each Lua that Slurm is built with."""
+"""cli_filter/qrmi_slurm.lua under each version of Lua that Slurm is built with."""
 
 import random
 import subprocess
@@ -22,6 +22,7 @@ GROUPS = {
     "physics": Group(2001, ("carol",)),
     "hidden": Group(2002, None),
     "missing": Group(None, None),
+    "optics": Group(2003, ("carol",)),
 }
 
 
@@ -49,7 +50,7 @@ def two_qpus(lua):
 
 
 def refused(outcome):
-    """Return the one sentence of a refusal."""
+    """Return the one sentence that a refused user reads."""
     assert outcome.code != 0
     (sentence,) = outcome.user
     prefix, _, rest = sentence.partition(": ")
@@ -61,7 +62,7 @@ def refused(outcome):
 
 
 def test_a_job_without_qpu_is_left_alone_and_nothing_is_read(lua):
-    """Neither a missing nor a broken catalogue, nor licenses of its own, change anything for it."""
+    """It keeps its own licenses, even if the catalogue is missing or broken."""
     before = {"licenses": "matlab:2", "admin_comment": "mine"}
     for content in (None, "return {", 'return { version = 1, qpus = "none" }'):
         if content is not None:
@@ -73,7 +74,7 @@ def test_a_job_without_qpu_is_left_alone_and_nothing_is_read(lua):
             assert outcome.job.get("licenses") in (None, "matlab:2")
 
 
-def test_each_qpu_brings_its_license(lua):
+def test_each_qpu_adds_its_license(lua):
     site(lua, resource("ibm_demo"), resource("garnet", license="iqm"), resource("free", license=None))
     lua.submit("ibm_demo")
     lua.submit(" garnet , ibm_demo,garnet", licenses="matlab:2;x")
@@ -83,17 +84,17 @@ def test_each_qpu_brings_its_license(lua):
     assert licenses == ["qpu_ibm_demo:1", "matlab:2;x,iqm:1,qpu_ibm_demo:1", "matlab", None]
 
 
-def test_qpus_that_share_a_license_take_as_many_of_it(lua):
+def test_qpus_that_share_a_license_take_one_each(lua):
     site(lua, resource("a", license="l", capacity=2), resource("b", license="l", capacity=2))
     lua.submit("a,b")
     assert lua.run()[0].job["licenses"] == "l:2"
     site(lua, resource("a", license="l"), resource("b", license="l", capacity=2))
     lua.submit("a,b")
-    assert refused(lua.run()[0]) == "--qpu asks for 2 of the license l of a, b, and there is no more than 1 of it"
+    assert refused(lua.run()[0]) == "--qpu needs 2 of the license l (for a, b), more than its capacity of 1"
 
 
-def test_what_slurmd_will_call_the_selection_is_seen(lua):
-    """Slurm puts SPANK_ before a name that has it not; a second value would be another one in Prolog."""
+def test_the_selection_is_found_under_both_of_its_names(lua):
+    """slurmd adds SPANK_ to names without it; of two different values, Prolog could see the other one."""
     two_qpus(lua)
     lua.submit(spank_job_env=spank("SPANK_QRMI_QPU=ibm_demo"))
     lua.submit(spank_job_env=spank("QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"))
@@ -102,14 +103,14 @@ def test_what_slurmd_will_call_the_selection_is_seen(lua):
     lua.submit(spank_job_env=spank("QRMI_QPU=", "qrmi_qpu=ibm_demo", "QRMI_QPU2=ibm_demo"))
     prefixed, twice, emptied, long, none = lua.run()
     assert prefixed.job["licenses"] == "qpu_ibm_demo:1"
-    assert refused(twice) == refused(emptied) == "the job's SPANK environment names its QPUs twice"
+    assert refused(twice) == refused(emptied) == "the job's SPANK environment has two different values of --qpu"
     assert refused(long) == "--qpu has more than 4096 bytes"
     assert none.is_taken
     assert "licenses" not in none.job
 
 
-def test_a_qpus_license_is_not_had_by_hand(lua):
-    """With its --qpu it is counted once; without, the job is refused, whatever form the request has."""
+def test_a_qpu_license_cannot_be_requested_by_hand(lua):
+    """With its --qpu it is counted once; without it, the job is refused, however the request is written."""
     two_qpus(lua)
     lua.submit("ibm_demo", licenses="qpu_ibm_demo:3,matlab")
     lua.submit("ibm_demo", licenses="qpu_ibm_second")
@@ -119,7 +120,7 @@ def test_a_qpus_license_is_not_had_by_hand(lua):
     assert once.job["licenses"] == "matlab,qpu_ibm_demo:1"
     assert refused(other).startswith("qpu_ibm_second is the license of ibm_second")
     for outcome in without:
-        expected = "qpu_ibm_demo is the license of ibm_demo, which --qpu=ibm_demo asks for: leave it out of --licenses"
+        expected = "qpu_ibm_demo is the license of ibm_demo: ask for it with --qpu=ibm_demo, not with --licenses"
         assert refused(outcome) == expected
 
 
@@ -127,8 +128,8 @@ def test_a_qpus_license_is_not_had_by_hand(lua):
     ("offset", "is_newer", "is_refused"),
     [(0, True, False), (1, True, True), (127, True, True), (0xFFFFFFFE, True, False), (1, False, False)],
 )
-def test_from_23_02_a_further_components_license_is_refused_in_words(lua, offset, is_newer, is_refused):
-    """Slurm would refuse it as a license that somebody asked for; NO_VAL where the job has no components."""
+def test_from_23_02_only_the_first_component_may_have_a_license(lua, offset, is_newer, is_refused):
+    """Slurm's own refusal would talk about a license that the user never asked for. NO_VAL: not a component."""
     two_qpus(lua)
     if is_newer:
         lua.do("slurm.ESLURM_NOT_HET_JOB = 2111")
@@ -138,17 +139,17 @@ def test_from_23_02_a_further_components_license_is_refused_in_words(lua, offset
     assert plain.is_taken
     assert asked.is_taken is not is_refused
     if is_refused:
-        sentence = "Slurm counts licenses for a heterogeneous job's first component alone: give --qpu=%s there"
+        sentence = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=%s there"
         assert refused(asked) == sentence % "ibm_demo"
 
 
-def test_what_slurm_does_not_take_is_refused_in_words(lua):
+def test_license_lists_that_slurm_would_not_take_are_refused_with_a_reason(lua):
     site(lua, *(resource(f"qpu_of_the_site_{number}") for number in range(100)))
     lua.submit("qpu_of_the_site_1", licenses="a|b")
     lua.submit(",".join(f"qpu_of_the_site_{number}" for number in range(60)))
     alternatives, many = lua.run()
-    assert refused(alternatives).startswith("--licenses with | cannot stand beside --qpu")
-    assert refused(many) == "--qpu asks for more licenses than Slurm takes in one job"
+    assert refused(alternatives).startswith("--licenses with | cannot be combined with --qpu: ")
+    assert refused(many) == "--qpu needs more licenses than Slurm accepts in one job"
 
 
 # --- the catalogue -----------------------------------------------------------------------------------------
@@ -157,33 +158,33 @@ def test_what_slurm_does_not_take_is_refused_in_words(lua):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no catalogue can be read"),
+        (None, "cannot read the catalogue: "),
         ("return {", "is not Lua"),
         ("\x1bLua", "is compiled Lua"),
         ("os.exit(3)", "cannot be evaluated"),
-        ("return { version = 2, qpus = {} }", "is no catalogue of this version"),
-        ("return { version = 1, qpus = { { name = 'a' } } }", "its QPU no. 1 is not well formed"),
+        ("return { version = 2, qpus = {} }", "is not a catalogue of this version"),
+        ("return { version = 1, qpus = { { name = 'a' } } }", "QPU no. 1 is malformed"),
         ("return { version = 1, qpus = { { name = 'a', types = {}, capacity = 1, allow = { who = {} } } } }", "no. 1"),
     ],
 )
-def test_without_a_sound_catalogue_jobs_with_qpu_are_refused_and_others_not(lua, content, reason):
+def test_without_a_valid_catalogue_only_jobs_with_qpu_are_refused(lua, content, reason):
     if content is not None:
         lua.catalogue.write_text(content)
     lua.submit("ibm_demo")
     lua.submit(licenses="matlab")
     lua.cli("ibm_demo")
     asking, other, login = lua.run()
-    assert refused(asking) == "what is known of this site's QPUs cannot be read; please tell its admins"
+    assert refused(asking) == "the site's list of QPUs cannot be used; please tell an admin"
     assert reason in asking.log[0]
     assert asking.log[0].endswith("; run: qrmi-slurm catalogue")
     assert (other.code, other.user, other.log) == (0, [], [])
     assert (login.code, login.user, login.log) == (0, [], [])
 
 
-def test_a_fault_of_ours_refuses_a_job_with_qpu_and_no_other(lua):
-    """An error in Lua would let the job through without its licenses."""
+def test_an_internal_error_refuses_only_jobs_with_qpu(lua):
+    """If it reached Slurm, the job would run without its licenses."""
     two_qpus(lua)
-    lua.do("local read = io.open; io.open = function() error('broken') end")
+    lua.do("io.open = function() error('broken') end")
     lua.submit("ibm_demo")
     lua.submit(licenses="matlab")
     asking, other = lua.run()
@@ -193,7 +194,7 @@ def test_a_fault_of_ours_refuses_a_job_with_qpu_and_no_other(lua):
     assert other.is_taken
 
 
-def test_the_catalogue_is_read_again_when_it_has_changed(lua, tmp_path):
+def test_a_changed_catalogue_is_read_again(lua, tmp_path):
     two_qpus(lua)
     new = catalogue.render([resource("ibm_new", license="n")], {})
     lua.submit("ibm_demo")
@@ -202,11 +203,11 @@ def test_the_catalogue_is_read_again_when_it_has_changed(lua, tmp_path):
     lua.submit("ibm_demo")
     old, changed, gone = lua.run()
     assert (old.code, changed.job["licenses"]) == (0, "n:1")
-    assert refused(gone).startswith("not known at this site: ibm_demo")
+    assert refused(gone).startswith("unknown QPU: ibm_demo")
 
 
-def test_its_place_is_beside_the_script_that_slurm_has_loaded(lua, tmp_path):
-    """A site's own job_submit.lua, which requires the module and calls it last, by a tail call."""
+def test_the_catalogue_is_found_beside_the_script_that_slurm_loaded(lua, tmp_path):
+    """Even if a site's own job_submit.lua ends with a tail call, which leaves no trace of it on the stack."""
     etc = tmp_path / "etc"
     etc.mkdir()
     (etc / "job_submit.lua").write_text(
@@ -222,35 +223,35 @@ def test_its_place_is_beside_the_script_that_slurm_has_loaded(lua, tmp_path):
     assert outcome.job["licenses"] == "qpu_ibm_here:1"
 
 
-# --- what is not known -------------------------------------------------------------------------------------
+# --- unknown QPUs ------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_refused_with_the_one_that_was_meant(lua):
+def test_an_unknown_name_is_refused_with_a_suggestion(lua):
     two_qpus(lua)
     lua.submit("ibm_dmeo,ibm_second,xyz")
     lua.submit("any:ibm-quantum-systm")
     lua.submit("x\x1b[31m\ny\u0085")
     lua.submit("a,,b")
     meant, no_type, hostile, empty = lua.run()
-    known = "; known are: ibm_demo, ibm_second"
-    assert refused(meant) == f"not known at this site: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
+    known = "; known QPUs: ibm_demo, ibm_second"
+    assert refused(meant) == f"unknown QPUs: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
     assert refused(meant) == choice.not_known(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
     assert refused(hostile) == choice.not_known(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
-    assert refused(no_type) == f"not known at this site: any:ibm-quantum-systm{known}"
-    assert refused(hostile) == f"not known at this site: x\\x1b[31m\\ny\\x85{known}"
+    assert refused(no_type) == f"unknown QPU: any:ibm-quantum-systm{known}"
+    assert refused(hostile) == f"unknown QPU: x\\x1b[31m\\ny\\x85{known}"
     assert refused(empty) == "--qpu=a,,b: a name is empty; write --qpu=NAME or --qpu=NAME,NAME"
 
 
-def test_a_long_list_of_known_names_is_cut(lua):
+def test_a_long_list_of_known_names_is_cut_short(lua):
     site(lua, *(resource(f"q{number}") for number in range(32)))
     lua.submit("nothing")
     names = ", ".join(f"q{number}" for number in range(20))
-    sentence = f"not known at this site: nothing; known are: {names}, ... and 12 more"
+    sentence = f"unknown QPU: nothing; known QPUs: {names}, ... and 12 more"
     assert refused(lua.run()[0]) == sentence == choice.not_known(["nothing"], [f"q{number}" for number in range(32)])
 
 
-def test_the_name_that_was_meant_is_pythons(lua):
-    """The same words as in Python's own sentence, for all kinds of misspelling."""
+def test_lua_and_python_suggest_the_same_name(lua):
+    """For all kinds of typing errors."""
     dice = random.Random(7)  # noqa: S311
     names = ["ibm_quebec", "ibm_sherbrooke", "IQM-Garnet", "iqm_garnet2", "pasqal", "fresnel", "a", "ab_ba", "b-a_ab"]
     site(lua, *map(resource, names))
@@ -267,20 +268,20 @@ def test_the_name_that_was_meant_is_pythons(lua):
     for word, outcome in zip(words, lua.run(), strict=True):
         near = near_match(word, names)
         meant = f" (did you mean {near}?)" if near else ""
-        assert refused(outcome).startswith(f"not known at this site: {word}{meant}; known are: ")
+        assert refused(outcome).startswith(f"unknown QPU: {word}{meant}; known QPUs: ")
 
 
 # --- patterns and choices ----------------------------------------------------------------------------------
 
 
-def test_patterns_are_pythons(lua):
+def test_patterns_match_as_in_python(lua):
     dice = random.Random(11)  # noqa: S311
     letters = "ab]-!^\\é[*?"
     cases = [("a[!", "a[!"), ("a", "[]a]"), ("-", "[a-]"), ("b", "[c-a]"), ("é", "?"), ("x", "[!c-a]"), ("é", "[a-ü]")]
     for _ in range(400):
         pattern = "".join(dice.choice(letters + "[]*?") for _ in range(dice.randrange(1, 7)))
         cases.append(("".join(dice.choice("ab]-!^\\é") for _ in range(dice.randrange(1, 5))), pattern))
-    # A QPU of each name, so that one run answers for all: what a pattern fits stands in the marker.
+    # One QPU per name, so that one run answers for all: the marker lists what a pattern fits.
     cases = [case for case in cases if any(char in case[1] for char in "*?[")]
     names = sorted({name for name, _ in cases})
     site(lua, *(resource(name, license=f"l{place}") for place, name in enumerate(names)))
@@ -290,7 +291,7 @@ def test_patterns_are_pythons(lua):
     for pattern, outcome in zip(patterns, lua.run(), strict=True):
         fitting = [f"l{place}" for place, name in enumerate(names) if fnmatchcase(name, pattern)]
         if not fitting:
-            assert refused(outcome).startswith("not known at this site: ")
+            assert refused(outcome).startswith("unknown QPU: ")
             continue
         assert outcome.is_taken
         assert outcome.job["licenses"].removesuffix(":1") in fitting
@@ -310,20 +311,20 @@ def three(lua, **slurm):
 @pytest.mark.parametrize(
     "term", ["ibm_*", f"any:{QCS}", "any:qiskit-runtime-service", "least-busy:IBMQiskitRuntimeService", "any: ibm_?"]
 )
-def test_a_choice_takes_one_license_and_names_the_others(lua, term):
+def test_a_choice_takes_one_license_and_lists_the_others_in_the_marker(lua, term):
     three(lua)
     for _ in range(4):
         lua.submit(term, admin_comment="seen by  bob")
     outcomes = lua.run()
     licenses = [outcome.job["licenses"] for outcome in outcomes]
     assert licenses[:2] == licenses[2:]
-    assert set(licenses) == {"qpu_ibm_a:1", "qpu_ibm_b:1"}, "each job takes the next one"
+    assert set(licenses) == {"qpu_ibm_a:1", "qpu_ibm_b:1"}, "jobs take turns"
     for outcome in outcomes:
         assert outcome.job["admin_comment"] == "seen by  bob qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"
 
 
-def test_a_type_is_what_prolog_takes_for_it(lua):
-    """Today's name, the one of before, QRMI's class and other spellings."""
+def test_a_type_fits_the_same_qpus_as_in_prolog(lua):
+    """By its current or former name, QRMI's class name, or another spelling."""
     resources = [resource(f"q{place}", name) for place, name in enumerate((*resource_types.KNOWN, "Some-New_Type"))]
     site(lua, *resources)
     words = [f"{front}{name}" for name in resource_types.KNOWN for front in ("", "IBM", "x-")]
@@ -336,7 +337,7 @@ def test_a_type_is_what_prolog_takes_for_it(lua):
         found = choice.find(selection.parse(f"any:{word}"), known, None, prepared)
         fitting = [item.license for slot in found.slots for item in slot.candidates]
         if not fitting:
-            assert refused(outcome).startswith("not known at this site: "), word
+            assert refused(outcome).startswith("unknown QPU: "), word
             continue
         assert outcome.job.get("admin_comment", "").removeprefix("qrmi-slurm:any=") in ("|".join(fitting), ""), word
         assert outcome.job["licenses"].removesuffix(":1") in fitting, word
@@ -346,15 +347,15 @@ def prepared(item):
     return choice.Candidate(item, None, item.type)
 
 
-def test_what_is_behind_a_dynamic_entry_is_several(lua):
-    """So two choices may both come to it, where its license has as many."""
+def test_a_dynamic_entry_serves_several_choices(lua):
+    """It stands for several QPUs, so its license is the only limit."""
     dynamic = Resource("ibm", QCS, {}, True, slurm_section.parse("ibm", {"capacity": 2}))
     site(lua, dynamic)
     for term in ("any:ibm,any:ibm", "ibm,any:*", "any:ibm,ibm,any:ibm"):
         lua.submit(term)
     two, named, three = lua.run()
     assert two.job["licenses"] == named.job["licenses"] == "qpu_ibm:2"
-    assert refused(three) == "--qpu asks for 3 of the license qpu_ibm of ibm, and there is no more than 2 of it"
+    assert refused(three) == "--qpu needs 3 of the license qpu_ibm (for ibm), more than its capacity of 2"
 
 
 def test_choices_and_names_take_different_qpus(lua):
@@ -367,10 +368,10 @@ def test_choices_and_names_take_different_qpus(lua):
     assert named.job["admin_comment"] == "qrmi-slurm:any=qpu_ibm_b|qpu_garnet"
     assert sorted(two.job["licenses"].split(",")) == ["qpu_garnet:1", "qpu_ibm_a:1", "qpu_ibm_b:1"]
     assert two.job["admin_comment"] == " ".join(["qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"] * 2)
-    assert matched.job["licenses"].endswith(",qpu_ibm_a:1"), "the second choice has but one, so the first leaves it"
+    assert matched.job["licenses"].endswith(",qpu_ibm_a:1"), "the second choice fits only ibm_a, so the first avoids it"
 
 
-def test_a_choice_for_which_none_is_left_is_refused(lua):
+def test_a_choice_without_a_qpu_left_is_refused(lua):
     three(lua)
     for terms in ("ibm_*,ibm_*,ibm_*", "ibm_a,any:ibm_a", "any:*,any:*,any:*,any:*"):
         lua.submit(terms)
@@ -378,7 +379,7 @@ def test_a_choice_for_which_none_is_left_is_refused(lua):
     assert sentences == [f"{term}: no other QPU is left for it" for term in ("ibm_*", "any:ibm_a", "any:*")]
 
 
-def test_an_exact_name_wins_over_what_else_it_could_mean(lua):
+def test_an_exact_name_wins_over_a_pattern(lua):
     site(lua, resource("any:x"), resource("q*"), resource("q1"), resource("any:"))
     lua.submit("any:x,q*,any:")
     (outcome,) = lua.run()
@@ -386,7 +387,7 @@ def test_an_exact_name_wins_over_what_else_it_could_mean(lua):
     assert "admin_comment" not in outcome.job
 
 
-def test_a_choice_needs_no_license_where_one_of_its_qpus_has_none(lua):
+def test_a_choice_needs_no_license_if_one_of_its_qpus_has_none(lua):
     three(lua, license=None)
     lua.submit("ibm_*")
     (outcome,) = lua.run()
@@ -394,13 +395,13 @@ def test_a_choice_needs_no_license_where_one_of_its_qpus_has_none(lua):
     assert {"licenses", "admin_comment"}.isdisjoint(outcome.job)
 
 
-def test_a_marker_of_somebody_else_does_not_stay(lua):
+def test_a_marker_from_elsewhere_is_removed(lua):
     three(lua)
     lua.submit("ibm_a", admin_comment="qrmi-slurm:any=x|y text qrmi-slurm:any=z")
     assert lua.run()[0].job["admin_comment"] == "text"
 
 
-def test_who_must_wait_is_told_and_a_choice_takes_what_is_in_service(lua):
+def test_a_user_is_told_of_a_qpu_out_of_service_and_choices_avoid_it(lua):
     notices = {"ibm_a": "drained: 100% maintenance", "garnet": "offline"}
     site(lua, resource("ibm_a"), resource("ibm_b"), resource("garnet"), notices=notices)
     lua.submit("ibm_a")
@@ -421,50 +422,52 @@ def test_who_must_wait_is_told_and_a_choice_takes_what_is_in_service(lua):
     ("rules", "job", "sentence"),
     [
         ({"users": ["alice"]}, {}, None),
-        ({"users": ["bob"]}, {}, "by user alice: it is for user bob"),
-        ({"users": ["bob", "carol"]}, {}, "by user alice: it is for users bob, carol"),
-        ({"users": ["bob"], "groups": ["physics"]}, {}, "by user alice: it is for user bob or group physics"),
-        ({"users": []}, {}, "by user alice: it is for nobody"),
-        ({"users": ["bob"]}, {"user_name": None, "user_id": 77}, "by user 77: it is for user bob"),
+        ({"users": ["bob"]}, {}, "user alice may not use q: it is for user bob"),
+        ({"users": ["bob", "carol"]}, {}, "user alice may not use q: it is for users bob, carol"),
+        ({"users": ["bob"], "groups": ["optics"]}, {}, "user alice may not use q: it is for user bob or group optics"),
+        ({"users": []}, {}, "user alice may not use q: nobody may"),
+        ({"users": [], "groups": []}, {}, "user alice may not use q: nobody may"),
+        ({"users": ["bob"]}, {"user_name": None, "user_id": 77}, "user 77 may not use q: it is for user bob"),
         ({"groups": ["quantum"]}, {}, None),
-        ({"groups": ["physics"]}, {}, "by user alice: it is for group physics"),
+        ({"groups": ["physics"]}, {}, "user alice may not use q: it is for group physics"),
         ({"groups": ["physics"]}, {"group_id": 2001}, None),
         ({"groups": ["physics", "hidden"]}, {}, None),
         ({"groups": ["missing"]}, {}, None),
         ({"users": ["bob"], "groups": ["quantum"]}, {}, None),
         ({"accounts": ["Physics"]}, {"account": "PHYSICS"}, None),
-        ({"accounts": ["a", "b"]}, {"account": "x"}, "with account x: it is for accounts a, b"),
+        ({"accounts": ["a", "b"]}, {"account": "x"}, "account x may not use q: it is for accounts a, b"),
         ({"accounts": ["physics"]}, {"default_account": "physics"}, None),
-        ({"accounts": ["physics"]}, {}, "with no account: it is for account physics"),
-        ({"accounts": ["a"]}, {"account": "x", "default_account": "a"}, "with account x: it is for account a"),
+        ({"accounts": ["physics"]}, {}, "a job without an account may not use q: it is for account physics"),
+        ({"accounts": ["a"]}, {"account": "x", "default_account": "a"}, "account x may not use q: it is for account a"),
+        ({"accounts": []}, {}, "a job without an account may not use q: nobody may"),
         ({"partitions": ["quantum"]}, {"partition": "quantum"}, None),
-        ({"partitions": ["q"]}, {"partition": "q,debug"}, "in partition debug: it is for partition q"),
+        ({"partitions": ["q"]}, {"partition": "q,debug"}, "partition debug may not use q: it is for partition q"),
         ({"partitions": ["quantum", "main"]}, {}, None),
-        ({"partitions": ["quantum"]}, {}, "in partition main: it is for partition quantum"),
+        ({"partitions": ["quantum"]}, {}, "partition main may not use q: it is for partition quantum"),
         ({"partitions": ["quantum"]}, {"reservation": "r"}, None),
         ({"qos": ["High"]}, {"qos": "high"}, None),
-        ({"qos": ["high", "low"]}, {"default_qos": "normal"}, "with QOS normal: it is for QOS high, low"),
-        ({"qos": ["high"]}, {}, "with no QOS: it is for QOS high"),
+        ({"qos": ["high", "low"]}, {"default_qos": "normal"}, "QOS normal may not use q: it is for QOS high, low"),
+        ({"qos": ["high"]}, {}, "a job without a QOS may not use q: it is for QOS high"),
         ({"qos": ["high"]}, {"default_account": "x"}, None),
-        ({"users": ["alice"], "qos": ["high"]}, {"qos": "low"}, "with QOS low: it is for QOS high"),
+        ({"users": ["alice"], "qos": ["high"]}, {"qos": "low"}, "QOS low may not use q: it is for QOS high"),
     ],
 )  # fmt: skip
-def test_who_may_use_a_qpu(lua, rules, job, sentence):
-    """Each kind of rule has to fit; where only Prolog can tell, the job passes."""
-    site(lua, allowed("ibm_demo", **rules), resource("ibm_open"))
+def test_each_access_rule_lets_in_only_those_it_names(lua, rules, job, sentence):
+    """A job passes if only Prolog can tell."""
+    site(lua, allowed("q", **rules), resource("open"))
     parts = {"debug": {"flag_default": 0}, "main": {"flag_default": 1}}
-    lua.submit("ibm_demo", parts=parts, **job)
-    lua.submit("ibm_open", parts=parts, **job)
+    lua.submit("q", parts=parts, **job)
+    lua.submit("open", parts=parts, **job)
     guarded, open_ = lua.run()
     assert open_.is_taken
     if sentence is None:
-        assert (guarded.user, guarded.job["licenses"]) == ([], "qpu_ibm_demo:1")
+        assert (guarded.user, guarded.job["licenses"]) == ([], "qpu_q:1")
     else:
-        assert refused(guarded) == f"ibm_demo may not be used {sentence}" == as_prolog_says(rules, job)
+        assert refused(guarded) == sentence == as_prolog_says(rules, job)
 
 
 def as_prolog_says(rules, job):
-    """Return Prolog's sentence for alice, whose groups are those that the catalogue knows."""
+    """Return Prolog's sentence for alice, a member of the group quantum."""
     person = Person(
         job.get("user_name", "alice") or str(job["user_id"]),
         frozenset({"quantum"}),
@@ -472,10 +475,10 @@ def as_prolog_says(rules, job):
         job.get("partition", "main").rpartition(",")[2],
         job.get("qos") or job.get("default_qos"),
     )
-    return access.refusal("ibm_demo", allowed("ibm_demo", **rules).slurm.access, person)
+    return access.refusal("q", allowed("q", **rules).slurm.access, person)
 
 
-def test_a_choice_leaves_out_what_its_user_may_not_use(lua):
+def test_a_choice_skips_qpus_that_its_user_may_not_use(lua):
     site(lua, allowed("a", users=["bob"]), resource("b"), allowed("c", users=["bob"]))
     for _ in range(3):
         lua.submit("any:*")
@@ -484,7 +487,7 @@ def test_a_choice_leaves_out_what_its_user_may_not_use(lua):
     *chosen, none, both = lua.run()
     assert {outcome.job["licenses"] for outcome in chosen} == {"qpu_b:1"}
     assert not any("admin_comment" in outcome.job for outcome in chosen)
-    reasons = "; ".join(f"{name} may not be used by user alice: it is for user bob" for name in "ac")
+    reasons = "; ".join(f"user alice may not use {name}: it is for user bob" for name in "ac")
     assert refused(none) == refused(both) == reasons
 
 
@@ -494,15 +497,15 @@ def test_a_choice_leaves_out_what_its_user_may_not_use(lua):
 RUNNING = 1
 
 
-def test_a_change_of_other_things_is_left_alone(lua):
-    """Not even the catalogue is read."""
+def test_an_unrelated_change_is_left_alone(lua):
+    """The catalogue is not even read."""
     lua.modify({"time_limit": 5, "admin_comment": "x"}, {"licenses": "qpu_ibm_demo:1"}, "ibm_demo")
     lua.modify({"licenses": "matlab"}, {})
     for outcome in lua.run():
         assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
 
 
-def test_a_waiting_job_keeps_its_qpus_licenses(lua):
+def test_a_waiting_job_keeps_the_licenses_of_its_qpus(lua):
     two_qpus(lua)
     had = {"licenses": "qpu_ibm_demo:1"}
     for asked in ("matlab:2", "", "qpu_ibm_demo:5", "qpu_ibm_second", "matlab,qpu_ibm_second:1"):
@@ -512,7 +515,7 @@ def test_a_waiting_job_keeps_its_qpus_licenses(lua):
     assert licenses == [f"matlab:2,{own}", own, own, own, f"matlab,{own}"]
 
 
-def test_a_choice_may_be_moved_to_another_of_its_licenses(lua):
+def test_a_choice_can_be_moved_to_another_of_its_licenses(lua):
     three(lua)
     had = {"licenses": "m:1,qpu_ibm_a:1", "admin_comment": "x qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}
     for asked in ("qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k", "qpu_garnet"):
@@ -531,7 +534,7 @@ def test_two_choices_keep_a_license_each(lua):
     assert (moved, kept) == (["qpu_garnet:1", "qpu_ibm_b:1"], ["k", "qpu_ibm_a:1", "qpu_ibm_b:1"])
 
 
-def test_the_marker_stays_when_an_admin_writes_a_comment(lua):
+def test_an_admins_comment_keeps_the_marker_and_adds_none(lua):
     three(lua)
     had = {"admin_comment": "old qrmi-slurm:any=qpu_ibm_a|qpu_ibm_b"}
     lua.modify({"admin_comment": "new"}, had, "ibm_*", uid=0)
@@ -552,16 +555,16 @@ def test_a_change_must_fit_the_access_rules(lua):
     lua.modify({"partition": "debug"}, had, "b")
     lua.modify({"partition": "debug"}, marked, "any:*")
     partition, account, same, other, open_, moved = lua.run()
-    assert refused(partition) == "a may not be used in partition debug: it is for partition quantum"
-    assert refused(account) == "a may not be used with account y: it is for account x"
-    assert partition.code == 2002, "scontrol prints Slurm's words for it, since 22.05 drops ours"
+    assert refused(partition) == "partition debug may not use a: it is for partition quantum"
+    assert refused(account) == "account y may not use a: it is for account x"
+    assert partition.code == 2002, "22.05 drops our sentence, so scontrol prints Slurm's words for the code"
     assert same.is_taken
-    assert refused(other) == "a may not be used with account z: it is for account x"
+    assert refused(other) == "account z may not use a: it is for account x"
     assert open_.is_taken
-    assert (moved.code, moved.job["licenses"]) == (0, "qpu_b:1"), "to a QPU that he may use there"
+    assert (moved.code, moved.job["licenses"]) == (0, "qpu_b:1"), "moved to a QPU that they may use there"
 
 
-def test_a_running_job_keeps_its_licenses_unless_an_operator_changes_them(lua):
+def test_only_an_operator_changes_a_running_jobs_licenses(lua):
     two_qpus(lua)
     had = {"licenses": "qpu_ibm_demo:1", "job_state": RUNNING + 256}
     lua.modify({"licenses": ""}, had, "ibm_demo")
@@ -575,7 +578,7 @@ def test_a_running_job_keeps_its_licenses_unless_an_operator_changes_them(lua):
     assert by_root.job["licenses"] == by_operator.job["licenses"] == "qpu_ibm_second:1"
 
 
-def test_a_job_without_qpu_gets_no_qpus_license_by_a_change(lua):
+def test_a_change_gives_no_qpu_license_to_a_job_without_qpu(lua):
     two_qpus(lua)
     lua.modify({"licenses": "qpu_ibm_demo"}, {})
     lua.modify({"licenses": "m,qpu_ibm_demo"}, {}, uid=0)
@@ -584,33 +587,33 @@ def test_a_job_without_qpu_gets_no_qpus_license_by_a_change(lua):
     assert refused(alone).startswith("qpu_ibm_demo is the license of ibm_demo")
     assert alone.code == 2048
     assert with_others.job["licenses"] == "m"
-    assert component.is_taken, "what the component before it got is not its own"
+    assert component.is_taken, "the license was added for the component before it"
     assert "licenses" not in component.job
 
 
-def test_a_change_is_refused_where_the_catalogue_is_missing(lua):
-    """Else the job would lose its licenses."""
+def test_a_change_is_refused_without_a_catalogue(lua):
+    """Otherwise the job would lose its licenses."""
     lua.modify({"licenses": "m"}, {"licenses": "qpu_ibm_demo:1"}, "ibm_demo")
     (outcome,) = lua.run()
     assert outcome.code == -1
-    assert "no catalogue can be read" in outcome.log[0]
+    assert "cannot read the catalogue: " in outcome.log[0]
 
 
-# --- cli_filter --------------------------------------------------------------------------------------------
+# --- login node --------------------------------------------------------------------------------------------
 
 
-def test_the_login_node_says_what_the_controller_would(lua):
+def test_the_login_node_refuses_in_the_controllers_words(lua):
     site(lua, allowed("a", partitions=["quantum"]), allowed("b", users=["bob"]), resource("c"))
     for term, options in (("d", {}), ("a", {"partition": "debug"}), ("any:c,any:c", {})):
         lua.cli(term, **options)
     unknown, partition, none = lua.run()
-    assert unknown.log == ["qrmi-slurm: not known at this site: d; known are: a, b, c"]
-    assert partition.log == ["qrmi-slurm: a may not be used in partition debug: it is for partition quantum"]
+    assert unknown.log == ["qrmi-slurm: unknown QPU: d; known QPUs: a, b, c"]
+    assert partition.log == ["qrmi-slurm: partition debug may not use a: it is for partition quantum"]
     assert none.log == ["qrmi-slurm: any:c: no other QPU is left for it"]
     assert [unknown.code, partition.code, none.code] == [-1, -1, -1]
 
 
-def test_the_login_node_passes_what_only_the_controller_knows(lua):
+def test_the_login_node_passes_what_only_the_controller_can_judge(lua):
     site(lua, allowed("a", partitions=["quantum"], accounts=["x"], qos=["y"]), allowed("b", users=["bob"]))
     lua.cli("a")
     lua.cli("b,any:*")
@@ -620,18 +623,18 @@ def test_the_login_node_passes_what_only_the_controller_knows(lua):
     for outcome in lua.run():
         assert (outcome.code, outcome.user, outcome.log) == (0, [], [])
     lua.cli("nothing", type="srun")
-    assert lua.run(env={"SLURM_JOB_ID": "7"})[0].code == 0, "a step is TaskProlog's to judge"
+    assert lua.run(env={"SLURM_JOB_ID": "7"})[0].code == 0, "TaskProlog judges steps"
     lua.cli("nothing", type="srun", jobid="unset")
     lua.cli("nothing", type="sbatch")
     assert [outcome.code for outcome in lua.run()] == [-1, -1]
 
 
-# --- the ready files ---------------------------------------------------------------------------------------
+# --- job_submit.lua and cli_filter.lua ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
-def test_the_ready_files_need_the_module_for_jobs_with_qpu_alone(interpreter, tmp_path):
-    """Where it is missing, slurmctld starts, and takes no job that would go without its license."""
+def test_without_the_module_the_scripts_refuse_only_jobs_with_qpu(interpreter, tmp_path):
+    """slurmctld still starts, and no job runs without its licenses."""
     lua = Lua(interpreter, tmp_path)
     lua.do('package.path, package.loaded["qrmi_slurm"], slurm.log_error = "", nil, function() end')
     lua.do("package.preload.qrmi_slurm = function() error('gone') end")
@@ -644,13 +647,13 @@ def test_the_ready_files_need_the_module_for_jobs_with_qpu_alone(interpreter, tm
     lua.do("qrmi = { cli_pre_submit = slurm_cli_pre_submit }")
     lua.cli("ibm_demo")
     asking, other, change, login = lua.run()
-    assert asking.user == ["qrmi-slurm: jobs with --qpu cannot be taken now; please tell this site's admins"]
+    assert asking.user == ["qrmi-slurm: jobs with --qpu are not accepted at the moment; please tell an admin"]
     assert (asking.code, other.code, change.code, login.code) == (-1, 0, 0, 0)
     assert other.job["licenses"] == "m"
 
 
-def test_make_installs_them_with_the_modules_folder(tmp_path):
-    """For a controller that has nothing else of the suite, into a package's root."""
+def test_make_installs_the_scripts_with_the_path_of_the_module(tmp_path):
+    """Below a package's root, for a controller with no other part of the suite."""
     folder = "/srv/slurm/lib/lua"
     command = ["make", "-C", SOURCES, "install-lua", f"DESTDIR={tmp_path}", "SLURM_PLUGIN_DIR=/srv/slurm/lib"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

@@ -1,0 +1,75 @@
+"""Access rules, as Prolog applies them."""
+
+import os
+import pwd
+
+import pytest
+
+from qrmi_slurm.config import access
+from qrmi_slurm.config.access import Person
+from qrmi_slurm.config.slurm_section import Access
+
+ALICE = Person("alice", frozenset({"quantum", "users"}), "Physics", "main", "High")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Access(),
+        Access(users=("bob", "alice")),
+        Access(users=(), groups=("quantum",)),
+        Access(users=("alice",), groups=()),
+        Access(accounts=("physics",), partitions=("main",), qos=("high",)),
+    ],
+)
+def test_whom_the_rules_let_in(rules):
+    assert access.refusal("q", rules, ALICE) == ""
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (Access(users=("bob",)), "user alice may not use q: it is for user bob"),
+        (Access(users=("bob", "carol")), "user alice may not use q: it is for users bob, carol"),
+        (Access(groups=("optics",)), "user alice may not use q: it is for group optics"),
+        (Access(("bob",), ("a", "b")), "user alice may not use q: it is for user bob or groups a, b"),
+        (Access(users=(), groups=()), "user alice may not use q: nobody may"),
+        (Access(partitions=("quantum",)), "partition main may not use q: it is for partition quantum"),
+        (Access(accounts=("a", "b")), "account physics may not use q: it is for accounts a, b"),
+        (Access(accounts=()), "account physics may not use q: nobody may"),
+        (Access(qos=("low", "normal")), "QOS high may not use q: it is for QOS low, normal"),
+        (Access(users=("alice",), partitions=("x",)), "partition main may not use q: it is for partition x"),
+    ],
+)
+def test_whom_the_rules_keep_out(rules, sentence):
+    assert access.refusal("q", rules, ALICE) == sentence
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (Access(partitions=("main",)), "a job without a partition may not use q: it is for partition main"),
+        (Access(accounts=("physics",)), "a job without an account may not use q: it is for account physics"),
+        (Access(qos=("high",)), "a job without a QOS may not use q: it is for QOS high"),
+        (Access(qos=()), "a job without a QOS may not use q: nobody may"),
+    ],
+)
+def test_a_rule_keeps_out_jobs_without_its_value(rules, sentence):
+    assert access.refusal("q", rules, Person("alice", frozenset())) == sentence
+
+
+def test_names_are_escaped_in_the_sentence():
+    sentence = access.refusal("q\n", Access(users=("b\n",)), Person("al\x1bice", frozenset()))
+    assert sentence == "user al\\x1bice may not use q\\n: it is for user b\\n"
+
+
+def test_a_user_is_looked_up_with_all_of_their_groups():
+    entry = pwd.getpwuid(os.getuid())
+    person = access.person_of(entry.pw_uid)
+    assert person.user == entry.pw_name
+    assert len(person.groups) == len(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    assert (person.account, person.partition, person.qos) == (None, None, None)
+
+
+def test_a_user_without_a_name_on_this_node_goes_by_the_number():
+    assert access.person_of(2**31 - 7) == Person(str(2**31 - 7), frozenset())
