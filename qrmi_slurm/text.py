@@ -48,3 +48,23 @@ def _near_match(word: str, known: tuple[str, ...]) -> str | None:
     folded = {name.lower().replace("_", "-"): name for name in known}
     matches = get_close_matches(word.lower().replace("_", "-"), folded, n=1, cutoff=_MIN_SIMILARITY)
     return folded[matches[0]] if matches else None
+
+
+def unknown_names(unknown: Iterable[str], known: Iterable[str], max_names: int) -> str:
+    """Return the sentence about QPU names that the config does not have, each with the known name that is like it.
+
+    Args:
+        unknown: the names; at least one.
+        known: the names that the config has, in its order.
+        max_names: how many known names the sentence lists, since a site may have thousands; 0 for none.
+    """
+    names = list(known)
+    shown = []
+    for name in unknown:
+        near = near_match(name, names)
+        shown.append(printable(name) + (f" (did you mean {printable(near)}?)" if near else ""))
+    sentence = f"unknown QPU: {', '.join(shown)}"
+    if not names or not max_names:
+        return sentence
+    more = f", ... and {len(names) - max_names} more" if len(names) > max_names else ""
+    return f"{sentence}; known QPUs: {', '.join(map(printable, names[:max_names]))}{more}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.text import is_one_line, is_plain, near_match, printable
+from qrmi_slurm.text import is_one_line, is_plain, near_match, printable, unknown_names
 
 
 @given(st.text(alphabet=st.characters(), max_size=400), st.integers(10, 300))
@@ -49,3 +49,17 @@ def test_one_line_and_plain(text, is_one, is_usable):
 )
 def test_a_misspelled_word_is_found(word, near):
     assert near_match(word, ["ibm_demo", "pasqal"]) == near
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known", "max_names", "sentence"),
+    [
+        (["ibm_dmeo"], ["ibm_demo", "b"], 2, "unknown QPU: ibm_dmeo (did you mean ibm_demo?); known QPUs: ibm_demo, b"),
+        (["x", "y"], ["c", "b", "a"], 2, "unknown QPU: x, y; known QPUs: c, b, ... and 1 more"),
+        (["ibm_dmeo"], ["ibm_demo"], 0, "unknown QPU: ibm_dmeo (did you mean ibm_demo?)"),
+        (["x"], [], 20, "unknown QPU: x"),
+        (["x\x1b[2J"], ["a\n"], 20, "unknown QPU: x\\x1b[2J; known QPUs: a\\n"),
+    ],
+)
+def test_the_sentence_about_unknown_names(unknown, known, max_names, sentence):
+    assert unknown_names(unknown, known, max_names) == sentence
