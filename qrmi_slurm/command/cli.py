@@ -536,10 +536,10 @@ def _publish(listing: "Listing", state_dir: Path) -> None:
 
 def _notices(resources: "Sequence[Resource]") -> dict[str, str]:
     """Return why QPUs are out of service; where Slurm cannot be asked that is said, and none is known to be."""
-    from qrmi_slurm.outages import reservations
+    from qrmi_slurm.outages import outage, reservations
 
     try:
-        return reservations.notices(resources, reservations.read(_slurm_conf(), _NOTICES_TIMEOUT_S).outages)
+        return outage.notices(resources, reservations.read(_slurm_conf(), _NOTICES_TIMEOUT_S).outages)
     except SchedulerError as error:
         sys.stderr.write(f"warning: which QPUs are drained is not known: {error.message}\n")
         return {}
@@ -567,13 +567,13 @@ def drain(
     as_json: _Json = False,
 ) -> None:
     """Take QPUs out of service, with a reason for users: jobs that ask for them wait."""
-    from qrmi_slurm.outages import reservations
+    from qrmi_slurm.outages import outage
 
-    checked = reservations.checked_reason(reason)
+    checked = outage.checked_reason(reason)
     if checked is None:
         raise QrmiSlurmError(
             "the reason is empty, of several lines, or too long",
-            f"one line of 1 to {reservations.MAX_REASON_CHARS} characters",
+            f"one line of 1 to {outage.MAX_REASON_CHARS} characters",
         )
     _switch(names, checked, yes=yes, as_json=as_json)
 
@@ -602,12 +602,12 @@ def resume(
 def _switch(names: list[str], reason: str | None, *, yes: bool, as_json: bool) -> None:
     from qrmi_slurm.config import config_file
     from qrmi_slurm.scheduling import drain as drain_
-    from qrmi_slurm.scheduling.sensor import Place
+    from qrmi_slurm.scheduling.site import Site
 
     options = _site(None)
     resources = list(config_file.load(options.config_path).resources.values())
     order = drain_.Order(tuple(names), reason, _caller(), with_others=yes)
-    results = drain_.carry_out(order, resources, Place(options, _slurm_conf()))
+    results = drain_.carry_out(order, resources, Site(options, _slurm_conf()))
     if as_json:
         sys.stdout.write(render.switched_json(results) + "\n")
     else:
@@ -655,10 +655,11 @@ def sensor(
     """Bring Slurm in line with the QPUs' state, once: jobs of a QPU that is offline wait, and do not fail."""
     from qrmi_slurm.config import config_file
     from qrmi_slurm.scheduling import sensor as sensor_
+    from qrmi_slurm.scheduling.site import Site
 
     options = _site(state_dir)
     resources = list(config_file.load(options.config_path).resources.values())
-    report = sensor_.run(resources, sensor_.Place(options, _slurm_conf()), timeout_s)
+    report = sensor_.run(resources, Site(options, _slurm_conf()), timeout_s)
     if as_json:
         sys.stdout.write(render.sensed_json(report) + "\n")
     else:
