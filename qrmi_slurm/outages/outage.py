@@ -28,8 +28,7 @@ _DRAINED_TEXT: Final = re.compile(r"drained by (\S+) at (\S+): (.*)")
 # What scontrol prints for a field without a value.
 _NO_VALUE: Final = "(null)"
 _NO_REASON: Final = "no reason given"
-_NO_NAME: Final = "somebody"
-_NO_TIME: Final = "some time"
+_UNKNOWN: Final = "unknown"  # in place of the admin or the time; one word, as _DRAINED_TEXT needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Outage:
     def text(self) -> str:
         """What the reservation says; `from_text` reads it."""
         if self.is_drained:
-            return f"drained by {_escaped(self.by) or _NO_NAME} at {self.since or _NO_TIME}: {_escaped(self.reason)}"
+            return f"drained by {_escaped(self.by) or _UNKNOWN} at {self.since or _UNKNOWN}: {_escaped(self.reason)}"
         return f"offline: {self.reason if _STATE.fullmatch(self.reason) else _OFFLINE}"
 
     def matches(self, other: "Outage") -> bool:
@@ -87,7 +86,7 @@ def from_text(license: str, count: int, text: str, ends_s: float) -> Outage:
         return Outage(license, count, is_drained=False, reason=match[1], ends_s=ends_s)
     by, since, reason = "", "", text
     if match := _DRAINED_TEXT.fullmatch(text):
-        by, since, reason = _unescaped(match[1]), match[2], match[3]
+        by, since, reason = _known(match[1]), _known(match[2]), match[3]
     reason = _unescaped(reason) if reason not in ("", _NO_VALUE) else _NO_REASON
     return Outage(license, count, is_drained=True, reason=reason, by=by, since=since, ends_s=ends_s)
 
@@ -121,3 +120,7 @@ def _escaped(text: str) -> str:
 
 def _unescaped(text: str) -> str:
     return text.replace("%3D", "=").replace("%25", "%")
+
+
+def _known(word: str) -> str:
+    return "" if word == _UNKNOWN else _unescaped(word)
