@@ -744,13 +744,13 @@ def report(
 def _usage(since: str, until: str, sources: list[Path], state_dir: Path | None) -> "Usage":
     """Read what there is of some time: this site's, or what the admin names."""
     from qrmi_slurm.config import config_file
-    from qrmi_slurm.report import timespan, usage
+    from qrmi_slurm.report import ledgers, timespan, usage
 
     now_s = time.time()
     span = timespan.parse(since, until, now_s)
     options = _site(state_dir)
     acquisitions, damaged = (
-        usage.read_from(sources, span, now_s) if sources else usage.read(options.state_dir, span, now_s)
+        ledgers.read_from(sources, span, now_s) if sources else ledgers.read(options.state_dir, span, now_s)
     )
     try:
         resources = config_file.load(options.config_path).resources

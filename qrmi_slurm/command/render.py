@@ -20,7 +20,7 @@ from qrmi_slurm.checks.result import Level
 from qrmi_slurm.command.status import Line, Status
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.hooks.recover import Result, Step
-from qrmi_slurm.report import timeline
+from qrmi_slurm.report import figures
 from qrmi_slurm.report import usage as usage_
 from qrmi_slurm.state.record import State
 from qrmi_slurm.text import printable
@@ -28,7 +28,8 @@ from qrmi_slurm.validation.rules import Diagnosis, Finding, Severity
 
 if TYPE_CHECKING:
     from qrmi_slurm.checks.online.way import Report
-    from qrmi_slurm.report.usage import Acquisition, Row, Usage
+    from qrmi_slurm.report.acquisition import Acquisition
+    from qrmi_slurm.report.usage import Row, Usage
     from qrmi_slurm.scheduling.drain import Result as Switched
     from qrmi_slurm.scheduling.qpus import Listing, Qpu
     from qrmi_slurm.scheduling.sensor import Report as Sensed
@@ -432,16 +433,16 @@ def _usage_table(usage: "Usage", keys: Sequence[str]) -> tuple[tuple[str, ...], 
 
 
 def _acquisition_cells(one: "Acquisition", usage: "Usage") -> tuple[str, ...]:
-    held = "-" if one.acquired_s is None else timeline.duration(one.held_s(usage.span))
+    held = "-" if one.acquired_s is None else figures.duration(one.held_s(usage.span))
     cells = (_local(one.asked_s), one.job, one.user, one.account or "-", one.qpu, held, one.result, one.by or "-")
     return (*cells, one.node)
 
 
 def _row_cells(row: "Row", all_of_it: "Row") -> tuple[str, ...]:
     share = row.held_s / all_of_it.held_s if all_of_it.held_s else 0.0
-    used = "-" if row.utilisation is None else timeline.percent(row.utilisation)
+    used = "-" if row.utilization is None else figures.percent(row.utilization)
     counts = (len(row.jobs), row.acquired, row.failed)
-    return (*map(str, counts), timeline.duration(row.held_s), timeline.percent(share), used)
+    return (*map(str, counts), figures.duration(row.held_s), figures.percent(share), used)
 
 
 def _local(epoch_s: float) -> str:
@@ -473,7 +474,7 @@ def _row_json(row: "Row") -> dict[str, Any]:
         "acquired": row.acquired,
         "failed": row.failed,
         "held_s": round(row.held_s, 3),
-        "utilisation": None if row.utilisation is None else round(row.utilisation, 6),
+        "utilisation": None if row.utilization is None else round(row.utilization, 6),
     }
 
 
