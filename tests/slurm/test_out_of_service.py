@@ -350,7 +350,7 @@ def test_the_sensor_without_slurmctld(site: Site) -> None:
     done = site.command("sensor")
     assert (done.returncode, done.stdout) == (2, "")
     assert "scontrol failed: " in done.stderr
-    assert "does slurmctld run" in done.stderr
+    assert "are slurmctld and munged running?" in done.stderr
     shown = site.command("qpus", "ibm_demo")
     assert shown.returncode == 0
     assert shown.stderr.startswith("warning: which QPUs are drained is not known: ")
