@@ -18,8 +18,9 @@ from qrmi_slurm.checks.installation import Installation
 from qrmi_slurm.checks.result import Line, error, ok, warning
 from qrmi_slurm.config import config_file
 from qrmi_slurm.errors import ConfigError, PlugstackError, SchedulerError
-from qrmi_slurm.outages import reservations
-from qrmi_slurm.scheduling import sensor
+from qrmi_slurm.outages import outage, reservations
+from qrmi_slurm.scheduling import memory
+from qrmi_slurm.scheduling.memory import Memory
 from qrmi_slurm.slurm import commands, plugstack
 from qrmi_slurm.slurm import prolog_flags as flags_
 from qrmi_slurm.slurm.plugstack import PluginLine, SiteOptions
@@ -88,7 +89,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         if settings is not None:
             lines += license_checks.lines(settings, options, patient.slurm_conf, _notices(options, patient.slurm_conf))
         lines += state_checks.state_lines(options, settings, patient.slurm_conf, _node_count(patient.slurm_conf))
-        lines += sensor_line(sensor.last_run(options.state_dir), time.time())
+        lines += sensor_line(memory.last_run(options.state_dir), time.time())
     lines.append(syslog())
     if os.geteuid() != 0:
         lines.append(warning("root", "this user cannot see all that the hooks see", "run this as root"))
@@ -255,12 +256,12 @@ def _notices(options: SiteOptions, slurm_conf: Path) -> Mapping[str, str]:
     """Return why QPUs are out of service, by name; where it cannot be told, other lines say why."""
     try:
         resources = config_file.load(options.config_path).resources.values()
-        return reservations.notices(resources, reservations.read(slurm_conf).outages)
+        return outage.notices(resources, reservations.read(slurm_conf).outages)
     except (ConfigError, SchedulerError):
         return {}
 
 
-def sensor_line(last: sensor.Memory | None, now_s: float) -> Iterable[Line]:
+def sensor_line(last: Memory | None, now_s: float) -> Iterable[Line]:
     """Look at when the sensor ran last, on the node where it runs.
 
     Args:
@@ -270,7 +271,7 @@ def sensor_line(last: sensor.Memory | None, now_s: float) -> Iterable[Line]:
     if last is None:
         return
     age_s = now_s - last.ran_s
-    if age_s > sensor.FRESH_S:
+    if age_s > memory.FRESH_S:
         hint = "systemctl status qrmi-slurm-sensor.timer; what it took out of service is back within an hour"
         yield warning("sensor", f"has not run for {age_s / 60:.0f} minutes: jobs of a QPU that is offline fail", hint)
     else:

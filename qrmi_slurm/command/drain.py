@@ -51,13 +51,13 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Take QPUs out of service, with a reason for users: jobs that ask for them wait."""
-    from qrmi_slurm.outages import reservations
+    from qrmi_slurm.outages import outage
 
-    checked = reservations.checked_reason(reason)
+    checked = outage.checked_reason(reason)
     if checked is None:
         raise QrmiSlurmError(
             "the reason is empty, too long, or more than one line",
-            f"give one line of 1 to {reservations.MAX_REASON_CHARS} characters",
+            f"give one line of 1 to {outage.MAX_REASON_CHARS} characters",
         )
     _switch(names, checked, yes=yes, as_json=as_json)
 
@@ -82,11 +82,11 @@ def resume(names: _Names, yes: _Yes = False, as_json: Json = False) -> None:
 def _switch(names: list[str], reason: str | None, *, yes: bool, as_json: bool) -> None:
     """Drain QPUs for a reason, or resume them without one."""
     from qrmi_slurm.scheduling.drain import Order, carry_out
-    from qrmi_slurm.scheduling.sensor import Place
+    from qrmi_slurm.scheduling.site import Site
 
     options = site.options()
     order = Order(tuple(names), reason, _caller(), with_others=yes)
-    results = carry_out(order, site.resources(options.config_path), Place(options, site.slurm_conf()))
+    results = carry_out(order, site.resources(options.config_path), Site(options, site.slurm_conf()))
     show = print_json if as_json else print_text
     show(results, sys.stdout)
     if any(result.fault for result in results):

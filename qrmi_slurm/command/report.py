@@ -17,7 +17,8 @@ from qrmi_slurm.errors import ConfigError, QrmiSlurmError
 from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
-    from qrmi_slurm.report.usage import Acquisition, Row, Usage
+    from qrmi_slurm.report.acquisition import Acquisition
+    from qrmi_slurm.report.usage import Row, Usage
 
 app = typer.Typer()
 
@@ -120,13 +121,13 @@ class Sums:
 
 def _usage(since: str, until: str, sources: list[Path], state_dir: Path | None) -> "Usage":
     """Read the acquisitions of a period: this site's, or those of the files and folders that the admin names."""
-    from qrmi_slurm.report import timespan, usage
+    from qrmi_slurm.report import ledgers, timespan, usage
 
     now_s = time.time()
     span = timespan.parse(since, until, now_s)
     options = site.options(state_dir)
     acquisitions, damaged = (
-        usage.read_from(sources, span, now_s) if sources else usage.read(options.state_dir, span, now_s)
+        ledgers.read_from(sources, span, now_s) if sources else ledgers.read(options.state_dir, span, now_s)
     )
     try:
         resources = site.resources(options.config_path)
@@ -168,13 +169,13 @@ def print_text(sums: Sums, stream: TextIO) -> None:
 
 def _groups(sums: Sums) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return heading and rows, a row for each group; the last one is the total."""
-    from qrmi_slurm.report import timeline
+    from qrmi_slurm.report import figures
 
     def cells(row: "Row") -> tuple[str, ...]:
         share = row.held_s / sums.total.held_s if sums.total.held_s else 0.0
-        used = "-" if row.utilisation is None else timeline.percent(row.utilisation)
+        used = "-" if row.utilization is None else figures.percent(row.utilization)
         counts = (len(row.jobs), row.acquired, row.failed)
-        return (*map(str, counts), timeline.duration(row.held_s), timeline.percent(share), used)
+        return (*map(str, counts), figures.duration(row.held_s), figures.percent(share), used)
 
     rows = [(*(word or "-" for word in row.key), *cells(row)) for row in sums.rows]
     rows.append(("total", *[""] * (len(sums.keys) - 1), *cells(sums.total)))
@@ -183,10 +184,10 @@ def _groups(sums: Sums) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def _acquisitions(usage: "Usage") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return heading and rows, a row for each acquisition."""
-    from qrmi_slurm.report import timeline
+    from qrmi_slurm.report import figures
 
     def cells(one: "Acquisition") -> tuple[str, ...]:
-        held = "-" if one.acquired_s is None else timeline.duration(one.held_s(usage.span))
+        held = "-" if one.acquired_s is None else figures.duration(one.held_s(usage.span))
         who = (one.user, one.account or "-")
         return (_local(one.asked_s), one.job, *who, one.qpu, held, one.result, one.by or "-", one.node)
 
@@ -223,7 +224,7 @@ def _row_json(row: "Row") -> dict[str, Any]:
         "acquired": row.acquired,
         "failed": row.failed,
         "held_s": round(row.held_s, 3),
-        "utilisation": None if row.utilisation is None else round(row.utilisation, 6),
+        "utilization": None if row.utilization is None else round(row.utilization, 6),
     }
 
 
@@ -236,7 +237,7 @@ def print_csv(sums: Sums, stream: TextIO) -> None:
     """Print comma-separated values (RFC 4180 except for the line ends), for spreadsheets."""
     writer = csv.writer(stream, lineterminator="\n")
     if sums.keys:
-        writer.writerow([*sums.keys, "jobs", "acquired", "failed", "held_s", "utilisation"])
+        writer.writerow([*sums.keys, "jobs", "acquired", "failed", "held_s", "utilization"])
         writer.writerows([*map(_cell, row.key), *_row_json(row).values()] for row in sums.rows)
         return
     words = ["asked", "acquired", "ended", "cluster", "job_id", "array_job_id", "array_task_id", "het_job_id"]

@@ -37,10 +37,11 @@ Exit status: 0, 1 Slurm refused something, 2 nothing was done: QRMI, Slurm or th
 )
 def sensor(as_json: Json = False, state_dir: StateDir = None, timeout_s: QrmiTimeout = 20.0) -> None:
     """Update Slurm once from the state of the QPUs: jobs for a QPU that is offline wait instead of failing."""
-    from qrmi_slurm.scheduling.sensor import Place, run
+    from qrmi_slurm.scheduling.sensor import run
+    from qrmi_slurm.scheduling.site import Site
 
     options = site.options(state_dir)
-    report = run(site.resources(options.config_path), Place(options, site.slurm_conf()), timeout_s)
+    report = run(site.resources(options.config_path), Site(options, site.slurm_conf()), timeout_s)
     show = print_json if as_json else print_text
     show(report, sys.stdout)
     for fault in report.faults:

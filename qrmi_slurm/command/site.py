@@ -58,10 +58,10 @@ def world() -> "World":
 
 def notices(found: "Sequence[Resource]") -> dict[str, str]:
     """Return why QPUs are out of service, by name; if Slurm does not answer, print a warning and return nothing."""
-    from qrmi_slurm.outages import reservations
+    from qrmi_slurm.outages import outage, reservations
 
     try:
-        return reservations.notices(found, reservations.read(slurm_conf(), _NOTICES_TIMEOUT_S).outages)
+        return outage.notices(found, reservations.read(slurm_conf(), _NOTICES_TIMEOUT_S).outages)
     except SchedulerError as error:
         sys.stderr.write(f"warning: cannot tell which QPUs are drained: {error.message}\n")
         return {}

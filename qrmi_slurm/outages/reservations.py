@@ -1,106 +1,62 @@
-"""The reservations that take a QPU's license out of service, so that jobs wait for it: Slurm keeps them, we do not.
+"""The reservations that keep licenses out of service: reading, creating, changing and deleting them in Slurm.
 
-One reservation a license, `qpu_out_<license>`, with all that there is of the license. Slurm makes none that would
-reserve more than there is at any time (src/slurmctld/reservation.c, _license_validate2(), 22.05 to 26.05). So the
-admin's switch and the sensor share one, and where the site has reserved the license for a course on Friday ours is made
-for a minute after that, and then moved to begin now: a change of its times alone is not compared with others. Its text
-says whose it is:
+Slurm keeps them and we keep nothing, so they outlive everything of ours. A license that is out of service has one
+reservation, `qpu_out_<license>`, of all that Slurm has of the license. The admin's switch and the sensor share it, and
+its text (outage.py) says which of them made it. The text is the reservation's Comment; 22.05 has no Comment, so there
+the text is in Features, which a reservation without nodes does not use.
 
-    drained by root at 2026-11-23T06:30: maintenance until Friday
-    offline: paused
+Slurm refuses a reservation that would, at any time, reserve more of a license than exists
+(src/slurmctld/reservation.c, _license_validate2(), 22.05 to 26.05). So there is one for both, and where the site has
+reserved the license itself, for a course on Friday, ours is created for a minute after the course and then moved to
+start now: Slurm does not compare an update of the times alone with other reservations.
 
-The text is the reservation's Comment; 22.05 has none, and there it is its Features, which nobody reads where a
-reservation has no nodes. The sensor's end after an hour unless it is renewed, so that one that died keeps no QPU away
-from jobs; an admin's last as long as Slurm has them last, a year.
+The sensor's reservation ends after an hour unless it is renewed, so that a dead sensor keeps no QPU from jobs. An
+admin's lasts as long as Slurm allows, a year.
 
-What an update may not contain is anything that can fail: slurmctld, 22.05 to 26.05, then takes the reservation's
-licenses from a copy that has lost how many they are, and reserves none until it is restarted (_list_dup()).
+Never send an update that Slurm could refuse: slurmctld, 22.05 to 26.05, then restores the reservation's licenses from a
+copy that has lost their counts, and reserves none of them until it is restarted (_list_dup()).
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.outages import outage
+from qrmi_slurm.outages.outage import Outage
 from qrmi_slurm.slurm import commands, licenses
 from qrmi_slurm.slurm.commands import RefusedError
-from qrmi_slurm.text import printable
 
 PREFIX: Final = "qpu_out_"
 
-MAX_REASON_CHARS: Final = 200
-
-_LASTS_MINUTES: Final = 60
+_SENSORS_MINUTES: Final = 60
 _RENEWED_BELOW_S: Final = 30 * 60.0
 
-# Between the last of other reservations and the minute that ours is made for.
-_APART_S: Final = 120.0
+# LICENSE_ONLY: no nodes are reserved. IGNORE_JOBS: running jobs keep their licenses.
+_FLAGS: Final = "Flags=LICENSE_ONLY,IGNORE_JOBS"
+_FOR_ROOT: Final = "Users=root"
+_FROM_NOW: Final = "StartTime=now"
+_FOR_A_YEAR: Final = "Duration=UNLIMITED"
+_FOR_AN_HOUR: Final = f"EndTime=now+{_SENSORS_MINUTES}minutes"
+_FOR_A_MINUTE: Final = "Duration=1"
 
-# src/api/reservation_info.c, 22.05 to 26.05. Ours has no blank or `=` in any value but Features and Comment, and
-# no `=` there either (_written()).
+# Between the end of the last other reservation and the minute for which ours is created.
+_GAP_S: Final = 120.0
+
+# scontrol's line for a reservation (src/api/reservation_info.c, 22.05 to 26.05). In ours no value but Features and
+# Comment has a blank, and those two have no `=` (Outage.text).
 _HEAD: Final = re.compile(r"ReservationName=(\S+) StartTime=(\d+) EndTime=(\d+) ")
 _FEATURES: Final = re.compile(r" Features=(.*?) PartitionName=")
 _LICENSES: Final = re.compile(r" Licenses=(\S+) State=")
 _COMMENT: Final = re.compile(r" MaxStartDelay=\S+ Comment=(.*)$")
 
-_DRAINED: Final = re.compile(r"drained by (\S+) at (\S+): (.*)")
-_OFFLINE: Final = re.compile(r"offline: ([a-z0-9_-]{1,40})")
-_STATE: Final = re.compile(r"[a-z0-9_-]{1,40}")
+# scontrol's answers. The first is its own, on 22.05: slurmctld has not been asked then.
 _NO_COMMENT: Final = "Unknown parameter Comment="
-_NOT_TO_BE_HAD: Final = "Invalid license specification"
-_IS_GONE: Final = "Requested reservation is invalid"
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A license that is out of service.
-
-    Args:
-        license: its name.
-        count: how many are.
-        is_drained: whether an admin said so; otherwise the sensor did.
-        reason: the admin's, or the state that QRMI tells.
-        by: the admin's login name; empty where it is not known.
-        since: when, as the admin's clock said; empty likewise.
-        ends_s: when Slurm ends it by itself; seconds since the epoch, 0 where that is not known.
-    """
-
-    license: str
-    count: int
-    is_drained: bool
-    reason: str
-    by: str = ""
-    since: str = ""
-    ends_s: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """The reservation's."""
-        return PREFIX + self.license
-
-    @property
-    def notice(self) -> str:
-        """What everybody may read of it."""
-        if self.is_drained:
-            return f"drained: {self.reason}"
-        return "offline" if self.reason == "offline" else f"offline: {self.reason}"
-
-    @property
-    def text(self) -> str:
-        """What stands in the reservation."""
-        if self.is_drained:
-            return (
-                f"drained by {_written(self.by) or 'somebody'} at {self.since or 'some time'}: {_written(self.reason)}"
-            )
-        return f"offline: {self.reason if _STATE.fullmatch(self.reason) else 'offline'}"
-
-    def says_as(self, other: "Outage") -> bool:
-        """Tell whether another one is the same for jobs and readers, whoever said so and when."""
-        mine = (self.license, self.count, self.is_drained, self.reason)
-        return mine == (other.license, other.count, other.is_drained, other.reason)
+_ALL_RESERVED: Final = "Invalid license specification"
+_NO_SUCH_RESERVATION: Final = "Requested reservation is invalid"
+_NO_CONTROLLER: Final = "Unable to contact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +65,7 @@ class Reservations:
 
     Args:
         outages: ours, by license.
-        busy_until_s: when the last of all others ends, by license; seconds since the epoch.
+        busy_until_s: when the last of the other reservations ends, by license; seconds since the epoch.
     """
 
     outages: Mapping[str, Outage]
@@ -121,7 +77,7 @@ def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
 
     Args:
         slurm_conf: Slurm's configuration file.
-        timeout_s: how long that may take, in seconds.
+        timeout_s: how long slurmctld may take, in seconds.
 
     Raises:
         SchedulerError: slurmctld cannot be asked.
@@ -131,7 +87,7 @@ def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
 
 
 def parse(text: str) -> Reservations:
-    """Return what scontrol has printed, with times in seconds since the epoch."""
+    """Return the reservations in scontrol's output, which has its times in seconds since the epoch."""
     outages: dict[str, Outage] = {}
     busy_until_s: dict[str, float] = {}
     for line in text.splitlines():
@@ -139,79 +95,111 @@ def parse(text: str) -> Reservations:
         counts = licenses.parse_counts(held[1]) if held else None
         if head is None or not counts:
             continue
-        name = head[1]
+        name, ends_s = head[1], float(head[3])
         license = name.removeprefix(PREFIX)
         if license != name and list(counts) == [license]:
-            comment, features = _COMMENT.search(line), _FEATURES.search(line)
-            said = comment or features
-            outages[license] = _outage(license, counts[license], said[1] if said else "", float(head[3]))
+            said = _COMMENT.search(line) or _FEATURES.search(line)
+            outages[license] = outage.from_text(license, counts[license], said[1] if said else "", ends_s)
         else:
             for held_license in counts:
-                busy_until_s[held_license] = max(busy_until_s.get(held_license, 0.0), float(head[3]))
+                busy_until_s[held_license] = max(busy_until_s.get(held_license, 0.0), ends_s)
     return Reservations(outages, busy_until_s)
 
 
-def _outage(license: str, count: int, text: str, ends_s: float) -> Outage:
-    if match := _OFFLINE.fullmatch(text):
-        return Outage(license, count, is_drained=False, reason=match[1], ends_s=ends_s)
-    if match := _DRAINED.fullmatch(text):
-        by, since, reason = _read(match[1]), match[2], _read(match[3])
-    else:  # somebody made or changed it by hand
-        by, since, reason = "", "", _read(text)
-    reason = reason if reason not in ("", "(null)") else "no reason given"
-    return Outage(license, count, is_drained=True, reason=reason, by=by, since=since, ends_s=ends_s)
-
-
 def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> bool:
-    """Let a license be out of service, or be so for another reason; running jobs keep what they have.
+    """Take a license out of service, or change why it is; running jobs keep what they have.
 
     Args:
-        wanted: how it is to be.
-        found: how things are.
+        wanted: the outage as it is to be.
+        found: Slurm's reservations now.
         slurm_conf: Slurm's configuration file.
         now_s: seconds since the epoch.
 
     Returns:
-        Whether there was anything to do.
+        Whether anything had to be done.
 
     Raises:
         SchedulerError: Slurm refused, or cannot be asked.
     """
     before = found.outages.get(wanted.license)
-    lasts = "Duration=UNLIMITED" if wanted.is_drained else f"EndTime=now+{_LASTS_MINUTES}minutes"
     if before is not None and before.count == wanted.count:
-        if before.says_as(wanted):
-            is_short = not wanted.is_drained and before.ends_s - now_s < _RENEWED_BELOW_S
-            if is_short:
-                _scontrol(["update", f"ReservationName={wanted.name}", lasts], slurm_conf)
-            return is_short
-        try:
-            _scontrol(["update", f"ReservationName={wanted.name}", f"Comment={wanted.text}", lasts], slurm_conf)
+        if before.matches(wanted):
+            return _renew(before, slurm_conf, now_s)
+        if _change_text(wanted, slurm_conf):
             return True
-        except RefusedError as error:
-            if _NO_COMMENT not in error.stderr:  # said by scontrol itself: slurmctld has not heard of it
-                raise
     if before is not None:
-        # Within these milliseconds a job could begin; slurmctld looks for one once a second at the most.
+        # For some milliseconds a job could start; slurmctld looks for one once a second at most.
         remove(wanted.license, slurm_conf)
     try:
-        _create(wanted, ["StartTime=now", lasts], slurm_conf)
+        _create(wanted, [_FROM_NOW, _lifetime(wanted)], slurm_conf)
     except RefusedError as error:
         busy_s = found.busy_until_s.get(wanted.license, 0.0) - now_s
-        if _NOT_TO_BE_HAD not in error.stderr or busy_s < 0:
+        if _ALL_RESERVED not in error.stderr or busy_s < 0:
             raise
-        _create(wanted, [f"StartTime=now+{busy_s + _APART_S:.0f}", "Duration=1"], slurm_conf)
-        try:
-            _scontrol(["update", f"ReservationName={wanted.name}", "StartTime=now", lasts], slurm_conf)
-        except SchedulerError:
-            remove(wanted.license, slurm_conf)
-            raise
+        _create_behind_others(wanted, busy_s, slurm_conf)
     return True
 
 
+def remove(license: str, slurm_conf: Path) -> None:
+    """Put a license back into service; does nothing if it is in service.
+
+    Raises:
+        SchedulerError: Slurm refused, or cannot be asked.
+    """
+    try:
+        _scontrol(["delete", _name_word(license)], slurm_conf)
+    except RefusedError as error:
+        if _NO_SUCH_RESERVATION not in error.stderr:
+            raise
+
+
+def explain(error: SchedulerError) -> str:
+    """Return the sentence for an error of `put` or `remove`.
+
+    The hint, to see whether slurmctld is running, is left out where slurmctld has answered.
+    """
+    is_answer = isinstance(error, RefusedError) and _NO_CONTROLLER not in error.stderr
+    return error.message if is_answer else str(error)
+
+
+def _renew(before: Outage, slurm_conf: Path, now_s: float) -> bool:
+    """Extend a reservation of the sensor's that ends soon; tell whether that was so."""
+    ends_soon = not before.is_drained and before.ends_s - now_s < _RENEWED_BELOW_S
+    if ends_soon:
+        _scontrol(["update", _name_word(before.license), _lifetime(before)], slurm_conf)
+    return ends_soon
+
+
+def _change_text(wanted: Outage, slurm_conf: Path) -> bool:
+    """Give a reservation another text and lifetime; tell whether this Slurm can, which 22.05 cannot."""
+    words = [_name_word(wanted.license), f"Comment={wanted.text}", _lifetime(wanted)]
+    try:
+        _scontrol(["update", *words], slurm_conf)
+    except RefusedError as error:
+        if _NO_COMMENT not in error.stderr:
+            raise
+        return False
+    return True
+
+
+def _create_behind_others(wanted: Outage, busy_s: float, slurm_conf: Path) -> None:
+    """Create a reservation for a time at which nobody else has the license, then move it to now.
+
+    Args:
+        wanted: the outage.
+        busy_s: in how many seconds the last other reservation ends.
+        slurm_conf: Slurm's configuration file.
+    """
+    _create(wanted, [f"StartTime=now+{busy_s + _GAP_S:.0f}", _FOR_A_MINUTE], slurm_conf)
+    try:
+        _scontrol(["update", _name_word(wanted.license), _FROM_NOW, _lifetime(wanted)], slurm_conf)
+    except SchedulerError:
+        remove(wanted.license, slurm_conf)
+        raise
+
+
 def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
-    words = [f"ReservationName={wanted.name}", f"Licenses={wanted.license}:{wanted.count}", "Users=root"]
-    words += ["Flags=LICENSE_ONLY,IGNORE_JOBS", *times]
+    words = [_name_word(wanted.license), f"Licenses={wanted.license}:{wanted.count}", _FOR_ROOT, _FLAGS, *times]
     try:
         _scontrol(["create", "reservation", *words, f"Comment={wanted.text}"], slurm_conf)
     except RefusedError as error:
@@ -220,54 +208,12 @@ def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
         _scontrol(["create", "reservation", *words, f"Features={wanted.text}"], slurm_conf)
 
 
-def remove(license: str, slurm_conf: Path) -> None:
-    """Let a license be in service again; harmless where it is.
-
-    Raises:
-        SchedulerError: Slurm refused, or cannot be asked.
-    """
-    try:
-        _scontrol(["delete", f"ReservationName={PREFIX}{license}"], slurm_conf)
-    except RefusedError as error:
-        if _IS_GONE not in error.stderr:
-            raise
+def _name_word(license: str) -> str:
+    return f"ReservationName={PREFIX}{license}"
 
 
-def notices(resources: Iterable[Resource], outages: Mapping[str, Outage]) -> dict[str, str]:
-    """Return why each resource that is out of service is so, by name, in words for everybody."""
-    found = {}
-    for resource in resources:
-        license = resource.slurm.license
-        if license is not None and license in outages:
-            found[resource.name] = printable(outages[license].notice, MAX_REASON_CHARS + 20)
-    return found
-
-
-def in_words(error: SchedulerError) -> str:
-    """Return what an error of `put` says; where Slurm has answered, without a hint to see whether it runs."""
-    is_answer = isinstance(error, RefusedError) and "Unable to contact" not in error.stderr
-    return error.message if is_answer else str(error)
-
-
-def checked_reason(text: str) -> str | None:
-    """Return a reason as it can be kept, blanks at its ends taken off; None where it cannot be one."""
-    text = text.strip()
-    is_plain = all(char.isprintable() for char in text) and len(text) <= MAX_REASON_CHARS
-    return text if text and is_plain else None
-
-
-def with_count(outage: Outage, count: int) -> Outage:
-    """Return an outage of another number of licenses."""
-    return replace(outage, count=count)
-
-
-def _written(text: str) -> str:
-    """Return a text as it stands in the reservation: without `=`, so that it can look like no field of scontrol's."""
-    return text.replace("%", "%25").replace("=", "%3D")
-
-
-def _read(text: str) -> str:
-    return text.replace("%3D", "=").replace("%25", "%")
+def _lifetime(wanted: Outage) -> str:
+    return _FOR_A_YEAR if wanted.is_drained else _FOR_AN_HOUR
 
 
 def _scontrol(words: list[str], slurm_conf: Path) -> None:

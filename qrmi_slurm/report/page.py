@@ -1,12 +1,13 @@
-"""The report as a page: one HTML file with picture and tables, without scripts and without anything from elsewhere."""
+"""The page: a report as one HTML file with picture and tables, which has no scripts and loads nothing."""
 
 import html
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from qrmi_slurm.report import timeline, usage
-from qrmi_slurm.report.timeline import duration, moment, percent
-from qrmi_slurm.report.usage import Acquisition, Row, Usage
+from qrmi_slurm.report.acquisition import Acquisition
+from qrmi_slurm.report.figures import duration, moment, percent
+from qrmi_slurm.report.usage import Row, Usage
 from qrmi_slurm.text import printable
 
 _STYLE: Final = """\
@@ -39,55 +40,63 @@ def render(found: Usage, keys: Sequence[str], who: Callable[[Acquisition], str])
 
     Args:
         found: what to show.
-        keys: of the table; where there are none, users.
-        who: the text that stands for an acquisition's holder in the picture.
+        keys: those of the first table; without any, it is by user.
+        who: returns the text that names an acquisition's holder in the picture.
     """
     keys = list(keys) or ["user"]
-    all_of_it = usage.total(found)
-    title = f"QPUs from {moment(found.span.since_s)} to {moment(found.span.until_s)}"
-    tiles = [
-        (duration(all_of_it.held_s), "held"),
-        (percent(all_of_it.utilisation or 0.0), "of what there was"),
-        (str(len(all_of_it.jobs)), "jobs"),
-        (str(all_of_it.acquired), "acquired"),
-        (str(all_of_it.failed), "not acquired"),
-    ]
-    sections = [(keys, usage.group(found, keys))]
-    if keys != ["qpu"]:
-        sections.append((["qpu"], usage.group(found, ["qpu"])))
+    total = usage.total(found)
+    title = _text(f"QPUs from {moment(found.span.since_s)} to {moment(found.span.until_s)}")
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{_text(title)}</h1>",
-        "<p>Times are local to the machine that made this. Point at a bar for its job.</p>",
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{title}</h1>",
+        "<p>Times are local to the machine that made this page. Point at a bar to see its job.</p>",
         '<div class="tiles">',
-        *(f'<div class="tile"><b>{_text(value)}</b><span>{_text(what)}</span></div>' for value, what in tiles),
+        *_tiles(total),
         '</div><div class="picture">',
         timeline.svg(found, who, is_alone=False).rstrip("\n"),
         "</div>",
-        *(line for names, rows in sections for line in _table(names, rows, all_of_it)),
     ]
+    for of_table in [keys] if keys == ["qpu"] else [keys, ["qpu"]]:
+        lines += _table(of_table, usage.group(found, of_table), total)
     if found.damaged:
         lines.append(f"<p>{found.damaged} lines of the ledger could not be read.</p>")
     return "\n".join([*lines, "</main></body></html>"]) + "\n"
 
 
-def _table(keys: Sequence[str], rows: Sequence[Row], all_of_it: Row) -> list[str]:
+def _tiles(total: Row) -> list[str]:
+    tiles = [
+        (duration(total.held_s), "held"),
+        (percent(total.utilization or 0.0), "of capacity"),
+        (str(len(total.jobs)), "jobs"),
+        (str(total.acquired), "acquired"),
+        (str(total.failed), "not acquired"),
+    ]
+    return [f'<div class="tile"><b>{_text(value)}</b><span>{_text(what)}</span></div>' for value, what in tiles]
+
+
+def _table(keys: Sequence[str], rows: Sequence[Row], total: Row) -> list[str]:
     heading = [*(f"<th>{_text(key)}</th>" for key in keys)]
     heading += [f'<th class="n">{word}</th>' for word in ("jobs", "acquired", "not acquired", "held", "share", "used")]
-    lines = [f"<h2>By {_text(' and '.join(keys))}</h2>", '<div class="scroll"><table>', f"<tr>{''.join(heading)}</tr>"]
-    for row in [*rows, all_of_it]:
-        is_total = row is all_of_it
-        words = ["total", *[""] * (len(keys) - 1)] if is_total else [word or "(none)" for word in row.key]
-        cells = [f"<td>{_text(word)}</td>" for word in words]
-        share = row.held_s / all_of_it.held_s if all_of_it.held_s else 0.0
-        used = "" if row.utilisation is None else percent(row.utilisation)
-        numbers = (str(len(row.jobs)), str(row.acquired), str(row.failed), duration(row.held_s), percent(share), used)
-        cells += [f'<td class="n">{_text(number)}</td>' for number in numbers]
-        lines.append(f"<tr{' class=total' if is_total else ''}>{''.join(cells)}</tr>")
-    return [*lines, "</table></div>"]
+    return [
+        f"<h2>By {_text(' and '.join(keys))}</h2>",
+        '<div class="scroll"><table>',
+        f"<tr>{''.join(heading)}</tr>",
+        *(f"<tr>{_cells([word or '(none)' for word in row.key], row, total)}</tr>" for row in rows),
+        f"<tr class=total>{_cells(['total', *[''] * (len(keys) - 1)], total, total)}</tr>",
+        "</table></div>",
+    ]
+
+
+def _cells(words: Sequence[str], row: Row, total: Row) -> str:
+    share = row.held_s / total.held_s if total.held_s else 0.0
+    used = "" if row.utilization is None else percent(row.utilization)
+    numbers = (str(len(row.jobs)), str(row.acquired), str(row.failed), duration(row.held_s), percent(share), used)
+    cells = [f"<td>{_text(word)}</td>" for word in words]
+    cells += [f'<td class="n">{_text(number)}</td>' for number in numbers]
+    return "".join(cells)
 
 
 def _text(text: str) -> str:

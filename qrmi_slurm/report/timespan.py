@@ -1,4 +1,4 @@
-"""The timespan of a report: from when to when, in the words that people use."""
+"""The timespan of a report, and the words with which people give it."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MONTH: Final = re.compile(r"\d{4}-\d{2}")
 
 @dataclass(frozen=True, slots=True)
 class Timespan:
-    """Some time.
+    """A timespan.
 
     Args:
         since_s: its first moment; seconds since the epoch.
@@ -27,30 +27,30 @@ class Timespan:
 
     @property
     def length_s(self) -> float:
-        """How long it is, in seconds."""
+        """Its length in seconds."""
         return self.until_s - self.since_s
 
     def overlap_s(self, began_s: float, ended_s: float) -> float:
-        """Return how many seconds of something that began and ended lie in it; never less than none."""
+        """Return how many seconds of it something took that began and ended then; never less than 0."""
         return max(0.0, min(ended_s, self.until_s) - max(began_s, self.since_s))
 
 
 def parse(since: str, until: str, now_s: float) -> Timespan:
-    """Return the timespan between two moments, as people write them.
+    """Return the timespan between two moments.
 
     Args:
-        since: `today`, `yesterday`, `now`, an amount that lies back (`90m`, `12h`, `7d`, `4w`), a month (`2026-01`), a
-            date (its first moment), or a date with a time of day, in local time where no zone stands there.
-        until: the same; a moment that is still to come is now.
+        since: `today`, `yesterday`, `now`, an age (`90m`, `12h`, `7d`, `4w`), a month (`2026-01`) or a date, meaning
+            its first moment, or a date with a time of day; in local time if it names no zone.
+        until: the same; the present replaces a moment in the future.
         now_s: seconds since the epoch.
 
     Raises:
-        QrmiSlurmError: one is none of these, or the first is not before the second.
+        QrmiSlurmError: a moment is not one of these, or the first is not before the second.
     """
-    # Nobody had a QPU before the epoch, and calendars end somewhere.
+    # Nobody held a QPU before the epoch, and calendars do not go back forever.
     span = Timespan(max(0.0, _moment("--since", since, now_s)), min(_moment("--until", until, now_s), now_s))
     if span.since_s >= span.until_s:
-        raise QrmiSlurmError("--since is not before --until, or has yet to come")
+        raise QrmiSlurmError("--since has to be in the past, and before --until")
     return span
 
 
@@ -71,6 +71,6 @@ def _moment(option: str, text: str, now_s: float) -> float:
         return moment.timestamp()
     except (ValueError, OverflowError, OSError):
         raise QrmiSlurmError(
-            f"{option} {printable(text, 60)} is no time",
-            "write today, 12h, 7d, 2026-01-31 or 2026-01-31T12:00",
+            f"{option} {printable(text, 60)} is not a time",
+            "write, for example, today, 12h, 7d, 2026-01-31 or 2026-01-31T12:00",
         ) from None

@@ -1,17 +1,16 @@
-"""The catalogue: what Slurm's controller and the login nodes may know of the config, as a Lua table without secrets.
+"""The catalogue: what Slurm's controller and the login nodes may know about the config, as a Lua table without secrets.
 
-cli_filter/qrmi_slurm.lua reads it, for each job with `--qpu`. The config itself stays root's.
+cli_filter/qrmi_slurm.lua reads it for each job with `--qpu`. The config itself is readable by root alone.
 """
 
-import contextlib
 import grp
-import os
 import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qrmi_slurm import files
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.slurm_section import Access
@@ -26,12 +25,12 @@ _ESCAPED: Final = re.compile(r'[\x00-\x1f\x7f"\\]')
 
 
 class Group(NamedTuple):
-    """What this node knows of a Unix group.
+    """What this node knows about a Unix group.
 
     Args:
-        gid: its number; None where the node has no such group.
-        members: login names; None where they are not known: a directory may keep its members to itself (sssd's
-            ignore_group_members), which looks like a group without any.
+        gid: its number; None if the node has no such group.
+        members: their login names; None if unknown. A directory may hide its members (sssd's ignore_group_members),
+            which looks like a group without members.
     """
 
     gid: int | None
@@ -39,7 +38,7 @@ class Group(NamedTuple):
 
 
 def group_of(name: str) -> Group:
-    """Ask this node for a group and its members, those among them whose primary group it is."""
+    """Look up a group and its members on this node, including users whose primary group it is."""
     try:
         entry = grp.getgrnam(name)
     except KeyError:
@@ -49,17 +48,17 @@ def group_of(name: str) -> Group:
 
 
 def path_beside(slurm_conf: Path) -> Path:
-    """Return where the catalogue is, unless the site keeps it elsewhere."""
+    """Return the path of the catalogue, unless the site keeps it elsewhere."""
     return slurm_conf.parent / FILE_NAME
 
 
 def licenses(resources: Iterable[Resource]) -> dict[str, int]:
-    """Return the count of each license, in the config's order; the lower one where two resources share one."""
+    """Return the count of each license, in the config's order: the lowest capacity of the resources that share it."""
     found: dict[str, int] = {}
     for resource in resources:
-        sharing = resource.slurm
-        if sharing.license is not None:
-            found[sharing.license] = min(sharing.capacity, found.get(sharing.license, sharing.capacity))
+        section = resource.slurm
+        if section.license is not None:
+            found[section.license] = min(section.capacity, found.get(section.license, section.capacity))
     return found
 
 
@@ -69,9 +68,9 @@ def render(
     """Return the catalogue's text.
 
     Args:
-        resources: of the config, in its order.
-        notices: why a resource is out of service, by its name.
-        ask_group: tells of a Unix group by its name.
+        resources: those of the config, in its order.
+        notices: why resources are out of service, by name.
+        ask_group: looks up a Unix group by its name.
     """
     entries = [f"  {_table(_qpu(resource, notices, ask_group))},\n" for resource in resources]
     return f"{_HEAD}return {{ version = {VERSION}, qpus = {{\n{''.join(entries)}}} }}\n"
@@ -83,27 +82,18 @@ def write(path: Path, resources: Iterable[Resource], notices: Mapping[str, str])
     Raises:
         CatalogueError: it cannot be written.
     """
-    text = render(resources, notices)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    content = render(resources, notices)
     try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            os.fchmod(fd, MODE)  # whatever the umask
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        new.rename(path)
+        files.replace(path, content.encode(), MODE)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
         raise CatalogueError(f"cannot write {path}: {error.strerror}", "run this as root") from error
 
 
 def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, str]) -> bool:
-    """Tell whether the file says what the config says now.
+    """Tell whether the file agrees with the config and the notices; a missing one does not.
 
     Raises:
-        CatalogueError: it is there and cannot be read.
+        CatalogueError: it exists but cannot be read.
     """
     try:
         return path.read_bytes() == render(resources, notices).encode()
@@ -114,22 +104,22 @@ def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, 
 
 
 def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[str], Group]) -> dict[str, str]:
-    sharing = resource.slurm
+    section = resource.slurm
     found = {"name": _string(resource.name), "types": _list(_type_names(resource.type))}
-    if sharing.license is not None:
-        found["license"] = _string(sharing.license)
-    found["capacity"] = str(sharing.capacity)
+    if section.license is not None:
+        found["license"] = _string(section.license)
+    found["capacity"] = str(section.capacity)
     if resource.is_dynamic:
         found["dynamic"] = "true"
-    if not sharing.access.is_open:
-        found["allow"] = _table(_rules(sharing.access, ask_group))
+    if not section.access.is_open:
+        found["allow"] = _table(_rules(section.access, ask_group))
     if resource.name in notices:
         found["notice"] = _string(notices[resource.name])
     return found
 
 
 def _type_names(type_name: str) -> list[str]:
-    """Return a type as configured, then its other names: today's, and those of before."""
+    """Return a type as configured, then its other names: the current one and the older ones."""
     known = resource_types.describe(type_name)
     today = known.successor or known.name
     older = [other.name for other in resource_types.KNOWN.values() if other.successor == today]
@@ -167,5 +157,5 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _string(text: str) -> str:
-    """Return a Lua string, in which a backslash and three digits are a byte: each Lua reads that."""
+    """Return a Lua string; bytes are escaped as a backslash and three digits, which every version of Lua reads."""
     return '"' + _ESCAPED.sub(lambda match: f"\\{ord(match[0]):03}", text) + '"'

@@ -1,7 +1,7 @@
-"""The moves: which waiting jobs may have another QPU of those that they would take, because its license is free.
+"""The moves: which waiting jobs to give another license, because a QPU that would also do is free.
 
-A job that asked for one of several QPUs (`--qpu='any:...'`) has the license of one of them; job_submit has written into
-its AdminComment, which users cannot write, which licenses would do:
+A job that asked for any of several QPUs (`--qpu='any:...'`) waits for the license of one of them. job_submit has
+written into its AdminComment, which users cannot change, which licenses would do:
 
     qrmi-slurm:any=qpu_a|qpu_b|qpu_c
 """
@@ -18,9 +18,9 @@ from qrmi_slurm.slurm import commands, licenses
 _CHOICE: Final = re.compile(r"(?:^|\s)qrmi-slurm:any=([A-Za-z0-9_.@|-]+)(?=\s|$)")
 _JOB: Final = re.compile(r"(\d+)(?:_(\d+))?(?:\+\d+)?")
 
-_TIMEOUT_S: Final = 30.0  # squeue may have 100,000 jobs to look through
+_TIMEOUT_S: Final = 30.0  # squeue may have to look through 100,000 jobs
 
-# Beyond this a job has more choices than anybody types; to try all of their orders would take long.
+# Nobody types more choices than this, and trying every order of more would take long.
 _MAX_CHOICES: Final = 6
 
 
@@ -28,9 +28,9 @@ class Waiting(NamedTuple):
     """A job that waits for licenses.
 
     Args:
-        job: as scontrol takes it: `12`, or `12_3` for a task of an array.
+        job: its id as scontrol takes it: `12`, or `12_3` for a task of an array.
         priority: Slurm's; the highest is next.
-        licenses: what it asks for, and how many of each.
+        licenses: how many of each it asks for.
         choices: for each QPU that it left open, the licenses that would do.
     """
 
@@ -41,18 +41,18 @@ class Waiting(NamedTuple):
 
     @property
     def turn(self) -> tuple[int, int, int]:
-        """Sorts by whose turn it is: the highest priority, then the oldest."""
+        """The sort key for whose turn it is: the highest priority first, then the oldest."""
         number, _, task = self.job.partition("_")
         return (-self.priority, int(number), int(task or 0))
 
 
 class Move(NamedTuple):
-    """A job's other licenses.
+    """A job and the licenses it is to get instead of its own.
 
     Args:
-        job: which, as scontrol takes it.
-        before: the licenses that it had.
-        after: those that it gets.
+        job: its id as scontrol takes it.
+        before: all licenses that it has.
+        after: all licenses that it gets.
     """
 
     job: str
@@ -61,18 +61,18 @@ class Move(NamedTuple):
 
 
 def waiting(of: Sequence[str], slurm_conf: Path) -> list[Waiting]:
-    """Return the jobs that wait for licenses and ask for one of these.
+    """Return the jobs that wait for licenses and ask for at least one of these.
 
     Args:
-        of: names of licenses; at least one.
+        of: the licenses' names; at least one.
         slurm_conf: Slurm's configuration file.
 
     Raises:
         SchedulerError: slurmctld cannot be asked.
     """
-    # A line of ours begins with what nobody can have known: an admin comment may have several lines.
+    # An admin comment may have several lines. Only squeue's own have the mark, which nobody could have guessed.
     mark = f"|{secrets.token_hex(8)}|"
-    # A colon without a number: as wide as it has to be (src/squeue/opts.c).
+    # A colon without a number: as wide as needed (src/squeue/opts.c).
     fields = f"JobArrayID:{mark},PriorityLong:|,Reason:|,Licenses:|,admin_comment:"
     command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=PENDING"]
     command += [f"--licenses={','.join(of)}", f"--Format={fields}"]
@@ -80,11 +80,11 @@ def waiting(of: Sequence[str], slurm_conf: Path) -> list[Waiting]:
 
 
 def parse(text: str, mark: str) -> Iterator[Waiting]:
-    """Return the jobs of squeue's answer that wait for licenses.
+    """Yield the jobs in squeue's answer that wait for licenses.
 
     Args:
         text: the answer.
-        mark: what stands behind the job's number in each of squeue's own lines.
+        mark: what follows the job's id in each of squeue's own lines.
     """
     for line in text.splitlines():
         number, is_ours, rest = line.partition(mark)
@@ -100,11 +100,11 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
 
 
 def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
-    """Return which jobs to move: those that could begin then; each free license is given once.
+    """Return the moves after which jobs could start; each free license is given away once.
 
     Args:
-        jobs: that wait for licenses.
-        free: how many are free, by license.
+        jobs: the jobs that wait for licenses.
+        free: how many of each license are free.
     """
     left = dict(free)
     moves = []
@@ -120,12 +120,12 @@ def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
 
 
 def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | None:
-    """Return licenses, all of them free, with which the job could begin: its own if they are; None where none are."""
+    """Return free licenses with which a job could start, its own if they are free; None if there are none."""
     if _are_free(job.licenses, free):
-        return job.licenses  # Slurm starts it as soon as it comes to it
+        return job.licenses  # Slurm starts the job by itself
     open_units = {license for choice in job.choices for license in choice} & job.licenses.keys()
     units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
-    # More than it has choices: some are of QPUs that it named, and nothing says which.
+    # With more of these licenses than choices, some are for QPUs that it named, and nothing says which.
     if not 0 < len(units) == len(job.choices) <= _MAX_CHOICES:
         return None
     if not any(_fit(order, job.choices) for order in permutations(units)):
@@ -138,21 +138,21 @@ def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | 
 
 
 def _take(job: Waiting, fixed: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int] | None:
-    """Return a free license for each choice, no two alike; what the job has already is preferred."""
+    """Return a different free license for each choice, preferably one that the job has; None if that is impossible."""
     found: list[str] = []
 
-    def go_on(place: int) -> bool:
+    def fill(place: int) -> bool:
         if place == len(job.choices):
             return True
         for license in sorted(job.choices[place], key=lambda license: license not in job.licenses):
             if free.get(license, 0) > 0 and license not in found and license not in fixed:
                 found.append(license)
-                if go_on(place + 1):
+                if fill(place + 1):
                     return True
                 found.pop()
         return False
 
-    return dict.fromkeys(found, 1) if go_on(0) else None
+    return dict.fromkeys(found, 1) if fill(0) else None
 
 
 def _fit(units: Sequence[str], choices: Sequence[Sequence[str]]) -> bool:
@@ -164,10 +164,10 @@ def _are_free(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:
 
 
 def carry_out(move: Move, slurm_conf: Path) -> None:
-    """Give a waiting job its other licenses.
+    """Give a waiting job its new licenses.
 
     Raises:
-        SchedulerError: Slurm refused: it has begun or ended meanwhile; or Slurm cannot be asked.
+        SchedulerError: Slurm refused, because the job has started or ended meanwhile; or Slurm cannot be asked.
     """
-    written = ",".join(f"{license}:{count}" for license, count in move.after.items())
-    commands.run(["scontrol", "update", f"JobId={move.job}", f"Licenses={written}"], slurm_conf)
+    wanted = licenses.list_text(move.after)
+    commands.run(["scontrol", "update", f"JobId={move.job}", f"Licenses={wanted}"], slurm_conf)

@@ -1,12 +1,9 @@
-"""The QPUs: which the site offers, whether each can be used now, and which jobs hold it.
+"""The QPUs: which ones the site has, whether each can be used now, and which jobs hold it.
 
-Root asks QRMI, and leaves a list without secrets in the state directory, `qpus.json`, readable by all; everybody else
-reads that list.
+Root asks QRMI and publishes a list without secrets, `qpus.json` in the state directory; everybody else reads that list.
 """
 
-import contextlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +13,7 @@ from typing import Any, Final
 from qrmi_slurm.calls import probe
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import RecordError
+from qrmi_slurm.scheduling import state_files
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import inventory
 from qrmi_slurm.text import printable
@@ -26,10 +24,10 @@ LIST_VERSION: Final = 1
 _MAX_LIST_BYTES: Final = 16 * 1024 * 1024
 _MAX_NOTICE_CHARS: Final = 300
 
-# What a state that QRMI does not give is called: no answer; each job brings its own credentials; an admin's switch.
-UNREACHABLE: Final = "unreachable"
-USERS_OWN: Final = "users-own"
-DRAINED: Final = "drained"
+# States of our own, beside QRMI's.
+UNREACHABLE: Final = "unreachable"  # no answer
+USERS_OWN: Final = "users-own"  # each job brings its own credentials, so nothing was asked
+DRAINED: Final = "drained"  # by an admin
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,12 @@ class Qpu:
         name: as for `--qpu`.
         type: its type, as configured.
         state: QRMI's word, `unreachable` or `users-own`.
-        is_usable: whether a job could use it now; None where that is not known.
-        pending_jobs: how many jobs wait for it at the service; None where it does not tell.
-        held_by: how many Slurm jobs hold it, by the records here.
-        job_ids: which; None in the public list, since Slurm may keep jobs private.
+        is_usable: whether a job could use it now; None if unknown.
+        pending_jobs: how many jobs are queued for it at the service; None if the service does not say.
+        held_by: how many Slurm jobs hold it, according to the records in this state directory.
+        job_ids: the ids of those jobs; None in the public list, since Slurm may keep jobs private.
         reason: the service's words; empty in the public list.
-        notice: why jobs wait for it, in words for everybody (reservations.py); empty where they do not.
+        notice: why it is out of service, for users to read (outage.py); empty if it is in service.
     """
 
     name: str
@@ -60,7 +58,7 @@ class Qpu:
 
     @property
     def shown(self) -> "Qpu":
-        """How people see it: one that is out of service cannot be used, whatever QRMI says of it."""
+        """The QPU as people see it: out of service means not usable, whatever QRMI says."""
         if not self.notice:
             return self
         state = DRAINED if self.notice.startswith(f"{DRAINED}: ") else self.state
@@ -73,8 +71,8 @@ class Listing:
 
     Args:
         qpus: in the config's order.
-        checked_s: when; seconds since the epoch.
-        is_live: whether QRMI was asked just now.
+        checked_s: when QRMI was asked; seconds since the epoch.
+        is_live: whether that was just now.
     """
 
     qpus: tuple[Qpu, ...]
@@ -83,16 +81,16 @@ class Listing:
 
 
 def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -> Listing:
-    """Ask QRMI for all resources side by side, and the records for the jobs that hold them.
+    """Ask QRMI about all resources side by side, and look up in the records which jobs hold them.
 
     Args:
-        resources: of the config.
+        resources: those of the config.
         options: the site's.
         timeout_s: how long QRMI may take for all of them, in seconds.
 
     Raises:
         BackendError: QRMI cannot be imported.
-        RecordError: the state directory is there and cannot be read.
+        RecordError: the state directory exists but cannot be read.
     """
     holders: dict[str, list[int]] = {}
     for item in inventory.read(options.state_dir):
@@ -119,7 +117,7 @@ def _qpu(found: probe.Finding, job_ids: Sequence[int]) -> Qpu:
 
 
 def publish(listing: Listing, state_dir: Path) -> None:
-    """Leave the list for everybody: names, types, states and counts, no job ids and no service's words.
+    """Publish the list for everybody: names, types, states and counts, without job ids and the services' words.
 
     Raises:
         RecordError: it cannot be written.
@@ -140,60 +138,22 @@ def publish(listing: Listing, state_dir: Path) -> None:
             for qpu in listing.qpus
         ],
     }
-    leave(state_dir, LIST_FILE, document, 0o644)
-
-
-def leave(state_dir: Path, name: str, document: Mapping[str, Any], mode: int) -> None:
-    """Leave a JSON file in the state directory, whole or not at all.
-
-    Args:
-        state_dir: the site's; made where it is not there.
-        name: the file's.
-        document: what is in it.
-        mode: the file's.
-
-    Raises:
-        RecordError: it cannot be written.
-    """
-    path = state_dir / name
-    new = state_dir / f".{name}.{os.getpid()}"
-    try:
-        make_state_dir(state_dir)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            os.fchmod(fd, mode)
-            json.dump(document, file)
-        new.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise RecordError(f"cannot write {path}: {error.strerror}", "see: qrmi-slurm doctor") from error
-
-
-def make_state_dir(state_dir: Path) -> None:
-    """Make the state directory where it is not there.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    with contextlib.suppress(FileExistsError):
-        state_dir.mkdir(mode=0o711, parents=True)
-        state_dir.chmod(0o711)  # whatever the umask: users pass through to their jobs' exports
+    state_files.write_json(state_dir, LIST_FILE, document)
 
 
 def read_published(state_dir: Path) -> Listing:
-    """Return the list that root's last run has left.
+    """Return the list that root's last run published.
 
     Raises:
-        RecordError: there is none, or none that can be read.
+        RecordError: there is no list, or it cannot be read.
     """
     path = state_dir / LIST_FILE
-    hint = "an admin can make it with: qrmi-slurm qpus; on other nodes only where --state-dir is shared"
+    hint = "an admin creates it with: qrmi-slurm qpus (on each node, unless --state-dir is shared)"
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_MAX_LIST_BYTES))
         if document["version"] != LIST_VERSION:
-            raise RecordError(f"{path} is of another version of qrmi-slurm", hint)
+            raise RecordError(f"{path} was written by another version of qrmi-slurm", hint)
         found = tuple(_published(item) for item in document["qpus"])
         return Listing(found, float(document["checked_s"]), is_live=False)
     except FileNotFoundError:
@@ -201,7 +161,7 @@ def read_published(state_dir: Path) -> Listing:
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}", hint) from error
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise RecordError(f"{path} is no list of QPUs", hint) from None
+        raise RecordError(f"{path} is not a list of QPUs", hint) from None
 
 
 def _published(item: Mapping[str, Any]) -> Qpu:
@@ -219,10 +179,10 @@ def _published(item: Mapping[str, Any]) -> Qpu:
 
 
 def with_notices(listing: Listing, notices: Mapping[str, str]) -> Listing:
-    """Return the listing with why jobs wait for a QPU, by its name."""
+    """Return the listing with the reasons why QPUs are out of service, by name."""
     return replace(listing, qpus=tuple(replace(qpu, notice=notices.get(qpu.name, "")) for qpu in listing.qpus))
 
 
 def only(listing: Listing, names: Sequence[str]) -> Listing:
-    """Return the listing of some QPUs alone, in its order."""
+    """Return the listing with only these QPUs, in its own order; without names, all of it."""
     return replace(listing, qpus=tuple(qpu for qpu in listing.qpus if qpu.name in names)) if names else listing

@@ -1,72 +1,42 @@
-"""The sensor: a run that brings Slurm's licenses in line with what QRMI says of the QPUs, so that jobs wait, not fail.
+"""The sensor: one run brings Slurm's licenses in line with what QRMI says about the QPUs, so that jobs wait, not fail.
 
-A QPU whose service says that it is offline or paused is out of service at once; one that gives no answer, when it did
-not the time before either. It is back as soon as it says online. What an admin has drained is left alone.
+A QPU whose service says that it is offline or paused goes out of service at once; one that gives no answer, when two
+runs in a row got none. It comes back as soon as it is online. What an admin has drained is left alone.
 """
 
-import contextlib
-import fcntl
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.errors import RecordError, SchedulerError
-from qrmi_slurm.outages import reservations
-from qrmi_slurm.outages.reservations import Outage
-from qrmi_slurm.scheduling import catalogue, moves, qpus
+from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.outages import outage, reservations
+from qrmi_slurm.outages.outage import Outage
+from qrmi_slurm.outages.reservations import Reservations
+from qrmi_slurm.scheduling import memory, moves, qpus, state_files
+from qrmi_slurm.scheduling.memory import Memory
 from qrmi_slurm.scheduling.moves import Move
 from qrmi_slurm.scheduling.qpus import Listing, Qpu
+from qrmi_slurm.scheduling.site import Site, announce, by_license, changing
 from qrmi_slurm.slurm import licenses
 from qrmi_slurm.slurm.licenses import License
-from qrmi_slurm.slurm.plugstack import SiteOptions
 
-MEMORY_FILE: Final = "sensor.json"
-_MEMORY_VERSION: Final = 1
-_MAX_MEMORY_BYTES: Final = 1024 * 1024
+_LOCK_FILE: Final = "sensor.lock"
 
-_RUN_LOCK: Final = "sensor.lock"
-_CHANGE_LOCK: Final = "outages.lock"
+# How many times in a row a QPU may give no answer and stay in service.
+_MAX_UNANSWERED: Final = 1
 
-# What was seen longer ago says nothing of now; the timer comes once a minute.
-FRESH_S: Final = 600.0
+# slurmctld answers within milliseconds; if it does not, a run must not go on forever.
+_SLURM_LIMIT_S: Final = 60.0
+_OUT_OF_TIME: Final = f"Slurm took longer than {_SLURM_LIMIT_S:.0f} s; the next run continues"
 
-# How often in a row a QPU may give no answer and stay in service.
-_ANSWERS_MAY_BE_MISSING: Final = 1
+# QRMI's words for a QPU that jobs can try. With "unknown" it did answer, but the type cannot tell the state.
+_USABLE_STATES: Final = ("online", "unknown")
 
-# slurmctld answers within milliseconds; where it does not, a run must not go on for ever.
-_SLURM_MAY_TAKE_S: Final = 60.0
-_LOCK_WAIT_S: Final = 30.0
-_LOCK_INTERVAL_S: Final = 0.05
 _MAX_MOVES: Final = 200
-
-
-class _Word(Enum):
-    UP = "up"
-    DOWN = "down"
-    NOT_KNOWN = "not known"
-    NOT_OURS = "not ours"
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a run leaves to the next one.
-
-    Args:
-        ran_s: when it ran; seconds since the epoch.
-        unanswered: how often in a row a QPU gave no answer, by name.
-        offline: the state of each license whose QPUs are all down.
-    """
-
-    ran_s: float = 0.0
-    unanswered: Mapping[str, int] = field(default_factory=dict)
-    offline: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +46,7 @@ class Change:
     Args:
         license: its name.
         qpus: the QPUs behind it.
-        notice: why it is out of service; empty where it is back.
+        notice: why it is out of service; empty if it is back.
     """
 
     license: str
@@ -89,10 +59,10 @@ class Report:
     """What a run found and did.
 
     Args:
-        is_skipped: another run had not ended, so this one did nothing.
-        changes: what has changed.
+        is_skipped: this run did nothing because another was still going on.
+        changes: the licenses that went out of service or came back.
         out: why QPUs are out of service now, by name.
-        uncounted: QPUs with a license that Slurm does not know.
+        uncounted: QPUs whose license Slurm does not know.
         moves: the jobs that got another license.
         faults: what could not be done.
     """
@@ -105,116 +75,115 @@ class Report:
     faults: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run works.
+def run(resources: Sequence[Resource], site: Site, timeout_s: float) -> Report:
+    """Ask QRMI about all QPUs, bring Slurm in line with the answers, and tell users.
 
     Args:
-        options: the site's.
-        slurm_conf: Slurm's configuration file.
-    """
-
-    options: SiteOptions
-    slurm_conf: Path
-
-    @property
-    def state_dir(self) -> Path:
-        """The site's state directory."""
-        return self.options.state_dir
-
-
-def run(resources: Sequence[Resource], place: Place, timeout_s: float) -> Report:
-    """Ask QRMI for all QPUs, change what has to change in Slurm, and tell users.
-
-    Args:
-        resources: of the config.
-        place: where.
+        resources: those of the config.
+        site: where.
         timeout_s: how long QRMI may take for all of them, in seconds.
 
     Raises:
         BackendError: QRMI cannot be imported; nothing was changed.
-        SchedulerError: Slurm cannot be asked; users have the list all the same.
+        SchedulerError: Slurm cannot be asked; users have the new list all the same.
         RecordError: the state directory cannot be used.
     """
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(_locked(place.state_dir, _RUN_LOCK, 0.0)):
+    with state_files.locked(site.state_dir, _LOCK_FILE, 0.0) as is_held:
+        if not is_held:
             return Report(is_skipped=True)
-        listing = qpus.ask(resources, place.options, timeout_s)
+        listing = qpus.ask(resources, site.options, timeout_s)
         try:
-            return _Run(resources, place, listing).go()
+            return _Run(resources, site, listing).go()
         except SchedulerError:
-            qpus.publish(listing, place.state_dir)
+            qpus.publish(listing, site.state_dir)
             raise
 
 
-class _Run:
-    """One run, after QRMI has answered."""
+class _Health(Enum):
+    UP = auto()
+    DOWN = auto()
+    UNCLEAR = auto()  # no answer, but not yet too often
+    NOT_OURS = auto()  # nothing was asked, because each job brings its own credentials
 
-    def __init__(self, resources: Sequence[Resource], place: Place, listing: Listing) -> None:
+
+class _Finding(NamedTuple):
+    """What QRMI's answers mean for a QPU or for a license.
+
+    Args:
+        health: the meaning.
+        state: QRMI's word for it, where it is down.
+    """
+
+    health: _Health
+    state: str = ""
+
+
+class _Run:
+    """One run, once QRMI has answered."""
+
+    def __init__(self, resources: Sequence[Resource], site: Site, listing: Listing) -> None:
         self._resources = resources
-        self._place = place
+        self._site = site
         self._listing = listing
-        self._ends_s = time.monotonic() + _SLURM_MAY_TAKE_S
+        self._ends_s = time.monotonic() + _SLURM_LIMIT_S
         self._faults: list[str] = []
         self._changes: list[Change] = []
 
     def go(self) -> Report:
-        known = licenses.read(self._place.slurm_conf)
-        behind = by_license(self._resources, known)
-        before = recall(self._place.state_dir, time.time())
-        unanswered = {
-            qpu.name: before.unanswered.get(qpu.name, 0) + 1
-            for qpu in self._listing.qpus
-            if qpu.state == qpus.UNREACHABLE
-        }
-        states = {qpu.name: _word(qpu, unanswered) for qpu in self._listing.qpus}
-        offline: dict[str, str] = {}
-        with changing(self._place.state_dir):
-            found = reservations.read(self._place.slurm_conf)
-            for license, names in behind.items():
-                word, state = _of_all([states[name] for name in names if name in states])
-                if word is _Word.DOWN or (word is _Word.NOT_KNOWN and license in before.offline):
-                    offline[license] = state or before.offline[license]
-                self._attempt(partial(self._settle, known[license], word, state, found), f"license {license}: ")
-            outages = reservations.read(self._place.slurm_conf).outages
-        notices = reservations.notices(self._resources, outages)
-        announce(self._resources, self._place, self._listing, notices)
-        moved = self._move(list(behind))
-        memory = Memory(time.time(), unanswered, offline)
-        _remember(memory, self._place.state_dir)
+        known = licenses.read(self._site.slurm_conf)
+        before = memory.recall(self._site.state_dir, time.time())
+        unanswered = _unanswered(self._listing.qpus, before)
+        findings = self._findings(known, unanswered)
+        with changing(self._site):
+            found = reservations.read(self._site.slurm_conf)
+            for name, finding in findings.items():
+                self._attempt(partial(self._settle, known[name], finding, found), f"license {name}: ")
+            outages = reservations.read(self._site.slurm_conf).outages
+        notices = outage.notices(self._resources, outages)
+        announce(self._resources, self._site, self._listing, notices)
+        moved = self._move(list(findings))
+        memory.remember(Memory(time.time(), unanswered, _offline(findings, before)), self._site.state_dir)
         return Report(
             changes=tuple(self._changes),
             out=notices,
-            uncounted=tuple(
-                resource.name
-                for resource in self._resources
-                if resource.slurm.license is not None and resource.slurm.license not in known
-            ),
+            uncounted=self._uncounted(known),
             moves=tuple(moved),
             faults=tuple(self._faults),
         )
 
-    def _settle(self, license: License, word: _Word, state: str, found: reservations.Reservations) -> None:
-        """Bring one license in line."""
-        slurm_conf = self._place.slurm_conf
+    def _findings(self, known: Mapping[str, License], unanswered: Mapping[str, int]) -> dict[str, _Finding]:
+        """Return the finding for each license that Slurm knows."""
+        of_qpus = {qpu.name: _of_qpu(qpu, unanswered) for qpu in self._listing.qpus}
+        return {
+            license: _of_license([of_qpus[name] for name in names if name in of_qpus])
+            for license, names in by_license(self._resources, known).items()
+        }
+
+    def _settle(self, license: License, finding: _Finding, found: Reservations) -> None:
+        """Bring one license in line with its finding."""
+        slurm_conf = self._site.slurm_conf
         before = found.outages.get(license.name)
-        names = tuple(resource.name for resource in self._resources if resource.slurm.license == license.name)
+        health = finding.health
         if before is not None and before.is_drained:
-            # slurm.conf may have another number by now.
-            reservations.put(reservations.with_count(before, license.total), found, slurm_conf, time.time())
-        elif word is _Word.UP and before is not None:
+            # slurm.conf may have another count by now.
+            reservations.put(replace(before, count=license.total), found, slurm_conf, time.time())
+        elif health is _Health.UP and before is not None:
             reservations.remove(license.name, slurm_conf)
-            self._changes.append(Change(license.name, names, ""))
-        elif word is _Word.DOWN or (word is _Word.NOT_KNOWN and before is not None):
-            reason = state if word is _Word.DOWN or before is None else before.reason
+            self._note(license.name, "")
+        elif health is _Health.DOWN or (health is _Health.UNCLEAR and before is not None):
+            reason = finding.state if health is _Health.DOWN or before is None else before.reason
             wanted = Outage(license.name, license.total, is_drained=False, reason=reason)
-            is_done = reservations.put(wanted, found, slurm_conf, time.time())
-            if is_done and (before is None or not before.says_as(wanted)):
-                self._changes.append(Change(license.name, names, wanted.notice))
+            is_changed = reservations.put(wanted, found, slurm_conf, time.time())
+            if is_changed and (before is None or not before.matches(wanted)):
+                self._note(license.name, wanted.notice)
+
+    def _note(self, license: str, notice: str) -> None:
+        names = tuple(resource.name for resource in self._resources if resource.slurm.license == license)
+        self._changes.append(Change(license, names, notice))
 
     def _move(self, of: Sequence[str]) -> list[Move]:
-        """Move the jobs that could begin with another license."""
-        slurm_conf = self._place.slurm_conf
+        """Move waiting jobs to licenses of these with which they could start."""
+        slurm_conf = self._site.slurm_conf
         done: list[Move] = []
         if not of:
             return done
@@ -229,8 +198,8 @@ class _Run:
                 done.append(move)
         return done
 
-    def _attempt(self, work: Callable[[], object], what: str = "") -> bool:
-        """Do one thing of many; what goes wrong with it is told at the end."""
+    def _attempt(self, work: Callable[[], object], what: str) -> bool:
+        """Do one thing of many, and keep its fault for the report; tell whether it was done."""
         if time.monotonic() > self._ends_s:
             if _OUT_OF_TIME not in self._faults:
                 self._faults.append(_OUT_OF_TIME)
@@ -238,142 +207,47 @@ class _Run:
         try:
             work()
         except SchedulerError as error:
-            self._faults.append(f"{what}{reservations.in_words(error)}")
+            self._faults.append(f"{what}{reservations.explain(error)}")
             return False
         return True
 
-
-_OUT_OF_TIME: Final = f"Slurm took longer than {_SLURM_MAY_TAKE_S:.0f} s: the next run goes on"
-
-
-def _word(qpu: Qpu, unanswered: Mapping[str, int]) -> tuple[_Word, str]:
-    """Return what a QPU's state means for its license."""
-    match qpu.state:
-        case "online" | "unknown":  # QRMI has an answer for the second, and it is none that says no
-            return _Word.UP, ""
-        case qpus.USERS_OWN:
-            return _Word.NOT_OURS, ""
-        case qpus.UNREACHABLE:
-            is_down = unanswered[qpu.name] > _ANSWERS_MAY_BE_MISSING
-            return (_Word.DOWN, qpu.state) if is_down else (_Word.NOT_KNOWN, "")
-        case _:
-            return _Word.DOWN, qpu.state
+    def _uncounted(self, known: Mapping[str, License]) -> tuple[str, ...]:
+        """Return the QPUs whose license Slurm does not know."""
+        counted = [(resource.name, resource.slurm.license) for resource in self._resources]
+        return tuple(name for name, license in counted if license is not None and license not in known)
 
 
-def _of_all(states: Sequence[tuple[_Word, str]]) -> tuple[_Word, str]:
-    """Return what the QPUs that share a license mean for it: jobs have something to wait for where one is up."""
-    words = {word for word, _ in states}
-    if not words or _Word.NOT_OURS in words:
-        return _Word.NOT_OURS, ""
-    if _Word.UP in words:
-        return _Word.UP, ""
-    return states[0] if words == {_Word.DOWN} else (_Word.NOT_KNOWN, "")
+def _unanswered(found: Sequence[Qpu], before: Memory) -> dict[str, int]:
+    """Return how many times in a row QPUs have given no answer, this time included."""
+    silent = [qpu.name for qpu in found if qpu.state == qpus.UNREACHABLE]
+    return {name: before.unanswered.get(name, 0) + 1 for name in silent}
 
 
-def by_license(resources: Sequence[Resource], known: Mapping[str, License]) -> dict[str, list[str]]:
-    """Return the resources' names by their license, of those that Slurm knows."""
-    found: dict[str, list[str]] = {}
-    for resource in resources:
-        license = resource.slurm.license
-        if license is not None and license in known:
-            found.setdefault(license, []).append(resource.name)
+def _offline(findings: Mapping[str, _Finding], before: Memory) -> dict[str, str]:
+    """Return the state of each license that is down, or was when its QPUs last answered."""
+    found: dict[str, str] = {}
+    for license, (health, state) in findings.items():
+        if health is _Health.DOWN or (health is _Health.UNCLEAR and license in before.offline):
+            found[license] = state or before.offline[license]
     return found
 
 
-def announce(resources: Sequence[Resource], place: Place, listing: Listing | None, notices: Mapping[str, str]) -> None:
-    """Tell users which QPUs are out of service: in their list, and at submission.
-
-    Args:
-        resources: of the config.
-        place: where.
-        listing: the list; None where it is the last one, as far as there is one.
-        notices: why QPUs are out of service, by name.
-
-    Raises:
-        RecordError: the list cannot be written.
-        CatalogueError: the catalogue cannot be written.
-    """
-    if listing is None:
-        with contextlib.suppress(RecordError):
-            listing = qpus.read_published(place.state_dir)
-    if listing is not None:
-        qpus.publish(qpus.with_notices(listing, notices), place.state_dir)
-    catalogue_path = catalogue.path_beside(place.slurm_conf)
-    if catalogue_path.exists() and not catalogue.is_current(catalogue_path, resources, notices):
-        catalogue.write(catalogue_path, resources, notices)
+def _of_qpu(qpu: Qpu, unanswered: Mapping[str, int]) -> _Finding:
+    """Return what a QPU's state means."""
+    if qpu.state in _USABLE_STATES:
+        return _Finding(_Health.UP)
+    if qpu.state == qpus.USERS_OWN:
+        return _Finding(_Health.NOT_OURS)
+    if qpu.state == qpus.UNREACHABLE and unanswered[qpu.name] <= _MAX_UNANSWERED:
+        return _Finding(_Health.UNCLEAR)
+    return _Finding(_Health.DOWN, qpu.state)
 
 
-# --- what runs share -----------------------------------------------------------------------------------------
-
-
-def recall(state_dir: Path, now_s: float) -> Memory:
-    """Return what the last run has left; nothing where that is too long ago to say anything, or cannot be read."""
-    memory = last_run(state_dir)
-    return memory if memory is not None and abs(now_s - memory.ran_s) <= FRESH_S else Memory()
-
-
-def last_run(state_dir: Path) -> Memory | None:
-    """Return what the last run has left, however long ago; None where there was none here."""
-    try:
-        with (state_dir / MEMORY_FILE).open("rb") as file:
-            document: Any = json.loads(file.read(_MAX_MEMORY_BYTES))
-        if document["version"] != _MEMORY_VERSION:
-            return None
-        unanswered = {str(name): int(count) for name, count in document["unanswered"].items()}
-        offline = {str(name): str(state) for name, state in document["offline"].items()}
-        return Memory(float(document["ran_s"]), unanswered, offline)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _remember(memory: Memory, state_dir: Path) -> None:
-    document = {
-        "version": _MEMORY_VERSION,
-        "ran_s": memory.ran_s,
-        "unanswered": dict(memory.unanswered),
-        "offline": dict(memory.offline),
-    }
-    qpus.leave(state_dir, MEMORY_FILE, document, 0o644)
-
-
-@contextlib.contextmanager
-def changing(state_dir: Path) -> Iterator[None]:
-    """Let nobody else change what is out of service until the block ends.
-
-    Raises:
-        RecordError: somebody else does, for 30 s; or the state directory cannot be used.
-    """
-    with _locked(state_dir, _CHANGE_LOCK, _LOCK_WAIT_S) as is_mine:
-        if not is_mine:
-            raise RecordError("another qrmi-slurm is changing what is out of service", "try again")
-        yield
-
-
-@contextlib.contextmanager
-def _locked(state_dir: Path, name: str, wait_s: float) -> Iterator[bool]:
-    """Hold a lock until the block ends; says whether it could be had."""
-    path = state_dir / name
-    try:
-        qpus.make_state_dir(state_dir)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RecordError(
-            f"cannot open {path}: {error.strerror}", "run this as root; see: qrmi-slurm doctor"
-        ) from error
-    try:
-        end_s = time.monotonic() + wait_s
-        while not (is_mine := _lock(fd, path)) and time.monotonic() < end_s:
-            time.sleep(_LOCK_INTERVAL_S)
-        yield is_mine
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int, path: Path) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise RecordError(f"cannot lock {path}: {error.strerror}", "see: qrmi-slurm doctor") from error
-    return True
+def _of_license(findings: Sequence[_Finding]) -> _Finding:
+    """Return what the findings for a license's QPUs mean for the license, which is down only if all of them are."""
+    healths = {finding.health for finding in findings}
+    if not healths or _Health.NOT_OURS in healths:
+        return _Finding(_Health.NOT_OURS)
+    if _Health.UP in healths:
+        return _Finding(_Health.UP)
+    return findings[0] if healths == {_Health.DOWN} else _Finding(_Health.UNCLEAR)

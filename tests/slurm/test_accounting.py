@@ -1,4 +1,4 @@
-"""Each acquisition leaves one line in the ledger, and `qrmi-slurm report` says what Slurm's own accounting says."""
+"""Each acquisition leaves one line in the ledger, and `qrmi-slurm report` agrees with Slurm's own accounting."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from slurm.emulator import API_KEY
 from slurm.polling import wait_for
 from slurm.site import BIN, Site, SiteOptions
 
-# How long Prolog may take to acquire, and Epilog to release: a fraction of a second, many more on a busy machine.
+# How long Prolog may take to acquire, and Epilog to release: a fraction of a second, but more on a busy machine.
 HOOKS_S = 15.0
 
 
@@ -30,12 +30,12 @@ def ledger_files(site: Site) -> list[Path]:
 
 
 def lines(site: Site) -> list[dict[str, Any]]:
-    """Return what stands in the ledger, in the order of writing."""
+    """Return the ledger's lines, in the order in which they were written."""
     return [json.loads(line) for path in ledger_files(site) for line in path.read_text().splitlines()]
 
 
 def report(site: Site, *words: str) -> Any:
-    """Return what the report says, without a word on standard error."""
+    """Return the report's JSON; nothing may be on standard error."""
     done = site.command("report", "--json", *words)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
@@ -48,7 +48,7 @@ def acquisitions(site: Site, *words: str) -> list[dict[str, Any]]:
 
 
 def test_a_job_of_two_qpus_leaves_a_line_for_each(site: Site) -> None:
-    """Root's, with the sessions' ids and no secret; while it runs there is no line, and the report knows it as held."""
+    """For root alone, with the sessions' ids and no secret; while the job runs, the report has them as held."""
     user = site.cluster.user
     job_id = site.cluster.sbatch(
         f"#!/bin/sh\necho begun\nwhile [ ! -e {user.home}/go ]; do sleep 0.05; done\n",
@@ -87,8 +87,8 @@ def test_a_job_of_two_qpus_leaves_a_line_for_each(site: Site) -> None:
     assert {one["id"] for one in acquisitions(site)} == {one["id"] for one in held}
 
 
-def test_the_ledger_is_not_for_users(site: Site) -> None:
-    """A user is told so, by the report and by the file."""
+def test_users_cannot_read_the_ledger(site: Site) -> None:
+    """Neither by the report, which says so, nor from the file."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     site.cluster.wait_job_over(job_id)
     done = site.cluster.run_as_user([BIN / "qrmi-slurm", "report"])
@@ -99,7 +99,7 @@ def test_the_ledger_is_not_for_users(site: Site) -> None:
 
 
 def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
-    """Each has its line; an array's tasks have the array's id, by Slurm's own word."""
+    """Each has its line; tasks have the array's id as Slurm knows it, not as the user's environment has it."""
     long_id = start_long_job(site)
     site.cluster.slurm("scancel", str(long_id))
     site.cluster.wait_job_over(long_id)
@@ -115,7 +115,7 @@ def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
 
 
 def test_an_acquire_that_fails(site: Site) -> None:
-    """The line has the reason, no token, no time held and nothing of the key."""
+    """The line has the reason, but no token, no time held and no part of the key."""
     wrong = site.emulator.resource("ibm_demo")
     wrong["environment"]["QRMI_IBM_QCS_IAM_APIKEY"] = "planted-secret-key"
     site.config([wrong])
@@ -132,7 +132,7 @@ def test_an_acquire_that_fails(site: Site) -> None:
 
 
 def test_both_runs_of_a_requeued_job(site: Site) -> None:
-    """Each run has its own line, with its number."""
+    """Each run has its own line, with the number of the run."""
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     site.cluster.slurm("scontrol", "requeue", str(job_id))
     site.cluster.wait_job(job_id, {"PENDING"})
@@ -151,8 +151,8 @@ def test_both_runs_of_a_requeued_job(site: Site) -> None:
     assert (row["jobs"], row["acquired"]) == (1, 2)
 
 
-def test_what_a_killed_epilog_left_recover_accounts_for(site: Site) -> None:
-    """Held until recover gave it back, and so it is said; by recover's node, which may be another one."""
+def test_recover_accounts_for_what_a_killed_epilog_left(site: Site) -> None:
+    """It counts as held until then; the line is in the file of the node where recover ran."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
@@ -168,8 +168,8 @@ def test_what_a_killed_epilog_left_recover_accounts_for(site: Site) -> None:
     assert [path.name[:3] for path in ledger_files(site)] == ["n2."]
 
 
-def test_a_ledger_that_cannot_be_written_keeps_nothing_held(site: Site) -> None:
-    """The release is done, the node is free, and the log has what the line would have said, but for the token."""
+def test_a_ledger_that_cannot_be_written_does_not_stop_a_release(site: Site) -> None:
+    """The node is free, and the log has what the line would have said, but for the token."""
     job_id = start_long_job(site)
     place = site.folder_of(job_id).parent / ".accounting"
     place.touch()
@@ -178,8 +178,8 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_held(site: Site) -> None:
     place.unlink()
     assert site.emulator.open_sessions() == []
     assert not site.folder_of(job_id).exists()
-    (told,) = [line for line in site.hooks_log().splitlines() if f"not-accounted: job={job_id} " in line]
-    assert "qpu=ibm_demo" in told and "held_s=" in told and f"user={site.cluster.user.name}" in told
+    (logged,) = [line for line in site.hooks_log().splitlines() if f"not-accounted: job={job_id} " in line]
+    assert "qpu=ibm_demo" in logged and "held_s=" in logged and f"user={site.cluster.user.name}" in logged
     assert site.emulator.sessions()[-1]["id"] not in site.hooks_log()
 
 
@@ -188,7 +188,7 @@ def test_a_ledger_that_cannot_be_written_keeps_nothing_held(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def billed() -> Iterator[Site]:
-    """A site with slurmdbd, whose users have an account each, and whose QPU is counted by a license."""
+    """Start a site with slurmdbd, whose QPU is a license."""
     cluster = ClusterOptions(
         nodes=2,
         users=2,
@@ -202,7 +202,7 @@ def billed() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def accounts(billed: Site) -> dict[str, str]:
-    """Return the account of each user, by name, which they have from here on."""
+    """Give each user an account, and return the accounts by the users' names."""
     cluster = billed.cluster
     found = dict(zip((user.name for user in cluster.users), ("physics", "chemistry"), strict=True))
     cluster.slurm("sacctmgr", "--immediate", "add", "account", ",".join(found.values()))
@@ -212,13 +212,13 @@ def accounts(billed: Site) -> dict[str, str]:
 
 
 def submit(site: Site, user: User, seconds: int, *options: str) -> int:
-    """Submit a job that sleeps for some seconds with the QPU and its license."""
+    """Submit a job that holds the QPU and its license for some seconds."""
     script = f"#!/bin/sh\nsleep {seconds}\n"
     return site.cluster.sbatch(script, "--qpu=ibm_demo", "--licenses=qpu_ibm_demo:1", *options, user=user)
 
 
 def sacct(site: Site, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
-    """Return what slurmdbd has of jobs, by their ids, once it has the end of each."""
+    """Return slurmdbd's jobs by their ids, once it knows the end of each."""
     fields = "JobIDRaw,JobID,User,Account,ElapsedRaw,AllocTRES,State,Start,End"
 
     def ended() -> dict[int, dict[str, str]] | None:
@@ -233,7 +233,7 @@ def sacct(site: Site, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
 
 
 def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[str, str]) -> None:
-    """Job by job: user, account, array, and seconds but for the hooks'; by account with sreport, after a roll-up."""
+    """With sacct job by job, in user, account, array and, but for the hooks, seconds; with sreport by account."""
     began_s = time.time()
     first, second = billed.cluster.users
     jobs = [submit(billed, first, 2), submit(billed, second, 1), submit(billed, second, 300)]
@@ -246,46 +246,46 @@ def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[s
     billed.cluster.wait_nodes_idle()
 
     rows = {row["job_id"]: row for row in acquisitions(billed)}
-    told = sacct(billed, [*jobs, array])
-    assert rows.keys() == told.keys()
-    for job_id, job in told.items():
+    of_slurm = sacct(billed, [*jobs, array])
+    assert rows.keys() == of_slurm.keys()
+    for job_id, job in of_slurm.items():
         row = rows[job_id]
         assert (row["user"], row["account"]) == (job["User"], job["Account"])
         assert row["account"] == accounts[row["user"]]
         assert job["AllocTRES"].count("license/qpu_ibm_demo=1") == 1
-        # Held from within Prolog on, which is in Slurm's time, to Epilog, which is not; Slurm cuts times to seconds.
+        # Held from within Prolog, which Slurm counts, to Epilog, which it does not; Slurm cuts times to seconds.
         prolog_s, epilog_s = row["acquired_s"] - epoch_s(job["Start"]), row["ended_s"] - epoch_s(job["End"])
         assert 0 < prolog_s < HOOKS_S
         assert -1 < epilog_s < HOOKS_S
         assert row["held_s"] == pytest.approx(int(job["ElapsedRaw"]) - prolog_s + epilog_s, abs=0.01)
         shown = job_id if row["array_job_id"] is None else f"{row['array_job_id']}_{row['array_task_id']}"
         assert str(shown) == job["JobID"]
-    assert f"{array}_7" in {job["JobID"] for job in told.values()}
+    assert f"{array}_7" in {job["JobID"] for job in of_slurm.values()}
 
     since, until = hours_around(began_s)
     billed.cluster.slurm("sacctmgr", "--immediate", "rollup", since, until)
     for account in ("physics", "chemistry"):
         (ours,) = [row for row in report(billed, "--by", "account")["rows"] if row["account"] == account]
-        slurms = sum(int(job["ElapsedRaw"]) for job in told.values() if job["Account"] == account)
+        slurms = sum(int(job["ElapsedRaw"]) for job in of_slurm.values() if job["Account"] == account)
         assert sreport(billed, account, since, until) == slurms
         assert abs(ours["held_s"] - slurms) <= HOOKS_S * ours["jobs"]
         assert abs(ours["held_s"] - slurms) / 60 < 1
 
 
 def epoch_s(text: str) -> float:
-    """Return a time of sacct's, local and cut to a second."""
+    """Return one of sacct's times, which are local and in whole seconds."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def hours_around(began_s: float) -> tuple[str, str]:
-    """Return the full hour before a moment and the one to come, as Slurm writes them; slurmdbd adds up full hours."""
+    """Return the full hours around a moment and the present, as Slurm writes them; slurmdbd adds up full hours."""
     since = datetime.fromtimestamp(began_s).replace(minute=0, second=0, microsecond=0)
     until = datetime.now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     return since.isoformat(), until.isoformat()
 
 
 def sreport(site: Site, account: str, since: str, until: str) -> int:
-    """Return for how many seconds an account had the QPU's license, by slurmdbd's roll-up."""
+    """Return for how many seconds an account had the QPU's license, according to slurmdbd's roll-up."""
     words = ["sreport", "--parsable2", "--noheader", "--tres=license/qpu_ibm_demo", "-t", "Seconds"]
     words += ["cluster", "AccountUtilizationByUser", f"accounts={account}", f"start={since}", f"end={until}"]
     words.append("format=Account,Login,Used")
@@ -294,9 +294,9 @@ def sreport(site: Site, account: str, since: str, until: str) -> int:
 
 
 def test_table_csv_and_pictures_of_a_site(billed: Site, tmp_path: Path) -> None:
-    """What the commands of the admin's page print and write."""
+    """What the commands in the admin's page print and write."""
     heading, *rows = billed.command("report", "--since", "1h", "--by", "account", "--csv").stdout.splitlines()
-    assert heading == "account,jobs,acquired,failed,held_s,utilisation"
+    assert heading == "account,jobs,acquired,failed,held_s,utilization"
     assert sorted(row.partition(",")[0] for row in rows) == ["chemistry", "physics"]
     table = billed.command("report", "--by", "qpu").stdout
     assert re.search(r"^ibm_demo +4 +4 +0 +00:00:\d\d +100 % +", table, re.MULTILINE)
@@ -317,7 +317,7 @@ def test_table_csv_and_pictures_of_a_site(billed: Site, tmp_path: Path) -> None:
     ),
 )
 def test_a_command_of_the_pages_that_asks_slurmdbd(billed: Site, accounts: dict[str, str], command: str) -> None:
-    """Typed as it stands, by root, who says yes."""
+    """Typed by root as it is on the page, and answered with yes."""
     assert accounts
     if " qos " in command:
         billed.cluster.slurm("sacctmgr", "--immediate", "add", "qos", "quantum")

@@ -249,10 +249,11 @@ def a_program(admin: Admin) -> str:
 
 
 SCHEDULING, ACCOUNTING = "docs/scheduling.md", "docs/accounting.md"
-SETTING_IT_UP, SWITCH = "Setting it up", "A QPU that is offline, and the admin's switch"
+SETTING_IT_UP, SWITCH = "Setting it up", "Taking a QPU out of service"
 # What the pages call things, and what they are called here.
 NAMES = {", ibm_kingston": "", "ibm_quebec": "ibm_demo", "ibm_qebec": "ibm_dmeo"}
 ACCOUNTING_TITLE = "Accounting: who held which QPU, and for how long"
+COLLECTING = "Collecting ledgers from the nodes"
 OF_PROLOG, OF_EPILOG = r"qrmi-slurm-prolog info: acquired: job=\d+", r"qrmi-slurm-epilog info: released: job=\d+"
 STEPS = {
     "/opt/qrmi-emulator/bin/qrmi-slurm emulator --help": Step("--backend", env={"PYTHONPATH": str(BASE_PACKAGES)}),
@@ -332,7 +333,7 @@ SCHEDULED_STEPS = {
 def typed_elsewhere() -> set[str]:
     """Return what the sections type that are followed as a whole, and what the tests of whole sessions type."""
     whole = {(ADMIN, section) for section in (*INSTALLING, UPGRADING, REMOVING)} | {(README, THE_EMULATOR)}
-    whole |= {(ACCOUNTING, "The ledger")}
+    whole |= {(ACCOUNTING, COLLECTING)}
     found = {
         command
         for page in pages.pages()
@@ -492,7 +493,7 @@ def test_the_ledger_is_collected_as_the_page_says(admin: Admin) -> None:
     """From each node, by ssh, and read where it was collected."""
     a_qpu_job(admin)
     admin.machine.path("/srv/www").mkdir(exist_ok=True)
-    admin.follow(pages.block(ACCOUNTING, "The ledger", "sh"))
+    admin.follow(pages.block(ACCOUNTING, COLLECTING, "sh"))
     assert list(admin.machine.path("/srv/qpu-accounting").glob("n1/*/.accounting/*.jsonl"))
     assert "<svg" in admin.machine.path("/srv/www/qpus.html").read_text()
 

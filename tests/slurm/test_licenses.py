@@ -1,4 +1,4 @@
-"""A QPU is scheduled as a license: jobs wait for it in the queue, and whoever asks otherwise is told at submission."""
+"""QPUs as licenses: jobs wait for them in the queue, and what cannot run is refused at submission."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.site import LUA_DIR, Site, SiteOptions
 
-# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user, in the partition quantum.
+# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user in the partition quantum.
 BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
 LICENSES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 
@@ -30,7 +30,7 @@ while [ ! -e {gate} ]; do sleep 0.05; done
 
 
 def slurm_keys(site: Site) -> Mapping[str, Mapping[str, Any]]:
-    """Return what each resource's `slurm` says."""
+    """Return the `slurm` section of each resource."""
     return {
         "ibm_second": {"license": "second", "capacity": 2},
         "ibm_guarded": {"allow": {"users": [site.cluster.user.name], "partitions": ["quantum"]}},
@@ -38,7 +38,7 @@ def slurm_keys(site: Site) -> Mapping[str, Mapping[str, Any]]:
 
 
 def write_config(site: Site, **keys: Mapping[str, Any]) -> None:
-    """Write the config with its catalogue; other `slurm` keys than the usual ones by the resource's name."""
+    """Write the config and its catalogue, with other `slurm` sections than usual for some resources."""
     wanted = {**slurm_keys(site), **keys}
     site.config([{**site.emulator.resource(name), "slurm": dict(wanted.get(name, {}))} for name in BACKENDS])
 
@@ -58,7 +58,7 @@ def licensed_site() -> Iterator[Site]:
 
 @pytest.fixture
 def site(licensed_site: Site) -> Iterator[Site]:
-    """Return the module's site without jobs; held jobs end with the test."""
+    """Return the module's site without jobs; jobs that a test has held end with it."""
     write_config(licensed_site)
     gate(licensed_site).unlink(missing_ok=True)
     yield licensed_site
@@ -69,17 +69,17 @@ def site(licensed_site: Site) -> Iterator[Site]:
 
 
 def gate(site: Site) -> Path:
-    """Return the file that held jobs wait for."""
+    """Return the file whose creation ends held jobs."""
     return site.cluster.folder / "gate"
 
 
 def hold(site: Site, *options: str) -> int:
-    """Submit a job that runs until the gate is there."""
+    """Submit a job that runs until the gate exists."""
     return site.cluster.sbatch(HOLD.format(gate=gate(site)), *options)
 
 
 def pending(site: Site, job_id: int | str) -> JobInfo:
-    """Wait until a job waits for licenses, on no node."""
+    """Wait until a job waits for licenses, without a node."""
 
     def waits() -> JobInfo | None:
         info = site.cluster.job(job_id)
@@ -91,18 +91,18 @@ def pending(site: Site, job_id: int | str) -> JobInfo:
 
 
 def licenses_of(site: Site, job_id: int | str) -> list[str]:
-    """Return what each job or component has, as scontrol says."""
+    """Return the licenses of each job or component, as scontrol shows them."""
     return [info.fields["Licenses"] for info in site.cluster.jobs(job_id)]
 
 
 def counted(site: Site, license: str) -> dict[str, int]:
-    """Return what `scontrol show lic` says of a license."""
+    """Return the numbers that `scontrol show lic` has for a license."""
     shown = site.cluster.slurm("scontrol", "--oneliner", "show", "lic", license)
     return {name: int(count) for name, count in re.findall(r"(Total|Used|Free|Reserved)=(\d+)", shown)}
 
 
 def refusal(done: "subprocess.CompletedProcess[str]") -> str:
-    """Return what a refused command has said."""
+    """Return the standard error of a command that was refused."""
     assert done.returncode != 0, done.stdout
     return done.stderr
 
@@ -111,7 +111,7 @@ def refusal(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def test_the_second_job_on_a_qpu_waits_in_the_queue_without_a_node(site: Site) -> None:
-    """It starts when the first is done, and both have had the QPU."""
+    """It starts when the first has ended, and has the QPU then."""
     first = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(first, {"RUNNING"})
     second = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
@@ -127,7 +127,7 @@ def test_the_second_job_on_a_qpu_waits_in_the_queue_without_a_node(site: Site) -
 
 
 def test_a_capacity_of_two_runs_two(site: Site) -> None:
-    """And the third waits."""
+    """The third job waits."""
     jobs = [hold(site, "--qpu=ibm_second") for _ in range(2)]
     for job_id in jobs:
         site.cluster.wait_job(job_id, {"RUNNING"})
@@ -138,7 +138,7 @@ def test_a_capacity_of_two_runs_two(site: Site) -> None:
 
 
 def test_srun_and_salloc_wait_as_well(site: Site) -> None:
-    """Their jobs have the license, and run when it is free."""
+    """Their jobs get the license, and run when it is free."""
     first = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(first, {"RUNNING"})
     commands = (
@@ -161,7 +161,7 @@ def test_srun_and_salloc_wait_as_well(site: Site) -> None:
 
 
 def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
-    """Each has the license, which one at a time holds."""
+    """Each task asks for the license, which one at a time holds."""
     job_id = hold(site, "--qpu=ibm_demo", "--array=1-3")
     wait_for(lambda: counted(site, "qpu_ibm_demo")["Used"] == 1, "the first task to run", 20)
 
@@ -175,7 +175,7 @@ def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
 
 
 def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
-    """A component without --qpu has none; from 23.02 on Slurm takes licenses in the first component alone."""
+    """A component without --qpu has none; from 23.02 Slurm takes licenses from the first component alone."""
     if slurm_release(site.cluster) >= (23, 2):
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
         sentence = "only in a heterogeneous job's first component: put --qpu=ibm_second there"
@@ -192,7 +192,7 @@ def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
 
 
 def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
-    """sbatch in a QPU job: by Slurm's inheritance the inner job asks for the same QPU."""
+    """With sbatch in a QPU job, the inner job inherits the outer one's --qpu."""
     outer = site.cluster.sbatch(f"#!/bin/sh\nsbatch --parsable {write_script(site)}\n", "--qpu=ibm_demo")
     site.cluster.wait_job_over(outer)
     inner = int(site.cluster.job_output(outer).strip())
@@ -209,7 +209,7 @@ def write_script(site: Site) -> Path:
 
 
 def test_a_choice_waits_for_one_of_its_qpus_and_says_which_others_would_do(site: Site) -> None:
-    """Each job gets another one of them than the job before."""
+    """The jobs get its QPUs in turn."""
     jobs = [site.cluster.sbatch(PRINT_ENVIRONMENT, "--hold", "--qpu=any:ibm_[ds]*") for _ in range(4)]
     found = [site.cluster.job(job_id).fields for job_id in jobs]
     assert sorted(fields["Licenses"] for fields in found) == ["qpu_ibm_demo:1"] * 2 + ["second:1"] * 2
@@ -226,7 +226,7 @@ def commands(*options: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("has_filter", [True, False])
 def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -> None:
-    """By cli_filter on the login node where it is there, by the controller at any rate."""
+    """By cli_filter on a login node that has it, and otherwise by the controller."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     before = site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i")
     for command in commands("--qpu=ibm_dmeo"):
@@ -239,7 +239,7 @@ def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -
 
 @pytest.mark.parametrize("has_filter", [True, False])
 def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
-    """The rules of the config, at submission."""
+    """At submission, by the config's access rules."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     owner, other = site.cluster.users
     by_user = f"user {other.name} may not use ibm_guarded: it is for user {owner.name}\n"
@@ -260,7 +260,7 @@ def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
 
 
 def test_a_group_and_an_account_are_known(site: Site) -> None:
-    """The user's own group has its members in the catalogue; without accounting an account is what --account says."""
+    """The catalogue has the group's members; without accounting, the account is what --account says."""
     owner, other = site.cluster.users
     write_config(site, ibm_demo={"allow": {"groups": [owner.name], "accounts": ["physics"]}})
     job_id = hold(site, "--qpu=ibm_demo", "--account=Physics")
@@ -273,7 +273,7 @@ def test_a_group_and_an_account_are_known(site: Site) -> None:
 
 
 def test_a_license_asked_for_by_hand_is_refused(site: Site) -> None:
-    """It would keep a QPU from jobs that use it."""
+    """It would keep the QPU from jobs that use it."""
     for command in commands("--licenses=matlab:1,qpu_ibm_demo:1"):
         said = refusal(site.cluster.run_as_user(command))
         assert "qpu_ibm_demo is the license of ibm_demo: ask for it with --qpu=ibm_demo, not with --licenses" in said
@@ -282,7 +282,7 @@ def test_a_license_asked_for_by_hand_is_refused(site: Site) -> None:
 
 
 def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site) -> None:
-    """The admin finds why in slurmctld's log."""
+    """slurmctld's log tells the admin why."""
     path = site.cluster.etc / "qrmi_catalogue.lua"
     path.unlink()
     said = refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
@@ -306,7 +306,7 @@ def forge(licensed_site: Site) -> Path:
 
 @pytest.mark.parametrize("entry", ["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU= ibm_demo,ibm_demo"])
 def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: Path, entry: str) -> None:
-    """Slurm gives Prolog SPANK_QRMI_QPU from either name, so that job_submit looks for both."""
+    """Slurm makes Prolog's SPANK_QRMI_QPU from either name, so job_submit looks for both."""
     done = site.cluster.run_as_user([forge, entry])
     job_id = int(done.stdout)
     assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
@@ -320,7 +320,7 @@ def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: 
     ["SPANK_SPANK_QRMI_QPU=ibm_demo", "qrmi_qpu=ibm_demo", "QRMI_QPU =ibm_demo", " QRMI_QPU=ibm_demo", "QRMI_QPU"],
 )
 def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, forge: Path, entry: str) -> None:
-    """No license, and no session."""
+    """The job gets no license and no session."""
     count = len(site.emulator.sessions())
     job_id = int(site.cluster.run_as_user([forge, entry]).stdout)
     assert licenses_of(site, job_id) == ["(null)"]
@@ -330,14 +330,14 @@ def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, for
 
 
 def test_a_selection_that_is_there_twice_is_refused(site: Site, forge: Path) -> None:
-    """Prolog would see one of them, and job_submit another."""
+    """Prolog might see one of them and job_submit the other."""
     for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
         said = refusal(site.cluster.run_as_user([forge, *entries]))
         assert "two different values of --qpu" in said
 
 
 def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
-    """A step's --qpu goes past job_submit, and with PrologFlags=Alloc past Prolog as well."""
+    """job_submit does not see a step's --qpu, and with PrologFlags=Alloc neither does Prolog."""
     count = len(site.emulator.sessions())
     job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo env\n")
     site.cluster.wait_job_over(job_id)
@@ -346,7 +346,7 @@ def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
 
 
 def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
-    """Run a step whose srun has a plugin of the user's own, in a job without --qpu."""
+    """In a job without --qpu, run a step whose srun loads a plugin of the user's own."""
     home = site.cluster.user.home
     plugin = site.cluster.folder / "forge_selection.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, FORGED.with_name("forge_selection.c")], check=True)
@@ -364,7 +364,7 @@ def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> None:
-    """Prolog has run then, with what the controller has seen."""
+    """Prolog has run by then, for what the controller has seen."""
     count = len(site.emulator.sessions())
     done = forged_step(site)
     assert done.returncode == 0, done.stderr
@@ -373,7 +373,7 @@ def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> 
 
 
 def test_without_prologflags_alloc_it_would() -> None:
-    """Why the doctor calls that an error: slurmd takes the SPANK environment from srun at a job's first step."""
+    """Why the doctor calls that an error: at a job's first step, slurmd takes the SPANK environment from srun."""
     cluster = ClusterOptions(nodes=1, settings={"PrologFlags": "Serial"})
     with Site(SiteOptions(cluster, licenses={"qpu_ibm_demo": 1})) as site:
         forged_step(site)
@@ -387,7 +387,7 @@ def test_without_prologflags_alloc_it_would() -> None:
 
 
 def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> None:
-    """Others' licenses stay, and the files that are named are there."""
+    """The site's other licenses stay in them, and the files that they name exist."""
     done = site.command("slurm-conf")
     part = done.stdout.partition(f"### {site.cluster.slurm_conf}: add, to let jobs wait for QPUs (optional)\n")[2]
     lines = [line for line in part.splitlines() if not line.startswith("# ")]
@@ -402,7 +402,7 @@ def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> No
 
 
 def test_the_doctor_finds_licenses_in_order_and_says_what_is_not(site: Site) -> None:
-    """A config without a new catalogue is a warning; a license that Slurm does not count is an error."""
+    """An outdated catalogue is a warning; a license that Slurm does not have is an error."""
     names = ("JobSubmitPlugins", "catalogue", "Licenses", "licenses")
 
     def levels() -> dict[str, str]:
@@ -417,7 +417,7 @@ def test_the_doctor_finds_licenses_in_order_and_says_what_is_not(site: Site) -> 
 
 
 def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
-    """As docs/scheduling.md has them; slurmctld takes the new file at the next job."""
+    """The lines in docs/scheduling.md; slurmctld reads the new file at the next job."""
     path = site.cluster.etc / "job_submit.lua"
     ready = path.read_text()
     [block] = re.findall(r"^```lua\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -443,7 +443,7 @@ def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
 
 
 def test_a_waiting_job_keeps_its_qpus_licenses_through_changes(site: Site) -> None:
-    """Whoever changes them, its user or root."""
+    """Whether its user or root changes them."""
     job_id = str(hold(site, "--hold", "--qpu=ibm_demo"))
     for licenses, expected in (
         ("matlab:2", "matlab:2,qpu_ibm_demo:1"),
@@ -462,7 +462,7 @@ def test_a_waiting_job_keeps_its_qpus_licenses_through_changes(site: Site) -> No
 
 
 def test_a_waiting_choice_can_be_moved_to_another_license_of_it(site: Site) -> None:
-    """As `qrmi-slurm sensor` does; to one that is none of the choice, it cannot."""
+    """As `qrmi-slurm sensor` does, but not to a license outside the choice."""
     job_id = str(hold(site, "--hold", "--qpu=any:ibm_[ds]*"))
     for license in ("second:1", "qpu_ibm_demo:1", "second:1"):
         site.cluster.slurm("scontrol", "update", f"JobId={job_id}", f"Licenses={license}")
@@ -474,7 +474,7 @@ def test_a_waiting_choice_can_be_moved_to_another_license_of_it(site: Site) -> N
 
 
 def test_a_running_job_keeps_its_license_unless_an_operator_changes_it(site: Site) -> None:
-    """Slurm lets a user drop a running job's licenses: two jobs would be on the QPU then."""
+    """Slurm alone would let the user drop it, and a second job would get the QPU."""
     job_id = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(job_id, {"RUNNING"})
     done = site.cluster.run_as_user(["scontrol", "update", f"JobId={job_id}", "Licenses="])
@@ -486,7 +486,7 @@ def test_a_running_job_keeps_its_license_unless_an_operator_changes_it(site: Sit
 
 
 def test_a_change_must_fit_the_access_rules(site: Site) -> None:
-    """A waiting job cannot go to a partition in which it may not have its QPU."""
+    """A waiting job cannot move to a partition in which its QPU is not allowed."""
     job_id = hold(site, "--hold", "--qpu=ibm_guarded", "--partition=quantum")
     done = site.cluster.run_as_user(["scontrol", "update", f"JobId={job_id}", "Partition=debug"])
     assert "Access/permission denied" in refusal(done)
@@ -500,7 +500,7 @@ def test_a_change_must_fit_the_access_rules(site: Site) -> None:
 
 
 def test_a_reserved_license_is_for_those_of_the_reservation(site: Site) -> None:
-    """Slurm's own way to keep a QPU for a class or a maintenance: others wait, and start when it is over."""
+    """Slurm's own way to keep a QPU for a class: other jobs wait, and start when it is over."""
     owner, other = site.cluster.users
     create = ["ReservationName=class", "StartTime=now", "Duration=60", f"Users={owner.name}", "Flags=LICENSE_ONLY"]
     site.cluster.slurm("scontrol", "create", "reservation", *create, "Licenses=qpu_ibm_demo:1")
@@ -517,7 +517,7 @@ def test_a_reserved_license_is_for_those_of_the_reservation(site: Site) -> None:
 
 
 def test_a_partitions_limits_are_those_of_a_qpu_that_is_for_it_alone(site: Site) -> None:
-    """MaxTime of the partition holds for each job on the QPU."""
+    """The partition's MaxTime holds for each job on the QPU."""
     job_id = hold(site, "--qpu=ibm_guarded", "--partition=quantum", "--time=90")
     info = wait_for(lambda: _with_reason(site, job_id), "the job to be held back", 20)
     assert info.reason in ("PartitionTimeLimit", "PartitionConfig")

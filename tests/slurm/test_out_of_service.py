@@ -1,4 +1,4 @@
-"""Jobs wait for a QPU that is offline or drained and start when it is back; those that left it open get another."""
+"""Jobs wait for a QPU that is offline or drained, and start when it is back; jobs with a choice get another one."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ANY = "--qpu=any:ibm_*"
 
 @pytest.fixture(scope="module")
 def counted_site() -> Iterator[Site]:
-    """Start a site whose two QPUs are counted by licenses, one job at a time each."""
+    """Start a site whose two QPUs are licenses, each for one job at a time."""
     options = SiteOptions(
         cluster=ClusterOptions(nodes=1),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
@@ -43,7 +43,7 @@ def site(counted_site: Site) -> Site:
 
 
 def state(site: Site, name: str, status: str) -> None:
-    """Let the service say something else of a QPU."""
+    """Make the service report another state of a QPU."""
     site.emulator.control("POST", f"backends/{name}", {"status": status})
 
 
@@ -54,7 +54,7 @@ def reservations(site: Site) -> dict[str, str]:
 
 
 def sensor(site: Site, status: int = 0) -> dict[str, Any]:
-    """Run the sensor and return what it says."""
+    """Run the sensor and return its JSON output."""
     done = site.command("sensor", "--json")
     assert done.returncode == status, done.stdout + done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -62,27 +62,27 @@ def sensor(site: Site, status: int = 0) -> dict[str, Any]:
     return said
 
 
-def told(site: Site, *words: str) -> str:
-    """Run one of the admin's commands, which must succeed, and return what it prints."""
+def printed(site: Site, *words: str) -> str:
+    """Run one of the admin's commands, which has to succeed, and return its output."""
     done = site.command(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def begun(site: Site, *args: str) -> int:
-    """Start a job and wait until its script has begun."""
+    """Submit a job and wait until its script has started."""
     job_id = site.cluster.sbatch(SLEEP, *args)
     wait_for(lambda: "begun" in site.cluster.job_output(job_id), "the script to begin", 20)
     return job_id
 
 
 def wait_for_license(site: Site, job_id: int) -> None:
-    """Wait until Slurm has tried a job and says that it waits for a license."""
+    """Wait until Slurm has tried to start a job and says that it waits for a license."""
     wait_for(lambda: site.cluster.job(job_id).reason == "Licenses", f"job {job_id} to wait", 20)
 
 
 def stays_pending(site: Site, *job_ids: int) -> None:
-    """Watch jobs for longer than slurmctld takes between two looks at the queue (sched_interval=2)."""
+    """Check that jobs stay pending for longer than slurmctld's scheduling interval (sched_interval=2)."""
     end_s = time.monotonic() + 4
     while time.monotonic() < end_s:
         assert {site.cluster.job(job_id).state for job_id in job_ids} == {"PENDING"}
@@ -90,8 +90,8 @@ def stays_pending(site: Site, *job_ids: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "word"), [("offline", "offline"), ("paused", "offline: paused")])
-def test_jobs_wait_while_the_service_says_no(site: Site, status: str, word: str) -> None:
-    """Once the sensor has seen it jobs wait, with and without a time limit, and start when it has seen it back."""
+def test_jobs_wait_while_the_service_is_offline(site: Site, status: str, word: str) -> None:
+    """From the sensor's run that sees it offline to the one that sees it back, with and without a time limit."""
     state(site, "ibm_demo", status)
     said = sensor(site)
     assert said["changes"] == [{"license": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": word}]
@@ -109,8 +109,8 @@ def test_jobs_wait_while_the_service_says_no(site: Site, status: str, word: str)
     assert not reservations(site)
 
 
-def test_one_answer_that_does_not_come_is_no_outage(site: Site) -> None:
-    """A QPU that gives no answer once stays in service, and one that was out stays out; the second time counts."""
+def test_one_missing_answer_changes_nothing(site: Site) -> None:
+    """Neither for a QPU that is in service nor for one that is out; the second in a row counts."""
     with site.emulator.fault(call="iam_token", kind="error", status=503):
         assert sensor(site)["changes"] == []
     assert sensor(site)["changes"] == []
@@ -126,8 +126,8 @@ def test_one_answer_that_does_not_come_is_no_outage(site: Site) -> None:
     assert sensor(site)["out"] == {"ibm_demo": "offline: paused"}
 
 
-def test_what_the_sensor_takes_out_ends_by_itself(site: Site) -> None:
-    """A sensor that dies keeps no QPU from its jobs for longer than an hour; one that lives renews in time."""
+def test_an_outage_of_the_sensor_ends_by_itself(site: Site) -> None:
+    """A dead sensor keeps a QPU from jobs for no more than an hour; a living one renews the reservation in time."""
     state(site, "ibm_demo", "offline")
     sensor(site)
     assert " Duration=01:00:00 " in reservations(site)["qpu_out_qpu_ibm_demo"]
@@ -141,10 +141,10 @@ def test_what_the_sensor_takes_out_ends_by_itself(site: Site) -> None:
 
 
 def test_a_drained_qpu(site: Site) -> None:
-    """A running job keeps it, others wait, users read the reason, the sensor leaves it alone, and resume ends it."""
+    """Its job keeps it, other jobs wait, users read the reason, the sensor leaves it alone, and resume ends it."""
     sensor(site)
     running = begun(site, DEMO)
-    out = told(site, "drain", "ibm_demo", "--reason", "new fridge [bold] = 5%, Flags=x")
+    out = printed(site, "drain", "ibm_demo", "--reason", "new fridge [bold] = 5%, Flags=x")
     assert out == "ibm_demo: drained: new fridge [bold] = 5%, Flags=x (1 running job keeps it)\n"
     done = site.cluster.run_as_user(["sbatch", "--parsable", DEMO, "--wrap=true"])
     waiting = int(done.stdout)
@@ -155,7 +155,7 @@ def test_a_drained_qpu(site: Site) -> None:
     wait_for_license(site, waiting)
     assert site.cluster.job(running).state == "RUNNING"
     listed = site.cluster.run_as_user([str(BIN / "qrmi-slurm"), "qpus"]).stdout
-    for shown in (listed, told(site, "qpus")):
+    for shown in (listed, printed(site, "qpus")):
         row = next(line for line in shown.splitlines() if line.startswith("ibm_demo"))
         assert row.split()[2:4] == ["no", "drained"]
         assert row.endswith("drained: new fridge [bold] = 5%, Flags=x")
@@ -165,16 +165,16 @@ def test_a_drained_qpu(site: Site) -> None:
     site.cluster.wait_job(running)
     assert sensor(site)["changes"] == []
     stays_pending(site, waiting)
-    assert told(site, "drain", "ibm_demo", "--reason", "later").startswith("ibm_demo: drained: later")
-    assert told(site, "drain", "ibm_demo", "--reason", "later") == "ibm_demo: unchanged: drained: later\n"
-    assert told(site, "resume", "ibm_demo") == "ibm_demo: in service\n"
-    assert told(site, "resume", "ibm_demo") == "ibm_demo: unchanged: in service\n"
+    assert printed(site, "drain", "ibm_demo", "--reason", "later").startswith("ibm_demo: drained: later")
+    assert printed(site, "drain", "ibm_demo", "--reason", "later") == "ibm_demo: unchanged: drained: later\n"
+    assert printed(site, "resume", "ibm_demo") == "ibm_demo: in service\n"
+    assert printed(site, "resume", "ibm_demo") == "ibm_demo: unchanged: in service\n"
     assert site.cluster.wait_job(waiting).state == "COMPLETED"
 
 
 def test_a_drain_outlives_slurmctld(site: Site) -> None:
-    """The reason and the waiting are Slurm's to keep: after a restart both are there."""
-    told(site, "drain", "ibm_demo", "--reason", "until Friday")
+    """After a restart the reason is still there, and jobs still wait."""
+    printed(site, "drain", "ibm_demo", "--reason", "until Friday")
     site.cluster.stop_daemon("slurmctld")
     start_slurmctld(site)
     assert sensor(site)["out"] == {"ibm_demo": "drained: until Friday"}
@@ -184,29 +184,29 @@ def test_a_drain_outlives_slurmctld(site: Site) -> None:
 
 
 def test_root_can_try_a_drained_qpu(site: Site) -> None:
-    """A job of root's in the reservation has the QPU while everybody else waits."""
-    told(site, "drain", "ibm_demo", "--reason", "new fridge")
-    told_id = site.cluster.slurm(
+    """With a job in the reservation, while everybody else waits."""
+    printed(site, "drain", "ibm_demo", "--reason", "new fridge")
+    job_id = site.cluster.slurm(
         *("sbatch", "--parsable", "--reservation=qpu_out_qpu_ibm_demo", DEMO, "--output=/dev/null", "--wrap=true")
     )
-    assert site.cluster.wait_job(int(told_id)).state == "COMPLETED"
+    assert site.cluster.wait_job(int(job_id)).state == "COMPLETED"
 
 
 def test_resume_of_a_qpu_that_went_offline_meanwhile(site: Site) -> None:
-    """It stays out of service, now for the sensor's reason: its jobs would fail."""
-    told(site, "drain", "ibm_demo", "--reason", "maintenance")
+    """It stays out of service for the sensor's reason, since its jobs would fail."""
+    printed(site, "drain", "ibm_demo", "--reason", "maintenance")
     state(site, "ibm_demo", "offline")
     assert sensor(site)["out"] == {"ibm_demo": "drained: maintenance"}
-    assert told(site, "resume", "ibm_demo") == "ibm_demo: offline\n"
+    assert printed(site, "resume", "ibm_demo") == "ibm_demo: offline\n"
     state(site, "ibm_demo", "online")
     assert sensor(site)["out"] == {}
     assert not reservations(site)
 
 
-def test_what_cannot_be_drained(site: Site) -> None:
-    """A name that is not known, a QPU without a license, one that Slurm lacks: each is a sentence with a remedy."""
+def test_a_qpu_that_cannot_be_drained(site: Site) -> None:
+    """For an unknown name, a QPU without a license and a license that Slurm lacks, the message says what to do."""
     cases = {
-        "ibm_dmeo": "not known at this site: ibm_dmeo (did you mean ibm_demo?); known are: ibm_demo, ibm_none, ",
+        "ibm_dmeo": "unknown QPU: ibm_dmeo (did you mean ibm_demo?); known QPUs: ibm_demo, ibm_none, ",
         "ibm_none": 'ibm_none has "license": null',
         "ibm_lost": "Slurm has no license qpu_ibm_lost",
     }
@@ -217,11 +217,11 @@ def test_what_cannot_be_drained(site: Site) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert sentence in done.stderr
         assert "hint: " in done.stderr
-    assert not reservations(site), "nothing is done where one name is wrong"
+    assert not reservations(site), "one wrong name, and nothing is done"
 
 
-def test_a_qpu_that_is_reserved_for_others(site: Site) -> None:
-    """Neither a reservation that runs nor one to come keeps it in service; their own jobs wait as well."""
+def test_a_qpu_that_the_site_has_reserved_goes_out_of_service_too(site: Site) -> None:
+    """Whether the reservation has started or is still to come; jobs in the reservation wait as well."""
     user = site.cluster.user.name
     for name, start in (("now", "now"), ("later", "now+2hours")):
         site.cluster.slurm(
@@ -231,7 +231,7 @@ def test_a_qpu_that_is_reserved_for_others(site: Site) -> None:
     state(site, "ibm_demo", "paused")
     assert sensor(site)["out"] == {"ibm_demo": "offline: paused"}
     state(site, "ibm_demo", "online")
-    assert told(site, "drain", "ibm_demo", "--reason", "x") == "ibm_demo: drained: x\n"
+    assert printed(site, "drain", "ibm_demo", "--reason", "x") == "ibm_demo: drained: x\n"
     assert sensor(site)["out"] == {"ibm_demo": "drained: x"}
     line = reservations(site)["qpu_out_qpu_ibm_demo"]
     assert " Duration=365-00:00:00 " in line
@@ -240,20 +240,22 @@ def test_a_qpu_that_is_reserved_for_others(site: Site) -> None:
     for job_id in jobs:
         wait_for_license(site, job_id)
     stays_pending(site, *jobs)
-    told(site, "resume", "ibm_demo")
+    printed(site, "resume", "ibm_demo")
     assert site.cluster.wait_job(jobs[1]).state == "COMPLETED"
-    assert site.cluster.job(jobs[0]).state == "PENDING", "its user has reserved it, and the job does not say so"
+    assert site.cluster.job(jobs[0]).state == "PENDING", (
+        "the QPU is reserved, and the job does not name the reservation"
+    )
 
 
 def test_a_shared_license(site: Site) -> None:
-    """QPUs that share one go together, which has to be said; the sensor takes it out only when all are offline."""
+    """Its QPUs are drained together, which the admin has to confirm; the sensor waits until all are offline."""
     shared = [{**site.emulator.resource(name), "slurm": {"license": "other"}} for name in ("ibm_demo", "ibm_second")]
     site.config(shared)
     done = site.command("drain", "ibm_demo", "--reason", "x")
     assert done.returncode == 2
     assert "ibm_demo and ibm_second share the license other: they go out of service together" in done.stderr
-    assert told(site, "drain", "ibm_demo", "--yes", "--reason", "x") == "ibm_demo, ibm_second: drained: x\n"
-    assert told(site, "resume", "ibm_second", "ibm_demo") == "ibm_demo, ibm_second: in service\n"
+    assert printed(site, "drain", "ibm_demo", "--yes", "--reason", "x") == "ibm_demo, ibm_second: drained: x\n"
+    assert printed(site, "resume", "ibm_second", "ibm_demo") == "ibm_demo, ibm_second: in service\n"
     state(site, "ibm_demo", "offline")
     assert sensor(site)["changes"] == []
     state(site, "ibm_second", "paused")
@@ -261,18 +263,18 @@ def test_a_shared_license(site: Site) -> None:
 
 
 def licenses_of(site: Site, job_id: int | str) -> str:
-    """Return what a job has."""
+    """Return a job's licenses."""
     return site.cluster.job(job_id).fields["Licenses"]
 
 
-def test_jobs_that_left_the_qpu_open_are_moved(site: Site) -> None:
-    """The one whose turn it is gets the license that is free; the next waits, and so does whoever left nothing open."""
+def test_a_job_with_a_choice_is_moved_to_the_free_qpu(site: Site) -> None:
+    """The job whose turn it is; the next one waits, and so does a job that named its QPU."""
     holders = {"qpu_ibm_demo:1": begun(site, DEMO), "qpu_ibm_second:1": begun(site, SECOND)}
     named = site.cluster.sbatch(SLEEP, DEMO)
     jobs = [site.cluster.sbatch(SLEEP, ANY) for _ in range(3)]
     for job_id in (named, *jobs):
         wait_for_license(site, job_id)
-    # slurmctld's Lua takes turns: the first and the third have the same license, the second one has the other.
+    # slurmctld's Lua takes turns: the first and the third job have the same license, the second has the other.
     mine, others = licenses_of(site, jobs[0]), licenses_of(site, jobs[1])
     assert {mine, others} == holders.keys()
     site.cluster.slurm("scancel", str(jobs[1]), *([str(named)] if others == "qpu_ibm_demo:1" else []))
@@ -291,13 +293,13 @@ def test_jobs_that_left_the_qpu_open_are_moved(site: Site) -> None:
 
 
 def test_the_tasks_of_an_array_move_one_by_one(site: Site) -> None:
-    """While a QPU is drained the tasks go one after another on the other; when it is back, one of them moves to it."""
-    told(site, "drain", "ibm_demo", "--reason", "x")
+    """While one QPU is drained, the tasks run one after another on the other; when it is back, one moves to it."""
+    printed(site, "drain", "ibm_demo", "--reason", "x")
     array = site.cluster.sbatch(SLEEP, ANY, "--array=1-3")
     wait_for(lambda: sum(state == "RUNNING" for state, _ in tasks(site, array).values()) == 1, "a task to run", 20)
     assert set(tasks(site, array).values()) == {("RUNNING", "qpu_ibm_second:1"), ("PENDING", "qpu_ibm_second:1")}
     assert sensor(site)["moves"] == []
-    told(site, "resume", "ibm_demo")
+    printed(site, "resume", "ibm_demo")
     (move,) = sensor(site)["moves"]
     assert move == {"job": f"{array}_2", "before": {"qpu_ibm_second": 1}, "after": {"qpu_ibm_demo": 1}}
     wait_for(lambda: tasks(site, array)["2"][0] == "RUNNING", "the moved task to run", 20)
@@ -314,12 +316,12 @@ def tasks(site: Site, array: int) -> dict[str, tuple[str, str]]:
     return {task: (state, licenses) for task, state, licenses in map(str.split, lines)}
 
 
-def test_no_user_can_have_a_job_moved_by_its_name(site: Site) -> None:
-    """The words count in the admin's comment alone, whatever a user writes into name and comment."""
+def test_users_cannot_write_a_choice(site: Site) -> None:
+    """It counts in the admin comment alone, whatever a user writes into a job's name and comment."""
     choice = "qrmi-slurm:any=qpu_ibm_demo|qpu_ibm_second"
     begun(site, DEMO)
     job_id = site.cluster.sbatch(QUICK, DEMO, f"--job-name=x\n9|1|Licenses|a|{choice}", f"--comment={choice}")
-    # A line break in a job's name is more than the test's own reader of scontrol's output takes.
+    # The tests' own reader of scontrol's output does not cope with a line break in a job's name.
     reason = ("squeue", "--noheader", f"--jobs={job_id}", "--format=%r")
     wait_for(lambda: site.cluster.slurm(*reason).strip() == "Licenses", f"job {job_id} to wait", 20)
     assert sensor(site)["moves"] == []
@@ -327,8 +329,8 @@ def test_no_user_can_have_a_job_moved_by_its_name(site: Site) -> None:
     assert done.returncode != 0
 
 
-def test_two_at_once(site: Site) -> None:
-    """The second one says that the first has not ended, and changes nothing."""
+def test_two_runs_of_the_sensor_at_once(site: Site) -> None:
+    """The second says that the first is still running, and changes nothing."""
     state(site, "ibm_demo", "offline")
     with site.emulator.held("iam_token") as fault:
         first = site.popen_command("sensor", "--json")
@@ -341,14 +343,14 @@ def test_two_at_once(site: Site) -> None:
     assert set(reservations(site)) == {"qpu_out_qpu_ibm_demo"}
 
 
-def test_without_slurmctld(site: Site) -> None:
-    """It is said, with exit status 2; users still have their list; and the next run does what was left undone."""
+def test_the_sensor_without_slurmctld(site: Site) -> None:
+    """Exit status 2 with the reason; users still have their list, and the next run does what this one could not."""
     state(site, "ibm_demo", "offline")
     site.cluster.stop_daemon("slurmctld")
     done = site.command("sensor")
     assert (done.returncode, done.stdout) == (2, "")
     assert "scontrol failed: " in done.stderr
-    assert "is slurmctld running" in done.stderr
+    assert "are slurmctld and munged running?" in done.stderr
     shown = site.command("qpus", "ibm_demo")
     assert shown.returncode == 0
     assert shown.stderr.startswith("warning: cannot tell which QPUs are drained: ")

@@ -1,4 +1,4 @@
-"""`qrmi-slurm qpus` tells root what QRMI says now, and everybody else what it said last."""
+"""`qrmi-slurm qpus` shows root what QRMI says now, and everybody else what it said last."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from slurm.site import BIN, Site
 
 
 def qpus(site: Site, *words: str) -> dict[str, dict[str, Any]]:
-    """Return what root is told, by name."""
+    """Return what root sees, by the QPUs' names."""
     done = site.command("qpus", "--json", *words)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -17,7 +17,7 @@ def qpus(site: Site, *words: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_qpu_that_a_job_holds(site: Site) -> None:
-    """Root sees the job that holds a QPU, and the QPU as free again after it."""
+    """Root sees which job holds a QPU, and afterwards that it is free."""
     job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
     wait_for(lambda: site.cluster.job_output(job_id) or None, "the script to begin", 20)
     found = qpus(site)
@@ -33,11 +33,11 @@ def test_a_qpu_that_a_job_holds(site: Site) -> None:
 
 
 def test_users_read_roots_last_list(site: Site) -> None:
-    """Before root has asked a user is told how to get a list; afterwards it shows names, types, states and its age."""
+    """It has names, types, states and its age; before there is a list, users are told how an admin creates it."""
     user = [str(BIN / "qrmi-slurm"), "qpus"]
     done = site.cluster.run_as_user(user)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "an admin can make it with: qrmi-slurm qpus" in done.stderr
+    assert "an admin creates it with: qrmi-slurm qpus" in done.stderr
     with site.emulator.fault(call="iam_token", kind="error", status=503):
         assert qpus(site)["ibm_demo"]["state"] == "unreachable"
     done = site.cluster.run_as_user(user)
@@ -50,7 +50,7 @@ def test_users_read_roots_last_list(site: Site) -> None:
 
 
 def test_the_public_list_holds_no_secret(site: Site) -> None:
-    """The list is readable by all, and has neither credentials nor addresses nor job ids in it."""
+    """It is readable by all, and has no credentials, addresses or job ids."""
     job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
     wait_for(lambda: site.cluster.job_output(job_id) or None, "the script to begin", 20)
     qpus(site)
@@ -65,13 +65,13 @@ def test_the_public_list_holds_no_secret(site: Site) -> None:
 
 
 def test_online_checks_of_a_running_site(site: Site) -> None:
-    """validate-config --online goes all the way to an emulated service, and names IAM where it rejects the key."""
+    """validate-config --online goes all the way to the service, and names IAM if that rejects the key."""
     done = site.command("validate-config", "--online")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok       credential  IAM gives a token for the key" in done.stdout
     assert "ok       account     127.0.0.1 accepts the token" in done.stdout
     assert "ok       qrmi        the QPU is online, jobs waiting: 0" in done.stdout
-    assert not done.stderr, "progress in a pipe"
+    assert not done.stderr, "no progress is shown in a pipe"
     assert not site.emulator.open_sessions()
     wrong = site.emulator.resource("ibm_demo")
     wrong["environment"]["QRMI_IBM_QCS_IAM_APIKEY"] = "planted-secret-key"
@@ -94,7 +94,7 @@ def test_online_checks_of_a_running_site(site: Site) -> None:
 
 
 def test_one_resource_of_many_online(site: Site) -> None:
-    """With --resource only that one is tried; one that is not there is an error of the call."""
+    """With --resource only that one is tried; an unknown one is an error."""
     done = site.command("validate-config", "--online", "--resource", "ibm_second", "--format", "json")
     assert [report["resource"] for report in json.loads(done.stdout)["online"]] == ["ibm_second"]
     done = site.command("validate-config", "--online", "--resource", "ibm_third")

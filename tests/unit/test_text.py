@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.text import is_one_line, is_plain, near_match, printable
+from qrmi_slurm.text import is_one_line, is_plain, near_match, printable, unknown_names
 
 
 @given(st.text(alphabet=st.characters(), max_size=400), st.integers(10, 300))
@@ -49,3 +49,26 @@ def test_one_line_and_plain(text, is_one, is_usable):
 )
 def test_a_misspelled_word_is_found(word, near):
     assert near_match(word, ["ibm_demo", "pasqal"]) == near
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known", "sentence"),
+    [
+        (["ibm_dmeo"], ["ibm_demo", "b"], "unknown QPU: ibm_dmeo (did you mean ibm_demo?); known QPUs: ibm_demo, b"),
+        (["x", "y"], ["c", "b"], "unknown QPUs: x, y; known QPUs: c, b"),
+        (["x"], [], "unknown QPU: x"),
+        (["x\x1b[2J"], ["a\n"], "unknown QPU: x\\x1b[2J; known QPUs: a\\n"),
+    ],
+)
+def test_the_sentence_about_unknown_names(unknown, known, sentence):
+    assert unknown_names(unknown, known) == sentence
+
+
+def test_unknown_names_that_are_ignored_list_no_known_ones():
+    assert unknown_names(["x", "dmeo"], ["demo"], are_ignored=True) == (
+        "unknown QPUs, ignored: x, dmeo (did you mean demo?)"
+    )
+
+
+def test_of_many_known_names_twenty_are_listed():
+    assert unknown_names(["x"], [f"q{number}" for number in range(23)]).endswith(", q19, ... and 3 more")

@@ -14,7 +14,7 @@ from qrmi_slurm.hooks import choice
 from qrmi_slurm.scheduling import catalogue
 from qrmi_slurm.scheduling.catalogue import Group
 from qrmi_slurm.slurm import selection
-from qrmi_slurm.text import near_match
+from qrmi_slurm.text import near_match, unknown_names
 
 QCS = "ibm-quantum-compute-service"
 GROUPS = {
@@ -235,8 +235,8 @@ def test_an_unknown_name_is_refused_with_a_suggestion(lua):
     meant, no_type, hostile, empty = lua.run()
     known = "; known QPUs: ibm_demo, ibm_second"
     assert refused(meant) == f"unknown QPUs: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
-    assert refused(meant) == choice.not_known(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
-    assert refused(hostile) == choice.not_known(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
+    assert refused(meant) == unknown_names(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
+    assert refused(hostile) == unknown_names(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
     assert refused(no_type) == f"unknown QPU: any:ibm-quantum-systm{known}"
     assert refused(hostile) == f"unknown QPU: x\\x1b[31m\\ny\\x85{known}"
     assert refused(empty) == "--qpu=a,,b: a name is empty; write --qpu=NAME or --qpu=NAME,NAME"
@@ -247,7 +247,7 @@ def test_a_long_list_of_known_names_is_cut_short(lua):
     lua.submit("nothing")
     names = ", ".join(f"q{number}" for number in range(20))
     sentence = f"unknown QPU: nothing; known QPUs: {names}, ... and 12 more"
-    assert refused(lua.run()[0]) == sentence == choice.not_known(["nothing"], [f"q{number}" for number in range(32)])
+    assert refused(lua.run()[0]) == sentence == unknown_names(["nothing"], [f"q{number}" for number in range(32)])
 
 
 def test_lua_and_python_suggest_the_same_name(lua):

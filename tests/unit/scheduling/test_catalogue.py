@@ -1,4 +1,4 @@
-"""The catalogue: what stands in it, what does not, and how it gets into its place."""
+"""The catalogue: what is in it, what is not, and how it is written."""
 
 import grp
 import os
@@ -22,7 +22,7 @@ def resource(name, type_name="ibm-quantum-system", **slurm):
     return Resource(name, type_name, {"QRMI_IBM_QS_IAM_APIKEY": SECRET}, False, slurm_section.parse(name, slurm))
 
 
-def test_it_holds_what_the_config_says_and_no_secret():
+def test_it_has_what_the_config_says_but_no_secret():
     rules = {"users": ["bob"], "groups": ["g", "h"], "accounts": ["Physics"], "qos": []}
     text = catalogue.render(
         [resource("ibm_x", "direct-access", capacity=2, allow=rules), resource("y", "new-type", license=None)],
@@ -42,8 +42,8 @@ def test_it_holds_what_the_config_says_and_no_secret():
 
 
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
-def test_lua_reads_each_text_as_it_was(interpreter, tmp_path):
-    """Quotes, backslashes, digits after an escape and letters of all languages come through."""
+def test_lua_reads_each_text_unchanged(interpreter, tmp_path):
+    """Including quotes, backslashes, digits after an escape and letters of all languages."""
     texts = ['a"b', "c\\d", "e\\n", "größe", "]]", "--[[", "\x7f1", "%d", "'", "\\", "a\\"]
     path = tmp_path / "c.lua"
     catalogue.write(path, [resource(text) for text in texts], {})
@@ -53,12 +53,12 @@ def test_lua_reads_each_text_as_it_was(interpreter, tmp_path):
     assert (done.stdout, done.stderr) == (f"{len(texts)}\n", "")
 
 
-def test_a_shared_license_has_the_lower_count():
+def test_a_shared_license_has_the_lowest_capacity():
     resources = [resource("a", license="l", capacity=3), resource("b"), resource("c", license="l", capacity=2)]
     assert catalogue.licenses([*resources, resource("d", license=None)]) == {"l": 2, "qpu_b": 1}
 
 
-def test_a_group_has_those_whose_primary_group_it_is():
+def test_users_are_members_of_their_primary_group():
     entry = pwd.getpwnam("nobody")
     group = catalogue.group_of(grp.getgrgid(entry.pw_gid).gr_name)
     assert group.gid == entry.pw_gid
@@ -66,13 +66,13 @@ def test_a_group_has_those_whose_primary_group_it_is():
     assert catalogue.group_of("no-such-group-here") == Group(None, None)
 
 
-def test_a_group_without_members_may_be_one_that_keeps_them_to_itself(monkeypatch):
+def test_the_members_of_an_empty_group_are_unknown(monkeypatch):
     monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", 7, [])))
     monkeypatch.setattr(pwd, "getpwall", list)
     assert catalogue.group_of("hidden") == Group(7, None)
 
 
-def test_it_is_put_into_its_place_at_once_and_readable_by_all(tmp_path):
+def test_it_is_replaced_whole_and_readable_by_all(tmp_path):
     path = tmp_path / "qrmi_catalogue.lua"
     old_umask = os.umask(0o077)
     try:
@@ -86,7 +86,7 @@ def test_it_is_put_into_its_place_at_once_and_readable_by_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_it_is_current_while_it_says_what_the_config_says(tmp_path):
+def test_it_is_current_while_it_agrees_with_the_config(tmp_path):
     path = tmp_path / "qrmi_catalogue.lua"
     assert not catalogue.is_current(path, [resource("a")], {})
     catalogue.write(path, [resource("a")], {})
@@ -95,7 +95,7 @@ def test_it_is_current_while_it_says_what_the_config_says(tmp_path):
     assert not catalogue.is_current(path, [resource("a", capacity=2)], {})
 
 
-def test_what_cannot_be_written_or_read_is_said(tmp_path):
+def test_a_path_that_cannot_be_written_or_read_is_named(tmp_path):
     with pytest.raises(CatalogueError, match=r"cannot write .*/nowhere/c\.lua: No such file"):
         catalogue.write(tmp_path / "nowhere" / "c.lua", [], {})
     with pytest.raises(CatalogueError, match=r"cannot read .*: Is a directory"):

@@ -1,4 +1,4 @@
-"""Which waiting jobs get another license, and what squeue's answer is trusted with."""
+"""Which waiting jobs get another license, and what is read from squeue's answer."""
 
 from pathlib import Path
 
@@ -25,35 +25,35 @@ def planned(jobs, **free):
 # --- the plan ---------------------------------------------------------------------------------------------------
 
 
-def test_a_free_license_is_given_once_and_to_whose_turn_it_is():
-    """The highest priority first, then the oldest; the others wait where they are."""
+def test_a_free_license_goes_to_the_job_whose_turn_it_is():
+    """The highest priority first, then the oldest; each is given away once, and the other jobs keep theirs."""
     jobs = [waiting(number, ["abc"], priority, a=1) for number, priority in ((10, 5), (9, 5), (8, 4), (11, 6))]
     assert planned(jobs, a=0, b=1, c=1) == {"11": {"b": 1}, "9": {"c": 1}}
 
 
-def test_tasks_of_an_array_go_in_their_order():
-    """Task 2 is before task 10."""
+def test_tasks_of_an_array_take_turns_by_number():
+    """Task 2 comes before task 10."""
     jobs = [waiting(f"7_{task}", ["ab"], a=1) for task in (10, 2)]
     assert planned(jobs, a=0, b=1) == {"7_2": {"b": 1}}
 
 
-def test_what_another_job_will_take_is_not_given_away():
-    """A job that left nothing open, and whose license is free, begins as soon as Slurm comes to it."""
+def test_a_license_that_another_job_is_about_to_take_is_not_given_away():
+    """Slurm starts a job by itself if its own license is free."""
     jobs = [waiting(1, ["ab"], 5, a=1), waiting(2, [], 9, b=1), waiting(3, ["ab"], 8, b=1)]
     assert planned(jobs, a=0, b=1) == {}
     assert planned(jobs, a=0, b=2) == {}
     assert planned(jobs, a=0, b=3) == {"1": {"b": 1}}
 
 
-def test_a_job_that_could_not_begin_takes_nothing():
-    """It waits for another license as well, so the free one is the next job's."""
+def test_a_job_that_could_not_start_takes_nothing():
+    """It waits for another license as well, so the free one goes to the next job."""
     jobs = [waiting(1, ["ab"], 9, a=1, matlab=1), waiting(2, ["ab"], 5, a=1)]
     assert planned(jobs, a=0, b=1, matlab=0) == {"2": {"b": 1}}
     assert planned(jobs, a=0, b=1, matlab=1) == {"1": {"matlab": 1, "b": 1}}
 
 
-def test_two_choices_take_two_licenses():
-    """No two alike, and the one that the job has already is kept where it is free."""
+def test_two_choices_take_two_different_licenses():
+    """A license that the job has already is kept if it is free."""
     jobs = [waiting(1, ["abc", "abc"], a=1, b=1)]
     assert planned(jobs, a=0, b=1, c=1) == {"1": {"b": 1, "c": 1}}
     assert planned(jobs, a=0, b=2, c=0) == {}
@@ -63,16 +63,16 @@ def test_two_choices_take_two_licenses():
 @pytest.mark.parametrize(
     "job",
     [
-        waiting(1, ["ab"], a=1, b=1),  # one of them is of a QPU that it named
+        waiting(1, ["ab"], a=1, b=1),  # one of them is for a QPU that it named
         waiting(1, ["ab"], a=2),
-        waiting(1, ["ab"], x=1),  # an admin has given it another one
+        waiting(1, ["ab"], x=1),  # an admin has given it another license
         waiting(1, ["ab", "cd"], a=1, b=1),
         waiting(1, ["ab"] * 7, a=7),
         waiting(1, [], a=1),
     ],
 )
-def test_jobs_that_are_left_alone(job):
-    """Where it is not plain which license stands for the choice, nothing is changed."""
+def test_a_job_with_an_unclear_choice_is_left_alone(job):
+    """Nothing says which of its licenses is for the QPU that it left open."""
     assert planned([job], a=0, b=9, c=9, d=9, x=0) == {}
 
 
@@ -82,8 +82,8 @@ def test_jobs_that_are_left_alone(job):
     ),
     st.fixed_dictionaries({name: st.integers(0, 2) for name in "abc"}),
 )
-def test_no_plan_gives_more_than_there_is(asked, free):
-    """Each move is to licenses that the job would take, and all moves together fit into what is free."""
+def test_no_plan_gives_away_more_than_is_free(asked, free):
+    """Each job gets a license of its choice, and all moves together take no more than is free."""
     jobs = [
         waiting(number, ["".join(sorted(choice | {has}))], priority, **{has: 1})
         for number, (priority, has, choice) in enumerate(asked, 1)
@@ -101,8 +101,8 @@ def test_no_plan_gives_more_than_there_is(asked, free):
 # --- squeue's answer --------------------------------------------------------------------------------------------
 
 
-def test_lines_of_squeue():
-    """Number, priority and licenses are Slurm's; the choices are those of the admin's comment."""
+def test_squeues_lines_are_read():
+    """Id, priority and licenses come from Slurm, the choices from the admin comment."""
     text = (
         f"1{MARK}4294901759|Licenses|qpu_a|a note qrmi-slurm:any=qpu_a|qpu_b|qpu_b\n"
         f"2_3{MARK}5|Licenses|qpu_a:1,matlab@db:2|qrmi-slurm:any=qpu_a|qpu_b qrmi-slurm:any=qpu_c|qpu_d\n"
@@ -130,26 +130,25 @@ def test_lines_of_squeue():
         "",
     ],
 )
-def test_lines_that_are_passed_over(line):
-    """Other reasons, what is not of squeue's form, and what an admin comment's second line may hold."""
+def test_other_lines_are_ignored(line):
+    """Jobs with other reasons, lines that squeue does not print, and the second line of an admin comment."""
     assert list(moves.parse(line, MARK)) == []
 
 
 @pytest.mark.parametrize("word", ["xqrmi-slurm:any=a|b", "qrmi-slurm:any=", "qrmi-slurm:any=a;b", "qrmi-slurm:any=a,b"])
-def test_words_that_are_no_choice(word):
-    """A job with other words has left nothing open."""
+def test_other_words_of_a_comment_are_not_a_choice(word):
     (job,) = moves.parse(f"1{MARK}5|Licenses|qpu_a|{word}", MARK)
     assert job.choices == ()
 
 
-def test_each_question_has_its_own_mark(slurm):
-    """Nobody can write a line today that passes for one of squeue's."""
+def test_each_call_of_squeue_has_its_own_mark(slurm):
+    """So nobody can write a line beforehand that looks like squeue's."""
     slurm.jobs = [("1", 5, "Licenses", "qpu_a", f"x\n2{MARK}5|Licenses|qpu_a|qrmi-slurm:any=qpu_a|qpu_b")]
     assert [job.job for job in moves.waiting(["qpu_a"], CONF)] == ["1"]
 
 
 def test_a_move_is_one_update(slurm):
-    """All of the job's licenses are written, those that stay as well."""
+    """It names all of the job's licenses, including those that stay."""
     slurm.jobs = [("7_2", 5, "Licenses", "a", "")]
     moves.carry_out(Move("7_2", {"a": 1, "m": 2}, {"m": 2, "b": 1}), CONF)
     assert slurm.changes == ["update JobId=7_2 Licenses=m:2,b:1"]
@@ -158,8 +157,8 @@ def test_a_move_is_one_update(slurm):
 # --- licenses ---------------------------------------------------------------------------------------------------
 
 
-def test_licenses_of_scontrol():
-    """What is reserved is not free, and what is in use and reserved at once counts once."""
+def test_reserved_licenses_are_not_free():
+    """There may be more reserved and in use than exist."""
     text = (
         "LicenseName=qpu_a Total=2 Used=1 Free=1 Reserved=2 Remote=no\n"
         "LicenseName=m@db Total=5 Used=1 Free=4 Reserved=1 Remote=yes LastConsumed=0 LastDeficit=0 LastUpdate=x\n"

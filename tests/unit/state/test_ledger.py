@@ -10,7 +10,7 @@ from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.hooks import acquire, recover, release
-from qrmi_slurm.report import usage
+from qrmi_slurm.report import ledgers
 from qrmi_slurm.report.timespan import Timespan
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.state import ledger
@@ -146,7 +146,7 @@ def test_what_could_not_be_released_has_no_line_yet(site, syslog_lines):
     epilog(site)
     assert lines_of(site) == []
     assert folder.read().entries[0].acquired_s == 1010.0
-    [one], damaged = usage.read(site.state_dir, ALWAYS, 2000.0)
+    [one], damaged = ledgers.read(site.state_dir, ALWAYS, 2000.0)
     assert (one.result, one.acquired_s, one.ended_s, damaged) == ("held", 1010.0, 2000.0, 0)
 
 
@@ -155,7 +155,7 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(site, syslog_lines):
     epilog(site)
     [line] = lines_of(site)
     assert line["held_s"] == 0.0
-    [one], _ = usage.read(site.state_dir, ALWAYS, time.time())
+    [one], _ = ledgers.read(site.state_dir, ALWAYS, time.time())
     assert one.held_s(ALWAYS) == 0.0
 
 
@@ -201,14 +201,14 @@ def test_a_crash_before_the_record_is_gone_counts_once(site, syslog_lines, monke
         epilog(site)
     monkeypatch.undo()
     monkeypatch.setenv("SLURMD_NODENAME", "n2")
-    held = [one.result for one in usage.read(site.state_dir, ALWAYS, 4e9)[0]]
+    held = [one.result for one in ledgers.read(site.state_dir, ALWAYS, 4e9)[0]]
     assert held == ["released"], "the record does not count beside its line"
     first_s = lines_of(site)[0]["ended_s"]
     time.sleep(0.01)
     epilog(site)
     first, second = lines_of(site)
     assert first["id"] == second["id"]
-    [one], damaged = usage.read(site.state_dir, ALWAYS, 4e9)
+    [one], damaged = ledgers.read(site.state_dir, ALWAYS, 4e9)
     assert (one.ended_s, damaged) == (first_s, 0)
 
 
@@ -245,7 +245,7 @@ def test_a_line_that_was_cut_does_not_spoil_the_next(site, syslog_lines):
     path.write_bytes(whole + whole[: len(whole) // 2])
     ledger.write(folder, [{**line, "id": "another"}])
     assert path.read_bytes().count(b"\n") == 3
-    found, damaged = usage.read(site.state_dir, ALWAYS, 4e9)
+    found, damaged = ledgers.read(site.state_dir, ALWAYS, 4e9)
     assert sorted(one.id for one in found) == sorted([line["id"], "another"])
     assert damaged == 1
 
@@ -271,7 +271,7 @@ def test_a_record_of_an_older_program_is_accounted_for(site, syslog_lines):
     a, b = lines_of(site)
     assert (a["user"], a["account"], a["asked_s"], a["acquired_s"]) == ("", "", 1000.0, 1010.0)
     assert b["acquired_s"] == 1000.0
-    assert {one.user for one in usage.read(site.state_dir, ALWAYS, 4e9)[0]} == {f"uid {os.getuid()}"}
+    assert {one.user for one in ledgers.read(site.state_dir, ALWAYS, 4e9)[0]} == {f"uid {os.getuid()}"}
 
 
 @pytest.mark.parametrize(("text", "expected"), [("10_2\n", (10, 2)), ("", None), ("x_1", None), ("10", None)])
