@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from doubles import SECRET
 
-from qrmi_slurm import backend, bounded, certificate, proxies, qpus, render, slurm_conf
+from qrmi_slurm import backend, bounded, proxies, qpus, render, slurm_conf
 from qrmi_slurm.errors import QrmiSlurmError, RecordError
 from qrmi_slurm.installation import Installation, this_one
 from qrmi_slurm.plugstack import SiteOptions
@@ -381,7 +381,7 @@ def test_work_goes_side_by_side():
     assert time.monotonic() - began_s < 1
 
 
-# --- proxies and certificates -------------------------------------------------------------------------------
+# --- proxies ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -411,10 +411,3 @@ def test_a_proxy_is_shown_without_its_password():
     """Scheme, host and port are what an admin has to see."""
     assert proxies.without_password(f"http://user:{SECRET}@[fe80::1]:3128/x") == "http://[fe80::1]:3128"
     assert proxies.without_password(f"http://user:{SECRET}@p:port") == "http://p"
-
-
-@pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x03\x02\x01\x01", b"\x30\x84\xff\xff\xff\xff", bytes(100)])
-def test_what_is_no_certificate(der):
-    """Bytes that are no certificate are a ValueError, whatever they are."""
-    with pytest.raises(ValueError, match="not a certificate"):
-        certificate.read(der)
