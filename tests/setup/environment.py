@@ -263,7 +263,8 @@ def _layer(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
         kind: the front part of the folder's name.
         content: what the rest of the name is a hash of.
     """
-    digest = hashlib.sha256("\n".join([*content, sys.version, str(CACHE)]).encode()).hexdigest()
+    # Not sys.version: Debian's Python may be upgraded by the packages that the first run installs, and venvs live on.
+    digest = hashlib.sha256("\n".join([*content, sys.base_prefix, PACKAGES, str(CACHE)]).encode()).hexdigest()
     layer = CACHE / f"{kind}-{digest[:12]}"
     is_missing = not _last_use_s(layer)
     if is_missing:
