@@ -1,8 +1,7 @@
-"""The arms of a benchmark: clusters side by side that differ in their hooks and their plugin only.
+"""The arms of a benchmark: clusters that run side by side and differ only in their hooks and plugin.
 
-Each has its own slurmctld and slurmd on the same machine, and one is asked at a time: what is measured in turn on them
-is paired. Rewriting one cluster's slurm.conf between two measurements would cost `scontrol reconfigure` each time, and
-measure what comes after it.
+Each has its own slurmctld and slurmd on the same machine, and they are measured in turn, so values of one round are
+pairs. One cluster whose slurm.conf changes would need `scontrol reconfigure` between measurements, which disturbs them.
 """
 
 import re
@@ -21,7 +20,7 @@ OURS = "ours"
 NONE = "none"
 QPUS = tuple(f"qpu{number}" for number in range(1, 9))
 
-# 256 tasks on one node, whatever the machine has; enough for every run of `--n256`.
+# One node runs 256 tasks, however many CPUs the machine has.
 _CPUS = 256
 
 # As slurm-conf prints it where a step waits for Prolog.
@@ -35,7 +34,7 @@ class Arm:
     Args:
         name: `none`, `ours`, or the other plugin's file name.
         cluster: started.
-        has_qpus: whether `--qpu` is known there.
+        has_qpus: whether it knows `--qpu`.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Arm:
     has_qpus: bool
 
     def qpu_option(self, count: int = 1) -> list[str]:
-        """Return the option for so many QPUs; none where there is no such option."""
+        """Return `--qpu` with this many QPUs; nothing where the arm does not know it."""
         return [f"--qpu={','.join(QPUS[:count])}"] if self.has_qpus and count else []
 
 
@@ -61,12 +60,12 @@ class Bench:
 
     @property
     def compared(self) -> tuple[Arm, ...]:
-        """All arms but those that are there for jobs and steps alone."""
+        """All arms but those that are only for jobs and steps."""
         return tuple(arm for arm in self.arms if arm.name not in (EMPTY, NO_HOLD))
 
     @property
     def all_but_no_hold(self) -> tuple[Arm, ...]:
-        """All arms in which a batch job and its steps can differ: NoHold is about direct steps."""
+        """All arms whose batch jobs and their steps can differ: NoHold affects only direct steps."""
         return tuple(arm for arm in self.arms if arm.name != NO_HOLD)
 
     @property
@@ -83,8 +82,8 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
         plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
     """
     options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
-    # As a site without a Prolog has it. With PrologFlags=Alloc and no Prolog, srun waits 100 ms all the same, and
-    # slurmd 22.05 may wait for a notice of it that has come already: half a second a job, now and then a drained node.
+    # A site without a Prolog has no PrologFlags either. With Alloc and no Prolog, srun still waits 100 ms, and slurmd
+    # 22.05 may wait for a notice that has already come: half a second a job, now and then a drained node.
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         ours = SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False)
@@ -95,7 +94,7 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
             Arm(OURS, site.cluster, has_qpus=True),
             Arm(NO_HOLD, stack.enter_context(Site(replace(ours, cluster=no_hold))).cluster, has_qpus=True),
         ]
-        # What Slurm takes for hooks of any kind: it forks slurmstepd for each TaskProlog, and sleeps 10 ms after it
+        # Slurm's own cost of any hooks: for each TaskProlog it forks slurmstepd and then sleeps 10 ms
         # (_run_script_and_set_env() in slurmstepd/task.c).
         hooks = Hooks("/bin/true", "/bin/true", "/bin/true")
         arms.append(Arm(EMPTY, stack.enter_context(Cluster(replace(options, hooks=hooks))), has_qpus=False))

@@ -1,8 +1,7 @@
 """Measures what the hooks cost a cluster: `make bench`, `make bench ARGS='--quick'`.
 
-Everything is measured on throwaway clusters side by side, one with our hooks and one without any, in turn and in pairs;
-`--plugin` adds any other SPANK plugin to the same run. Medians stand with their quartiles, and what counts are the
-ratios within one run: another machine has other milliseconds.
+Each measurement is taken in turn on throwaway clusters that differ only in their hooks, so that values of one round are
+pairs; `--plugin` adds any other SPANK plugin. Read the ratios within one run: milliseconds depend on the machine.
 """
 
 import argparse
@@ -16,10 +15,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.arms import NONE, OURS, Arm, started
+from bench.arms import Arm, started
 from bench.figures import Figure, table
 from bench.measures import QUICK, SECTIONS, Rounds
-from bench.plots import lines, ratio_bars
 from slurm.cluster import sweep
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -49,7 +47,7 @@ def main() -> int:
     text = f"{machine}\n\n{table(figures, arms)}"
     print(text)
     if options.docs:
-        _write_docs(text, figures, arms)
+        _write_docs(text)
     missed = [figure.what for figure in figures if figure.is_met() is False]
     for what in missed:
         print(f"not met: {what}", file=sys.stderr)
@@ -59,11 +57,11 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="few rounds: shows that all of it works, and the large ratios"
+        "--quick", action="store_true", help="few rounds: enough to see that everything works, and the large ratios"
     )
     parser.add_argument("--sections", default="".join(SECTIONS), help="which of %(default)s to measure")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value there")
-    parser.add_argument("--docs", action="store_true", help="write table and plots into docs/benchmarks.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value to FILE")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/benchmarks.md")
     parser.add_argument(
         "--plugin",
         action="append",
@@ -79,7 +77,7 @@ def _options() -> argparse.Namespace:
 
 
 def _machine(arms: Sequence[Arm]) -> str:
-    """Return a sentence that says where this was measured and with what."""
+    """Return a sentence with the machine and the versions that were measured."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     slurm = arms[0].cluster.slurm("sinfo", "--version").strip()
@@ -91,27 +89,14 @@ def _machine(arms: Sequence[Arm]) -> str:
     )
 
 
-def _write_docs(text: str, figures: Sequence[Figure], arms: Sequence[str]) -> None:
-    """Put the table between its marks in docs/benchmarks.md, and the plots beside it."""
+def _write_docs(text: str) -> None:
+    """Put the table between its marks in docs/benchmarks.md."""
     page = DOCS / "benchmarks.md"
     before, mark, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not mark or not end:
-        raise SystemExit(f"error: {page} has no place for results")
+        raise SystemExit(f"error: {page}: the marks around the results are missing")
     page.write_text(f"{before}{_BEGIN}\n\n{text}\n{end}{after}")
-    steps = [figure for figure in figures if figure.section == "b"]
-    if steps:
-        compared = [arm for arm in arms if arm != NONE]
-        svg = ratio_bars("srun: time over that without any plugin", steps, compared)
-        (DOCS / "benchmarks-steps.svg").write_text(svg)
-    closing = [figure for figure in figures if figure.what.startswith("last line to sessions closed")]
-    if closing:
-        series: dict[str, list[list[float]]] = {}
-        for figure in closing:
-            delay = figure.what.rpartition(", ")[2]
-            series.setdefault(delay, []).append(figure.values[OURS])
-        svg = lines("Last line of a job to its sessions closed, by number of QPUs", "ms", (1, 2, 4, 8), series)
-        (DOCS / "benchmarks-release.svg").write_text(svg)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: series of what was measured in turn, their medians and spread, and ratios of pairs."""
+"""The figures of a benchmark: values measured in turn, their medians and quartiles, and ratios within a round."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ NO_HOLD = "ours, NoHold"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median, and the quartiles on both sides of it."""
+    """A median and its quartiles."""
 
     low: float
     median: float
@@ -33,17 +33,17 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(slots=True)
 class Figure:
-    """One thing that was measured, for each arm the same number of times in turn.
+    """One measured quantity, with as many values for each arm.
 
     Args:
         section: the letter of its section.
-        what: a line of text.
+        what: its description, in one line.
         unit: of the values.
-        digits: how many of them after the point are worth reading.
+        digits: decimal places to show.
         values: by arm, in the order of the rounds.
-        base: the arm, or the other figure's values, that ratios are taken to.
-        at_most: the target, for `ours`: a ratio where `is_ratio`, else a value.
-        is_ratio: whether the target is one of the ratio.
+        base: the denominator of ratios: an arm, or values of another figure.
+        at_most: the target for `ours`: a ratio where `is_ratio`, else a value.
+        is_ratio: whether the target is a ratio.
     """
 
     section: str
@@ -56,15 +56,15 @@ class Figure:
     is_ratio: bool = True
 
     def add(self, arm: str, value: float) -> None:
-        """Note one measurement."""
+        """Add one measurement."""
         self.values.setdefault(arm, []).append(value)
 
     def ratio(self, arm: str, to: str = "") -> Spread | None:
-        """Return an arm's values over the base's of the same rounds; None where there is nothing to compare with.
+        """Return the ratios of an arm to the base, round by round; None where there is no base.
 
         Args:
-            arm: whose values.
-            to: another arm to compare with.
+            arm: the numerator.
+            to: another arm as the base.
         """
         other = to or self.base
         base = self.values.get(other) if isinstance(other, str) else other
@@ -80,7 +80,7 @@ class Figure:
         return reached is not None and reached.median <= self.at_most
 
     def json(self) -> dict[str, Any]:
-        """Return everything for machines."""
+        """Return everything, for JSON."""
         arms = {}
         for arm, values in self.values.items():
             ratio = self.ratio(arm)
@@ -103,7 +103,7 @@ class Figure:
 
 
 def table(figures: Sequence[Figure], arms: Sequence[str]) -> str:
-    """Return a Markdown table: a line a figure, median and quartiles of each arm, ratios, the target."""
+    """Return a Markdown table: for each figure a row with medians and quartiles of each arm, ratios and the target."""
     compared = [arm for arm in arms if arm != BASE]
     heading = ["", "what", "unit", *arms, *(f"{arm} / base" for arm in compared), f"ours / {EMPTY}", "target"]
     rows = [heading, ["---"] * len(heading)]

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from slurm.cluster import Cluster
 
-# What goes on without any job; our own questions (sdiag, sinfo); srun asking again and again whether Prolog has ended.
+# RPCs without any job, our own (sdiag, sinfo), and srun polling for the end of Prolog.
 _NOT_OF_HOOKS = re.compile(r"NODE_REGISTRATION|PING|STATS_INFO|NODE_INFO|PARTITION_INFO|JOB_READY")
 
 
 def calls_during(cluster: Cluster, run: Callable[[], object]) -> int:
-    """Return how many RPCs slurmctld has answered while something ran, but for those that no hook is behind."""
+    """Return how many RPCs slurmctld has answered while `run` ran, without those that no hook causes."""
     cluster.wait_nodes_idle()
     before = rpcs(cluster)
     run()

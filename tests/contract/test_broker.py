@@ -142,7 +142,7 @@ print(json.dumps(qpu.task_start(payload)))
 
 def test_the_oldest_qrmi_works_through_it(job):
     """It asks less of the service."""
-    oldest = environment.oldest_qrmi(sys.executable)
+    oldest = environment.oldest_qrmi()
     program = ACQUIRE + "import warnings; warnings.simplefilter('ignore'); print(json.dumps(bool(qpu.is_accessible())))"
     assert python(program, {**job, "PYTHONPATH": str(oldest)}) is True
 

@@ -47,14 +47,19 @@ def make_authority(folder, name):
 
 @pytest.fixture(scope="session")
 def between(tmp_path_factory):
-    """A server with a certificate of a lab's own authority, and what else lies between a node and a service."""
+    """Servers with certificates of a lab's own authority, and what else lies between a node and a service."""
     folder = tmp_path_factory.mktemp("tls")
     make_authority(folder, "Lab")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
     openssl(folder, "req", *NEW_KEY, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
-    signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "60", "-extfile", "names"]
-    openssl(folder, "x509", "-req", "-in", "request", *signing, "-out", "certificate")
-    command = [sys.executable, network.__file__, folder / "certificate", folder / "key"]
+    signing = ["x509", "-req", "-in", "request", "-extfile", "names"]
+    by_the_lab = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl(folder, *signing, *by_the_lab, "-days", "60", "-out", "tls")
+    openssl(folder, *signing, *by_the_lab, "-days", "5", "-out", "ends_soon")
+    openssl(folder, *signing, *by_the_lab, "-days", "0", "-out", "expired")
+    openssl(folder, *signing, "-signkey", "key", "-days", "60", "-out", "self_signed")
+    names = ("tls", "ends_soon", "expired", "self_signed")
+    command = [sys.executable, network.__file__, folder / "key", *(f"{name}={folder / name}" for name in names)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield Network(json.loads(process.stdout.readline()), str(folder / "ca.pem"))
         process.kill()
@@ -181,11 +186,29 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     assert words in answers[0].reason, answers
 
 
-def test_a_certificate_for_another_name(between):
-    """A certificate that does not have the host's name in it is refused."""
-    (lines,) = check(iqm(between.url("tls", "https")), SSL_CERT_FILE=between.authority)
-    assert fault(lines).name == "tls"
-    assert "127.0.0.1" in fault(lines).message
+def test_a_certificate_that_ends_soon(between):
+    """It is still trusted, with a warning that it has to be renewed."""
+    (lines,) = check(iqm(between.url("ends_soon", "https", "localhost")), SSL_CERT_FILE=between.authority)
+    line = next(line for line in lines if line.name == "tls")
+    assert (line.level, line.message) == ("warning", "signed by Lab, Lab CA, ends in 4 days")
+
+
+@pytest.mark.parametrize(
+    ("which", "host", "message"),
+    [
+        ("expired", "localhost", "not trusted, signed by Lab, Lab CA: certificate has expired"),
+        ("self_signed", "localhost", "not trusted, signed by localhost: self-signed certificate"),
+        (
+            "tls",
+            "127.0.0.1",
+            "not trusted, signed by Lab, Lab CA: IP address mismatch, certificate is not valid for '127.0.0.1'.",
+        ),
+    ],
+)
+def test_a_certificate_that_is_refused(between, which, host, message):
+    """The reason is told with who signed it, whatever the reason is."""
+    (lines,) = check(iqm(between.url(which, "https", host)), SSL_CERT_FILE=between.authority)
+    assert (fault(lines).name, fault(lines).message) == ("tls", message)
 
 
 def test_no_tls_where_tls_should_be(between):

@@ -80,7 +80,7 @@ def main(minutes: float) -> int:
         0 where nothing was found; 1 with what was.
     """
     environment.install_debian_packages(("clang-14", "libclang-rt-14-dev", *environment.DEBIAN_PACKAGES))
-    python = environment.extra_venv("fuzz", ["atheris"], ["install", "atheris"]) / "bin" / "python3"
+    python = environment.venv("fuzz", "atheris") / "bin" / "python3"
     # The plugin and the shell have more states than any of the modules.
     share_s = minutes * 60 / (len(PYTHON_TARGETS) + 4)
     outcomes = [_python(python, name, share_s) for name in PYTHON_TARGETS]

@@ -3,14 +3,14 @@
     environment.py COMMAND [ARGUMENT ...]      run it with the environment's bin/ first in PATH
     environment.py                             only make it, and print its folder
 
-There are these in a cache folder that jobs' users may enter, not in the checkout (it may be below /root):
+It fills a cache folder that jobs' users may enter; the checkout may be below /root, where they cannot. A layer's name
+has a hash of its content: two checkouts do not disturb each other, and an unchanged one costs next to nothing.
 
-    base-<hash>     a venv with every dependency, made once for each state of pyproject.toml's lists
-    suite-<hash>    a venv that adds this checkout's wheel and SPANK stub to it, one for each content
-    qrmi-<version>  the oldest QRMI that is to work, for the tests that run with it
+    uv-<hash>       uv, which installs the other layers from its own cache in `cache`; and pip
+    base-<hash>     a venv with every dependency
+    suite-<hash>    a venv on top of it with this checkout's wheel and SPANK stub
+    qrmi-<hash>     a venv with the oldest QRMI that has to work, for the tests that run with it
     wheels-<hash>   what `pip install .` takes from an index, for the tests that install as an admin does
-
-so two checkouts do not disturb each other, and an unchanged one costs next to nothing.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -62,16 +62,20 @@ EXTRAS = ("emulator", "test", "lint")
 WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "qrmi_slurm", "scripts", "docs/man", "schema", "systemd")
 STUB_SOURCES = ("cli_filter",)
 
-COMPLETE = "complete"  # the last file to be written in each layer; its time is that of the last use
-UNUSED_SUITE_S = 3 * 24 * 3600
-UNUSED_BASE_S = 30 * 24 * 3600
+UV = "uv>=0.8"
+PIP_OPTIONS = ("--quiet", "--no-input", "--disable-pip-version-check")
+# uv does not read pip's configuration, where a machine says which index it uses.
+UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+COMPLETE = "complete"  # the last file written in each layer; its time is that of the last use
+UNUSED_S = 3 * 24 * 3600
 FAILURE_TAIL_LINES = 15
 # The package scripts of slurmctld, slurmd and munge start services through these.
 SERVICE_STARTERS = ("invoke-rc.d", "deb-systemd-invoke")
 
 
 class SetupError(Exception):
-    """Something cannot be installed or built; the message says what, and has the end of its output."""
+    """Something cannot be installed or built; the message says what, with the end of its output."""
 
 
 def main(command: Sequence[str]) -> int:
@@ -87,14 +91,15 @@ def main(command: Sequence[str]) -> int:
         if os.geteuid() != 0:
             raise SetupError("this needs root: it installs packages, and slurmd starts jobs as another user")
         install_debian_packages()
-        suite, base = make_layers()
-        oldest_qrmi(base / "bin" / "python3")
-        wheels(base / "bin" / "python3")
+        base = _base()
+        suite = _suite(base)
+        oldest_qrmi()
+        wheels()
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted while installing; nothing is running, the next run goes on from here", file=sys.stderr)
+        print("interrupted while installing; nothing is left running, and the next run continues", file=sys.stderr)
         return 130
     if not command:
         print(suite)
@@ -105,9 +110,9 @@ def main(command: Sequence[str]) -> int:
     path = os.pathsep.join([str(suite / "bin"), str(base / "bin"), os.environ.get("PATH", os.defpath)])
     program = shutil.which(command[0], path=path)
     if program is None:
-        print(f"error: there is no {command[0]}", file=sys.stderr)
+        print(f"error: {command[0]}: command not found", file=sys.stderr)
         return 127
-    # Becoming the command lets it have make's signals, and make its exit status.
+    # exec: the command gets make's signals itself, and make its exit status.
     os.execve(program, list(command), {**os.environ, "PATH": path})  # noqa: S606
 
 
@@ -115,166 +120,129 @@ def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages that are missing, without starting any service.
 
     Args:
-        names: of the packages; those that every target needs, where none are named.
+        names: of the packages; by default those that every target needs.
 
     Raises:
         SetupError: apt-get failed.
     """
-    missing = [name for name in names if not _is_installed(name)]
+    query = ["/usr/bin/dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *names]
+    found = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    missing = [name for name in names if f"{name} installed" not in found]
     if not missing:
         return
-    with tempfile.TemporaryDirectory(prefix="qrmi-slurm-setup-") as folder:
-        # First in the PATH of the packages' scripts: a service of the machine is neither started nor disabled.
+    with tempfile.TemporaryDirectory(prefix="qrmi-slurm-setup-") as folder, locked():
+        # First in the PATH of the packages' scripts: no service of this machine is started or disabled.
         for name in SERVICE_STARTERS:
-            program = Path(folder) / name
-            program.write_text("#!/bin/sh\nexit 0\n")
-            program.chmod(0o755)
-        env = {
-            **os.environ,
-            "DEBIAN_FRONTEND": "noninteractive",
-            "PATH": f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        }
+            (Path(folder) / name).symlink_to("/bin/true")
+        path = f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": path}
         # An empty DPkg::Path leaves PATH as it is; apt would set its own.
         install = ["apt-get", "-o", "DPkg::Path=", "-o", "DPkg::Lock::Timeout=300", "--yes", "--quiet"]
         install += ["--no-install-recommends", "install", *missing]
-        what = f"installing Debian packages: {' '.join(missing)}"
-        with _lock():
-            try:
-                _run(what, install, env)
-            except SetupError:
-                # The package lists may be missing or older than the archive.
-                _run("updating Debian's package lists", ["apt-get", "--quiet", "update"], env)
-                _run(what, install, env)
+        _run("updating Debian's package lists", ["apt-get", "--quiet", "update"], env)
+        _run(f"installing Debian packages: {' '.join(missing)}", install, env)
 
 
-def make_layers() -> tuple[Path, Path]:
-    """Make both layers where they are missing, and return the folders of the upper and the lower one.
-
-    Raises:
-        SetupError: pip, the build of the wheel or that of the stub failed.
-    """
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"]
-    requirements = [
-        *project["build-system"]["requires"],
-        *project["project"]["dependencies"],
-        *(requirement for extra in EXTRAS for requirement in extras.get(extra, [])),
-        *EXAMPLES_NEED,
-    ]
-    base = CACHE / f"base-{_digest([*requirements, sys.version, str(CACHE)])}"
-    suite = CACHE / f"suite-{_digest([base.name, *_contents(WHEEL_SOURCES), *_contents(STUB_SOURCES)])}"
-    with _lock():
-        if not _is_complete(base):
-            _make_base(base, requirements)
-        if not _is_complete(suite):
-            _make_suite(suite, base)
-        for layer in (base, suite):
-            (layer / COMPLETE).touch()
-        _prune("suite-*", UNUSED_SUITE_S)
-        _prune("base-*", UNUSED_BASE_S)
-    return suite, base
+@contextmanager
+def locked() -> Iterator[None]:
+    """Let one run at a time change the cache."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another run that is installing")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def oldest_qrmi(python: str | Path) -> Path:
-    """Install the oldest QRMI that pyproject.toml allows where it is missing, and return its folder, for PYTHONPATH.
-
-    Args:
-        python: one that has pip, and what QRMI depends on.
+def uv() -> tuple[Path, dict[str, str]]:
+    """Return the path of uv, installed where it is missing, and the environment to run it in; needs the lock.
 
     Raises:
         SetupError: pip failed.
     """
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    [version] = re.findall(r"^qrmi>=([0-9.]+)", "\n".join(project["dependencies"]), re.MULTILINE)
-    folder = CACHE / f"qrmi-{version}"
-    with _lock():
-        if not _is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
-            command = [*pip, "install", "--no-deps", "--target", folder, f"qrmi=={version}"]
-            _run(f"installing QRMI {version}, the oldest that is to work", command)
-        (folder / COMPLETE).touch()
-        _prune("qrmi-*", UNUSED_BASE_S)
-    return folder
+    with _layer("uv", [UV]) as (layer, is_missing):
+        if is_missing:
+            _run("installing uv", [sys.executable, "-m", "venv", layer])
+            _run("", [layer / "bin" / "pip", *PIP_OPTIONS, "install", UV])
+    listed = subprocess.run([layer / "bin" / "pip", "config", "list"], capture_output=True, text=True).stdout
+    found = re.findall(r"^\S+\.(index-url|cert)='(.+)'$", listed, re.MULTILINE)
+    # pip lists the settings of the environment first; they win.
+    theirs = {UV_VARIABLES[name]: value for name, value in reversed(found)}
+    ours = {"UV_CACHE_DIR": str(CACHE / "cache"), "UV_COMPILE_BYTECODE": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    return layer / "bin" / "uv", {**theirs, **os.environ, **ours}
 
 
-def wheels(python: str | Path) -> Path:
-    """Download what `pip install .` installs and builds with, where it is missing, and return the folder.
-
-    Args:
-        python: one that has pip.
-
-    Raises:
-        SetupError: pip failed.
-    """
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    requirements = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    folder = CACHE / f"wheels-{_digest([*requirements, sys.version])}"
-    with _lock():
-        if not _is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
-            command = [*pip, "download", "--dest", folder, *requirements]
-            _run("downloading wheels, to install the suite from as an admin does", command)
-        (folder / COMPLETE).touch()
-        _prune("wheels-*", UNUSED_BASE_S)
-    return folder
-
-
-def extra_venv(kind: str, content: Sequence[str], arguments: Sequence[str | Path]) -> Path:
-    """Return a venv for one purpose, made by one call of pip where it is missing.
+def venv(kind: str, *arguments: str | Path, content: Iterable[str] = ()) -> Path:
+    """Return a venv for one purpose, made where it is missing.
 
     Args:
         kind: the front part of its folder's name.
-        content: what it is made of; another content is another venv.
-        arguments: of pip.
+        arguments: of `uv pip install`.
+        content: what its hash covers besides the arguments.
+
+    Raises:
+        SetupError: uv failed.
+    """
+    with locked(), _layer(kind, [*map(str, arguments), *content]) as (layer, is_missing):
+        if is_missing:
+            _run("", [sys.executable, "-m", "venv", "--without-pip", layer])
+            _uv(f"installing the Python packages of {kind}", "pip", "install", "--python", layer, *arguments)
+    return layer
+
+
+def oldest_qrmi() -> Path:
+    """Return the folder, for PYTHONPATH, of the oldest QRMI that pyproject.toml allows, installed where it is missing.
+
+    Raises:
+        SetupError: uv failed.
+    """
+    [requirement] = [one for one in _requirements()[0] if one.startswith("qrmi>")]
+    return venv("qrmi", "--no-deps", "--resolution=lowest-direct", requirement) / PACKAGES
+
+
+def wheels() -> Path:
+    """Return the folder of what `pip install .` installs and builds with, downloaded where it is missing.
 
     Raises:
         SetupError: pip failed.
     """
-    venv = CACHE / f"{kind}-{_digest([*content, sys.version, str(CACHE)])}"
-    with _lock():
-        if not _is_complete(venv):
-            shutil.rmtree(venv, ignore_errors=True)
-            _run(f"making a venv of {kind}", [sys.executable, "-m", "venv", venv])
-            _run("", [venv / "bin" / "pip", "--quiet", "--no-input", "--disable-pip-version-check", *arguments])
-        (venv / COMPLETE).touch()
-        _prune(f"{kind}-*", UNUSED_BASE_S)
-    return venv
+    requirements, _ = _requirements()
+    with locked(), _layer("wheels", requirements) as (layer, is_missing):
+        if is_missing:
+            pip = uv()[0].with_name("pip")  # uv has no `pip download`
+            _run("downloading wheels", [pip, *PIP_OPTIONS, "download", "--dest", layer, *requirements])
+    return layer
 
 
-def _make_base(base: Path, requirements: Sequence[str]) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    _run("making a venv", [sys.executable, "-m", "venv", base])
-    pip: list[str | Path] = [base / "bin" / "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    _run("installing Python packages (once; about a minute)", [*pip, *requirements])
-    (base / COMPLETE).touch()
+def _base() -> Path:
+    requirements, extras = _requirements()
+    return venv("base", *requirements, *extras, *EXAMPLES_NEED)
 
 
-def _make_suite(suite: Path, base: Path) -> None:
-    shutil.rmtree(suite, ignore_errors=True)
-    _run("", [sys.executable, "-m", "venv", "--without-pip", suite])
-    packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (suite / packages / "base.pth").write_text(f"{base / packages}\n")
-    pip: list[str | Path] = [base / "bin" / "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
-    with tempfile.TemporaryDirectory(prefix="qrmi-slurm-setup-") as folder:
-        build = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, CHECKOUT]
-        _run("building the wheel", build)
-        wheels = list(Path(folder).glob("*.whl"))
-        _run("", [*pip, "--python", suite / "bin" / "python3", "install", "--no-deps", "--no-index", *wheels])
-    if (CHECKOUT / "cli_filter" / "Makefile").exists():
-        make: list[str | Path] = [
-            "make",
-            "--no-print-directory",
-            "-C",
-            CHECKOUT / "cli_filter",
-            f"BUILD_DIR={suite / 'lib'}",
-            f"SLURM_PLUGIN_DIR={suite / 'lib'}",
-            "all",
-            "install-lua",
-        ]
-        _run("building the SPANK stub", make)
-    (suite / COMPLETE).touch()
+def _suite(base: Path) -> Path:
+    content = [base.name, *_contents(WHEEL_SOURCES), *_contents(STUB_SOURCES)]
+    with locked(), _layer("suite", content) as (layer, is_missing):
+        if is_missing:
+            _run("", [sys.executable, "-m", "venv", "--without-pip", layer])
+            (layer / PACKAGES / "base.pth").write_text(f"{base / PACKAGES}\n")
+            # No cache: uv's takes a checkout for unchanged unless its pyproject.toml is newer.
+            install = ("pip", "install", "--no-deps", "--offline", "--no-cache", "--no-build-isolation")
+            _uv("building the wheel", *install, "--python", layer, CHECKOUT)
+            folders = [f"BUILD_DIR={layer / 'lib'}", f"SLURM_PLUGIN_DIR={layer / 'lib'}"]
+            _run("building the SPANK stub", ["make", "-C", CHECKOUT / "cli_filter", *folders, "all", "install-lua"])
+    return layer
+
+
+def _requirements() -> tuple[list[str], list[str]]:
+    """Return what the wheel and its build need, and what its extras need."""
+    pyproject = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    extras = pyproject["project"]["optional-dependencies"]
+    return (
+        [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]],
+        [requirement for extra in EXTRAS for requirement in extras.get(extra, [])],
+    )
 
 
 def _contents(names: Sequence[str]) -> Iterator[str]:
@@ -287,56 +255,50 @@ def _contents(names: Sequence[str]) -> Iterator[str]:
                 yield f"{path.relative_to(CHECKOUT)} {mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _is_complete(layer: Path) -> bool:
-    return (layer / COMPLETE).exists()
-
-
-def _prune(pattern: str, unused_s: float) -> None:
-    """Remove the layers that nobody has used for so long, and those that were never completed."""
-    for layer in CACHE.glob(pattern):
-        complete = layer / COMPLETE
-        if not complete.exists() or time.time() - complete.stat().st_mtime > unused_s:
-            shutil.rmtree(layer, ignore_errors=True)
-
-
 @contextmanager
-def _lock() -> Iterator[None]:
-    """Let one run at a time change the cache."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("waiting for another run that is installing")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _layer(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
+    """Yield a layer's folder and whether it has to be made; then remove those of its kind that are no longer used.
+
+    Args:
+        kind: the front part of the folder's name.
+        content: what the rest of the name is a hash of.
+    """
+    # Not sys.version: Debian's Python may be upgraded by the packages that the first run installs, and venvs live on.
+    digest = hashlib.sha256("\n".join([*content, sys.base_prefix, PACKAGES, str(CACHE)]).encode()).hexdigest()
+    layer = CACHE / f"{kind}-{digest[:12]}"
+    is_missing = not _last_use_s(layer)
+    if is_missing:
+        shutil.rmtree(layer, ignore_errors=True)
+    yield layer, is_missing
+    (layer / COMPLETE).touch()
+    for other in CACHE.glob(f"{kind}-*"):
+        if _last_use_s(other) < time.time() - UNUSED_S:
+            shutil.rmtree(other, ignore_errors=True)
+            if kind == "base":
+                _uv("", "cache", "prune", "--ci")  # the other layers keep their files, which are hard links
 
 
-def _is_installed(package: str) -> bool:
-    done = subprocess.run(
-        ["/usr/bin/dpkg-query", "--show", "--showformat=${db:Status-Status}", package],
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout == "installed"
+def _last_use_s(layer: Path) -> float:
+    """Return when a layer was last used, in seconds since the epoch; 0 where it is not complete."""
+    complete = layer / COMPLETE
+    return complete.stat().st_mtime if complete.exists() else 0.0
+
+
+def _uv(what: str, *arguments: str | Path) -> None:
+    program, env = uv()
+    _run(what, [program, *arguments], env)
 
 
 def _run(what: str, command: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
-    """Say what is being done, and do it in silence; let it end in order when interrupted.
+    """Say what is being done, and do it without output; when interrupted, let it clean up and exit.
 
     Raises:
-        SetupError: it failed; the message has the end of what it printed.
+        SetupError: it failed; the message has the end of its output.
     """
     if what:
         _say(what)
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env)
         try:
             status = process.wait()
         except BaseException:

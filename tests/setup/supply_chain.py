@@ -1,9 +1,9 @@
-"""What the installed suite is made of: the lock that it is installed from, licenses, an SBOM, known vulnerabilities.
+"""What an installation contains: the lock that it is made from, licenses, an SBOM, known vulnerabilities.
 
     supply_chain.py lock        write requirements.lock, the newest of everything that pyproject.toml allows
     supply_chain.py licenses    write docs/third-party-licenses.md, from an installation made by the lock
     supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
-    supply_chain.py audit       look each locked version up in PyPI's advisories; 2 where they cannot be had
+    supply_chain.py audit       look up each locked version in PyPI's advisories; 2 where they are unavailable
 
 Its tools are in a venv of their own in the cache folder; see environment.py.
 """
@@ -24,10 +24,9 @@ LOCK: Final = CHECKOUT / "requirements.lock"
 LICENSES: Final = CHECKOUT / "docs" / "third-party-licenses.md"
 SBOM: Final = CHECKOUT / "build" / "sbom.cdx.json"
 OLDEST_PYTHON: Final = "3.11"
-TOOLS: Final = ("cyclonedx-bom>=7", "pip-audit>=2.9", "pip-licenses>=5", "uv>=0.8")
+TOOLS: Final = ("cyclonedx-bom>=7", "pip-audit>=2.9", "pip-licenses>=5")
 
-# What may go into an installation of ours, which is Apache-2.0: nothing that asks for more than to be named, or for the
-# source of its own files (MPL).
+# Compatible with our own Apache-2.0: these require no more than attribution, or the source of their own files (MPL).
 COMPATIBLE: Final = (
     "Apache-2.0",
     "BSD-2-Clause",
@@ -39,7 +38,7 @@ COMPATIBLE: Final = (
     "Unlicense",
 )
 
-# As packages say it that do not write SPDX: their metadata's classifiers.
+# The classifiers of packages whose metadata has no SPDX expression.
 SPDX: Final[Mapping[str, str]] = {
     "Apache Software License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
@@ -56,8 +55,8 @@ _PAGE: Final = """\
 
 <!-- Made by `make licenses` from an installation by requirements.lock. -->
 
-qrmi-slurm is Apache-2.0. This is all that an installation by `requirements.lock` holds besides, and what each says of
-itself; none forbids to use it together with the others. `make sbom` writes the same as a CycloneDX document.
+qrmi-slurm is Apache-2.0. These are the other packages in an installation by `requirements.lock`, with the license that
+each declares; all of them are compatible. `make sbom` writes the same list as a CycloneDX document.
 
 | package | version | license |
 |---|---|---|
@@ -65,12 +64,14 @@ itself; none forbids to use it together with the others. `make sbom` writes the 
 
 
 def lock() -> int:
-    """Write the lock: the suite's own dependencies and what builds its wheel, each file by its hash."""
+    """Write the lock: the dependencies of the wheel and of its build, with a hash for each file."""
     build = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
-    command: list[str | Path] = [_tools() / "uv", "pip", "compile", "--quiet", "--generate-hashes", "--universal"]
+    with environment.locked():
+        uv, env = environment.uv()
+    command: list[str | Path] = [uv, "pip", "compile", "--quiet", "--generate-hashes", "--universal"]
     command += ["--python-version", OLDEST_PYTHON, "--custom-compile-command", "make lock", "--no-annotate"]
     command += ["--upgrade", "--no-emit-package", "colorama", "--output-file", LOCK, "pyproject.toml", "-"]
-    subprocess.run(command, cwd=CHECKOUT, input="\n".join(build), text=True, check=True)
+    subprocess.run(command, cwd=CHECKOUT, input="\n".join(build), text=True, check=True, env=env)
     return 0
 
 
@@ -85,17 +86,17 @@ def licenses() -> int:
 
 
 def is_compatible(license: str) -> bool:
-    """Tell whether an SPDX expression offers a license of those that may be."""
+    """Tell whether an SPDX expression offers a compatible license."""
     return any(all(part.strip(" ()") in COMPATIBLE for part in one.split(" AND ")) for one in license.split(" OR "))
 
 
 def _licenses() -> list[tuple[str, str, str]]:
     command: list[str | Path] = [_tools() / "pip-licenses", "--python", _installation() / "bin" / "python3"]
     command += ["--format=json", "--from=mixed", "--with-system"]
-    told: list[dict[str, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    answer: list[dict[str, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return [
         (item["Name"], item["Version"], SPDX.get(item["License"], item["License"]))
-        for item in sorted(told, key=lambda item: item["Name"].lower())
+        for item in sorted(answer, key=lambda item: item["Name"].lower())
         if item["Name"] not in ("pip", "setuptools", "qrmi-slurm")
     ]
 
@@ -111,17 +112,17 @@ def sbom() -> int:
 
 
 def audit() -> int:
-    """Say which locked versions have known vulnerabilities.
+    """Print which locked versions have known vulnerabilities.
 
     Returns:
-        0 where none has, 1 where one has, 2 where not all could be looked up: no answer is not a good one.
+        0 where none has, 1 where one has, 2 where not all could be looked up.
     """
     command: list[str | Path] = [_tools() / "pip-audit", "--disable-pip", "--require-hashes", "--requirement", LOCK]
     done = subprocess.run([*command, "--format=json", "--progress-spinner=off"], capture_output=True, text=True)
     try:
         packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (json.JSONDecodeError, KeyError):
-        print(f"the advisories cannot be had from here:\n{done.stderr[-1000:]}")
+        print(f"cannot get the advisories from here:\n{done.stderr[-1000:]}")
         return 2
     unknown = [item["name"] for item in packages if "skip_reason" in item]
     faulty = [
@@ -129,7 +130,7 @@ def audit() -> int:
     ]
     print("\n".join(faulty), end="\n" if faulty else "")
     if unknown:
-        print(f"no advisories for {len(unknown)} of {len(packages)} packages here; ask where PyPI's own index is")
+        print(f"no advisories for {len(unknown)} of {len(packages)} packages; run this where PyPI itself is reachable")
     else:
         print(f"{len(packages)} packages, {len(faulty)} known vulnerabilities")
     return 1 if faulty else 2 if unknown else 0
@@ -137,12 +138,12 @@ def audit() -> int:
 
 def _tools() -> Path:
     """Return the bin folder of the tools' venv."""
-    return environment.extra_venv("tools", TOOLS, ["install", *TOOLS]) / "bin"
+    return environment.venv("tools", *TOOLS) / "bin"
 
 
 def _installation() -> Path:
-    """Return a venv made as docs/admin.md says."""
-    return environment.extra_venv("locked", (LOCK.read_text(),), ["install", "--require-hashes", "--requirement", LOCK])
+    """Return a venv with the lock installed, as docs/security.md says."""
+    return environment.venv("locked", "--require-hashes", "--requirement", LOCK, content=[LOCK.read_text()])
 
 
 COMMANDS: Final[Mapping[str, Callable[[], int]]] = {

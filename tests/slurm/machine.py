@@ -9,7 +9,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,7 +120,7 @@ class Machine:
         self.folder = self.cluster.folder
         self.checkout = self.folder / "checkout"
         self.syslog = self.folder / "log" / "syslog"
-        self.wheels = wheels(sys.executable)
+        self.wheels = wheels()
         self._own = self.folder / "own"
         self._end: socket.socket | None = None
 

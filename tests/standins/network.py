@@ -1,8 +1,10 @@
-"""A stand-in for what lies between a node and a service: a TLS server, a proxy, and listeners that do not answer.
+"""A stand-in for what lies between a node and a service: TLS servers, a proxy, and listeners that do not answer.
 
-Run as a program with a certificate and its key it prints a JSON object of ports and serves until it is killed. The
-proxy lets through to the TLS server alone, under the name `localhost`; it asks `login.invalid` for a password, and
-refuses all else as Squid does.
+    network.py KEY NAME=CERTIFICATE ...
+
+It starts a TLS server for each certificate, prints a JSON object of ports and serves until it is killed. The proxy
+connects only to the server `tls`, under the name `localhost`; it asks `login.invalid` for a password, and refuses all
+else as Squid does.
 """
 
 import http.server
@@ -15,7 +17,7 @@ import threading
 
 class Service(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        # As some services do: the credential stands in the answer.
+        # Some services repeat the credential in their answer.
         content = json.dumps({"errors": [{"message": f"no to {self.headers.get('Authorization')}"}]}).encode()
         self.send_response(404)
         self.send_header("content-length", str(len(content)))
@@ -93,10 +95,13 @@ def _listen(answer):
 
 
 if __name__ == "__main__":
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(*sys.argv[1:3])
-    Proxy.tls_port = _serve(Service, tls)
-    ports = {"tls": Proxy.tls_port, "proxy": _serve(Proxy), "silent": _listen(b""), "garbage": _listen(b"220 mail\r\n")}
+    ports = {"proxy": _serve(Proxy), "silent": _listen(b""), "garbage": _listen(b"220 mail\r\n")}
+    for argument in sys.argv[2:]:
+        name, _, certificate = argument.partition("=")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, sys.argv[1])
+        ports[name] = _serve(Service, context)
+    Proxy.tls_port = ports["tls"]
     sys.stdout.write(json.dumps(ports) + "\n")
     sys.stdout.flush()
     threading.Event().wait()

@@ -1,4 +1,4 @@
-"""The hop: the way from this node to one host, a line for each step: proxy, name, TCP, tunnel, TLS."""
+"""The hop: the connection from this node to one host, a line for each step: proxy, name, TCP, tunnel, TLS."""
 
 import base64
 import socket
@@ -6,12 +6,10 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from qrmi_slurm.calls import proxies
-from qrmi_slurm.checks.online import certificate
 from qrmi_slurm.checks.online.bounded import within
 from qrmi_slurm.checks.online.targets import Target
 from qrmi_slurm.checks.result import Line, error, ok, warning
@@ -20,15 +18,18 @@ from qrmi_slurm.text import printable
 _T = TypeVar("_T")
 
 _EXPIRES_SOON_DAYS: Final = 14
+_DAY_S: Final = 24 * 3600
 _MAX_HEAD_BYTES: Final = 64 * 1024
 _MAX_WORDS_CHARS: Final = 200
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME (x509_vfy.h), which Python has no name for.
+_NO_CHECK_TIME: Final = 0x200000
 
-# What to do about an answer that a proxy gave.
+# The hint where the proxy answered, not the service.
 PROXY_HINT: Final = "this is the proxy's answer, not the service's: ask whoever runs it to let this node through"
 
 
 class _Failed(Exception):
-    """A step that ends the way; its line."""
+    """A step failed: its line, and no further steps."""
 
     def __init__(self, line: Line) -> None:
         super().__init__(line.message)
@@ -36,18 +37,18 @@ class _Failed(Exception):
 
 
 def lines(target: Target, step_timeout_s: float, shell: Mapping[str, str]) -> list[Line]:
-    """Go the way to a host, up to the first step that fails.
+    """Try each step of a connection to a host, up to the first that fails.
 
     Args:
-        target: where to.
+        target: the host.
         step_timeout_s: how long each step may take, in seconds.
-        shell: the environment of whoever runs this; only to say that the hooks do not see its proxies.
+        shell: the environment of whoever runs this, only to warn that the hooks do not see its proxies.
     """
     return _Hop(target, step_timeout_s, shell).lines()
 
 
 class _Hop:
-    """The way to one host: proxy, name, TCP, tunnel, TLS."""
+    """One connection to one host."""
 
     def __init__(self, target: Target, timeout_s: float, shell: Mapping[str, str]) -> None:
         self._target = target
@@ -78,7 +79,7 @@ class _Hop:
         except _Failed as failed:
             raise _Failed(replace(failed.line, duration_s=time.monotonic() - began_s)) from failed
         except TimeoutError as late:
-            words = error(name, f"{self._target.host}: {late}", "does a firewall drop what this node sends there?")
+            words = error(name, f"{self._target.host}: {late}", "does a firewall drop this node's packets?")
             raise _Failed(replace(words, duration_s=time.monotonic() - began_s)) from late
         self._lines.append(replace(line, duration_s=time.monotonic() - began_s))
         return result
@@ -91,12 +92,12 @@ class _Hop:
                 return warning(
                     "proxy",
                     f"none for {self._target.host}, though this shell has {', '.join(names)}",
-                    f"the hooks see --env: alone: write --env:{names[0]}=URL on the plugin's line, if nodes need it",
+                    f"hooks see only --env: values: write --env:{names[0]}=URL on the plugin's line if nodes need it",
                 )
             return ok("proxy", f"none for {self._target.host}")
         shown = proxies.without_password(proxy)
         if not proxy.startswith("http://"):
-            line = warning("proxy", f"{shown} cannot be tried from here", "only http:// can: see what QRMI says")
+            line = warning("proxy", f"{shown} cannot be tested from here", "only http:// can: see QRMI's line")
             raise _Failed(line)
         return ok("proxy", f"{shown} for {self._target.host}, from --env:")
 
@@ -110,13 +111,14 @@ class _Hop:
         try:
             return parts.hostname or "", parts.port or 80
         except ValueError as bad:
-            raise _Failed(error("proxy", "the proxy's port is no number", "mend --env: on the plugin's line")) from bad
+            line = error("proxy", "the proxy's port is not a number", "fix --env: on the plugin's line")
+            raise _Failed(line) from bad
 
     def _resolve(self, host: str, port: int) -> tuple[Line, list[tuple[Any, ...]]]:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as failure:
-            hint = "is the name right, and does /etc/resolv.conf of this node know a server that has it?"
+            hint = "is the name right, and can a DNS server in this node's /etc/resolv.conf resolve it?"
             if self._target.proxy is None:
                 hint += " Behind a proxy: --env:https_proxy=URL on the plugin's line"
             raise _Failed(error("name", f"{host} does not resolve: {failure.strerror}", hint)) from failure
@@ -129,7 +131,7 @@ class _Hop:
         last = "no address"
         for family, kind, protocol, _, address in addresses:
             connection = socket.socket(family, kind, protocol)
-            # Each its share: of two addresses the first may be one that nobody answers at (IPv6 without a route).
+            # Each address gets a share of the time: the first may never answer (IPv6 without a route).
             connection.settimeout(self._timeout_s / len(addresses))
             try:
                 connection.connect(address)
@@ -139,7 +141,7 @@ class _Hop:
                 continue
             connection.settimeout(self._timeout_s)
             return ok("tcp", f"{address[0]} port {port}"), connection
-        hint = "is the port right, and may this node reach it?"
+        hint = "is the port right, and is this node allowed to reach it?"
         raise _Failed(error("tcp", f"{host} port {port}: {last}", hint))
 
     def _tunnel(self, connection: socket.socket) -> tuple[Line, None]:
@@ -148,63 +150,83 @@ class _Hop:
         connection.sendall(request.encode("latin-1", "replace"))
         answer = b""
         while b"\r\n\r\n" not in answer and len(answer) < _MAX_HEAD_BYTES:
-            chunk = connection.recv(1)  # not a byte of what comes behind: that is TLS
+            chunk = connection.recv(1)  # byte by byte: what follows belongs to TLS
             if not chunk:
                 break
             answer += chunk
         status = printable(answer.split(b"\r\n")[0].decode("latin-1"), _MAX_WORDS_CHARS)
         words = status.split(None, 2)
         if len(words) < 2 or not words[0].startswith("HTTP/"):
-            raise _Failed(error("tunnel", "what listens there is no HTTP proxy", "mend --env: on the plugin's line"))
+            raise _Failed(error("tunnel", "no HTTP proxy listens there", "fix --env: on the plugin's line"))
         if words[1] == "407":
             hint = "write --env:https_proxy=http://USER:PASSWORD@HOST:PORT; that line is readable by all users"
-            raise _Failed(error("tunnel", f"the proxy wants a login ({' '.join(words[1:])})", hint))
+            raise _Failed(error("tunnel", f"the proxy requires a login ({' '.join(words[1:])})", hint))
         if not words[1].startswith("2"):
             raise _Failed(error("tunnel", f"{' '.join(words[1:])} from the proxy for {target}", PROXY_HINT))
-        return ok("tunnel", f"the proxy lets through to {target}"), None
+        return ok("tunnel", f"the proxy connects to {target}"), None
 
     def _tls(self, connection: socket.socket) -> tuple[Line, None]:
         trust = self._target.trust
         try:
             context = ssl.create_default_context(cafile=trust)
         except OSError as failure:
-            line = error("tls", f"{trust}: {failure.strerror or failure}", "mend --env:SSL_CERT_FILE")
+            line = error("tls", f"{trust}: {failure.strerror or failure}", "fix --env:SSL_CERT_FILE")
             raise _Failed(line) from failure
         try:
             with context.wrap_socket(connection, server_hostname=self._target.host) as wrapped:
-                der = wrapped.getpeercert(binary_form=True) or b""
+                found = wrapped.getpeercert() or {}
         except ssl.SSLCertVerificationError as failure:
             raise _Failed(self._distrusted(failure)) from failure
         except OSError as failure:
             words = getattr(failure, "reason", None) or failure.strerror or str(failure)
-            hint = "does https belong there? Something in between may cut TLS off"
+            hint = "is https right for this port? Something in between may block TLS"
             raise _Failed(error("tls", f"no TLS with {self._target.host}: {words}", hint)) from failure
-        found = certificate.read(der)
-        days = (found.not_after - datetime.now(UTC)).days
-        message = f"signed by {printable(found.issuer)}, ends in {days} days"
+        days = int((ssl.cert_time_to_seconds(str(found["notAfter"])) - time.time()) // _DAY_S)
+        message = f"signed by {printable(_issuer(found))}, ends in {days} days"
         if days < _EXPIRES_SOON_DAYS:
             return warning("tls", message, "whoever runs the service has to renew the certificate"), None
         return ok("tls", message), None
 
     def _distrusted(self, failure: ssl.SSLCertVerificationError) -> Line:
-        """Say who signed what is not believed: a proxy that looks into TLS, more often than not."""
+        """Name the signer of a refused certificate: more often than not, a proxy that inspects TLS."""
         signed = ""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # nothing is sent over this connection
         if self._target.proxy is None:
+            half_s = self._timeout_s / 2
             try:
-                with (
-                    socket.create_connection((self._target.host, self._target.port), self._timeout_s / 2) as again,
-                    context.wrap_socket(again, server_hostname=self._target.host) as wrapped,
-                ):
-                    issuer = certificate.read(wrapped.getpeercert(binary_form=True) or b"").issuer
-                    signed = f", signed by {printable(issuer)}"
+                issuer = within(half_s, lambda: _issuer_of_untrusted((self._target.host, self._target.port), half_s))
+                signed = f", signed by {printable(issuer)}"
             except (OSError, ValueError):
                 pass
         where = self._target.trust or "Python's certificates"
         hint = f"add the signer to {where}, or name a file that has it: --env:SSL_CERT_FILE=PATH on the plugin's line"
         return error("tls", f"not trusted{signed}: {failure.verify_message}", hint)
+
+
+def _issuer_of_untrusted(address: tuple[str, int], timeout_s: float) -> str:
+    """Return who signed a server's certificate, trusted or not; nothing is sent beyond the handshakes.
+
+    Python decodes only a verified certificate, so this fetches it and connects again trusting nothing else.
+
+    Raises:
+        OSError: no connection, or no TLS.
+        ValueError: the certificate cannot be decoded.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    context.load_verify_locations(cadata=ssl.get_server_certificate(address, timeout=timeout_s))
+    with (
+        socket.create_connection(address, timeout_s) as connection,
+        context.wrap_socket(connection, server_hostname=address[0]) as wrapped,
+    ):
+        return _issuer(wrapped.getpeercert() or {})
+
+
+def _issuer(certificate: Mapping[str, Any]) -> str:
+    """Return organization and common name of who signed a certificate, as `getpeercert()` gives it."""
+    names = {key: value for attributes in certificate.get("issuer", ()) for key, value in attributes}
+    parts = [names[key] for key in ("organizationName", "commonName") if key in names]
+    return ", ".join(parts) or "an issuer without a name"
 
 
 def _proxy_login(proxy: str | None) -> str:
