@@ -27,7 +27,7 @@ from qrmi_slurm.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qrmi_slurm.checks.online.way import Report
+    from qrmi_slurm.checks.online.check import Report
     from qrmi_slurm.config.config_file import Resource
     from qrmi_slurm.hooks.recover import World
     from qrmi_slurm.report.usage import Usage
@@ -176,7 +176,7 @@ def validate_config(
 
 def _go_online(path: Path, names: list[str], timeout_s: float) -> "list[Report]":
     """Try the way to each resource of a config; none of them where the config cannot be loaded, which is said."""
-    from qrmi_slurm.checks.online import way
+    from qrmi_slurm.checks.online import check
     from qrmi_slurm.config import config_file  # requests costs 80 ms, which other commands need not pay
 
     try:
@@ -188,9 +188,9 @@ def _go_online(path: Path, names: list[str], timeout_s: float) -> "list[Report]"
     if unknown:
         raise ConfigError(f"{path} has no resource {', '.join(map(printable, unknown))}")
     chosen = [item for item in resources.values() if not names or item.name in names]
-    limits = way.Limits(step_s=timeout_s, qrmi_s=max(timeout_s, way.DEFAULT_QRMI_TIMEOUT_S))
+    limits = check.Limits(step_s=timeout_s, qrmi_s=max(timeout_s, check.DEFAULT_QRMI_TIMEOUT_S))
     with render.progress(sys.stderr) as tell:
-        return way.check(chosen, plugstack.read(_slurm_conf()), limits, os.environ, tell)
+        return check.run(chosen, plugstack.read(_slurm_conf()), limits, os.environ, tell)
 
 
 _StateDir = Annotated[

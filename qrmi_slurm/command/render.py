@@ -27,7 +27,7 @@ from qrmi_slurm.text import printable
 from qrmi_slurm.validation.rules import Diagnosis, Finding, Severity
 
 if TYPE_CHECKING:
-    from qrmi_slurm.checks.online.way import Report
+    from qrmi_slurm.checks.online.check import Report
     from qrmi_slurm.report.usage import Acquisition, Row, Usage
     from qrmi_slurm.scheduling.drain import Result as Switched
     from qrmi_slurm.scheduling.qpus import Listing, Qpu
@@ -242,7 +242,7 @@ def recovery_json(results: Sequence[Result], *, dry_run: bool) -> str:
     return json.dumps(document, indent=2)
 
 
-def print_lines(lines: Sequence[checked.Line], stream: TextIO, indent: str = "") -> None:
+def print_lines(lines: Sequence[checked.Result], stream: TextIO, indent: str = "") -> None:
     """Print a line for each thing that was looked at, and what to do under those that are not well."""
     printer = Printer(stream)
     width = max((len(line.name) for line in lines), default=0)
@@ -255,7 +255,7 @@ def print_lines(lines: Sequence[checked.Line], stream: TextIO, indent: str = "")
             printer.line(Text(f"{indent}{'':<{width + 11}}{printable(line.hint, _MAX_CELL_CHARS)}", style="dim"))
 
 
-def print_checkup(lines: Sequence[checked.Line], stream: TextIO) -> None:
+def print_checkup(lines: Sequence[checked.Result], stream: TextIO) -> None:
     """Print a checkup, and a line that sums up."""
     print_lines(lines, stream)
     counts = [(level, sum(line.level is level for line in lines)) for level in (Level.ERROR, Level.WARNING)]
@@ -263,13 +263,13 @@ def print_checkup(lines: Sequence[checked.Line], stream: TextIO) -> None:
     Printer(stream).line(Text(found or "all is well", style="bold"))
 
 
-def checkup_json(lines: Sequence[checked.Line]) -> str:
+def checkup_json(lines: Sequence[checked.Result]) -> str:
     """Return a checkup as one JSON object; `healthy` says what the exit status says."""
     document = {"version": JSON_VERSION, "healthy": not checked.has_errors(lines), "lines": _lines_json(lines)}
     return json.dumps(document, indent=2)
 
 
-def _lines_json(lines: Sequence[checked.Line]) -> list[dict[str, Any]]:
+def _lines_json(lines: Sequence[checked.Result]) -> list[dict[str, Any]]:
     return [
         {
             "name": line.name,
@@ -287,7 +287,7 @@ def print_reports(reports: "Sequence[Report]", stream: TextIO) -> None:
     printer = Printer(stream)
     for report in reports:
         printer.line(Text(f"{printable(report.resource)} ({printable(report.type)})", style="bold"))
-        print_lines(report.lines, stream, "  ")
+        print_lines(report.steps, stream, "  ")
 
 
 def _reports_json(reports: "Sequence[Report]") -> list[dict[str, Any]]:
@@ -297,7 +297,7 @@ def _reports_json(reports: "Sequence[Report]") -> list[dict[str, Any]]:
             "resource": report.resource,
             "type": report.type,
             "reached": not report.has_errors,
-            "steps": _lines_json(report.lines),
+            "steps": _lines_json(report.steps),
         }
         for report in reports
     ]
