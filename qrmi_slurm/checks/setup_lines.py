@@ -30,13 +30,13 @@ echo
 exec {ours}
 """
 
-# The units as in the checkout, where they name the installation of README.
+# The units and what to add above them. In the checkout they name the installation of README.
 _UNITS: Final = {
     "qrmi-slurm-recover.service": "",
     "qrmi-slurm-recover.timer": "On every compute node: systemctl enable --now qrmi-slurm-recover.timer",
-    "qrmi-slurm-sensor.service": "For licenses: on one node that can read the config, preferably slurmctld's.",
+    "qrmi-slurm-sensor.service": "",
     "qrmi-slurm-sensor.timer": "On that node: systemctl enable --now qrmi-slurm-sensor.timer",
-    "qrmi-slurm-qpus.service": "Without the sensor: on one node that can read the config and where users list QPUs.",
+    "qrmi-slurm-qpus.service": "",
     "qrmi-slurm-qpus.timer": "On that node: systemctl enable --now qrmi-slurm-qpus.timer",
 }
 _UNITS_COMMAND: Final = "/opt/qrmi-slurm/bin/qrmi-slurm"
