@@ -1,4 +1,4 @@
-"""docs/validate-config.md: what each code stands for, with an example and what the command says of it."""
+"""docs/validate-config.md: the meaning of each code, with an example and what the command prints for it."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from qrmi_slurm.validation.rules import Diagnosis, Rule
 
 EXAMPLES: Final = CHECKOUT / "tests" / "fixtures" / "config" / "codes"
 
-# The members of QRMI 0.26, but for OQTOPUS: an installed QRMI that lacks a type (QS308).
+# The members of QRMI 0.26 without OQTOPUS: an installed QRMI that lacks a type (QS308).
 OLDER_MEMBERS: Final = (
     "AliceBobFelis",
     "IBMQuantumComputeService",
@@ -29,7 +29,7 @@ _MEMBERS: Final = (*OLDER_MEMBERS, "OQTOPUS")
 _FILE_MODES: Final = {"QS110": 0o644, "QS111": 0o622}
 _CHAPTERS: Final = {
     "1": "The file and its text",
-    "2": "Keys and the kinds of their values",
+    "2": "Keys and the types of their values",
     "3": "Resources",
     "4": "Variables",
     "5": "Addresses",
@@ -42,7 +42,7 @@ def example_of(rule: Rule) -> Path:
 
 
 def diagnose(rule: Rule) -> Diagnosis:
-    """Check the example of a rule, under the conditions that it is an example for."""
+    """Check the example of a rule, under the conditions that the rule is about."""
     with _conditions(rule):
         path = example_of(rule)
         members = OLDER_MEMBERS if rule.code == "QS308" else _MEMBERS
@@ -52,7 +52,7 @@ def diagnose(rule: Rule) -> Diagnosis:
 
 @contextmanager
 def _conditions(rule: Rule) -> Iterator[None]:
-    """Let the example's file be one of root's, or of another mode, too large, or held against a stricter schema."""
+    """Give the example the file mode, size limit or schema that makes the rule apply."""
     path = example_of(rule)
     before = path.stat().st_mode & 0o7777
     schema = {"properties": {"resources": {"minItems": 2}}}
@@ -78,19 +78,19 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
 
 def page() -> str:
-    """Return the page of the codes."""
+    """Return the page."""
     lines = [
         "# What `qrmi-slurm validate-config` finds",
         "",
         made_from("qrmi_slurm/validation/rules.py"),
         "",
         *wrapped(
-            "Each finding has a code that never stands for anything else. **error**: the config is refused, or the "
-            "resource cannot work. **warning**: it works, but hardly as meant; `--strict` counts it as an error. "
-            "**note**: good to know. Exit status: 0 the config can be used, 1 it has errors, 2 it cannot be read."
+            "Each finding has a code, and codes are never reused. **error**: the config is refused, or the resource "
+            "cannot work. **warning**: it works, but probably not as intended; `--strict` counts it as an error. "
+            "**note**: for information. Exit status: 0 the config can be used, 1 it has errors, 2 it cannot be read."
         ),
         "",
-        "| code | | what |",
+        "| code | | what it means |",
         "|---|---|---|",
         *(f"| [{rule.code}](#{rule.code.lower()}) | {rule.severity} | {rule.title} |" for rule in rules.RULES),
     ]
@@ -105,14 +105,14 @@ def page() -> str:
 
 def _section(rule: Rule) -> list[str]:
     lines = [f"### {rule.code}", "", *wrapped(f"**{rule.severity}**: {rule.title}. {rule.why}")]
-    if rule.code not in ("QS104", "QS110", "QS111", "QS299"):  # there is nothing to see in the file itself
+    if rule.code not in ("QS104", "QS110", "QS111", "QS299"):  # nothing to see in the file itself
         text = example_of(rule).read_bytes().decode("utf-8", "replace")
         lines += ["", "```json", *text.rstrip("\n").split("\n"), "```"]
     return [*lines, "", "```", *_finding(rule), "```"]
 
 
 def _finding(rule: Rule) -> list[str]:
-    """Return what the command prints of a rule's finding in its example."""
+    """Return what the command prints for a rule's finding in its example."""
     found = diagnose(rule)
     finding = next(finding for finding in found.findings if finding.rule is rule)
     stream = io.StringIO()

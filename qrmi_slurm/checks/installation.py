@@ -1,4 +1,4 @@
-"""The installation: where this one's executables are, as Slurm's settings name them."""
+"""The installation that this process runs from: its executables, as Slurm's settings name them."""
 
 import os
 import sys
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-PLUGIN_FILE: Final = "spank_qrmi.so"
+from qrmi_slurm.slurm.plugstack import PLUGIN_FILE
+
 LUA_MODULE: Final = "qrmi_slurm.lua"
 
-# Where `make -C cli_filter install` may have put the plugin, beside the venv's own lib.
+# Where `make -C cli_filter install` may have put the plugin, besides the venv's own lib.
 _PLUGIN_DIRECTORIES: Final = ("/usr/lib64/slurm", "/usr/lib/slurm", "/usr/local/lib/slurm", "/opt/slurm/lib/slurm")
 
-# As many links in a row as a command may be called through: /usr/local/bin/qrmi-slurm is one.
+# The most links followed from the path that a command was called by; /usr/local/bin/qrmi-slurm is one.
 _MAX_LINKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Absolute paths.
+    """Absolute paths of an installation.
 
     Args:
         prefix: the venv.
@@ -33,45 +34,49 @@ class Installation:
 
     @property
     def prolog(self) -> Path:
-        """What Prolog= names."""
+        """The executable for Prolog=."""
         return self.bin / "qrmi-slurm-prolog"
 
     @property
     def task_prolog(self) -> Path:
-        """What TaskProlog= names."""
+        """The executable for TaskProlog=."""
         return self.bin / "qrmi-slurm-task-prolog"
 
     @property
     def epilog(self) -> Path:
-        """What Epilog= names."""
+        """The executable for Epilog=."""
         return self.bin / "qrmi-slurm-epilog"
 
     @property
     def command(self) -> Path:
-        """The admin's command."""
+        """The command of admins and users."""
         return self.bin / "qrmi-slurm"
 
     @property
     def python(self) -> Path:
-        """The interpreter that the hooks start."""
+        """The interpreter that runs the hooks."""
         return self.bin / "python3"
 
+    @property
+    def lib(self) -> Path:
+        """The folder that `make -C cli_filter install` should install the plugin into."""
+        return self.prefix / "lib"
+
     def plugin(self) -> Path | None:
-        """Return where the SPANK plugin is; None where it was not installed."""
-        folders = (str(self.prefix / "lib"), *_PLUGIN_DIRECTORIES)
-        found = (Path(folder) / PLUGIN_FILE for folder in folders)
+        """Return the path of the SPANK plugin; None if it is not installed."""
+        found = (folder / PLUGIN_FILE for folder in (self.lib, *map(Path, _PLUGIN_DIRECTORIES)))
         return next((path for path in found if path.exists()), None)
 
     def lua_dir(self) -> Path | None:
-        """Return where the files for Slurm's Lua plugins are; None where they were not installed."""
-        folders = (self.prefix / "lib", *map(Path, _PLUGIN_DIRECTORIES))
+        """Return the folder with the files for Slurm's Lua plugins; None if they are not installed."""
+        folders = (self.lib, *map(Path, _PLUGIN_DIRECTORIES))
         return next((folder / "lua" for folder in folders if (folder / "lua" / LUA_MODULE).exists()), None)
 
 
 def this_one() -> Installation:
     """Return the installation that this process runs from, by the path that it was called by.
 
-    `/opt/qrmi-slurm` may be a link to the version in use. Slurm's settings are to name the link, which stays.
+    `/opt/qrmi-slurm` may be a link to the version in use. Slurm's settings should name that link, which is permanent.
     """
     prefix = Path(os.path.normpath(sys.prefix))
     program = Path(sys.argv[0]).absolute()

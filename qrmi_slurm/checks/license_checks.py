@@ -1,4 +1,4 @@
-"""The licenses' part of a doctor's visit: does Slurm count the QPUs, and does job_submit.lua know them?"""
+"""Checks of the licenses: whether Slurm counts the QPUs, and whether job_submit.lua and its catalogue are in place."""
 
 import platform
 import stat
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from qrmi_slurm.checks import setup_lines
-from qrmi_slurm.checks.result import Line, error, ok, warning
+from qrmi_slurm.checks.installation import LUA_MODULE
+from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.config import config_file
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import CatalogueError, ConfigError
@@ -16,51 +17,53 @@ from qrmi_slurm.slurm import licenses, prolog_flags
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
 
-SCRIPT: Final = "job_submit.lua"
-_MODULE: Final = b"qrmi_slurm"
-_REMEDY: Final = "see: qrmi-slurm slurm-conf, and docs/scheduling.md"
+_SCRIPT: Final = "job_submit.lua"
+_MODULE: Final = LUA_MODULE.removesuffix(".lua").encode()
+_SETUP_HINT: Final = "see qrmi-slurm slurm-conf and docs/scheduling.md"
 
 
-def lines(settings: SlurmSettings, options: SiteOptions, path: Path, notices: Mapping[str, str]) -> Iterator[Line]:
-    """Check what lets jobs wait for QPUs; one line where a site does not want that.
+def run(
+    settings: SlurmSettings, options: SiteOptions, slurm_conf: Path, notices: Mapping[str, str]
+) -> Iterator[Result]:
+    """Check what lets jobs wait for QPUs; a single result if the site does not use licenses.
 
     Args:
-        settings: Slurm's.
-        options: the site's.
-        path: slurm.conf.
+        settings: Slurm's settings.
+        options: the site's options.
+        slurm_conf: Slurm's configuration file.
         notices: why QPUs are out of service, by name.
     """
     try:
         resources = list(config_file.load(options.config_path).resources.values())
     except ConfigError:
-        return  # the config's own line says so
+        return  # the config's own result says so
     wanted = catalogue.licenses(resources)
     counted = licenses.parse_counts(settings.text("Licenses")) or {}
-    script, file = path.parent / SCRIPT, catalogue.path_beside(path)
-    plugins = {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}
-    is_ours = _uses_us(script)
-    if "lua" not in plugins:
+    script, file = slurm_conf.parent / _SCRIPT, catalogue.path_beside(slurm_conf)
+    uses_module = _uses_module(script)
+    if "lua" not in {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}:
         if wanted.keys() & counted.keys():
-            message = "without lua no job gets the licenses that Licenses= counts"
-            yield warning("JobSubmitPlugins", message, _REMEDY)
+            message = "without lua no job gets the licenses that Licenses= defines"
+            yield warning("JobSubmitPlugins", message, _SETUP_HINT)
         else:
             yield ok("licenses", "not used: jobs start whether their QPUs are free or not")
         return
-    if not is_ours and not file.exists() and not wanted.keys() & counted.keys():
-        yield ok("licenses", f"not used; JobSubmitPlugins=lua is for {script.name} of the site")
+    if not uses_module and not file.exists() and not wanted.keys() & counted.keys():
+        yield ok("licenses", f"not used; JobSubmitPlugins=lua runs the site's own {script.name}")
         return
-    yield _job_submit(script, is_ours, _is_controller(settings))
-    if file.exists() or _is_controller(settings):
-        yield _catalogue(file, resources, notices)
-    yield _counts(settings, wanted, counted)
+    is_controller = _is_controller(settings)
+    yield _check_job_submit(script, uses_module, is_controller)
+    if file.exists() or is_controller:
+        yield _check_catalogue(file, resources, notices)
+    yield _check_counts(settings, wanted, counted)
     if not prolog_flags.runs_at_start(settings.flags("PrologFlags")):
-        # slurmd/req.c, _rpc_launch_tasks(): where Prolog runs at the first step, srun says what it sees.
+        # slurmd/req.c, _rpc_launch_tasks(): at a job's first step Prolog's SPANK variables come from srun.
         message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no license for"
-        yield error("licenses", message, "PrologFlags=Alloc; then: scontrol reconfigure")
+        yield error("licenses", message, "set PrologFlags=Alloc and run scontrol reconfigure")
 
 
-def _uses_us(script: Path) -> bool | None:
-    """Tell whether a script names our module; None where it cannot be read."""
+def _uses_module(script: Path) -> bool | None:
+    """Tell whether a script uses our Lua module; None if it cannot be read."""
     try:
         code = [line for line in script.read_bytes().splitlines() if not line.lstrip().startswith(b"--")]
     except OSError:
@@ -73,24 +76,24 @@ def _is_controller(settings: SlurmSettings) -> bool:
     return platform.node().partition(".")[0] in hosts
 
 
-def _job_submit(script: Path, is_ours: bool | None, is_controller: bool) -> Line:
+def _check_job_submit(script: Path, uses_module: bool | None, is_controller: bool) -> Result:
     name = "JobSubmitPlugins"
-    if is_ours:
-        return ok(name, f"lua, and {script} uses ours")
-    if is_ours is not None:
-        return warning(name, f"{script} does not use ours: jobs get no licenses", _REMEDY)
+    if uses_module:
+        return ok(name, f"lua, and {script} uses {LUA_MODULE}")
+    if uses_module is not None:
+        return warning(name, f"{script} does not use {LUA_MODULE}: jobs get no licenses", _SETUP_HINT)
     if is_controller:
-        return error(name, f"{script} cannot be read: slurmctld will not start again", _REMEDY)
-    return ok(name, "lua; its files are looked at on the controller")
+        return error(name, f"{script} cannot be read: slurmctld will not start again", _SETUP_HINT)
+    return ok(name, "lua; its files are checked on the controller")
 
 
-def _catalogue(file: Path, resources: list[Resource], notices: Mapping[str, str]) -> Line:
+def _check_catalogue(file: Path, resources: list[Resource], notices: Mapping[str, str]) -> Result:
     name = "catalogue"
-    remedy = "run: qrmi-slurm catalogue"
+    hint = "run qrmi-slurm catalogue"
     try:
         status = file.stat()
     except FileNotFoundError:
-        return error(name, f"{file} is not there: jobs with --qpu are refused", remedy)
+        return error(name, f"{file} does not exist: jobs with --qpu are refused", hint)
     except OSError as failure:
         return warning(name, f"{file}: {failure.strerror}", "run this as root")
     mode = stat.S_IMODE(status.st_mode)
@@ -99,26 +102,26 @@ def _catalogue(file: Path, resources: list[Resource], notices: Mapping[str, str]
     if mode & 0o022:
         return error(name, f"{file} can be changed by others (mode {mode:04o})", f"chmod 0644 {file}")
     if not mode & 0o004:
-        message = f"{file} can be read by root alone (mode {mode:04o}), not by SlurmUser and on login nodes"
+        message = f"only root can read {file} (mode {mode:04o}); SlurmUser and users on login nodes have to as well"
         return warning(name, message, f"chmod 0644 {file}")
     try:
         if not catalogue.is_current(file, resources, notices):
-            return warning(name, f"{file} is out of date", remedy)
+            return warning(name, f"{file} is out of date", hint)
     except CatalogueError as failure:
         return warning(name, failure.message, failure.hint)
     return ok(name, f"{file} is up to date")
 
 
-def _counts(settings: SlurmSettings, wanted: Mapping[str, int], counted: Mapping[str, int]) -> Line:
+def _check_counts(settings: SlurmSettings, wanted: Mapping[str, int], counted: Mapping[str, int]) -> Result:
     name = "Licenses"
-    before = settings.text("Licenses")
-    remedy = f"Licenses={setup_lines.with_counts(before, wanted)}; then: scontrol reconfigure"
+    value = setup_lines.with_counts(settings.text("Licenses"), wanted)
+    hint = f"set Licenses={value} and run scontrol reconfigure"
     missing = [license for license in wanted if license not in counted]
     if missing:
-        return error(name, f"{', '.join(missing)}: not there, so that Slurm refuses the QPU's jobs", remedy)
+        return error(name, f"Slurm has no license {', '.join(missing)}, so it refuses jobs for these QPUs", hint)
     other = [
         f"{license} ({counted[license]}, not {count})" for license, count in wanted.items() if counted[license] != count
     ]
     if other:
-        return warning(name, f"another count than the config: {', '.join(other)}", remedy)
-    return ok(name, ", ".join(f"{license}:{count}" for license, count in wanted.items()) or "no QPU has one")
+        return warning(name, f"not the counts of the config: {', '.join(other)}", hint)
+    return ok(name, ", ".join(f"{license}:{count}" for license, count in wanted.items()) or "no QPU has a license")

@@ -1,4 +1,4 @@
-"""The checkup: what a check that is no fault of a file found, one line each, with what to do."""
+"""The result of a check: what was checked, how it stands, what was seen, and what to do."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a line stands."""
+    """How serious a result is."""
 
     OK = "ok"
-    WARNING = "warning"  # it works, but not as meant, or not for every job; or it could not be seen
+    WARNING = "warning"  # it works, but not as intended or not for every job; or it could not be checked
     ERROR = "error"  # jobs with --qpu, or all jobs, fail
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One thing that was looked at.
+class Result:
+    """The result of one check.
 
     Args:
-        name: what, in a word or two; the same from run to run.
-        level: how it stands.
-        message: what was seen; one clause, never with a secret.
-        hint: what to do; empty where nothing is to be done.
-        duration_s: how long it took, in seconds; None where that says nothing.
+        name: what was checked, in a word or two; the same in every run.
+        level: how serious it is.
+        message: what was seen, in one clause; never contains a secret.
+        hint: what to do; empty if nothing.
+        duration_s: how long it took, in seconds; None if that says nothing.
     """
 
     name: str
@@ -32,21 +32,21 @@ class Line:
     duration_s: float | None = None
 
 
-def ok(name: str, message: str) -> Line:
-    """Return a line of what is as it should be."""
-    return Line(name, Level.OK, message)
+def ok(name: str, message: str) -> Result:
+    """Return the result of something that is in order."""
+    return Result(name, Level.OK, message)
 
 
-def warning(name: str, message: str, hint: str) -> Line:
-    """Return a line of what an admin should look at."""
-    return Line(name, Level.WARNING, message, hint)
+def warning(name: str, message: str, hint: str) -> Result:
+    """Return the result of something that an admin should look at."""
+    return Result(name, Level.WARNING, message, hint)
 
 
-def error(name: str, message: str, hint: str) -> Line:
-    """Return a line of what has to be mended."""
-    return Line(name, Level.ERROR, message, hint)
+def error(name: str, message: str, hint: str) -> Result:
+    """Return the result of something that has to be fixed."""
+    return Result(name, Level.ERROR, message, hint)
 
 
-def has_errors(lines: Iterable[Line]) -> bool:
-    """Tell whether one of the lines is an error."""
-    return any(line.level is Level.ERROR for line in lines)
+def has_errors(results: Iterable[Result]) -> bool:
+    """Tell whether one of the results is an error."""
+    return any(result.level is Level.ERROR for result in results)

@@ -1,26 +1,21 @@
-"""The files' part of a doctor's visit: the config, the state directory, and what may take them away."""
+"""Checks of the state directory: who may use it, its free space, and whether nodes share it and tasks see it."""
 
 import contextlib
 import fcntl
 import os
 import re
 import stat
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from qrmi_slurm import files
-from qrmi_slurm.calls import installed
-from qrmi_slurm.checks.hook_checks import blocking_users
-from qrmi_slurm.checks.result import Line, error, ok, warning
-from qrmi_slurm.config import config_file
-from qrmi_slurm.errors import BackendError, ConfigError
-from qrmi_slurm.slurm.plugstack import SiteOptions
+from qrmi_slurm.checks.result import Result, error, ok, warning
+from qrmi_slurm.checks.user_access import blocking_users
+from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR, SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
-from qrmi_slurm.validation import validate
-from qrmi_slurm.validation.rules import Severity
 
-# A record of one QPU is 2 kB; below this a busy node has hardly room for a day.
+# A record of one QPU is 2 kB; with less than the first a busy node has hardly room for a day.
 _LOW_SPACE_BYTES: Final = 100 * 1024 * 1024
 _NO_SPACE_BYTES: Final = 1024 * 1024
 
@@ -31,137 +26,74 @@ _SHARED: Final = frozenset(
 )
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
-# job_container.conf(5), namespace.yaml(5): what a job gets of its own, where Dirs= says nothing else.
+# job_container.conf(5), namespace.yaml(5): the folders that are private to each job, unless Dirs= names others.
 _PRIVATE_DEFAULT: Final = ("/tmp", "/dev/shm")  # noqa: S108 (names that Slurm mounts over)
 _DIRS: Final = re.compile(r"(?:^|\s)dirs\s*[=:]\s*(\S+)", re.IGNORECASE)
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
-def config_lines(options: SiteOptions) -> list[Line]:
-    """Check the config's owner and mode, its text, and its types against the installed QRMI."""
-    path = options.config_path
-    try:
-        status = path.stat()
-    except PermissionError:
-        return [warning("config", f"{path} cannot be seen by this user", "run this as root")]
-    except OSError as failure:
-        hint = "compute nodes need it; see: qrmi-slurm slurm-conf, and README for an example"
-        return [error("config", f"{path}: {failure.strerror}", hint)]
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid != 0:
-        return [
-            error("config", f"{path} belongs to uid {status.st_uid}: the hooks refuse it", f"chown root:root {path}")
-        ]
-    if mode & 0o022:
-        message = f"{path} can be changed by others (mode {mode:04o}): the hooks refuse it"
-        return [error("config", message, f"chmod 0600 {path}")]
-    found = []
-    if mode & 0o044:
-        found.append(warning("config", f"{path} can be read by others (mode {mode:04o})", f"chmod 0600 {path}"))
-    if not os.access(path, os.R_OK):
-        found.append(warning("config", f"{path} cannot be read by this user", "run this as root"))
-        return found
-    return [*found, *_config_text(path)]
-
-
-def _config_text(path: Path) -> list[Line]:
-    try:
-        members = installed.known_members()
-        qrmi = ok("QRMI", f"version {_qrmi_version()} has the type of every resource")
-    except BackendError as failure:
-        return [error("QRMI", failure.message, failure.hint)]
-    try:
-        diagnosis = validate.validate_file(path, members)
-        resources = list(config_file.load(path).resources.values()) if diagnosis.is_valid() else []
-    except ConfigError as failure:
-        return [error("config", failure.message, failure.hint), qrmi]
-    errors, warnings = diagnosis.count(Severity.ERROR), diagnosis.count(Severity.WARNING)
-    hint = f"qrmi-slurm validate-config {path}"
-    if errors:
-        return [error("config", f"{path} has {errors} {'error' if errors == 1 else 'errors'}", hint), qrmi]
-    lacking = []
-    for resource in resources:
-        try:
-            installed.installed_type(resource.type, members)
-        except BackendError:
-            lacking.append(f"{resource.name} ({resource.type})")
-    if lacking:
-        message = f"the installed QRMI {_qrmi_version()} lacks the type of {', '.join(lacking)}"
-        qrmi = error("QRMI", message, "install another version of qrmi in the venv of qrmi-slurm")
-    if warnings:
-        return [warning("config", f"{path} has {warnings} {'warning' if warnings == 1 else 'warnings'}", hint), qrmi]
-    names = ", ".join(resource.name for resource in resources[:5]) + (", ..." if len(resources) > 5 else "")
-    return [ok("config", f"{path}: {names}" if names else f"{path}, without resources"), qrmi]
-
-
-def _qrmi_version() -> str:
-    try:
-        return metadata.version("qrmi")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def state_lines(options: SiteOptions, settings: SlurmSettings | None, slurm_conf: Path, node_count: int) -> list[Line]:
-    """Check the state directory: owner, mode, space, whether it can be written, shared, and seen by tasks.
+def run(options: SiteOptions, settings: SlurmSettings | None, slurm_conf: Path, node_count: int) -> Iterator[Result]:
+    """Check the state directory.
 
     Args:
-        options: the site's.
-        settings: Slurm's; None where slurmctld cannot be asked.
+        options: the site's options.
+        settings: Slurm's settings; None if slurmctld did not answer.
         slurm_conf: Slurm's configuration file.
         node_count: how many nodes the cluster has.
     """
     place = options.state_dir
     existing = next(path for path in (place, *place.parents) if path.exists())
-    found = [_owner_and_mode(place, existing), _room(existing)]
+    yield _check_access(place, existing)
+    yield _check_space(existing)
     if existing == place and os.geteuid() == 0:
-        found.append(_writing(place))
-    found.append(_sharing(place, existing, node_count))
-    found += _hiding(place, settings, slurm_conf)
-    return [line for line in found if line is not None]
+        yield from _check_writing(place)
+    yield _check_sharing(place, existing, node_count)
+    yield from _check_visibility(place, settings, slurm_conf)
 
 
-def _owner_and_mode(place: Path, existing: Path) -> Line | None:
+def _check_access(place: Path, existing: Path) -> Result:
     name = "state"
     weak = files.weak_place(place.parent)
     if weak is not None:
-        message = f"others could take the place of {place}: they may write to {weak}; the hooks refuse it"
+        message = f"others could replace {place}, since they may write to {weak}: the hooks refuse it"
         return error(name, message, f"chown root:root {weak} && chmod go-w {weak}, or choose another --state-dir")
-    blocking = blocking_users(existing)
     if existing != place:
+        blocking = blocking_users(existing)
         if blocking is not None and blocking != existing:
-            return error(name, f"users cannot pass through {blocking}, on the way to {place}", f"chmod o+x {blocking}")
-        return ok(name, f"{place} is not there yet: the first job with --qpu makes it")
+            return error(name, f"users cannot enter {blocking}, on the way to {place}", f"chmod o+x {blocking}")
+        return ok(name, f"{place} does not exist yet; the first job with --qpu creates it")
     status = place.lstat()
     mode = stat.S_IMODE(status.st_mode)
-    mend = f"chown root:root {place} && chmod 0711 {place}"
+    hint = f"chown root:root {place} && chmod 0711 {place}"
     if not stat.S_ISDIR(status.st_mode):
-        return error(name, f"{place} is no folder", "remove it, or choose another --state-dir")
+        return error(name, f"{place} is not a directory", "remove it, or choose another --state-dir")
     if status.st_uid != 0 or mode & 0o022:
-        return error(name, f"{place} belongs to uid {status.st_uid}, mode {mode:04o}: the hooks refuse it", mend)
+        return error(name, f"{place} belongs to uid {status.st_uid}, mode {mode:04o}: the hooks refuse it", hint)
     if not mode & stat.S_IXOTH:
-        return error(name, f"users cannot pass through {place} (mode {mode:04o}): their tasks fail", mend)
+        return error(name, f"users cannot enter {place} (mode {mode:04o}): their tasks fail", hint)
     for folder in place.parents:
         if not folder.stat().st_mode & stat.S_IXOTH:
-            return error(name, f"users cannot pass through {folder}, on the way to {place}", f"chmod o+x {folder}")
+            return error(name, f"users cannot enter {folder}, on the way to {place}", f"chmod o+x {folder}")
     return ok(name, f"{place}, mode {mode:04o}")
 
 
-def _room(existing: Path) -> Line:
+def _check_space(existing: Path) -> Result:
+    name = "space"
     status = os.statvfs(existing)
     free = status.f_bavail * status.f_frsize
     shown = f"{free / 1024**2:.0f} MiB free" if free < 10 * 1024**3 else f"{free / 1024**3:.0f} GiB free"
-    hint = "make room: without a record nothing is acquired, and jobs with --qpu fail"
+    hint = "free some space: without a record no QPU is acquired, and jobs with --qpu fail"
     if status.f_flag & os.ST_RDONLY:
-        return error("space", f"{existing} is on a file system that is read-only", "mount it for writing")
+        return error(name, f"{existing} is on a read-only file system", "mount it read-write")
     if free < _NO_SPACE_BYTES or (status.f_files and not status.f_favail):
-        return error("space", f"{existing}: {shown}, {status.f_favail} files more", hint)
+        return error(name, f"{existing}: {shown}, {status.f_favail} inodes free", hint)
     if free < _LOW_SPACE_BYTES:
-        return warning("space", f"{existing}: {shown}", hint)
-    return ok("space", shown)
+        return warning(name, f"{existing}: {shown}", hint)
+    return ok(name, shown)
 
 
-def _writing(place: Path) -> Line | None:
+def _check_writing(place: Path) -> Iterator[Result]:
     """Do what a record needs, as root: write, sync, lock. Shared file systems may refuse it (root_squash, no locks)."""
     trial = place / f".doctor.{os.getpid()}"
     try:
@@ -174,25 +106,25 @@ def _writing(place: Path) -> Line | None:
         finally:
             os.close(fd)
     except OSError as failure:
-        hint = "root has to write, sync and lock there: no_root_squash, flock"
-        return error("state", f"{place} cannot be used by root: {failure.strerror}", hint)
+        hint = "root has to write, sync and lock files there; check no_root_squash and flock"
+        yield error("state", f"root cannot use {place}: {failure.strerror}", hint)
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
-    return None
 
 
-def _sharing(place: Path, existing: Path, node_count: int) -> Line:
+def _check_sharing(place: Path, existing: Path, node_count: int) -> Result:
+    name = "shared"
     kind = file_system(existing.resolve(), _MOUNTS.read_text(errors="replace"))
     if kind in _SHARED:
-        return ok("shared", f"{place} is on {kind}, for jobs of several nodes")
+        return ok(name, f"{place} is on {kind}, which several nodes can share")
     if kind in _IN_MEMORY:
-        hint = "choose a --state-dir on a disk: what a node held when it crashed is known there alone"
-        return warning("shared", f"{place} is on {kind} and lost at a reboot", hint)
+        hint = "choose a --state-dir on a disk; nothing else tells what a node held when it crashed"
+        return warning(name, f"{place} is on {kind}, and lost at a reboot", hint)
     if node_count > 1:
-        hint = "where srun or salloc take several nodes with --qpu: --state-dir on a file system that all share"
-        return warning("shared", f"{place} is on {kind}, which is this node's alone", hint)
-    return ok("shared", f"{place} is on {kind}; the cluster has one node")
+        hint = "for srun or salloc with --qpu on several nodes, choose a --state-dir that all nodes share"
+        return warning(name, f"{place} is on {kind}, which only this node sees", hint)
+    return ok(name, f"{place} is on {kind}; the cluster has one node")
 
 
 def file_system(path: Path, mountinfo: str) -> str:
@@ -208,31 +140,33 @@ def file_system(path: Path, mountinfo: str) -> str:
         words = fields.split()
         if len(words) < 5 or not rest:
             continue
-        # proc(5): blanks and the like are octal escapes there.
+        # proc(5): spaces and the like are octal escapes.
         mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
-        # A later mount lies over an earlier one of the same place.
+        # A later mount hides an earlier one at the same place.
         if path.is_relative_to(mount) and len(mount) >= best:
             found, best = rest.split()[0], len(mount)
     return found
 
 
-def _hiding(place: Path, settings: SlurmSettings | None, slurm_conf: Path) -> list[Line]:
+def _check_visibility(place: Path, settings: SlurmSettings | None, slurm_conf: Path) -> Iterator[Result]:
+    """Check that no folder that is private to each job hides the state directory from tasks."""
     name = "private /tmp"
     container = settings.text("JobContainerType") or settings.text("NamespaceType") if settings else ""
-    hint = "choose a --state-dir outside of it: /var/spool/qrmi-slurm"
+    hint = f"choose a --state-dir elsewhere, such as {DEFAULT_STATE_DIR}"
     if "tmpfs" in container or "linux" in container:
-        for folder in _private_folders(slurm_conf):
-            if place.is_relative_to(folder):
-                message = f"{container} gives each job a {folder} of its own, which hides {place} from its tasks"
-                return [error(name, message, hint)]
-        return [ok(name, f"{container} does not hide {place}")]
-    if any(place.is_relative_to(folder) for folder in _PRIVATE_DEFAULT):
-        return [warning(name, f"{place} is where others clean up, and what job_container/tmpfs hides", hint)]
-    return []
+        hiding = [folder for folder in _private_folders(slurm_conf) if place.is_relative_to(folder)]
+        if hiding:
+            message = f"{container} gives each job its own {hiding[0]}, which hides {place} from its tasks"
+            yield error(name, message, hint)
+        else:
+            yield ok(name, f"{container} does not hide {place}")
+    elif any(place.is_relative_to(folder) for folder in _PRIVATE_DEFAULT):
+        message = f"{place} is in a folder that other programs clean up, and that job_container/tmpfs hides"
+        yield warning(name, message, hint)
 
 
 def _private_folders(slurm_conf: Path) -> tuple[str, ...]:
-    """Return what each job has of its own by job_container.conf (namespace.yaml in newer releases)."""
+    """Return the folders that are private to each job, from job_container.conf (namespace.yaml in newer releases)."""
     folders: list[str] = []
     for file_name in ("job_container.conf", "namespace.yaml"):
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from qrmi_slurm.command import render, site
 from qrmi_slurm.command.parameters import EXIT_PROBLEMS, Json
 
 if TYPE_CHECKING:
-    from qrmi_slurm.checks.result import Line
+    from qrmi_slurm.checks.result import Result
 
 app = typer.Typer()
 
@@ -45,7 +45,7 @@ def doctor(
         raise typer.Exit(EXIT_PROBLEMS)
 
 
-def print_text(lines: "Sequence[Line]", stream: TextIO) -> None:
+def print_text(lines: "Sequence[Result]", stream: TextIO) -> None:
     """Print the checks, then a summary line."""
     from qrmi_slurm.checks.result import Level
 
@@ -55,7 +55,7 @@ def print_text(lines: "Sequence[Line]", stream: TextIO) -> None:
     render.Printer(stream).line((found or "all is well", "bold"))
 
 
-def print_json(lines: "Sequence[Line]", stream: TextIO) -> None:
+def print_json(lines: "Sequence[Result]", stream: TextIO) -> None:
     """Print one JSON object; the exit status is 0 if it is `healthy`."""
     from qrmi_slurm.checks import result
 

@@ -14,7 +14,7 @@ from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
-    from qrmi_slurm.checks.result import Line
+    from qrmi_slurm.checks.result import Result
 
 # Grows by one when a field of the JSON output is renamed, removed or changes its meaning; new fields may come.
 JSON_VERSION: Final = 1
@@ -86,7 +86,7 @@ def print_json(stream: TextIO, **fields: Any) -> None:
     stream.write(json.dumps({"version": JSON_VERSION, **fields}, indent=2) + "\n")
 
 
-def print_checks(lines: "Sequence[Line]", stream: TextIO, indent: str = "") -> None:
+def print_checks(lines: "Sequence[Result]", stream: TextIO, indent: str = "") -> None:
     """Print a line for each check, with the hint below."""
     printer = Printer(stream)
     width = max((len(line.name) for line in lines), default=0)
@@ -99,7 +99,7 @@ def print_checks(lines: "Sequence[Line]", stream: TextIO, indent: str = "") -> N
             printer.line((f"{indent}{'':<{width + 11}}{printable(line.hint, MAX_CELL_CHARS)}", "dim"))
 
 
-def checks_json(lines: "Sequence[Line]") -> list[dict[str, Any]]:
+def checks_json(lines: "Sequence[Result]") -> list[dict[str, Any]]:
     """Return checks for a JSON document."""
     return [
         {

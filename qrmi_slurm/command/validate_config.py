@@ -16,7 +16,7 @@ from qrmi_slurm.errors import BackendError, ConfigError
 from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
-    from qrmi_slurm.checks.online.way import Report
+    from qrmi_slurm.checks.online.check import Report
     from qrmi_slurm.validation.rules import Diagnosis, Finding
 
 _GITHUB_COMMANDS: Final = {"error": "error", "warning": "warning", "note": "notice"}
@@ -130,7 +130,7 @@ def _installed_members() -> tuple[str, ...]:
 
 def _check_online(path: Path, names: list[str], timeout_s: float) -> "list[Report]":
     """Check the way to each resource of a config; if it cannot be loaded, print a warning and check none."""
-    from qrmi_slurm.checks.online import way  # loads requests, 80 ms
+    from qrmi_slurm.checks.online import check  # loads requests, 80 ms
 
     try:
         resources = site.resources(path)
@@ -141,9 +141,9 @@ def _check_online(path: Path, names: list[str], timeout_s: float) -> "list[Repor
     if unknown:
         raise ConfigError(f"{path} has no resource {', '.join(printable(name) for name in names if name in unknown)}")
     chosen = [resource for resource in resources if not names or resource.name in names]
-    limits = way.Limits(step_s=timeout_s, qrmi_s=max(timeout_s, way.DEFAULT_QRMI_TIMEOUT_S))
+    limits = check.Limits(step_s=timeout_s, qrmi_s=max(timeout_s, check.DEFAULT_QRMI_TIMEOUT_S))
     with render.progress(sys.stderr) as tell:
-        return way.check(chosen, site.options(), limits, os.environ, tell)
+        return check.run(chosen, site.options(), limits, os.environ, tell)
 
 
 def print_text(diagnosis: "Diagnosis", stream: TextIO, *, strict: bool) -> None:
@@ -187,7 +187,7 @@ def print_reports(reports: "Sequence[Report]", stream: TextIO) -> None:
     printer = render.Printer(stream)
     for report in reports:
         printer.line((f"{printable(report.resource)} ({printable(report.type)})", "bold"))
-        render.print_checks(report.lines, stream, "  ")
+        render.print_checks(report.steps, stream, "  ")
 
 
 def print_json(
@@ -230,7 +230,7 @@ def _report_json(report: "Report") -> dict[str, Any]:
         "resource": report.resource,
         "type": report.type,
         "reached": not report.has_errors,
-        "steps": render.checks_json(report.lines),
+        "steps": render.checks_json(report.steps),
     }
 
 

@@ -1,7 +1,7 @@
-"""The line of a config that is shown under a syntax error, with everything masked that might be a secret.
+"""The line of a config shown under a syntax error, with everything masked that could be a secret.
 
-Where the syntax is broken nobody can tell a key from a value. So nothing is shown but an allow-list:
-brackets, quotes, commas, colons, JSON's own words, and names of keys, types and variables, public anyway.
+Broken syntax makes it impossible to tell keys from values, so only an allow-list is shown: brackets, quotes, commas,
+colons, JSON's own words, and the names of keys, types and variables, which are public.
 """
 
 import re
@@ -12,7 +12,7 @@ from qrmi_slurm.config import resource_types
 from qrmi_slurm.secret import MASK
 from qrmi_slurm.validation.json_text import Position
 
-# Enough on either side of the caret to find the place; a config on a single line may have a megabyte.
+# Shown on each side of the caret; a config on a single line may have a megabyte.
 _CONTEXT_CHARS: Final = 50
 
 _TOKEN: Final = re.compile(
@@ -31,14 +31,14 @@ _PUBLIC: Final = frozenset(
 
 
 def masked_line(text: str, position: Position) -> tuple[str, int]:
-    """Return the line of `position` fit to be shown, and where the caret belongs.
+    """Return the line at `position`, masked, and where the caret belongs.
 
     Args:
         text: the whole text.
-        position: the place of the fault.
+        position: where the fault is.
 
     Returns:
-        The masked line, cut to the neighbourhood of the fault, and the caret's distance from its beginning.
+        The masked line, cut to the surroundings of the fault, and the caret's offset in it.
     """
     lines = text.split("\n")
     line = lines[position.line - 1] if position.line <= len(lines) else ""
@@ -56,7 +56,7 @@ def masked_line(text: str, position: Position) -> tuple[str, int]:
 
 
 def _tokens(line: str) -> Iterator[tuple[int, str, str]]:
-    """Yield offset, text and what may be seen of it, for each token of a line."""
+    """Yield the offset, the text and the visible form of each token of a line."""
     for match in _TOKEN.finditer(line):
         token = match[0]
         if match["blank"]:

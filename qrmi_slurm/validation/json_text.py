@@ -1,7 +1,7 @@
-"""A JSON text that knows where each of its keys and values stands, and reads on after the usual mistakes.
+"""A JSON reader that records the position of each key and value, and reads on after common mistakes.
 
-Python's `json` stops at the first fault and forgets positions and duplicate keys. An admin who edits a
-config by hand wants every fault at once, with its line and column.
+Python's `json` stops at the first fault and drops positions and duplicate keys. An admin who edits a config by hand
+wants every fault at once, with its line and column.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Any, Final, NoReturn
 
 Path = tuple[str | int, ...]
 
-# serde_json, with which QRMI reads the same file, goes no deeper.
+# The limit of serde_json, with which QRMI reads the same file.
 MAX_DEPTH: Final = 128
 
-# After so many mistakes the text is hardly JSON at all, and each further one only hides the first.
+# After this many mistakes the text is hardly JSON at all, and more of them only bury the first.
 MAX_FAULTS: Final = 20
 
-# Reads one string; strict, so that raw control characters are faults.
+# Reads one string; strict, so raw control characters are faults.
 _DECODER: Final = json.JSONDecoder()
 
 _BLANKS: Final = re.compile(r"[ \t\r\n]*")
@@ -28,7 +28,7 @@ _WORD: Final = re.compile(r"[^\s{}\[\],:\"'#/]+")
 _STRING_ON_LINE: Final = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"')
 _SINGLE_QUOTED: Final = re.compile(r"'([^'\n]*)'")
 _LITERALS: Final = {"true": True, "false": False, "null": None}
-_MISSPELT: Final = {
+_MISSPELLED: Final = {
     "True": ("true", True),
     "TRUE": ("true", True),
     "False": ("false", False),
@@ -37,7 +37,7 @@ _MISSPELT: Final = {
     "NULL": ("null", None),
     "undefined": ("null", None),
 }
-_QUOTE_IT: Final = 'write it in double quotes: "..."'
+_QUOTE_IT: Final = 'put it in double quotes: "..."'
 _TYPOGRAPHIC_QUOTES: Final = "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019"
 
 
@@ -55,7 +55,7 @@ class Position:
 
 
 class FaultKind(Enum):
-    """What sort of mistake a fault is."""
+    """The kind of a mistake."""
 
     SYNTAX = "syntax"
     DUPLICATE_KEY = "duplicate key"
@@ -64,14 +64,14 @@ class FaultKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A mistake in the text; its words hold no value from it.
+    """A mistake in the text; never contains a value from it.
 
     Args:
-        kind: what sort of mistake.
+        kind: what kind of mistake.
         position: where.
         message: what is wrong.
         hint: what to write instead.
-        path: the object or value concerned, as far as known.
+        path: the object or value it is in, as far as known.
     """
 
     kind: FaultKind
@@ -94,7 +94,7 @@ class _Array:
     items: list["_Shape"]
 
 
-# Where a value stands: a scalar is its offset alone.
+# Where a value is: for a scalar only its offset.
 _Shape = int | _Object | _Array
 
 
@@ -103,8 +103,8 @@ class Document:
     """What was read.
 
     Args:
-        value: the JSON value; of a duplicate key the last one, as in QRMI. None where nothing could be read.
-        complete: whether `value` stands for the whole text.
+        value: the JSON value; for a duplicate key the last one, as in QRMI. None if nothing could be read.
+        complete: whether the text was read to its end.
         faults: every mistake, in the order of the text.
     """
 
@@ -115,11 +115,11 @@ class Document:
     _line_starts: tuple[int, ...] = field(repr=False)
 
     def position(self, path: Path, *, of_key: bool = False) -> Position:
-        """Return where a value, or the key in front of it, stands.
+        """Return the position of a value, or of its key.
 
         Args:
-            path: keys and indices from the root. What is not there is answered with the nearest that is.
-            of_key: the key's place instead of the value's.
+            path: keys and indices from the root. For one that does not exist, its nearest existing parent is used.
+            of_key: return the key's position instead of the value's.
         """
         shape: _Shape = self._shape
         key_offset: int | None = None
@@ -137,11 +137,11 @@ class Document:
 
 
 def read(text: str) -> Document:
-    """Read a JSON text, with all its mistakes; never raises.
+    """Read a JSON text and note all its mistakes; never raises.
 
-    Comments, trailing and missing commas, single quotes and other languages' `True` are mistakes after which
-    reading goes on. Others end it, and the document is not complete: behind a missing quote or colon a secret
-    could be taken for a key, and keys are shown.
+    After comments, trailing or missing commas, single quotes and words such as `True` reading goes on. Any other
+    mistake ends it and leaves the document incomplete: after a missing quote or colon a secret could be taken for a
+    key, and keys are shown.
     """
     reader = _Reader(text)
     complete = True
@@ -156,7 +156,7 @@ def read(text: str) -> Document:
 
 
 def describe_path(path: Path) -> str:
-    """Return a path as people write it: `resources[3].environment.NAME`; the root is `$`."""
+    """Return a path as text, as in `resources[3].environment.NAME`; the root is `$`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -174,7 +174,7 @@ def _position(line_starts: tuple[int, ...], offset: int) -> Position:
 
 
 class _Stop(Exception):
-    """Reading cannot go on; the fault is noted already."""
+    """Reading cannot go on; the fault has been noted."""
 
 
 class _Reader:
@@ -190,21 +190,23 @@ class _Reader:
         if self.text.startswith("\ufeff"):
             self.note(
                 0,
-                "the file begins with a byte order mark, which QRMI refuses",
-                "save it as UTF-8 without BOM",
+                "the file begins with a byte order mark (BOM), which QRMI rejects",
+                "save it as UTF-8 without a BOM",
                 kind=FaultKind.ENCODING,
             )
             self.at = 1
         self.skip()
         if self.at == len(self.text):
-            self.stop(self.at, "the file is empty", 'the least that is a config: {"resources": []}')
+            self.stop(self.at, "the file is empty", 'the smallest config is {"resources": []}')
         value, shape = self.value((), 1)
         self.skip()
         if self.at < len(self.text):
-            self.stop(self.at, "text after the end of the JSON value", "remove it, or the closing bracket too many")
+            self.stop(
+                self.at, "text after the end of the JSON value", "remove it, or an extra closing bracket before it"
+            )
         return value, shape
 
-    # --- what is wrong ------------------------------------------------------------------------------------
+    # --- faults -------------------------------------------------------------------------------------------
 
     def note(
         self,
@@ -223,13 +225,13 @@ class _Reader:
         self.note(offset, message, hint, path=path)
         raise _Stop
 
-    # --- what stands there --------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]
 
     def skip(self) -> None:
-        """Go past blanks; past comments and foreign blanks as well, which are noted."""
+        """Skip whitespace. Comments and other whitespace are skipped too, and noted as faults."""
         while True:
             match = _BLANKS.match(self.text, self.at)
             self.at = match.end() if match else self.at
@@ -240,7 +242,7 @@ class _Reader:
                 end = self.text.find("*/", self.at + 2)
                 end = end + 2 if end >= 0 else end
             elif char and char.isspace():
-                self.note(self.at, f"U+{ord(char):04X} is not a blank in JSON", "write an ordinary space")
+                self.note(self.at, f"U+{ord(char):04X} is not whitespace in JSON", "write an ordinary space")
                 self.at += 1
                 continue
             else:
@@ -255,21 +257,21 @@ class _Reader:
             return self.string(path), start
         if char in "{[" and char:
             if depth >= MAX_DEPTH:
-                self.stop(start, f"nested deeper than {MAX_DEPTH} levels, which QRMI refuses", path=path)
+                self.stop(start, f"nested deeper than {MAX_DEPTH} levels, which QRMI rejects", path=path)
             return self.object(path, depth) if char == "{" else self.array(path, depth)
         number = _NUMBER.match(self.text, start)
         if number:
             self.at = number.end()
             return self.number(number, path), start
-        return self.misspelt(path), start
+        return self.misspelled(path), start
 
     def number(self, match: re.Match[str], path: Path) -> int | float:
         if match[1] or match[2]:
             return float(match[0])
         try:
             return int(match[0])
-        except ValueError:  # Python bounds the digits it converts
-            self.note(match.start(), "the number is too long", path=path)
+        except ValueError:  # Python limits how many digits it converts
+            self.note(match.start(), "the number has too many digits", path=path)
             return 0
 
     def string(self, path: Path) -> str:
@@ -281,8 +283,8 @@ class _Reader:
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             self.note(
                 start,
-                "the string holds half of a surrogate pair, which is not a character",
-                r"write both halves (\ud83d\ude00) or the character itself",
+                "the string contains half of a surrogate pair, which is not a character",
+                r"write both halves (\ud83d\ude00), or the character itself",
                 kind=FaultKind.ENCODING,
                 path=path,
             )
@@ -291,30 +293,30 @@ class _Reader:
     def broken_string(self, start: int, error: json.JSONDecodeError, path: Path) -> str:
         match = _STRING_ON_LINE.match(self.text, start)
         if match is None:
-            self.stop(start, "the string does not end on its line", 'close it with "', path)
+            self.stop(start, "the string is not closed on this line", 'close it with "', path)
         self.at = match.end()
         at = max(start, error.pos)
         if "escape" in error.msg:
-            message = "the string holds an escape that JSON does not know"
-            self.note(at, message, r"a backslash itself is written \\", path=path)
+            message = "the string contains an escape that JSON does not have"
+            self.note(at, message, r"write a backslash as \\", path=path)
         else:
-            message = "the string holds a raw control character"
-            self.note(at, message, r"write \t for a tab; others do not belong there", path=path)
+            message = "the string contains a raw control character"
+            self.note(at, message, r"write a tab as \t, and remove other control characters", path=path)
         return match[0][1:-1]
 
-    def misspelt(self, path: Path) -> Any:
-        """Note what stands in place of a value; take it for what was meant, where that is clear."""
+    def misspelled(self, path: Path) -> Any:
+        """Note that this is not a JSON value, and return the value that was meant where that is clear."""
         start = self.at
         single = _SINGLE_QUOTED.match(self.text, start)
         if single:
             self.at = single.end()
-            self.note(start, "a string stands in single quotes", _QUOTE_IT, path=path)
+            self.note(start, "the string is in single quotes", _QUOTE_IT, path=path)
             return single[1]
         char = self.peek()
         if not char:
-            self.stop(start, "the file ends before the JSON value does", "close what is open: } or ]", path)
+            self.stop(start, "the file ends before the JSON value does", "add the missing } or ]", path)
         if char in _TYPOGRAPHIC_QUOTES:
-            self.stop(start, "a typographic quote does not begin a string", 'write the plain quote "', path)
+            self.stop(start, "a typographic quote cannot begin a string", 'write a plain quote: "', path)
         word = _WORD.match(self.text, start)
         if word is None:
             self.stop(start, "a value is missing here", 'write "text", {...}, [...], true or false', path)
@@ -322,14 +324,14 @@ class _Reader:
         text = word[0]
         if text in _LITERALS:
             return _LITERALS[text]
-        if text in _MISSPELT:
-            right, value = _MISSPELT[text]
+        if text in _MISSPELLED:
+            right, value = _MISSPELLED[text]
             self.note(start, f"{text} is not a JSON value", f"write {right}", path=path)
             return value
         if text[0] in "+-.0123456789" or text in ("NaN", "Infinity"):
-            self.note(start, "this is not a JSON number", "a variable's value is a string: quote it", path=path)
+            self.note(start, "this is not a JSON number", "values of variables are strings: quote it", path=path)
             return 0
-        self.stop(start, "a string stands without quotes", _QUOTE_IT, path)
+        self.stop(start, "the string is not in quotes", _QUOTE_IT, path)
 
     def object(self, path: Path, depth: int) -> tuple[dict[str, Any], _Object]:
         shape = _Object(self.at, {}, {})
@@ -343,14 +345,14 @@ class _Reader:
                 first = _position(self.line_starts, shape.keys[key])
                 self.note(
                     key_start,
-                    f'the key "{key}" stands twice in one object, first on line {first.line}',
-                    "keep one of the two: readers differ in which one counts",
+                    f'the key "{key}" is already used in this object, on line {first.line}',
+                    "keep one of the two: JSON parsers differ in which one they use",
                     kind=FaultKind.DUPLICATE_KEY,
                     path=(*path, key),
                 )
             self.skip()
             if self.peek() != ":":
-                self.stop(self.at, "a colon is missing behind the key", 'write "key": value', path)
+                self.stop(self.at, "a colon is missing after the key", 'write "key": value', path)
             self.at += 1
             self.skip()
             result[key], shape.members[key] = self.value((*path, key), depth + 1)
@@ -377,9 +379,9 @@ class _Reader:
             return True
         if not char or char in "}]":
             opened = _position(self.line_starts, opened_at)
-            what = f"{char} stands" if char else "the file ends"
+            what = f"found {char}" if char else "the file ends"
             opening = "{" if bracket == "}" else "["
-            hint = f"the {opening} of line {opened.line} column {opened.column} is still open"
+            hint = f"the {opening} at line {opened.line} column {opened.column} is still open"
             self.stop(self.at, f"{what} where {bracket} is expected", hint, path)
         return False
 
@@ -389,19 +391,19 @@ class _Reader:
         start = self.at
         single = _SINGLE_QUOTED.match(self.text, start)
         if single is None:
-            what = "a key stands without quotes" if _WORD.match(self.text, start) else "a key is missing here"
+            what = "the key is not in quotes" if _WORD.match(self.text, start) else "a key is missing here"
             self.stop(start, what, 'write "key": value', path)
         self.at = single.end()
-        self.note(start, "a key stands in single quotes", 'write "key": value', path=path)
+        self.note(start, "the key is in single quotes", 'write "key": value', path=path)
         return single[1]
 
     def comma(self, bracket: str, path: Path) -> None:
-        """Go past the comma behind a value; note one too few or too many."""
+        """Skip the comma after a value, and note a missing or extra one."""
         end_of_value = self.at
         self.skip()
         if self.peek() != ",":
             if self.peek() and self.peek() not in "}]":
-                self.note(end_of_value, "a comma is missing behind this value", "write a ,", path=path)
+                self.note(end_of_value, "a comma is missing after this value", "add a comma", path=path)
                 if self.peek() not in '"{[':
                     raise _Stop
             return
@@ -409,8 +411,8 @@ class _Reader:
         self.at += 1
         self.skip()
         while self.peek() == ",":
-            self.note(self.at, "one comma too many", "remove it", path=path)
+            self.note(self.at, "extra comma", "remove it", path=path)
             self.at += 1
             self.skip()
         if self.peek() == bracket:
-            self.note(comma_at, f"a comma stands before the closing {bracket}", "remove the comma", path=path)
+            self.note(comma_at, f"trailing comma before the closing {bracket}", "remove the comma", path=path)

@@ -1,8 +1,8 @@
-"""What a schema cannot say of resources: clashing names, types that nobody knows, keys that nobody reads."""
+"""Checks of resources that a schema cannot express: clashing names and licenses, unknown types, unknown keys."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -19,10 +19,10 @@ _TOP_KEYS: Final = ("$schema", "resources")
 _RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
 _SLURM_KEYS: Final = ("license", "capacity", "allow", "secrets", "broker")
 
-# Keys that say themselves that no program reads them: JSON's substitute for comments.
-_COMMENT_KEYS: Final = ("_", "//", "$", "x-")
+# Prefixes that mark a key as a comment, which JSON does not have.
+_COMMENT_PREFIXES: Final = ("_", "//", "$", "x-")
 
-# What POSIX calls a name: dash, the /bin/sh of Debian and Ubuntu, drops other variables from its environment.
+# A name as POSIX defines it; dash, the /bin/sh of Debian and Ubuntu, drops variables with any other.
 _SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -48,33 +48,33 @@ def findings(document: Document, installed_members: Sequence[str]) -> Iterator[F
 
     Args:
         document: the config.
-        installed_members: the members of the installed QRMI's `ResourceType`; empty: do not ask it.
+        installed_members: the members of the installed QRMI's `ResourceType`; empty to leave QRMI out of the check.
     """
     if not isinstance(document.value, dict):
         return
-    yield from _unknown_keys(_Place(document, ()), document.value, _TOP_KEYS)
+    top = _Place(document, ())
+    yield from _check_keys(top, document.value, _TOP_KEYS)
     items = document.value.get("resources")
     if not isinstance(items, list):
         return
     if not items:
-        yield _Place(document, ()).finding(
-            rules.NO_RESOURCES, "resources", "the list is empty", "no name in a job's --qpu will be found"
-        )
-    config = _Config(document, tuple(installed_members), {}, {})
+        hint = "add a resource; until then every job with --qpu fails"
+        yield top.finding(rules.NO_RESOURCES, "resources", "the list of resources is empty", hint)
+    context = _Context(document, tuple(installed_members), {}, {})
     for index, item in enumerate(items):
         if isinstance(item, dict):
-            yield from _of_resource(config, index, item)
+            yield from _check_resource(context, index, item)
 
 
 @dataclass(frozen=True, slots=True)
-class _Config:
-    """What the checks of one resource need to know of the whole.
+class _Context:
+    """What the check of one resource needs to know about the whole config.
 
     Args:
         document: the config.
-        installed_members: as for `findings`.
-        first_lines: for each name met so far, the line that gave it first.
-        licenses: for each license met so far, the resource that has it first, and whether it names it.
+        installed_members: as in `findings`.
+        first_lines: the line on which each name so far was used first.
+        licenses: for each license so far, the first resource with it, its sharing, and whether it names the license.
     """
 
     document: Document
@@ -83,170 +83,89 @@ class _Config:
     licenses: dict[str, tuple[str, SlurmSection, bool]]
 
 
-def _of_resource(config: _Config, index: int, item: dict[str, Any]) -> Iterator[Finding]:
-    document = config.document
+def _check_resource(context: _Context, index: int, item: dict[str, Any]) -> Iterator[Finding]:
     name = item.get("name")
     name = name if isinstance(name, str) else ""
-    place = _Place(document, ("resources", index), printable(name))
-    yield from _unknown_keys(place, item, _RESOURCE_KEYS)
+    place = _Place(context.document, ("resources", index), printable(name))
+    yield from _check_keys(place, item, _RESOURCE_KEYS)
     if name:
-        yield from _of_name(place, name, config.first_lines)
+        yield from _check_name(place, name, context.first_lines)
     type_name = item.get("type")
-    known: resource_types.ResourceType | None = None
     if isinstance(type_name, str) and type_name and is_one_line(type_name):
-        yield from _of_type(place, type_name, config.installed_members)
-        described = resource_types.describe(type_name)
-        known = described if described.name in resource_types.KNOWN else None
-    environment = item.get("environment")
+        yield from _check_type(place, type_name, context.installed_members)
     slurm = item.get("slurm")
-    is_shared_well = isinstance(slurm, dict | None) and not slurm_section.fault(slurm or {})
-    stored = slurm.get("secrets", {}) if isinstance(slurm, dict) and is_shared_well else {}
+    is_slurm_sound = isinstance(slurm, dict | None) and not slurm_section.fault(slurm or {})
+    stored = slurm.get("secrets", {}) if isinstance(slurm, dict) and is_slurm_sound else {}
+    environment = item.get("environment")
     if isinstance(environment, dict):
-        # What is kept elsewhere is there, whatever it is.
-        for fault in variable_checks.faults(name, known, environment | dict.fromkeys(stored)):
-            path: Path = (*place.path, "environment")
-            if fault.variable:
-                path = (*(path if fault.variable in environment else (*place.path, "slurm", "secrets")), fault.variable)
-            yield Finding(
-                fault.rule,
-                document.position(path, of_key=fault.of_name),
-                printable(describe_path(path)),
-                fault.message,
-                fault.hint,
-                place.resource,
-            )
-        yield from _of_stored(place.within("slurm", "secrets"), environment, stored)
+        yield from _check_environment(place, name, type_name, environment, stored)
+        yield from _check_stored_secrets(place.within("slurm", "secrets"), environment, stored)
     if isinstance(slurm, dict):
-        yield from _unknown_keys(place.within("slurm"), slurm, _SLURM_KEYS)
-    if name and is_shared_well:
-        yield from _of_sharing(place, name, slurm or {}, config.licenses)
+        yield from _check_keys(place.within("slurm"), slurm, _SLURM_KEYS)
+    if name and is_slurm_sound:
+        yield from _check_sharing(place, name, slurm or {}, context.licenses)
         if (slurm or {}).get("broker") and isinstance(type_name, str) and isinstance(environment, dict):
-            yield from _of_broker(place.within("slurm"), type_name, {*environment, *stored})
+            yield from _check_broker(place.within("slurm"), type_name, {*environment, *stored})
 
 
-def _of_stored(place: _Place, environment: dict[str, Any], stored: dict[str, Any]) -> Iterator[Finding]:
-    for variable, source in stored.items():
-        if variable in environment:
-            yield place.finding(
-                rules.STORED_TWICE,
-                variable,
-                f"{printable(variable)} has a value in the environment as well",
-                "remove it there",
-                of_key=True,
-            )
-        # A command is not run for a look at the config, and who is not root cannot read what is root's.
-        problem = stored_secrets.file_fault(source["file"]) if "file" in source and os.geteuid() == 0 else ""
-        if problem:
-            yield place.finding(
-                rules.UNREADABLE_SECRET,
-                variable,
-                f"{printable(source['file'])}: {problem}",
-                "chmod 600, owner root, one line",
-            )
-
-
-def _of_sharing(
-    place: _Place, name: str, slurm: dict[str, Any], licenses: dict[str, tuple[str, SlurmSection, bool]]
-) -> Iterator[Finding]:
-    shared = slurm_section.parse(name, slurm)
-    is_named = "license" in slurm
-    if shared.license is None and "capacity" in slurm:
-        yield place.within("slurm").finding(
-            rules.UNCOUNTED_CAPACITY,
-            "capacity",
-            "the capacity holds for no job, since the license is null",
-            "name a license, or leave out the capacity",
-        )
-    for rule, names in shared.access._asdict().items():
-        if names == ():
-            yield place.within("slurm", "allow").finding(
-                rules.NOBODY, rule, "the list is empty, so that nobody may use it", "remove the rule, or name one"
-            )
-    if shared.license is None:
-        return
-    other, before, other_is_named = licenses.setdefault(shared.license, (name, shared, is_named))
-    if other != name and (before.capacity != shared.capacity or not (is_named and other_is_named)):
-        yield place.finding(
-            rules.SHARED_LICENSE,
-            "slurm" if slurm else "name",
-            f"the license {shared.license} counts the jobs of {printable(other)} as well",
-            'name another license under "slurm", or this one under both with the same capacity',
-        )
-
-
-def _of_broker(place: _Place, type_name: str, variables: Iterable[str]) -> Iterator[Finding]:
-    described = resource_types.describe(type_name)
-    if not described.can_have_broker:
-        yield place.finding(
-            rules.BROKER_OF_NO_USE,
-            "broker",
-            f"there is no credential broker for {printable(type_name)}",
-            "remove the key: jobs get the credentials of this resource",
-        )
-    elif not _has_key(described, variables):
-        yield place.finding(
-            rules.BROKER_WITHOUT_KEY,
-            "broker",
-            "the environment has no key of the site's",
-            "write the key, or remove the broker where users bring their own",
-        )
-
-
-def _has_key(described: resource_types.ResourceType, variables: Iterable[str]) -> bool:
-    """Tell whether one of the secrets that QRMI cannot do without is among variables."""
-    own = {resource_types.successor_variable(name) or name for name in variables}
-    needed = {resource_types.successor_variable(name) or name for name in described.required & described.secrets}
-    return bool(own & needed)
-
-
-def _unknown_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:
+def _check_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:
     for key in found:
-        if key in known or key.startswith(_COMMENT_KEYS):
+        if key in known or key.startswith(_COMMENT_PREFIXES):
             continue
         near = near_match(key, known)
-        yield place.finding(
-            rules.UNKNOWN_KEY,
-            key,
-            f'nobody reads the key "{printable(key)}"',
-            f'did you mean "{near}"?' if near else f"known here: {', '.join(known)}",
-            of_key=True,
-        )
+        hint = f'did you mean "{near}"?' if near else f"the known keys are {', '.join(known)}"
+        yield place.finding(rules.UNKNOWN_KEY, key, f'unknown key "{printable(key)}"', hint, of_key=True)
 
 
-def _of_name(place: _Place, name: str, first_lines: dict[str, int]) -> Iterator[Finding]:
+def _check_name(place: _Place, name: str, first_lines: dict[str, int]) -> Iterator[Finding]:
     line = place.document.position((*place.path, "name")).line
     if name in first_lines:
-        yield place.finding(
-            rules.DUPLICATE_NAME,
-            "name",
-            f"the name {printable(name)} is taken already, by the resource of line {first_lines[name]}",
-            "give each resource a name of its own: of two the last one counts",
-        )
+        message = f"the name {printable(name)} is already used by the resource on line {first_lines[name]}"
+        hint = "give each resource its own name; of two with the same name only the last is used"
+        yield place.finding(rules.DUPLICATE_NAME, "name", message, hint)
     first_lines.setdefault(name, line)
     if "," in name:
-        yield place.finding(
-            rules.UNSELECTABLE_NAME,
-            "name",
-            "a comma separates two names in --qpu, so that no job can ask for this one",
-            "leave out the comma; of an IQM name, with what stands behind it",
-        )
+        message = "the name contains a comma, which separates names in --qpu, so no job can ask for it"
+        hint = "remove the comma; for an IQM name, remove what follows it as well"
+        yield place.finding(rules.UNSELECTABLE_NAME, "name", message, hint)
     elif name != name.strip(" "):
-        yield place.finding(
-            rules.UNSELECTABLE_NAME,
-            "name",
-            "the name begins or ends with a blank, which --qpu takes away",
-            "remove the blank",
-        )
+        message = "the name begins or ends with a space, which --qpu drops"
+        yield place.finding(rules.UNSELECTABLE_NAME, "name", message, "remove the space")
     elif len(name.encode("utf-8", "surrogatepass")) > MAX_SELECTION_BYTES:
         message = f"the name is longer than the {MAX_SELECTION_BYTES} bytes of a --qpu list"
         yield place.finding(rules.UNSELECTABLE_NAME, "name", message, "choose a shorter one")
     elif is_one_line(name) and "=" not in name and not _SHELL_NAME.fullmatch(name):
-        yield place.finding(
-            rules.AWKWARD_NAME,
-            "name",
-            "dash, the /bin/sh of Debian and Ubuntu, drops variables with this name in front",
-            "use letters, digits and underscores, or tell users to begin job scripts with #!/bin/bash",
-        )
+        message = "dash, the /bin/sh of Debian and Ubuntu, drops variables that begin with this name"
+        hint = "use letters, digits and underscores, or tell users to begin job scripts with #!/bin/bash"
+        yield place.finding(rules.AWKWARD_NAME, "name", message, hint)
+
+
+def _check_type(place: _Place, type_name: str, members: tuple[str, ...]) -> Iterator[Finding]:
+    known = resource_types.KNOWN.get(type_name)
+    if known is None:
+        yield from _check_unlisted_type(place, type_name, members)
+        return
+    if known.successor:
+        new = resource_types.KNOWN[known.successor]
+        message = f"{type_name} is the old name of {new.name}"
+        hint = f"write {new.name}, and {new.prefix} instead of {known.prefix} in its variables' names"
+        yield place.finding(rules.DEPRECATED_TYPE, "type", message, hint)
+    if members and not any(_is_installed(name, members) for name in (known.name, known.successor) if name):
+        message = f"the installed QRMI does not know the type {type_name}"
+        hint = "run pip install --upgrade qrmi in qrmi-slurm's venv"
+        yield place.finding(rules.TYPE_NOT_INSTALLED, "type", message, hint)
+
+
+def _check_unlisted_type(place: _Place, type_name: str, members: tuple[str, ...]) -> Iterator[Finding]:
+    described = resource_types.describe(type_name)
+    if described.name in resource_types.KNOWN:
+        message = f"QRMI does not accept the spelling {printable(type_name)}"
+        yield place.finding(rules.TYPE_SPELLING, "type", message, f"write {described.name}")
+    elif not _is_installed(type_name, members):
+        near = near_match(type_name, resource_types.KNOWN)
+        current = sorted(name for name, known in resource_types.KNOWN.items() if not known.successor)
+        hint = f"did you mean {near}?" if near else f"the known types are {', '.join(current)}"
+        yield place.finding(rules.UNKNOWN_TYPE, "type", f"the type {printable(type_name)} is unknown", hint)
 
 
 @cache
@@ -254,39 +173,69 @@ def _is_installed(type_name: str, members: tuple[str, ...]) -> bool:
     return resource_types.matching_member(type_name, members) is not None
 
 
-def _of_type(place: _Place, type_name: str, members: tuple[str, ...]) -> Iterator[Finding]:
-    known = resource_types.KNOWN.get(type_name)
-    if known is None:
+def _check_environment(
+    place: _Place, name: str, type_name: Any, environment: dict[str, Any], stored: Mapping[str, Any]
+) -> Iterator[Finding]:
+    known: resource_types.ResourceType | None = None
+    if isinstance(type_name, str) and type_name and is_one_line(type_name):
         described = resource_types.describe(type_name)
-        if described.name in resource_types.KNOWN:
-            yield place.finding(
-                rules.TYPE_SPELLING,
-                "type",
-                f"QRMI itself does not read the type as {printable(type_name)}",
-                f"write {described.name}",
-            )
-        elif not _is_installed(type_name, members):
-            near = near_match(type_name, resource_types.KNOWN)
-            current = [name for name, known in resource_types.KNOWN.items() if not known.successor]
-            yield place.finding(
-                rules.UNKNOWN_TYPE,
-                "type",
-                f"the type {printable(type_name)} is unknown",
-                f"did you mean {near}?" if near else f"known are {', '.join(sorted(current))}",
-            )
+        known = described if described.name in resource_types.KNOWN else None
+    inside, secrets = place.within("environment"), place.within("slurm", "secrets")
+    # A stored secret counts as present; its value is not looked at here.
+    for fault in variable_checks.faults(name, known, environment | dict.fromkeys(stored)):
+        where = secrets if fault.variable and fault.variable not in environment else inside
+        yield where.finding(fault.rule, fault.variable, fault.message, fault.hint, of_key=fault.of_name)
+
+
+def _check_stored_secrets(place: _Place, environment: dict[str, Any], stored: Mapping[str, Any]) -> Iterator[Finding]:
+    for variable, source in stored.items():
+        if variable in environment:
+            message = f"{printable(variable)} also has a value in environment"
+            yield place.finding(rules.STORED_TWICE, variable, message, "remove it from environment", of_key=True)
+        # A check runs no commands, and only root can read root's files.
+        problem = stored_secrets.file_fault(source["file"]) if "file" in source and os.geteuid() == 0 else ""
+        if problem:
+            message = f"{printable(source['file'])}: {problem}"
+            hint = "the file has to hold one line, with owner root and mode 0600"
+            yield place.finding(rules.UNREADABLE_SECRET, variable, message, hint)
+
+
+def _check_sharing(
+    place: _Place, name: str, slurm: dict[str, Any], licenses: dict[str, tuple[str, SlurmSection, bool]]
+) -> Iterator[Finding]:
+    sharing = slurm_section.parse(name, slurm)
+    is_named = "license" in slurm
+    if sharing.license is None and "capacity" in slurm:
+        message = "the capacity has no effect because the license is null"
+        hint = "name a license, or remove the capacity"
+        yield place.within("slurm").finding(rules.UNCOUNTED_CAPACITY, "capacity", message, hint)
+    for rule, names in sharing.access._asdict().items():
+        if names == ():
+            message = "the list is empty, so nobody may use the resource"
+            yield place.within("slurm", "allow").finding(rules.NOBODY, rule, message, "remove the rule, or add a name")
+    if sharing.license is None:
         return
-    if known.successor:
-        new = resource_types.KNOWN[known.successor]
-        yield place.finding(
-            rules.DEPRECATED_TYPE,
-            "type",
-            f"{type_name} is an older name of {new.name}",
-            f"write {new.name}, and {new.prefix} instead of {known.prefix} in front of its variables",
-        )
-    if members and not any(_is_installed(name, members) for name in (known.name, known.successor) if name):
-        yield place.finding(
-            rules.TYPE_NOT_INSTALLED,
-            "type",
-            f"the QRMI that is installed here does not know the type {type_name}",
-            "pip install --upgrade qrmi, in the venv of qrmi-slurm",
-        )
+    other, before, other_is_named = licenses.setdefault(sharing.license, (name, sharing, is_named))
+    if other != name and (before.capacity != sharing.capacity or not (is_named and other_is_named)):
+        message = f"the license {sharing.license} also counts the jobs of {printable(other)}"
+        hint = 'name another license under "slurm", or name this one in both resources with the same capacity'
+        yield place.finding(rules.SHARED_LICENSE, "slurm" if slurm else "name", message, hint)
+
+
+def _check_broker(place: _Place, type_name: str, variables: Iterable[str]) -> Iterator[Finding]:
+    described = resource_types.describe(type_name)
+    if not described.can_have_broker:
+        message = f"there is no credential broker for {printable(type_name)}"
+        hint = 'remove "broker"; jobs then receive the credentials of this resource'
+        yield place.finding(rules.BROKER_UNSUPPORTED, "broker", message, hint)
+    elif not _has_key(described, variables):
+        message = "the config has no key for this resource"
+        hint = 'add the key, or remove "broker" if users bring their own'
+        yield place.finding(rules.BROKER_WITHOUT_KEY, "broker", message, hint)
+
+
+def _has_key(described: resource_types.ResourceType, variables: Iterable[str]) -> bool:
+    """Tell whether the variables include one of the secrets that QRMI requires."""
+    own = {resource_types.successor_variable(name) or name for name in variables}
+    needed = {resource_types.successor_variable(name) or name for name in described.required & described.secrets}
+    return bool(own & needed)

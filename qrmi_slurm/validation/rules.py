@@ -1,6 +1,6 @@
-"""What a check of the config found: each fault with its code, its place, and what to write instead.
+"""The rules a config is checked against, and what a check reports: findings, and the diagnosis of a whole config.
 
-A finding's words never hold the value of a variable. Documentation of the codes is made from `RULES`.
+A finding never contains the value of a variable. docs/validate-config.md is generated from `RULES`.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from qrmi_slurm.validation.json_text import Position
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """How serious a finding is."""
 
     ERROR = "error"  # the config is refused, or the resource cannot work
-    WARNING = "warning"  # it works, but hardly as meant
-    NOTE = "note"  # good to know
+    WARNING = "warning"  # it works, but probably not as intended
+    NOTE = "note"  # for information
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that is looked for.
+    """One thing that the check looks for.
 
     Args:
-        code: `QS` and three digits; never given to another rule, so that scripts can rely on it.
-        severity: how bad a breach is.
-        title: the breach in a few words.
-        why: what comes of it; for the page that is made of the rules.
+        code: `QS` and three digits; never reused for another rule, so scripts can rely on it.
+        severity: how serious a violation is.
+        title: the violation in a few words.
+        why: why it matters; for the generated page.
     """
 
     code: str
@@ -41,50 +41,50 @@ _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 SYNTAX: Final = Rule(
     "QS101",
     _E,
-    "the text is not JSON",
-    "JSON has no comments, no commas behind the last item, and double quotes only. QRMI and the hooks "
-    "refuse the whole file. Reading goes on behind the usual mistakes, so that one run tells all of them; "
-    "the line is shown with everything masked that might be a secret.",
+    "the text is not valid JSON",
+    "JSON has no comments and no trailing commas, and strings are in double quotes. QRMI and the hooks refuse the "
+    "whole file. The check reads on after common mistakes, so one run reports all of them. It shows the line with "
+    "everything masked that could be a secret.",
 )
 DUPLICATE_KEY: Final = Rule(
     "QS102",
     _E,
-    "a key stands twice in one object",
-    "Readers differ in which of the two counts; the hooks and QRMI take the last one.",
+    "an object has the same key twice",
+    "JSON parsers differ in which of the two they use; QRMI and the hooks use the last.",
 )
 ENCODING: Final = Rule(
     "QS103",
     _E,
-    "the text is not UTF-8, or holds what is not a character",
-    "The hooks and QRMI read UTF-8. An escape such as `\\ud800` alone is half a character, which no "
-    "environment can hold.",
+    "invalid character encoding",
+    "QRMI and the hooks read UTF-8. An escape such as `\\ud800` on its own is half of a surrogate pair, which no "
+    "environment variable can hold.",
 )
 TOO_LARGE: Final = Rule(
     "QS104",
     _E,
-    "the file is larger than the hooks read",
-    "The hooks read the file as root when a job with `--qpu` starts, and no more than 64 MiB of it.",
+    "the file is larger than the hooks accept",
+    "The hooks read the file as root when a job with `--qpu` starts, and refuse more than 64 MiB.",
 )
 READABLE_BY_OTHERS: Final = Rule(
     "QS110",
     _W,
     "other users can read the secrets in the file",
-    "Jobs get the variables of the QPUs that they hold from the hooks, which run as root. Nobody else "
-    "needs to read the file.",
+    "Jobs receive the variables of their QPUs from the hooks, which run as root. No other user needs to read the file.",
 )
 WRITABLE_BY_OTHERS: Final = Rule(
     "QS111",
     _W,
     "other users can change the file",
-    "The hooks act on the file as root: who can write it decides where the site's credentials go.",
+    "The file decides where the site's credentials are sent and which commands run as root, so the hooks refuse it "
+    "if others can change it.",
 )
 
-# 2xx: the schema, and keys beside it
+# 2xx: the schema, and keys that are not in it
 WRONG_TYPE: Final = Rule(
     "QS201",
     _E,
     "a value has the wrong JSON type",
-    "Each key takes one kind of value. Variables are texts: numbers among them stand in quotes too.",
+    "Each key takes one type of value. Variables are strings: put numbers in quotes too.",
 )
 MISSING_KEY: Final = Rule(
     "QS202",
@@ -95,66 +95,68 @@ MISSING_KEY: Final = Rule(
 UNKNOWN_KEY: Final = Rule(
     "QS203",
     _W,
-    "nobody reads this key",
-    "Neither QRMI nor the hooks read it, so that what it should say is not said. Keys that begin with "
-    "`_`, `//`, `$` or `x-` are comments and are left alone.",
+    "unknown key",
+    "Neither QRMI nor the hooks read it, so it has no effect. Keys that begin with `_`, `//`, `$` or `x-` are "
+    "comments and are ignored.",
 )
 BAD_NAME: Final = Rule(
     "QS204",
     _E,
-    "this cannot be a resource's name",
-    "The name becomes the front part of environment variables, hence no `=` and no control character.",
+    "invalid resource name",
+    "The name becomes the prefix of environment variables, so it cannot contain `=` or control characters.",
 )
 BAD_VARIABLE_NAME: Final = Rule(
     "QS205",
     _E,
-    "this cannot be a variable's name",
-    "It becomes the name of an environment variable: not empty, no `=`, no control character, no blank at its end.",
+    "invalid variable name",
+    "It becomes the name of an environment variable, so it cannot be empty, contain `=` or control characters, or end"
+    " with a space.",
 )
 BAD_VALUE: Final = Rule(
     "QS206",
     _E,
-    "a value holds a control character",
-    "A value is handed to tasks in one line. A line break in it often comes from a file that was pasted as a whole.",
+    "a value contains a control character",
+    "Tasks receive each value on one line. A line break often comes from pasting a whole file.",
 )
 BAD_TYPE_NAME: Final = Rule(
     "QS207",
     _E,
-    "this cannot be a type's name",
-    "A type is a name in one line.",
+    "invalid type name",
+    "A type is a name on one line.",
 )
 OUT_OF_RANGE: Final = Rule(
     "QS208",
     _E,
-    "a number or a name is outside of what is allowed",
-    "A capacity is a whole number from 1 on; a license is one name as in `Licenses=` of slurm.conf, without a count.",
+    "invalid capacity or license name",
+    "A capacity is a whole number, 1 or more. A license is one name as in `Licenses=` of slurm.conf, without a count.",
 )
 BAD_ACCESS_RULE: Final = Rule(
     "QS209",
     _E,
-    "this cannot be an access rule",
-    "`allow` takes lists of names under `users`, `groups`, `accounts`, `partitions` and `qos`. A misspelt rule would "
-    "let everybody in, so it is refused.",
+    "invalid access rule",
+    "`allow` takes lists of names under `users`, `groups`, `accounts`, `partitions` and `qos`. A misspelled rule "
+    "would let everybody in, so the config is refused.",
 )
 BAD_SOURCE: Final = Rule(
     "QS210",
     _E,
-    "this does not say where a secret is",
-    'It is `{"file": PATH}` or `{"command": [PATH, ARGUMENT, ...]}` with absolute paths, no shell.',
+    "invalid source of a secret",
+    'A source is `{"file": PATH}` or `{"command": [PATH, ARGUMENT, ...]}` with an absolute path. The command runs '
+    "without a shell.",
 )
 SCHEMA: Final = Rule(
     "QS299",
     _E,
-    "the schema refuses the value",
-    "The schema, `qrmi_config.schema.json`, says what is allowed there.",
+    "the schema rejects the value",
+    "The schema, `qrmi_config.schema.json`, describes what is allowed there.",
 )
 
 # 3xx: resources
 DUPLICATE_NAME: Final = Rule(
     "QS301",
     _E,
-    "two resources have one name",
-    "Users name a resource in `--qpu`; of two with one name the last one counts.",
+    "two resources have the same name",
+    "Users select a resource by name in `--qpu`; of two with the same name only the last is used.",
 )
 UNKNOWN_TYPE: Final = Rule(
     "QS302",
@@ -165,74 +167,74 @@ UNKNOWN_TYPE: Final = Rule(
 TYPE_SPELLING: Final = Rule(
     "QS303",
     _W,
-    "QRMI spells the type otherwise",
-    "The hooks understand it, but QRMI, which programs may hand the same file to, does not.",
+    "QRMI spells the type differently",
+    "The hooks accept this spelling. QRMI does not, and programs may give it the same file.",
 )
 DEPRECATED_TYPE: Final = Rule(
     "QS304",
     _N,
     "the type has a newer name",
-    "Both names work. New versions of QRMI may drop the older one.",
+    "Both names work. New versions of QRMI may drop the old one.",
 )
 UNSELECTABLE_NAME: Final = Rule(
     "QS305",
     _W,
-    "no --qpu list can name the resource",
-    "`--qpu` takes names between commas, without the blanks around them, 4096 bytes in all.",
+    "--qpu cannot select this name",
+    "`--qpu` is a comma-separated list of up to 4096 bytes; spaces around the names are dropped.",
 )
 AWKWARD_NAME: Final = Rule(
     "QS306",
     _W,
-    "some shells drop variables with this name in front",
-    "dash, the `/bin/sh` of Debian and Ubuntu, keeps only variables whose names have letters, digits and "
-    "underscores. TaskProlog restores them for each step; a job script that begins with `#!/bin/sh` does "
-    "not see them.",
+    "some shells drop variables that begin with this name",
+    "dash, the `/bin/sh` of Debian and Ubuntu, keeps only variables whose names consist of letters, digits and "
+    "underscores. TaskProlog restores the others for each step; a job script that begins with `#!/bin/sh` does not "
+    "see them.",
 )
 NO_RESOURCES: Final = Rule(
     "QS307",
     _W,
-    "the config offers no resource",
+    "the config has no resources",
     "Every job with `--qpu` fails.",
 )
 TYPE_NOT_INSTALLED: Final = Rule(
     "QS308",
     _W,
-    "the QRMI installed here does not know the type",
-    "Jobs that ask for the resource fail until another version of QRMI is installed beside the hooks.",
+    "the installed QRMI does not know the type",
+    "Jobs that ask for the resource fail until a QRMI that knows the type is installed in qrmi-slurm's venv.",
 )
 
 SHARED_LICENSE: Final = Rule(
     "QS309",
     _W,
-    "two resources are counted by one license, each in another way",
-    "A license has one count, so that one of the two capacities does not hold; and where neither resource names its "
-    "license, jobs of the one wait for the other.",
+    "two resources share a license inconsistently",
+    "A license has one count, so two different capacities cannot both apply. Unless both resources name the license, "
+    "the sharing is probably an accident, and jobs for one resource wait for the other.",
 )
 UNCOUNTED_CAPACITY: Final = Rule(
     "QS310",
     _W,
-    "without a license nothing counts the jobs",
+    "a capacity has no license to count it",
     'With `"license": null` jobs start whether the resource is free or not.',
 )
 NOBODY: Final = Rule(
     "QS311",
     _W,
     "an access rule lets nobody in",
-    "An empty list is a list that nobody is in.",
+    "An empty list matches nobody.",
 )
-BROKER_OF_NO_USE: Final = Rule(
+BROKER_UNSUPPORTED: Final = Rule(
     "QS312",
     _E,
     "the resource cannot have a credential broker",
-    "A broker speaks for ibm-quantum-compute-service and ibm-quantum-system alone. Prolog refuses the resource "
-    "rather than let its key reach a job.",
+    "Only ibm-quantum-compute-service and ibm-quantum-system can have one. Prolog refuses the resource rather than "
+    "give its key to a job.",
 )
 BROKER_WITHOUT_KEY: Final = Rule(
     "QS313",
     _E,
-    "there is no key for the credential broker to keep",
-    "A broker adds the site's key to the requests of jobs that do not have it. Where users bring their own, there is "
-    "nothing to keep from them, and their jobs reach the service directly.",
+    "the credential broker has no key to protect",
+    "A broker adds the site's key to the requests of jobs, which never see it. Where users bring their own key there "
+    "is nothing to hide from them, and their jobs reach the service directly.",
 )
 
 # 4xx: variables
@@ -240,37 +242,39 @@ UNKNOWN_VARIABLE: Final = Rule(
     "QS401",
     _W,
     "QRMI does not read this variable",
-    "A misspelt variable is as good as none. A proxy belongs on the plugin's line: `--env:https_proxy=URL`.",
+    "A misspelled variable has no effect. For a proxy, add `--env:https_proxy=URL` to the plugin's line in "
+    "plugstack.conf.",
 )
 FOREIGN_VARIABLE: Final = Rule(
     "QS402",
     _W,
     "the variable belongs to another type",
-    "QRMI looks for variables of the resource's own type alone.",
+    "QRMI reads only the variables of the resource's own type.",
 )
 USERS_BRING: Final = Rule(
     "QS403",
     _N,
     "every job has to bring these variables",
-    "As it should be where users have credentials of their own; jobs without them fail.",
+    "This is right where users have their own credentials. Jobs without them fail.",
 )
 INCOMPLETE: Final = Rule(
     "QS404",
     _W,
-    "what is there cannot be used without what is missing",
-    "A secret without its endpoint is never used: where a job brings the endpoint, it brings the whole set.",
+    "the variables need others that are missing",
+    "Some variables only work together. A secret without its endpoint is never used: a job that brings the endpoint "
+    "has to bring the whole set.",
 )
 PLACEHOLDER: Final = Rule(
     "QS405",
     _E,
     "the value is still a placeholder",
-    "QRMI would send the placeholder as it stands.",
+    "QRMI would send the placeholder as it is.",
 )
 EMPTY_VALUE: Final = Rule(
     "QS406",
     _E,
     "the value is empty",
-    "An empty value counts as set, also before the user's own is looked at by other programs.",
+    "An empty value counts as set, so nothing reports the variable as missing.",
 )
 DEPRECATED_VARIABLE: Final = Rule(
     "QS407",
@@ -282,39 +286,39 @@ RESERVED_VARIABLE: Final = Rule(
     "QS408",
     _W,
     "only the hooks set this variable",
-    "A token, a session or a time limit belongs to one job. One that stood here would be shared, or "
-    "closed, by every job.",
+    "A token, a session or a time limit belongs to one job. One that is set here would be shared, or closed, by every "
+    "job.",
 )
 PREFIXED_VARIABLE: Final = Rule(
     "QS409",
     _W,
-    "the resource's name stands in front already",
-    "`<name>_` is put in front when a job starts; with it QRMI would have to look for `<name>_<name>_...`.",
+    "the variable already begins with the resource's name",
+    "The hooks add `<name>_` when a job starts, and QRMI does not read `<name>_<name>_...`.",
 )
 UNUSABLE_VALUE: Final = Rule(
     "QS410",
     _E,
     "QRMI cannot use the value",
-    "QRMI would refuse the value when a job starts, or take its default without a word.",
+    "QRMI would refuse the value when a job starts, or silently use its default.",
 )
-OUTER_BLANKS: Final = Rule(
+OUTER_SPACES: Final = Rule(
     "QS411",
     _W,
-    "blanks around the value",
-    "Slurm takes the blanks in front of an exported value away, so that tasks and hooks would differ.",
+    "the value begins or ends with a space",
+    "Slurm strips leading spaces from exported values, so tasks and hooks would see different values.",
 )
 
 STORED_TWICE: Final = Rule(
     "QS412",
     _W,
-    "the variable stands in the environment too",
-    "The value that is kept elsewhere is used; the one in the file may be an old key that nobody misses.",
+    "the stored secret is also in the environment",
+    "The stored one is used. The one in the environment may be an old key that was forgotten there.",
 )
 UNREADABLE_SECRET: Final = Rule(
     "QS413",
     _W,
-    "the secret cannot be read from where it is kept",
-    "The hooks read it as root each time that a job starts, and refuse a file that others can read.",
+    "the stored secret cannot be read",
+    "The hooks read it as root each time a job starts, and refuse a file that others can read.",
 )
 
 # 5xx: addresses
@@ -322,19 +326,19 @@ NOT_A_URL: Final = Rule(
     "QS501",
     _E,
     "the value is not a URL",
-    "Endpoints are written whole: scheme, host, and port and path where they are needed.",
+    "An endpoint needs a scheme and a host, and a port and path where the service has them.",
 )
 PLAIN_HTTP: Final = Rule(
     "QS502",
     _W,
-    "requests go over the network unencrypted",
-    "Credentials go with every request. Plain http is for services on the same machine.",
+    "requests cross the network unencrypted",
+    "Every request carries credentials. Use plain http only for services on the same machine.",
 )
 SECRET_IN_URL: Final = Rule(
     "QS503",
     _W,
-    "the URL holds a password",
-    "URLs stand in logs and in error messages. Credentials have variables of their own.",
+    "the URL contains credentials",
+    "URLs appear in logs and error messages. There are separate variables for credentials.",
 )
 
 RULES: Final = tuple(rule for rule in globals().copy().values() if isinstance(rule, Rule))
@@ -342,17 +346,17 @@ RULES: Final = tuple(rule for rule in globals().copy().values() if isinstance(ru
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault at one place.
+    """One fault in one place.
 
     Args:
-        rule: what was broken.
-        position: where in the text; None where the file as a whole is meant.
-        path: where in the JSON, as in `resources[3].environment.NAME`; empty where the file is meant.
-        resource: the name of the resource concerned; empty where none is.
-        message: what is wrong; one sentence, never with a variable's value in it.
+        rule: the rule that is violated.
+        position: where in the text; None for the file as a whole.
+        path: where in the JSON, as in `resources[3].environment.NAME`; empty for the file as a whole.
+        message: what is wrong, in one sentence; never contains a variable's value.
         hint: what to write or do instead.
-        excerpt: the masked line of a syntax error; empty for others.
-        caret: the fault's distance from the beginning of `excerpt`, in characters.
+        resource: the resource's name; empty where the fault is outside of resources.
+        excerpt: the masked line, for syntax errors; otherwise empty.
+        caret: the offset of the fault in `excerpt`, in characters.
     """
 
     rule: Rule
@@ -367,11 +371,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found in one config.
+    """All findings about one config.
 
     Args:
-        file: the file's name as it was given.
-        resources: how many resources it has; None where that cannot be told.
+        file: the file's name as given.
+        resources: how many resources it has; None if unknown.
         findings: in the order of the text.
     """
 
@@ -384,5 +388,5 @@ class Diagnosis:
         return sum(finding.rule.severity is severity for finding in self.findings)
 
     def is_valid(self, *, strict: bool = False) -> bool:
-        """Tell whether the config can be used; with `strict` warnings count as errors."""
+        """Tell whether the config can be used; with `strict`, warnings count as errors."""
         return not self.count(Severity.ERROR) and not (strict and self.count(Severity.WARNING))

@@ -1,6 +1,6 @@
-"""The config's JSON Schema: where it is, and what it refuses, in words that an admin can act on.
+"""The config's JSON Schema, and its violations in words that an admin can act on.
 
-jsonschema's own messages quote the value that they refuse, which may be a secret: none of them gets out.
+jsonschema's own messages quote the rejected value, which may be a secret, so they are never shown.
 """
 
 import json
@@ -32,19 +32,22 @@ _TYPE_WORDS: Final = {
     "boolean": "true or false",
     "null": "null",
 }
-_NEEDED_AT: Final = {
-    "resources": 'write "resources": [...] at the top',
-    "name": 'write "name": "NAME", which users give to --qpu',
-    "type": 'write "type": "TYPE", for example "ibm-quantum-compute-service"',
-    "environment": 'write "environment": {...}; {} where users bring all variables themselves',
+_MISSING_KEY_HINTS: Final = {
+    "resources": 'add "resources": [...] at the top level',
+    "name": 'add "name": "NAME", the name that users give to --qpu',
+    "type": 'add "type": "TYPE", for example "ibm-quantum-compute-service"',
+    "environment": 'add "environment": {...}, or {} if users bring all variables themselves',
 }
+
+# A rule, what is wrong, and what to do.
+_Words = tuple[Rule, str, str]
 
 
 def schema_text() -> str:
-    """Return the schema: from the installed package, or from the tree that the package stands in.
+    """Return the schema, from the installed package or from the checkout that the package is in.
 
     Raises:
-        QrmiSlurmError: it is in neither place; the installation is broken.
+        QrmiSlurmError: it is in neither place, so the installation is broken.
     """
     package = resources.files("qrmi_slurm")
     in_tree = Path(str(package)).parent / "schema"
@@ -53,27 +56,27 @@ def schema_text() -> str:
             return folder.joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
-    raise QrmiSlurmError(f"{SCHEMA_FILE} is missing from the installation", "install qrmi-slurm again")
+    raise QrmiSlurmError(f"{SCHEMA_FILE} is missing from the installation", "reinstall qrmi-slurm")
 
 
 @cache
 def validator() -> "Draft202012Validator":
-    """Return the schema's validator, made once."""
-    from jsonschema import Draft202012Validator  # 60 ms: only where a config is checked
+    """Return the schema's validator, created once."""
+    from jsonschema import Draft202012Validator  # takes 60 ms, so only when a config is checked
 
     return Draft202012Validator(json.loads(schema_text()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """What jsonschema says of one fault, without its message.
+class _Violation:
+    """One jsonschema error, without its message.
 
     Args:
         path: where in the document.
-        keyword: the schema's keyword that refuses.
+        keyword: the schema keyword that is violated.
         allowed: that keyword's value in the schema.
-        found: the refused value; for `propertyNames` the refused key.
-        of_key: whether a key is refused, and not a value.
+        found: the rejected value; for `propertyNames` the rejected key.
+        of_key: whether a key is rejected, not a value.
     """
 
     path: json_text.Path
@@ -83,8 +86,8 @@ class _Refusal:
     of_key: bool
 
 
-def _refusal(error: "ValidationError") -> _Refusal:
-    return _Refusal(
+def _violation(error: "ValidationError") -> _Violation:
+    return _Violation(
         path=tuple(error.absolute_path),
         keyword=str(error.validator),
         allowed=error.validator_value,
@@ -94,19 +97,19 @@ def _refusal(error: "ValidationError") -> _Refusal:
 
 
 def findings(document: Document) -> Iterator[Finding]:
-    """Yield what the schema refuses in a document, each fault once."""
+    """Yield each violation of the schema once."""
     incomplete: set[json_text.Path] = set()
-    for refusal in map(_refusal, validator().iter_errors(document.value)):
-        if refusal.keyword != "required":
-            yield _finding(refusal, document)
-        elif refusal.path not in incomplete:
-            # `required` is reported once for each missing key, and each report knows all of them.
-            incomplete.add(refusal.path)
-            yield from _missing(refusal, document)
+    for violation in map(_violation, validator().iter_errors(document.value)):
+        if violation.keyword != "required":
+            yield _finding(violation, document)
+        elif violation.path not in incomplete:
+            # jsonschema reports `required` once per missing key, each time with the full list.
+            incomplete.add(violation.path)
+            yield from _missing_keys(violation, document)
 
 
 def resource_name(document: Document, path: json_text.Path) -> str:
-    """Return the name of the resource that `path` leads into; empty where there is none."""
+    """Return the name of the resource that contains `path`; empty if it is not in a resource or has no name."""
     match path:
         case ("resources", int(index), *_) if isinstance(document.value, dict):
             items = document.value.get("resources")
@@ -116,101 +119,111 @@ def resource_name(document: Document, path: json_text.Path) -> str:
     return ""
 
 
-def _missing(refusal: _Refusal, document: Document) -> Iterator[Finding]:
-    for key in refusal.allowed:
-        if key not in refusal.found:
+def _missing_keys(violation: _Violation, document: Document) -> Iterator[Finding]:
+    for key in violation.allowed:
+        if key not in violation.found:
             yield Finding(
                 rules.MISSING_KEY,
-                document.position(refusal.path),
-                json_text.describe_path(refusal.path),
+                document.position(violation.path),
+                json_text.describe_path(violation.path),
                 f'the key "{key}" is missing',
-                _NEEDED_AT.get(key, ""),
-                resource_name(document, refusal.path),
+                _MISSING_KEY_HINTS.get(key, ""),
+                resource_name(document, violation.path),
             )
 
 
-def _finding(refusal: _Refusal, document: Document) -> Finding:
-    rule, message, hint = _words(refusal)
-    path = (*refusal.path, refusal.found) if refusal.of_key else refusal.path
-    position = document.position(path, of_key=refusal.of_key)
+def _finding(violation: _Violation, document: Document) -> Finding:
+    rule, message, hint = _words(violation)
+    path = (*violation.path, violation.found) if violation.of_key else violation.path
+    position = document.position(path, of_key=violation.of_key)
     place = printable(json_text.describe_path(path))
     return Finding(rule, position, place, message, hint, resource_name(document, path))
 
 
-def _words(refusal: _Refusal) -> tuple[Rule, str, str]:
-    """Return the rule that is broken, what is wrong, and what to do."""
-    keyword, path = refusal.keyword, refusal.path
+def _words(violation: _Violation) -> _Words:
+    keyword, path = violation.keyword, violation.path
     last = path[-1] if path else ""
-    if "secrets" in path and keyword != "type" and (not refusal.of_key or last != "secrets"):
+    if "secrets" in path and keyword != "type" and (not violation.of_key or last != "secrets"):
         hint = 'write {"file": "/etc/qrmi/ibm.key"} or {"command": ["/usr/bin/vault", "kv", "get", ...]}'
-        return rules.BAD_SOURCE, "this is no absolute path to one file or one command", hint
-    if refusal.of_key and last == "allow":
-        near = near_match(str(refusal.found), slurm_section.RULES)
-        hint = f'did you mean "{near}"?' if near else f"known here: {', '.join(slurm_section.RULES)}"
-        return rules.BAD_ACCESS_RULE, f'there is no access rule "{printable(str(refusal.found))}"', hint
-    if refusal.of_key:
-        return (
-            rules.BAD_VARIABLE_NAME,
-            "a variable's name is empty, or holds a = or a control character",
-            "names have letters, digits and underscores",
-        )
-    if keyword == "anyOf":  # the type: known names for editors, any other text for newer versions of QRMI
-        if not isinstance(refusal.found, str):
-            return _wrong_type(["string"], refusal.found, last)
-        return (
-            rules.BAD_TYPE_NAME,
-            "the type is empty or holds a control character",
-            "write one of QRMI's types",
-        )
+        return rules.BAD_SOURCE, "expected one file or one command, with an absolute path", hint
+    if violation.of_key:
+        return _bad_access_rule(str(violation.found)) if last == "allow" else _BAD_VARIABLE_NAME
     if keyword == "type":
-        expected = [refusal.allowed] if isinstance(refusal.allowed, str) else refusal.allowed
-        return _wrong_type(expected, refusal.found, last)
-    if keyword == "pattern" and last == "name":
+        expected = [violation.allowed] if isinstance(violation.allowed, str) else violation.allowed
+        return _wrong_type(expected, violation.found, last)
+    if keyword == "anyOf":  # the type: known names for editors, any other text for newer versions of QRMI
+        return _BAD_TYPE_NAME if isinstance(violation.found, str) else _wrong_type(["string"], violation.found, last)
+    if keyword == "minimum":
+        return rules.OUT_OF_RANGE, f"the number is less than {violation.allowed}", ""
+    words = _bad_text(path) if keyword == "pattern" else None
+    return words or (rules.SCHEMA, f"the value violates the schema's rule {keyword}", f"see {SCHEMA_FILE}")
+
+
+_BAD_VARIABLE_NAME: Final[_Words] = (
+    rules.BAD_VARIABLE_NAME,
+    "the variable name is empty, ends with a space, or contains = or a control character",
+    "use letters, digits and underscores",
+)
+_BAD_TYPE_NAME: Final[_Words] = (
+    rules.BAD_TYPE_NAME,
+    "the type is empty or contains a control character",
+    "write one of QRMI's types",
+)
+
+
+def _bad_access_rule(found: str) -> _Words:
+    near = near_match(found, slurm_section.RULES)
+    hint = f'did you mean "{near}"?' if near else f"the access rules are {', '.join(slurm_section.RULES)}"
+    return rules.BAD_ACCESS_RULE, f'unknown access rule "{printable(found)}"', hint
+
+
+def _bad_text(path: json_text.Path) -> _Words | None:
+    """Return the words for a string that does not match its pattern; None for a pattern that is not known here."""
+    last = path[-1] if path else ""
+    if last == "name":
         return (
             rules.BAD_NAME,
-            "the name is empty, or holds a = or a control character",
-            "letters, digits and underscores pass everywhere",
+            "the name is empty, or contains = or a control character",
+            "letters, digits and underscores work everywhere",
         )
-    if keyword == "pattern" and "allow" in path:
-        return rules.BAD_ACCESS_RULE, "the name is empty, or holds a control character", "write one name in a line"
-    if keyword == "pattern" and "environment" in path:
+    if "allow" in path:
+        return rules.BAD_ACCESS_RULE, "the name is empty or contains a control character", "write one name per item"
+    if "environment" in path:
         return (
             rules.BAD_VALUE,
-            "the value holds a line break, a NUL or another control character",
-            "a value is one line of text: a trailing \\n often comes from a file that was pasted",
+            "the value contains a line break, a NUL or another control character",
+            "a value is one line of text; a trailing \\n often comes from pasting a whole file",
         )
-    if keyword == "pattern" and last == "license":
+    if last == "license":
         return (
             rules.OUT_OF_RANGE,
-            "this cannot be the name of a Slurm license",
+            "this is not a valid name for a Slurm license",
             "write one name as in Licenses= of slurm.conf, without a count",
         )
-    if keyword == "minimum":
-        return rules.OUT_OF_RANGE, f"the number is less than {refusal.allowed}", ""
-    return rules.SCHEMA, f"the value breaks the schema's rule {keyword}", f"see {SCHEMA_FILE}"
+    return None
 
 
-def _wrong_type(expected: list[str], found: Any, last: str | int) -> tuple[Rule, str, str]:
+def _wrong_type(expected: list[str], found: Any, last: str | int) -> _Words:
     wanted = " or ".join(_TYPE_WORDS.get(name, name) for name in expected)
     hint = ""
     if expected[0] == "string" and isinstance(found, int | float):
-        hint = "write the value in double quotes"
+        hint = "put the value in double quotes"
     elif expected == ["boolean"] and isinstance(found, str):
         hint = "write true or false without quotes"
     elif expected[0] == "integer" and isinstance(found, str):
         hint = "write the number without quotes"
     elif last == "environment":
-        hint = 'write "environment": {"NAME": "value"}; {} where users bring all variables themselves'
+        hint = 'write "environment": {"NAME": "value"}, or {} if users bring all variables themselves'
     elif found is None:
         hint = "write a value, or remove the key"
-    return rules.WRONG_TYPE, f"{wanted} is expected, found {_json_type(found)}", hint
+    return rules.WRONG_TYPE, f"expected {wanted}, found {_json_type(found)}", hint
 
 
 def _json_type(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "true or false"
+        return "a boolean"
     if isinstance(value, int | float):
         return "a number"
     if isinstance(value, str):

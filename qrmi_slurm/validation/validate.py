@@ -1,4 +1,4 @@
-"""The check of a config: every fault of its text, against the schema, and of sense."""
+"""Checks a config file: its encoding and mode, its JSON, the schema, and what a schema cannot express."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.text import printable
 from qrmi_slurm.validation import json_text, resource_checks, rules, schema
 from qrmi_slurm.validation.excerpt import masked_line
-from qrmi_slurm.validation.json_text import Document, FaultKind
+from qrmi_slurm.validation.json_text import Document, FaultKind, Position
 from qrmi_slurm.validation.rules import Diagnosis, Finding, Rule
 
 _RULES: dict[FaultKind, Rule] = {
@@ -26,7 +26,7 @@ def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosi
 
     Args:
         path: the file.
-        installed_members: the members of the installed QRMI's `ResourceType`; empty: do not ask it.
+        installed_members: the members of the installed QRMI's `ResourceType`; empty to leave QRMI out of the check.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -37,43 +37,27 @@ def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosi
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        hint = "run the command as root: the file holds secrets" if isinstance(error, PermissionError) else ""
+        hint = "run the command as root: the file contains secrets" if isinstance(error, PermissionError) else ""
         raise ConfigError(f"cannot read {shown}: {error.strerror}", hint) from error
     if len(content) > MAX_CONFIG_BYTES:
-        message = f"the file is larger than the {MAX_CONFIG_BYTES} bytes that the hooks read"
+        message = f"the file is larger than the {MAX_CONFIG_BYTES} bytes that the hooks accept"
         return Diagnosis(shown, None, (Finding(rules.TOO_LARGE, None, "", message),))
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-        fault = Finding(
-            rules.ENCODING,
-            json_text.Position(line, column),
-            "",
-            "the file is not UTF-8 from here on",
-            "save it as UTF-8",
-        )
-        return Diagnosis(shown, None, (fault,))
+        return Diagnosis(shown, None, (_not_utf8(content, error.start),))
     document = json_text.read(text)
-    found = [*_of_mode(document, mode), *_of_document(text, document, installed_members)]
+    found = [*_check_mode(document, mode), *_check_document(text, document, installed_members)]
     return Diagnosis(shown, _count_resources(document), tuple(sorted(found, key=_order)))
 
 
-def validate_text(text: str, file: str, installed_members: Sequence[str] = ()) -> Diagnosis:
-    """Check the text of a config.
-
-    Args:
-        text: the whole text.
-        file: what to call it in the findings.
-        installed_members: the members of the installed QRMI's `ResourceType`; empty: do not ask it.
-    """
-    document = json_text.read(text)
-    found = sorted(_of_document(text, document, installed_members), key=_order)
-    return Diagnosis(printable(file), _count_resources(document), tuple(found))
+def _not_utf8(content: bytes, offset: int) -> Finding:
+    line_start = content.rfind(b"\n", 0, offset) + 1
+    position = Position(content.count(b"\n", 0, offset) + 1, offset - line_start + 1)
+    return Finding(rules.ENCODING, position, "", "the file is not valid UTF-8 from here on", "save it as UTF-8")
 
 
-def _of_document(text: str, document: Document, installed_members: Sequence[str]) -> Iterator[Finding]:
+def _check_document(text: str, document: Document, installed_members: Sequence[str]) -> Iterator[Finding]:
     for fault in document.faults:
         excerpt, caret = masked_line(text, fault.position) if fault.kind is FaultKind.SYNTAX else ("", 0)
         yield Finding(
@@ -91,28 +75,28 @@ def _of_document(text: str, document: Document, installed_members: Sequence[str]
         yield from resource_checks.findings(document, installed_members)
 
 
-def _of_mode(document: Document, mode: int) -> Iterator[Finding]:
+def _check_mode(document: Document, mode: int) -> Iterator[Finding]:
     others = stat.S_IMODE(mode)
-    if others & (stat.S_IRGRP | stat.S_IROTH) and _holds_secret(document):
+    if others & (stat.S_IRGRP | stat.S_IROTH) and _has_secret(document):
         yield Finding(
             rules.READABLE_BY_OTHERS,
             None,
             "",
-            f"users other than its owner can read the secrets in the file (mode {others:04o})",
-            "chmod 600, owner root: users get the variables of their own job through the hooks",
+            f"users other than the owner can read the secrets in the file (mode {others:04o})",
+            "set owner root and mode 0600; jobs receive their variables from the hooks",
         )
     if others & (stat.S_IWGRP | stat.S_IWOTH):
         yield Finding(
             rules.WRITABLE_BY_OTHERS,
             None,
             "",
-            f"users other than its owner can change the file (mode {others:04o})",
-            "chmod 600, owner root: the hooks act on it as root",
+            f"users other than the owner can change the file (mode {others:04o})",
+            "set owner root and mode 0600; otherwise the hooks refuse the file",
         )
 
 
-def _holds_secret(document: Document) -> bool:
-    """Tell whether a variable looks like a secret; a text that cannot be read on to its end may hold one."""
+def _has_secret(document: Document) -> bool:
+    """Tell whether a variable looks like a secret; a text that could not be read to its end may contain one."""
     if not document.complete:
         return True
     items = document.value.get("resources") if isinstance(document.value, dict) else None
@@ -130,5 +114,5 @@ def _count_resources(document: Document) -> int | None:
     return len(items) if isinstance(items, list) else None
 
 
-def _order(finding: Finding) -> tuple[json_text.Position, str]:
-    return finding.position or json_text.Position(0, 0), finding.rule.code
+def _order(finding: Finding) -> tuple[Position, str]:
+    return finding.position or Position(0, 0), finding.rule.code

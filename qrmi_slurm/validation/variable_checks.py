@@ -1,4 +1,4 @@
-"""What can be told of a resource's variables without asking the service; never with a value in the answer."""
+"""Checks of a resource's variables without asking the service; faults never contain a value."""
 
 import base64
 import binascii
@@ -15,24 +15,24 @@ from qrmi_slurm.text import is_one_line, near_match, printable
 from qrmi_slurm.validation import rules
 from qrmi_slurm.validation.rules import Rule
 
-# A value between angle brackets, or one that a shell or a template should have replaced.
+# Angle brackets, or a variable that a shell or a template should have replaced.
 _PLACEHOLDER: Final = re.compile(r"<[^<>]*>|.*<\s*your\b.*|\$\{?[A-Za-z_][A-Za-z0-9_]*\}?|\{\{.*\}\}", re.IGNORECASE)
 
 _HTTP: Final = ("http", "https")
 _PROXY_SCHEMES: Final = (*_HTTP, "socks5", "socks5h")
 
-# QRMI puts https:// in front itself (its PasqalConfig has a default without a scheme).
+# QRMI adds https:// itself (the default in its PasqalConfig has no scheme).
 _SCHEME_OPTIONAL: Final = "QRMI_PASQAL_CLOUD_AUTH_ENDPOINT"
 
-# Older names that QRMI itself still reads beside the present one.
+# Old names that QRMI itself still reads.
 _RENAMED: Final = {"QRMI_URL": "QRMI_WARDEN_URL"}
 
 _SESSION_MODES: Final = ("dedicated", "batch")  # others are refused when the session is opened
 _SESSION_VARIABLES: Final = ("QRMI_IBM_QCS_", "QRMI_IBM_QRS_")
 _SECONDS: Final = re.compile(r"[0-9]{1,10}")
-_MAX_SECONDS: Final = 2**31 - 1  # QRMI parses an i32, and takes its default where that fails
+_MAX_SECONDS: Final = 2**31 - 1  # QRMI parses an i32, and uses its default if that fails
 
-# QRMI uses S3 where all of these are set, and otherwise goes without a word.
+# QRMI uses S3 only if all of these are set, and says nothing otherwise.
 _S3_SUFFIXES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_ENDPOINT", "S3_BUCKET", "S3_REGION")
 _S3_TYPES: Final = ("ibm-quantum-system", "direct-access")
 
@@ -42,14 +42,14 @@ _PASQAL_TOKEN: Final = "QRMI_PASQAL_CLOUD_AUTH_TOKEN"  # noqa: S105 (the name of
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong with a variable, or with all of them together.
+    """Something wrong with a variable, or with the environment as a whole.
 
     Args:
-        rule: what was broken.
-        variable: whose; empty where the environment as a whole is meant.
+        rule: the rule that is violated.
+        variable: its name; empty for the environment as a whole.
         message: what is wrong, without any value.
         hint: what to do instead.
-        of_name: whether the variable's name is meant, and not its value.
+        of_name: whether the fault is in the variable's name, not its value.
     """
 
     rule: Rule
@@ -63,44 +63,44 @@ def faults(resource_name: str, known: ResourceType | None, environment: Mapping[
     """Yield what is wrong with a resource's variables.
 
     Args:
-        resource_name: the resource's name; empty where it has none.
-        known: its type; None where that is unknown, and any variable may be right.
-        environment: its variables without the resource's name in front; values that are no strings, or not
-            on one line, are the schema's to report.
+        resource_name: the resource's name; empty if it has none.
+        known: its type; None if that is unknown, so that any variable may be right.
+        environment: its variables without the resource's name in front. Values that are not strings, or not on one
+            line, are left to the schema.
     """
     for variable, value in environment.items():
-        yield from _of_name(resource_name, known, variable)
+        yield from _check_name(resource_name, known, variable)
         if isinstance(value, str) and is_one_line(value):
-            yield from _of_value(variable, value)
+            yield from _check_value(variable, value)
     if known is not None:
-        yield from _of_set(known, environment)
+        yield from _check_set(known, environment)
 
 
-def _of_name(resource_name: str, known: ResourceType | None, variable: str) -> Iterator[Fault]:
+def _check_name(resource_name: str, known: ResourceType | None, variable: str) -> Iterator[Fault]:
     shown = printable(variable)
     if resource_types.is_ours_alone(variable):
         yield Fault(
             rules.RESERVED_VARIABLE,
             variable,
-            f"{shown} belongs to one job and is set when it starts",
-            "remove it: a session named here would be shared, or closed, by every job",
+            f"{shown} belongs to one job, and the hooks set it when the job starts",
+            "remove it: every job would share, or close, a session named here",
             of_name=True,
         )
     elif resource_name and variable.startswith(f"{resource_name}_QRMI_"):
         yield Fault(
             rules.PREFIXED_VARIABLE,
             variable,
-            "the resource's name is put in front of each variable when a job starts",
+            "the variable already begins with the resource's name, which the hooks add when a job starts",
             f"write {printable(variable.removeprefix(f'{resource_name}_'))}",
             of_name=True,
         )
     elif variable in _RENAMED:
         yield _deprecated(variable, _RENAMED[variable])
     elif known is not None and variable not in known.variables:
-        yield from _not_of_type(known, variable)
+        yield from _check_belonging(known, variable)
 
 
-def _not_of_type(known: ResourceType, variable: str) -> Iterator[Fault]:
+def _check_belonging(known: ResourceType, variable: str) -> Iterator[Fault]:
     successor = resource_types.successor_variable(variable)
     if successor is not None and successor in known.variables:
         yield _deprecated(variable, successor)
@@ -121,9 +121,9 @@ def _not_of_type(known: ResourceType, variable: str) -> Iterator[Fault]:
     if near:
         hint = f"did you mean {near}?"
     elif variable.lower().endswith("_proxy"):
-        hint = f"for a proxy, write --env:{shown}=URL on the plugin's line in plugstack.conf"
+        hint = f"for a proxy, add --env:{shown}=URL to the plugin's line in plugstack.conf"
     else:
-        hint = f"its variables begin with {known.prefix}"
+        hint = f"the variables of this type begin with {known.prefix}"
     message = f"QRMI does not read {shown} for the type {known.name}"
     yield Fault(rules.UNKNOWN_VARIABLE, variable, message, hint, of_name=True)
 
@@ -132,19 +132,19 @@ def _deprecated(variable: str, successor: str) -> Fault:
     return Fault(
         rules.DEPRECATED_VARIABLE,
         variable,
-        f"{variable} is an older name of {successor}",
+        f"{variable} is the old name of {successor}",
         f"write {successor}",
         of_name=True,
     )
 
 
-def _of_value(variable: str, value: str) -> Iterator[Fault]:
+def _check_value(variable: str, value: str) -> Iterator[Fault]:
     text = value.strip()
     if not text:
         yield Fault(
             rules.EMPTY_VALUE,
             variable,
-            "the value is empty, and an empty value counts as set",
+            "the value is empty, which counts as set",
             "write the value, or remove the variable where users bring their own",
         )
         return
@@ -158,35 +158,35 @@ def _of_value(variable: str, value: str) -> Iterator[Fault]:
         return
     if text != value:
         yield Fault(
-            rules.OUTER_BLANKS,
+            rules.OUTER_SPACES,
             variable,
-            "blanks stand around the value; Slurm takes those in front away",
-            "remove the blanks",
+            "the value begins or ends with a space, and Slurm strips leading ones",
+            "remove the spaces",
         )
     if resource_types.is_endpoint(variable):
-        yield from _of_endpoint(variable, text)
-    yield from _of_typed_value(variable, text)
+        yield from _check_endpoint(variable, text)
+    yield from _check_known_format(variable, text)
 
 
-def _of_typed_value(variable: str, text: str) -> Iterator[Fault]:
+def _check_known_format(variable: str, text: str) -> Iterator[Fault]:
     def unusable(message: str, hint: str) -> Fault:
         return Fault(rules.UNUSABLE_VALUE, variable, message, hint)
 
     if variable.startswith(_SESSION_VARIABLES):
         if variable.endswith("_SESSION_MODE") and text not in _SESSION_MODES:
-            yield unusable("QRMI knows the session modes dedicated and batch only", "write one of the two")
+            yield unusable("the session mode is neither dedicated nor batch", "write one of the two")
         if variable.endswith(("_SESSION_MAX_TTL", "_TIMEOUT_SECONDS")) and not (
             _SECONDS.fullmatch(text) and 0 < int(text) <= _MAX_SECONDS
         ):
             yield unusable(
-                "the value is not a number of seconds, and QRMI takes its default without a word",
-                'write whole seconds, as in "28800"',
+                "the value is not a number of seconds, so QRMI would silently use its default",
+                'write whole seconds, for example "28800"',
             )
     if variable.endswith("_IAM_APIKEY") and text.startswith("crn:"):
         service_crn = variable.removesuffix("IAM_APIKEY") + "SERVICE_CRN"
-        yield unusable("a CRN stands where the API key belongs", f"it belongs into {service_crn}")
+        yield unusable("the value is a CRN, not an API key", f"move the CRN to {service_crn}")
     if variable == "QRMI_AB_FELIS_API_KEY" and not _is_felis_key(text):
-        yield unusable("the value is not the base64 of user:password", "copy the whole key from the console")
+        yield unusable("the value is not user:password in base64", "copy the whole key from the console")
 
 
 def _is_felis_key(text: str) -> bool:
@@ -196,14 +196,14 @@ def _is_felis_key(text: str) -> bool:
         return False
 
 
-def _of_endpoint(variable: str, text: str) -> Iterator[Fault]:
+def _check_endpoint(variable: str, text: str) -> Iterator[Fault]:
     is_proxy = variable.endswith("_PROXY")
     schemes = _PROXY_SCHEMES if is_proxy else _HTTP
     if variable == _SCHEME_OPTIONAL and "://" not in text:
         text = f"https://{text}"
     try:
         url = urlsplit(text)
-        host, _ = url.hostname, url.port  # either raises where the text makes no sense
+        host, _ = url.hostname, url.port  # either raises for malformed text
     except ValueError:
         host = None
     if not host or url.scheme not in schemes or any(char.isspace() for char in text):
@@ -218,15 +218,15 @@ def _of_endpoint(variable: str, text: str) -> Iterator[Fault]:
         yield Fault(
             rules.SECRET_IN_URL,
             variable,
-            "the URL holds a user or a password, and URLs stand in logs",
-            "credentials have variables of their own",
+            "the URL contains a user name or a password, and URLs appear in logs",
+            "remove them; credentials have their own variables",
         )
     if url.scheme == "http" and not is_proxy and not _is_loopback(host):
         yield Fault(
             rules.PLAIN_HTTP,
             variable,
-            "requests, and the credentials in them, go over the network unencrypted",
-            "write https://, if the service has it",
+            "requests, and the credentials in them, cross the network unencrypted",
+            "write https:// if the service supports it",
         )
 
 
@@ -239,8 +239,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _of_set(known: ResourceType, environment: Iterable[str]) -> Iterator[Fault]:
-    """Yield what is wrong with the variables together: what is missing, and what that means."""
+def _check_set(known: ResourceType, environment: Iterable[str]) -> Iterator[Fault]:
+    """Check the variables as a set: which are missing, and what follows from that."""
     there = frozenset(resource_types.with_successors(dict.fromkeys(environment, "")))
     required = set(known.required)
     if known.name == "pasqal-local" and "QRMI_URL" not in there:
@@ -249,15 +249,15 @@ def _of_set(known: ResourceType, environment: Iterable[str]) -> Iterator[Fault]:
     if missing:
         yield _missing(known, missing, there)
     if known.name == "pasqal-cloud":
-        yield from _of_pasqal_cloud(there)
+        yield from _check_pasqal_cloud(there)
     if known.name in _S3_TYPES:
         s3 = {known.prefix + suffix for suffix in _S3_SUFFIXES}
         if s3 & there and s3 - there:
             yield Fault(
                 rules.INCOMPLETE,
                 "",
-                f"without {', '.join(sorted(s3 - there))} QRMI uses no S3 at all",
-                "write all five variables of S3, or none",
+                f"without {', '.join(sorted(s3 - there))} QRMI does not use S3 at all",
+                "set all five S3 variables, or none",
             )
 
 
@@ -267,18 +267,18 @@ def _missing(known: ResourceType, missing: list[str], there: frozenset[str]) -> 
         return Fault(
             rules.INCOMPLETE,
             "",
-            f"without {names} the secrets here are of no use: they never go to an endpoint that a job brings",
-            "write the endpoint too, or leave all of it to users",
+            f"without {names} the secrets here are never used: they are not sent to an endpoint that a job brings",
+            "add the endpoint, or let users bring everything",
         )
     return Fault(
         rules.USERS_BRING,
         "",
         f"every job has to bring {names}",
-        "right where users have their own; otherwise write them here",
+        "this is right if users have their own; otherwise add them here",
     )
 
 
-def _of_pasqal_cloud(there: frozenset[str]) -> Iterator[Fault]:
+def _check_pasqal_cloud(there: frozenset[str]) -> Iterator[Fault]:
     account = [variable for variable in _PASQAL_SERVICE_ACCOUNT if variable in there]
     if len(account) == 1:
         lacking = next(variable for variable in _PASQAL_SERVICE_ACCOUNT if variable not in there)
@@ -286,12 +286,12 @@ def _of_pasqal_cloud(there: frozenset[str]) -> Iterator[Fault]:
             rules.INCOMPLETE,
             "",
             f"{account[0]} is not used without {lacking}",
-            "write both or none",
+            "set both, or neither",
         )
     elif not account and _PASQAL_TOKEN not in there:
         yield Fault(
             rules.USERS_BRING,
             "",
             f"every job has to bring {_PASQAL_TOKEN}, or {' and '.join(_PASQAL_SERVICE_ACCOUNT)}",
-            "right where users have their own; otherwise write them here",
+            "this is right if users have their own; otherwise add them here",
         )

@@ -12,13 +12,13 @@ import pytest
 
 from qrmi_slurm.calls import backend, ca_bundle
 from qrmi_slurm.calls.protocol import Call
-from qrmi_slurm.checks.online import way
+from qrmi_slurm.checks.online import check as online_check
 from qrmi_slurm.config import config_file
 from qrmi_slurm.slurm import plugstack
 from standins import network, resources
 
 SECRET = resources.SECRET
-LIMITS = way.Limits(step_s=1.5, qrmi_s=2.0)
+LIMITS = online_check.Limits(step_s=1.5, qrmi_s=2.0)
 TYPES = sorted(set(resources.VARIABLES) - {"oqtopus"})
 
 
@@ -69,11 +69,11 @@ def check(*items, of_shell=None, **env):
     """Return the lines of each resource, with their order."""
     loaded = config_file.parse(json.dumps({"resources": list(items)})).resources
     options = plugstack.SiteOptions(config_path=plugstack.DEFAULT_SLURM_CONF, env=env)
-    reports = way.check(list(loaded.values()), options, LIMITS, of_shell or {})
+    reports = online_check.run(list(loaded.values()), options, LIMITS, of_shell or {})
     shown = repr(reports)
     assert SECRET not in shown
     assert resources.FELIS_KEY not in shown
-    return [list(report.lines) for report in reports]
+    return [list(report.steps) for report in reports]
 
 
 def iqm(url, token=SECRET):
@@ -115,7 +115,7 @@ def test_a_qpu_that_is_down(services, scenario):
 @pytest.mark.parametrize(
     ("status", "name", "words"),
     [
-        ("401", "credential", "gives no token|rejects the key"),
+        ("401", "credential", "no token from|rejects the key"),
         ("503", "endpoint", "503"),
     ],
 )
@@ -227,7 +227,7 @@ def test_silence_costs_a_bounded_time(between):
 
 
 def test_through_the_proxy_of_the_plugins_line(between):
-    """With --env:https_proxy the tunnel is a step of its own, TLS is the service's, and QRMI takes the same way."""
+    """With --env:https_proxy the tunnel is a step of its own, TLS is the service's, and QRMI goes the same way."""
     proxy = between.url("proxy")
     (lines,) = check(iqm(between.url("tls", "https", "localhost")), SSL_CERT_FILE=between.authority, https_proxy=proxy)
     names = [line.name for line in lines]

@@ -1,4 +1,4 @@
-"""`qrmi-slurm doctor` finds nothing wrong with a sound cluster, and each fault that can be made on one."""
+"""`qrmi-slurm doctor` finds nothing wrong with a sound cluster, and finds each fault made on one."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 from slurm.polling import wait_for
 from slurm.site import BIN, STUB, Site
 
-LOOKED_AT = {
+HEALTHY = {
     "Slurm": "ok",
     "clock": "ok",
     "plugstack": "ok",
@@ -25,19 +25,19 @@ LOOKED_AT = {
     "users": "ok",
     "PrologFlags": "ok",
     "BatchStartTimeout": "ok",
-    "MessageTimeout": "warning",  # 10 s by default: users of a slow service are told that Prolog hangs
+    "MessageTimeout": "warning",  # 10 s by default: users of a slow service see that Prolog hangs
     "config": "ok",
     "licenses": "ok",  # not used here
     "QRMI": "ok",
     "state": "ok",
     "space": "ok",
-    "shared": "warning",  # the test's state directory is this machine's alone, and the cluster has three nodes
-    "private /tmp": "warning",  # and lies in /tmp
+    "shared": "warning",  # the test's state directory is local to this machine, and the cluster has three nodes
+    "private /tmp": "warning",  # and it is in /tmp
 }
 
 
 def doctor(site: Site, *words: str) -> dict[str, dict[str, Any]]:
-    """Return what the doctor says, by the lines' names; its exit status must say the same."""
+    """Return the doctor's results by name, after checking that its exit status agrees with them."""
     done = site.command("doctor", "--json", *words)
     assert done.returncode in (0, 1), done.stderr
     assert not done.stderr
@@ -51,13 +51,13 @@ def doctor(site: Site, *words: str) -> dict[str, dict[str, Any]]:
 
 
 def levels(lines: dict[str, dict[str, Any]], level: str) -> set[str]:
-    """Return the names of the lines of a level."""
+    """Return the names of the results of a level."""
     return {name for name, line in lines.items() if line["level"] == level}
 
 
 @contextmanager
 def settings(site: Site, **values: str | None) -> Iterator[None]:
-    """Let slurm.conf say something else until the block ends; None takes a setting out."""
+    """Change slurm.conf until the block ends; None removes a setting."""
     conf = site.cluster.slurm_conf
     before = conf.read_text()
     text = before
@@ -81,35 +81,35 @@ def _answers_as(site: Site, conf: str) -> bool:
 
 
 def test_a_sound_cluster_has_no_error(site: Site) -> None:
-    """Every line is there; only what a test cluster on one machine cannot have otherwise is a warning."""
+    """Every result is there, and the only warnings are those that a test cluster on one machine cannot avoid."""
     job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
     site.cluster.wait_job_over(job_id)
     found = {name: line["level"] for name, line in doctor(site).items()}
-    assert found.pop("syslog") in ("ok", "warning"), "as the machine has one or not"
+    assert found.pop("syslog") in ("ok", "warning"), "depends on the machine"
     timeouts = {name: found.pop(name) for name in list(found) if name.startswith("PrologEpilogTimeout")}
     assert set(timeouts.values()) == {"ok"}
     assert len(timeouts) == 2
-    assert found == LOOKED_AT
+    assert found == HEALTHY
 
 
-def test_the_text_has_a_line_for_each_and_its_remedy(site: Site) -> None:
-    """Without --json: level, name and message on one line, the remedy below it, and a summing up."""
+def test_the_output_as_text(site: Site) -> None:
+    """Without --json: level, name and message on one line, the hint below it, and a summary."""
     done = site.command("doctor")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     place = next(index for index, line in enumerate(lines) if line.startswith("warning  MessageTimeout"))
-    assert lines[place + 1].strip().startswith("MessageTimeout=")
+    assert lines[place + 1].strip().startswith("set MessageTimeout=")
     assert re.fullmatch(r"\d warnings", lines[-1])
 
 
 def test_a_login_node_needs_less(site: Site) -> None:
-    """With --login-node neither hooks nor config nor state directory are looked at."""
+    """With --login-node the hooks, the config and the state directory are not checked."""
     site.config_path.unlink()
     assert set(doctor(site, "--login-node")) == {"Slurm", "clock", "plugstack", "plugin", "--qpu"}
 
 
-def test_a_user_is_told_what_was_not_seen(site: Site) -> None:
-    """Run by a user, what only root can see is a warning, and nothing is called an error for it."""
+def test_a_user_learns_what_was_not_checked(site: Site) -> None:
+    """For a user, what only root can see is a warning, never an error."""
     site.state_dir.mkdir(mode=0o711)
     done = site.cluster.run_as_user([BIN / "qrmi-slurm", "doctor", "--json"])
     lines = {line["name"]: line for line in json.loads(done.stdout)["lines"]}
@@ -118,16 +118,16 @@ def test_a_user_is_told_what_was_not_seen(site: Site) -> None:
     assert done.returncode == 0
 
 
-# One run for each set: what is looked at does not depend on the rest of it.
+# One run for each set: the results do not depend on each other.
 SETTINGS: tuple[tuple[dict[str, str | None], dict[str, tuple[str, str]]], ...] = (
     (
         {"Prolog": None, "TaskProlog": None, "Epilog": "/nonexistent/epilog.d/*", "PrologFlags": None},
         {
             "Prolog": ("error", "is not set"),
             "TaskProlog": ("error", "is not set"),
-            "Epilog": ("error", "names no file"),
+            "Epilog": ("error", "matches no file"),
             "PrologFlags": ("warning", "first step"),
-            "BatchStartTimeout": ("warning", "taken for lost"),
+            "BatchStartTimeout": ("warning", "count as missing"),
         },
     ),
     (
@@ -139,10 +139,10 @@ SETTINGS: tuple[tuple[dict[str, str | None], dict[str, tuple[str, str]]], ...] =
             "MessageTimeout": "60",
         },
         {
-            "Prolog": ("error", "none of them is ours"),
-            "TaskProlog": ("error", "names no file"),
+            "Prolog": ("error", "does not run qrmi-slurm-prolog"),
+            "TaskProlog": ("error", "matches no file"),
             "PrologFlags": ("ok", "Alloc,NoHold"),
-            "BatchStartTimeout": ("warning", "srun gives its step up"),
+            "BatchStartTimeout": ("warning", "srun gives up its step"),
             "PrologEpilogTimeout (for Prolog)": ("error", "drains the node"),
             "PrologEpilogTimeout (for Epilog)": ("error", "drains the node"),
             "MessageTimeout": ("ok", "60 s"),
@@ -153,7 +153,7 @@ SETTINGS: tuple[tuple[dict[str, str | None], dict[str, tuple[str, str]]], ...] =
 
 @pytest.mark.parametrize(("changes", "wanted"), SETTINGS, ids=["not set", "set wrongly"])
 def test_settings_of_slurm_conf(site: Site, changes: dict[str, str | None], wanted: dict[str, tuple[str, str]]) -> None:
-    """A setting that keeps the hooks from working, or Slurm from waiting for them, is found, with its remedy."""
+    """A setting that breaks the hooks, or makes Slurm give up on them, is found and has a hint."""
     with settings(site, **changes):
         lines = doctor(site)
     for name, (level, words) in wanted.items():
@@ -181,7 +181,7 @@ def test_hooks_that_cannot_be_run(site: Site) -> None:
 
 
 def test_a_venv_that_users_cannot_read(site: Site) -> None:
-    """A doctor of a venv with a closed folder tries as nobody, and says what nobody cannot do."""
+    """For a venv with a closed folder, the doctor tries as the user nobody and reports what fails."""
     folder = site.cluster.folder / "venv"
     shutil.copytree(BIN.parent, folder, symlinks=True)
     command = (folder / "bin" / "qrmi-slurm").read_text().replace(str(BIN.parent), str(folder))
@@ -204,7 +204,7 @@ def test_a_venv_that_users_cannot_read(site: Site) -> None:
         ("# nothing\n", {"plugstack": ("error", "no --qpu")}),
         (
             "{line} --acquire-timeot=3\n{line}\n",
-            {"plugstack": ("error", "unknown option --acquire-timeot|named again")},
+            {"plugstack": ("error", "unknown option --acquire-timeot|also loaded in")},
         ),
         (
             "include plugstack.conf.d/*.conf\n{line} --acquire-timeout=5\n",
@@ -215,10 +215,10 @@ def test_a_venv_that_users_cannot_read(site: Site) -> None:
             {"plugstack": ("warning", "required"), "plugin": ("error", "No such file")},
         ),
     ],
-    ids=["no line", "not well formed, and twice", "an include of nothing", "required, and no plugin there"],
+    ids=["no line", "malformed, and twice", "an include without files", "required, without a plugin"],
 )
 def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]]) -> None:
-    """A line that is missing, cannot be read, stands twice or names no plugin is found."""
+    """A line that is missing, malformed, duplicated or without a plugin is found."""
     site.plugstack(text.format(line=site.plugstack_line()).rstrip("\n"))
     lines = doctor(site)
     for name, (level, words) in wanted.items():
@@ -227,7 +227,7 @@ def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]
 
 
 def test_a_plugin_of_another_release(site: Site) -> None:
-    """A plugin that is built for another Slurm is named with both releases, and srun proves that it is not loaded."""
+    """A plugin built for another Slurm is reported with both releases, and srun proves that it is not loaded."""
     content = STUB.read_bytes()
     # What Slurm reads, plugin_version, and what doctor reads: both as the headers of 22.05.8 have it.
     for built, other_release in (
@@ -240,7 +240,7 @@ def test_a_plugin_of_another_release(site: Site) -> None:
     other.write_bytes(content)
     site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
     lines = doctor(site)
-    assert "built for Slurm 23.11, and 22.05 runs" in lines["plugin"]["message"]
+    assert "built for Slurm 23.11, so Slurm 22.05 does not load it" in lines["plugin"]["message"]
     assert lines["--qpu"]["level"] == "error"
 
 
@@ -263,7 +263,7 @@ def test_another_plugin_of_the_same_name(site: Site) -> None:
     ],
 )
 def test_the_config(site: Site, mode: int, content: str | None, level: str, words: str) -> None:
-    """Who may read and write the config, and whether it can be used, is looked at."""
+    """The config's mode and its text are checked."""
     if content is not None:
         site.config_path.write_text(content)
     site.config_path.chmod(mode)
@@ -271,17 +271,17 @@ def test_the_config(site: Site, mode: int, content: str | None, level: str, word
     assert (line["level"], words in line["message"]) == (level, True), line
 
 
-def test_a_config_that_is_not_there_or_not_roots(site: Site) -> None:
-    """A missing config, and one that belongs to a user, are errors."""
+def test_a_config_that_is_missing_or_belongs_to_a_user(site: Site) -> None:
+    """Both are errors."""
     shutil.chown(site.config_path, site.cluster.user.uid)
     assert "belongs to uid" in doctor(site)["config"]["message"]
     site.config_path.unlink()
     assert "No such file" in doctor(site)["config"]["message"]
 
 
-@pytest.mark.parametrize(("mode", "words"), [(0o777, "the hooks refuse it"), (0o700, "users cannot pass")])
+@pytest.mark.parametrize(("mode", "words"), [(0o777, "the hooks refuse it"), (0o700, "users cannot enter")])
 def test_the_state_directorys_mode(site: Site, mode: int, words: str) -> None:
-    """A state directory that others can change, or that users cannot pass through, is an error; so is a user's."""
+    """A state directory that others can change, that users cannot enter, or that belongs to a user is an error."""
     site.state_dir.mkdir()
     site.state_dir.chmod(mode)
     assert words in doctor(site)["state"]["message"]
@@ -289,4 +289,4 @@ def test_the_state_directorys_mode(site: Site, mode: int, words: str) -> None:
     assert doctor(site)["state"]["level"] == "ok"
     shutil.chown(site.state_dir, site.cluster.user.uid)
     assert "belongs to uid" in doctor(site)["state"]["message"]
-    assert list(site.state_dir.iterdir()) == [], "what was tried there was left behind"
+    assert list(site.state_dir.iterdir()) == [], "the doctor's trial file was left behind"

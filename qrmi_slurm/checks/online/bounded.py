@@ -1,4 +1,4 @@
-"""Bounded work: what has no deadline of its own (a resolver, a slow server) is left behind in a thread at ours."""
+"""Bounded work: runs what has no deadline of its own, such as a resolver, in a thread that is abandoned at ours."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,10 +8,14 @@ _T = TypeVar("_T")
 
 
 def within(timeout_s: float, work: Callable[[], _T]) -> _T:
-    """Return what `work` returns.
+    """Return what `work` returns, and raise what it raises.
+
+    Args:
+        timeout_s: how long to wait, in seconds.
+        work: what to do.
 
     Raises:
-        TimeoutError: it did not within that time; its thread goes on, unheard.
+        TimeoutError: it took longer. Its thread goes on, and its result is ignored.
     """
     results: list[_T] = []
     errors: list[Exception] = []
@@ -19,7 +23,7 @@ def within(timeout_s: float, work: Callable[[], _T]) -> _T:
     def run() -> None:
         try:
             results.append(work())
-        except Exception as error:  # noqa: BLE001 handed on to the thread that waits
+        except Exception as error:  # noqa: BLE001 passed on to the waiting thread
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -33,7 +37,7 @@ def within(timeout_s: float, work: Callable[[], _T]) -> _T:
 
 
 def side_by_side(works: Sequence[Callable[[], _T]]) -> list[_T]:
-    """Do each of `works`, which bound themselves and raise nothing, in a thread; return what they return."""
+    """Run all `works` at the same time and return their results; each must have its own deadline and never raise."""
     results: dict[int, _T] = {}
 
     def run(place: int) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from qrmi_slurm.calls import proxies
 from qrmi_slurm.checks.online.bounded import within
 from qrmi_slurm.checks.online.targets import Target
-from qrmi_slurm.checks.result import Line, error, ok, warning
+from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.text import printable
 
 _T = TypeVar("_T")
@@ -31,12 +31,12 @@ PROXY_HINT: Final = "this is the proxy's answer, not the service's: ask whoever 
 class _Failed(Exception):
     """A step failed: its line, and no further steps."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Result) -> None:
         super().__init__(line.message)
         self.line = line
 
 
-def lines(target: Target, step_timeout_s: float, shell: Mapping[str, str]) -> list[Line]:
+def lines(target: Target, step_timeout_s: float, shell: Mapping[str, str]) -> list[Result]:
     """Try each step of a connection to a host, up to the first that fails.
 
     Args:
@@ -54,9 +54,9 @@ class _Hop:
         self._target = target
         self._timeout_s = timeout_s
         self._shell = shell
-        self._lines: list[Line] = []
+        self._lines: list[Result] = []
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[Result]:
         """Return a line for each step, up to the first that fails."""
         try:
             self._lines.append(self._proxy())
@@ -72,7 +72,7 @@ class _Hop:
             self._lines.append(failed.line)
         return self._lines
 
-    def _step(self, name: str, work: Callable[[], tuple[Line, _T]]) -> _T:
+    def _step(self, name: str, work: Callable[[], tuple[Result, _T]]) -> _T:
         began_s = time.monotonic()
         try:
             line, result = within(self._timeout_s, work)
@@ -84,7 +84,7 @@ class _Hop:
         self._lines.append(replace(line, duration_s=time.monotonic() - began_s))
         return result
 
-    def _proxy(self) -> Line:
+    def _proxy(self) -> Result:
         proxy = self._target.proxy
         if proxy is None:
             names = [name for name in proxies.PROXY_VARIABLES if name != "no_proxy" and self._shells(name)]
@@ -114,7 +114,7 @@ class _Hop:
             line = error("proxy", "the proxy's port is not a number", "fix --env: on the plugin's line")
             raise _Failed(line) from bad
 
-    def _resolve(self, host: str, port: int) -> tuple[Line, list[tuple[Any, ...]]]:
+    def _resolve(self, host: str, port: int) -> tuple[Result, list[tuple[Any, ...]]]:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as failure:
@@ -127,7 +127,7 @@ class _Hop:
         what = f"{addresses[0]}{more}" if addresses[0] != host else "an address"
         return ok("name", f"{host} is {what}"), [tuple(item) for item in found]
 
-    def _connect(self, host: str, port: int, addresses: list[tuple[Any, ...]]) -> tuple[Line, socket.socket]:
+    def _connect(self, host: str, port: int, addresses: list[tuple[Any, ...]]) -> tuple[Result, socket.socket]:
         last = "no address"
         for family, kind, protocol, _, address in addresses:
             connection = socket.socket(family, kind, protocol)
@@ -144,7 +144,7 @@ class _Hop:
         hint = "is the port right, and is this node allowed to reach it?"
         raise _Failed(error("tcp", f"{host} port {port}: {last}", hint))
 
-    def _tunnel(self, connection: socket.socket) -> tuple[Line, None]:
+    def _tunnel(self, connection: socket.socket) -> tuple[Result, None]:
         target = f"{self._target.host}:{self._target.port}"
         request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_proxy_login(self._target.proxy)}\r\n"
         connection.sendall(request.encode("latin-1", "replace"))
@@ -165,7 +165,7 @@ class _Hop:
             raise _Failed(error("tunnel", f"{' '.join(words[1:])} from the proxy for {target}", PROXY_HINT))
         return ok("tunnel", f"the proxy connects to {target}"), None
 
-    def _tls(self, connection: socket.socket) -> tuple[Line, None]:
+    def _tls(self, connection: socket.socket) -> tuple[Result, None]:
         trust = self._target.trust
         try:
             context = ssl.create_default_context(cafile=trust)
@@ -187,7 +187,7 @@ class _Hop:
             return warning("tls", message, "whoever runs the service has to renew the certificate"), None
         return ok("tls", message), None
 
-    def _distrusted(self, failure: ssl.SSLCertVerificationError) -> Line:
+    def _distrusted(self, failure: ssl.SSLCertVerificationError) -> Result:
         """Name the signer of a refused certificate: more often than not, a proxy that inspects TLS."""
         signed = ""
         if self._target.proxy is None:

@@ -1,6 +1,6 @@
-"""The targets: where a resource's requests go, by which proxy, and whose certificates are believed there.
+"""The targets of a resource's requests: address, proxy, and trusted certificates.
 
-From the config's variables and those of `--env:`, as in the hooks.
+They come from the config's variables and those of `--env:`, as in the hooks.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 from qrmi_slurm.calls import ca_bundle, proxies
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.config.resource_types import describe, is_endpoint
+from qrmi_slurm.config.resource_types import describe, is_endpoint, with_successors
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.text import is_one_line
 
-# Where QRMI goes without a variable (pasqal_cloud_client, DEFAULT_BASE_URL).
+# QRMI's default addresses (pasqal_cloud_client, DEFAULT_BASE_URL).
 _DEFAULT_ENDPOINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "pasqal-cloud": {"QRMI_PASQAL_CLOUD_BASE_URL": "https://apis.pasqal.cloud"}
 }
 
-# Addresses that are not asked from here: S3 as the service sees it, and a proxy is no endpoint.
+# Addresses that this node does not call: S3 as seen from the service, and proxies, which are not endpoints.
 _NOT_FROM_HERE: Final = ("_S3_ENDPOINT_FOR_QSAPI", "_S3_ENDPOINT_FOR_DAAPI", "_PROXY")
 
 
@@ -29,8 +29,8 @@ class Target:
 
     Args:
         url: the variable's value.
-        proxy: the proxy's URL; None: straight.
-        trust: the file of certificates to believe; None: Python's own.
+        proxy: the proxy's URL; None for a direct connection.
+        trust: the file of trusted certificates; None for Python's own.
     """
 
     url: str = field(repr=False)
@@ -44,24 +44,24 @@ class Target:
 
     @property
     def port(self) -> int:
-        """Its port."""
+        """The service's port."""
         parts = urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def is_tls(self) -> bool:
-        """Whether requests go over TLS."""
+        """Whether requests use TLS."""
         return urlsplit(self.url).scheme == "https"
 
     @property
     def hop(self) -> str:
-        """What requests share from the first packet to the end of TLS."""
+        """A key for the connection, up to and including TLS; targets with the same key share it."""
         return f"{urlsplit(self.url).scheme}://{self.host}:{self.port} {self.proxy}"
 
 
 def of_resource(resource: Resource, options: SiteOptions) -> dict[str, Target]:
-    """Return the addresses of a resource by the variable that says so."""
-    environment = {**_DEFAULT_ENDPOINTS.get(describe(resource.type).name, {}), **resource.variables}
+    """Return a resource's targets, by the variable that contains the address."""
+    environment = {**_DEFAULT_ENDPOINTS.get(describe(resource.type).name, {}), **with_successors(resource.environment)}
     found: dict[str, Target] = {}
     for variable, value in environment.items():
         value = value.strip()

@@ -129,7 +129,7 @@ def test_the_wrapper_for_two_task_prologs_never_runs_itself(existing):
 @pytest.mark.parametrize("path", ["/opt/two words", "/opt/a#b", "/opt/$x", "/opt/a\nb"])
 def test_paths_that_slurms_files_cannot_hold(path):
     """A blank or a comment sign would end the path there, so nothing is printed."""
-    with pytest.raises(QrmiSlurmError, match="cannot stand in"):
+    with pytest.raises(QrmiSlurmError, match="cannot be used in"):
         parts(installed=Installation(Path(path)))
-    with pytest.raises(QrmiSlurmError, match="cannot stand in"):
+    with pytest.raises(QrmiSlurmError, match="cannot be used in"):
         parts(Path(path))

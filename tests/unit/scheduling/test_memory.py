@@ -25,9 +25,9 @@ def test_a_damaged_memory_is_ignored(tmp_path, text):
 
 def test_the_doctor_sees_a_sensor_that_has_stopped():
     """Only on the node where it has run."""
-    assert list(doctor.sensor_line(None, 1000.0)) == []
-    (fresh,) = doctor.sensor_line(Memory(ran_s=970.0), 1000.0)
+    assert list(doctor.check_sensor(None, 1000.0)) == []
+    (fresh,) = doctor.check_sensor(Memory(ran_s=970.0), 1000.0)
     assert (fresh.level, fresh.message) == ("ok", "ran 30 s ago")
-    (stale,) = doctor.sensor_line(Memory(ran_s=0.0), 4000.0)
+    (stale,) = doctor.check_sensor(Memory(ran_s=0.0), 4000.0)
     assert stale.level == "warning"
     assert "has not run for 67 minutes" in stale.message
