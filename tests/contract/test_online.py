@@ -14,7 +14,7 @@ from qrmi_slurm.calls import backend, ca_bundle
 from qrmi_slurm.calls.protocol import Call
 from qrmi_slurm.checks.online import check as online_check
 from qrmi_slurm.config import config_file
-from qrmi_slurm.slurm import plugstack
+from qrmi_slurm.slurm import conf_file, plugstack
 from standins import network, resources
 
 SECRET = resources.SECRET
@@ -68,7 +68,7 @@ def between(tmp_path_factory):
 def check(*items, of_shell=None, **env):
     """Return the lines of each resource, with their order."""
     loaded = config_file.parse(json.dumps({"resources": list(items)})).resources
-    options = plugstack.SiteOptions(config_path=plugstack.DEFAULT_SLURM_CONF, env=env)
+    options = plugstack.SiteOptions(config_path=conf_file.DEFAULT_SLURM_CONF, env=env)
     reports = online_check.run(list(loaded.values()), options, LIMITS, of_shell or {})
     shown = repr(reports)
     assert SECRET not in shown

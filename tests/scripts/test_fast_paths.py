@@ -461,8 +461,8 @@ COMMON = """
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
     typing.io typing.re urllib urllib.parse warnings
     qrmi_slurm qrmi_slurm.errors qrmi_slurm.hooks qrmi_slurm.names qrmi_slurm.secret qrmi_slurm.slurm
-    qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack qrmi_slurm.slurm.selection
-    qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
+    qrmi_slurm.slurm.conf_file qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack
+    qrmi_slurm.slurm.selection qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner resource select signal syslog

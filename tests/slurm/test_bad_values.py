@@ -157,7 +157,7 @@ def slip_in(exports: Path) -> None:
         (remove, "Prolog left nothing at"),
         (cut, "exports is cut off or changed"),
         (give_away, "does not belong to uid"),
-        (slip_in, "exports holds a line that is not ours"),
+        (slip_in, "exports contains a line that qrmi-slurm did not write"),
     ],
 )
 def test_exports_that_are_not_the_jobs_own_and_whole_fail_it(

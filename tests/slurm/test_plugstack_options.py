@@ -131,7 +131,7 @@ def test_an_included_file_counts_as_the_line_would(site: Site) -> None:
         ("--release-timeout=soon", "--release-timeout=soon is not a number of seconds"),
         ("--require=some", "--require=some is neither any nor all"),
         ("--env:NO-NAME=my-secret", "--env:NO-NAME is not --env:NAME=VALUE"),
-        ("--env:A=my-secret with-a-blank", "2 words that are no option"),
+        ("--env:A=my-secret with-a-blank", "2 words are not options"),
     ],
 )
 def test_a_wrong_option_is_told_to_admin_and_user(site: Site, option: str, sentence: str) -> None:
