@@ -37,6 +37,7 @@ INSTALLING = (
 UPGRADING, REMOVING = "Upgrading qrmi-slurm", "Removing"
 THE_EMULATOR = "The emulator"
 DEMO = "qrmi-slurm"  # the section of README in which it is
+INSTALL_IN_README = "Install it on a cluster"
 
 Given = Callable[[Admin], str]
 
@@ -104,21 +105,22 @@ def test_wheels_are_enough_for_a_node_without_an_index(admin: Admin) -> None:
 
 def test_readme_says_the_same_in_short(admin: Admin) -> None:
     """What README types to install is typed by the page as well, and the lines for slurm.conf are equal."""
-    for number in range(3):
-        for command in pages.block(README, "Install it on a cluster", "sh", number).commands:
-            assert command in admin.printed
-    lines = pages.block(README, "Install it on a cluster", "").text
+    blocks = [block for block in pages.blocks(README) if (block.section, block.language) == (INSTALL_IN_README, "sh")]
+    assert len(blocks) > 1
+    for command in [command for block in blocks for command in block.commands]:
+        assert command in admin.printed
+    lines = pages.block(README, INSTALL_IN_README, "").text
     assert lines == pages.block(ADMIN, INSTALLING[4], "").text
 
 
 # --- what the pages show ------------------------------------------------------------------------------------
 
 
-def test_what_validate_config_shows_in_readme(admin: Admin) -> None:
-    """README's example of a config is the file in examples/, and the command says of it what README shows."""
-    example = pages.block(README, "Install it on a cluster", "json").text
+def test_what_validate_config_says_about_the_example(admin: Admin) -> None:
+    """README's example of a config is the file in examples/, and the command says about it what the page shows."""
+    example = pages.block(README, INSTALL_IN_README, "json").text
     assert example == (ROOT / "examples" / "qrmi_config.json").read_text()
-    [(command, shown)] = pages.block(README, "Install it on a cluster", "console").session
+    [(command, shown)] = pages.block(ADMIN, "What validate-config says about the example", "console").session
     config = admin.machine.path("/etc/slurm/qrmi_config.json")
     before = config.read_text()
     try:
@@ -447,8 +449,6 @@ def test_what_users_see_of_licenses(scheduled: Admin) -> None:
     user = scheduled.machine.cluster.user.name
     with another_holds_the_qpu(scheduled):
         scheduled.play(pages.block(SCHEDULING, "What users see", "console"), {**NAMES, "alice": user[:8]})
-        of_readme = pages.block(README, "QPUs in Slurm's queue", "console")
-        scheduled.play(of_readme, {"known QPUs: ibm_demo, ibm_second": "known QPUs: ibm_demo"})
 
 
 def test_the_switch_in_the_page(scheduled: Admin) -> None:
