@@ -1,7 +1,7 @@
-"""Writes the pages that are made from the code: docs/environment.md, docs/validate-config.md and docs/man/.
+"""Writes the pages that are generated from the code: docs/environment.md, docs/validate-config.md and docs/man/.
 
 generate.py            write them
-generate.py --check    say which are not as the code has them, and exit with 1
+generate.py --check    name the pages that are out of date, and exit 1 if there are any
 """
 
 import sys
@@ -13,7 +13,7 @@ from made.text import CHECKOUT, DOCS
 
 
 def pages() -> dict[Path, str]:
-    """Return every page that is made, by its path."""
+    """Return every generated page by its path."""
     found = {DOCS / "environment.md": environment.page(), DOCS / "validate-config.md": validate_config.page()}
     return found | {DOCS / "man" / name: text for name, text in man.pages().items()}
 
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with `--check` compare them.
 
     Returns:
-        The exit status: 0, or 1 where a page is not as the code has it.
+        The exit status: 0, or 1 if a page is out of date.
     """
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if "--check" in arguments:
-            print(f"{path.relative_to(CHECKOUT)} is not as the code has it: run make docs", file=sys.stderr)
+            print(f"{path.relative_to(CHECKOUT)} is out of date: run make docs", file=sys.stderr)
         else:
             path.parent.mkdir(exist_ok=True)
             path.write_text(pages()[path])

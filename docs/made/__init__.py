@@ -1,1 +1,1 @@
-"""The pages that are made from the code, a module for each; docs/generate.py writes them."""
+"""The pages that are generated from the code, one module for each; docs/generate.py writes them."""

@@ -1,6 +1,6 @@
-"""docs/environment.md: what a task sees. Which variables there are is found out by running the hooks' own code.
+"""docs/environment.md: what a task sees. The list of variables comes from running the hooks' own code.
 
-A variable that the code makes and no sentence here tells of is an error, and so is a sentence without its variable.
+A variable that the hooks export and this module does not describe is an error, and so is the reverse.
 """
 
 import json
@@ -28,9 +28,9 @@ from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
 
-_SOURCES: Final = "qrmi_slurm/names.py, config/resource_types.py and what the hooks do"
+_SOURCES: Final = "qrmi_slurm/names.py, config/resource_types.py and the hooks"
 
-# The example that the hooks are run for: a QPU of a renamed type, found by a pattern, and the site's own variable.
+# The hooks run for this example: a QPU of a renamed type, selected by a pattern, and a variable set by the site.
 _QPU: Final = "name"
 _TYPE: Final = "qiskit-runtime-service"
 _SITES_OWN: Final = "NAME"
@@ -39,54 +39,54 @@ _TIME_LIMIT_S: Final = 300
 
 _OF_JOB: Final[Mapping[tuple[str, ...], str]] = {
     (names.QRMI_JOB_QPU_RESOURCES, names.SLURM_JOB_QPU_RESOURCES): (
-        "the QPUs that the job holds, in the order of `--qpu`, comma separated"
+        "the QPUs that the job holds, in the order of `--qpu`, separated by commas"
     ),
-    (names.QRMI_JOB_QPU_TYPES,): "their types, same order, under the names that the installed QRMI knows",
-    (names.SLURM_JOB_QPU_TYPES,): "the same, as configured",
+    (names.QRMI_JOB_QPU_TYPES,): "their types, in the same order, by the names that the installed QRMI knows",
+    (names.SLURM_JOB_QPU_TYPES,): "the same, by the names in the config",
     (names.QRMI_JOB_ID, names.QRMI_JOB_UID): (
-        "Slurm's job id (of the component, in a heterogeneous job), and the uid of the job's owner"
+        "Slurm's job id (in a heterogeneous job, the component's), and the uid of the job's owner"
     ),
     (names.RUST_LOG,): "from srun's verbosity ({levels}), unless the user or the site set one",
     (_SITES_OWN,): f"the site's value, from `--env:{_SITES_OWN}=VALUE` on the plugin's line",
 }
 _OF_QPU: Final[Mapping[str, str]] = {
-    "<VARIABLE>": "each variable of the resource's `environment`; the user's own value wins",
-    names.ACQUISITION_TOKEN: "what QRMI's acquire returned",
-    names.TIMEOUT_SECONDS: "the job's time limit in seconds; {unlimited} without one",
+    "<VARIABLE>": "each variable of the resource's `environment`; the user's own value overrides it",
+    names.ACQUISITION_TOKEN: "the token that QRMI's acquire call returned",
+    names.TIMEOUT_SECONDS: "the job's time limit in seconds; {unlimited} if it has none",
 }
 _MARKS: Final[Mapping[str, str]] = {
     names.QRMI_SLURM_QPU: "the step's `--qpu`",
-    names.QRMI_SLURM_BROKER: "the node that the job's [credential broker](broker.md) is on, where it has one",
-    names.QRMI_SLURM_CHOICES: "what each term of `--qpu` that left the choice open came to: `TERM=NAME,...`",
-    names.QRMI_SLURM_JOB_ID: "the id of the component's own job, in further components of a heterogeneous job",
-    names.QRMI_SLURM_RUST_LOG: "the level that we exported, to tell it from the user's",
+    names.QRMI_SLURM_BROKER: "the node that runs the job's [credential broker](broker.md), if it has one",
+    names.QRMI_SLURM_CHOICES: "the QPU chosen for each term of `--qpu` that matches several: `TERM=NAME,...`",
+    names.QRMI_SLURM_JOB_ID: "the component's own job id, in a heterogeneous job's components after the first",
+    names.QRMI_SLURM_RUST_LOG: "the level that qrmi-slurm set, to distinguish it from the user's own",
     names.QRMI_SLURM_STATE_DIR: "where TaskProlog finds the job's exports",
 }
-# Those that the stub sets, in slurmstepd: it is no Python, and nothing here can run it.
+# The stub, which is written in C, sets these in slurmstepd; this module cannot run it.
 _STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
-# What the example's job has not.
+# The example's job has no broker.
 _OF_BROKER: Final = frozenset({names.QRMI_SLURM_BROKER})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
 
 
 def page() -> str:
     """Return the page."""
-    made = _made_by_the_hooks()
-    _require_all(made)
+    exported = _exported_by_the_hooks()
+    _require_all(exported)
     lines = [
         "# The environment of a task",
         "",
         made_from(_SOURCES),
         "",
-        "What qrmi-slurm puts into the environment of each task of a job with `--qpu`, and takes out of one without.",
+        "What qrmi-slurm sets in the environment of each task of a job with `--qpu`, and removes from one without.",
         "",
-        "## Of the job",
+        "## For the job",
         "",
         *table(("variable", "value"), [(_code(keys), text.format(levels=_levels())) for keys, text in _OF_JOB.items()]),
         "",
-        "A step's own `srun --qpu` cuts the first three rows down to its QPUs.",
+        "In a step with its own `srun --qpu`, the first three rows list only that step's QPUs.",
         "",
-        "## Of each QPU",
+        "## For each QPU",
         "",
         *table(
             ("variable", "value"),
@@ -97,39 +97,40 @@ def page() -> str:
         ),
         "",
         *wrapped(
-            "`<name>` is the resource's name as it stands. Renamed variables stand there under both of their names, "
-            + ", ".join(f"`{old}X` as `{new}X`" for old, new in PREFIX_SUCCESSORS.items())
-            + ", so that a program finds what its QRMI reads."
+            "`<name>` is the resource's name, unchanged. Renamed variables are set under both names, so that a program "
+            "finds them with any version of QRMI: "
+            + ", ".join(f"`{old}X` also as `{new}X`" for old, new in PREFIX_SUCCESSORS.items())
+            + "."
         ),
         "",
         *wrapped(_limits()),
         "",
-        "## Marks of our own",
+        "## Variables of qrmi-slurm itself",
         "",
         *table(("variable", "value"), [(_code([key]), text) for key, text in _MARKS.items()]),
         "",
         *wrapped(
-            f"Slurm itself shows what the job was submitted with as `SLURM_SPANK_...`: `{names.SLURM_SPANK_QRMI_QPU}`, "
-            "and the user's own variables."
+            "Slurm itself shows, as `SLURM_SPANK_...`, what the job was submitted with: "
+            f"`{names.SLURM_SPANK_QRMI_QPU}`, and the user's own variables."
         ),
         "",
         "## The variables of each type",
         "",
         *wrapped(
-            '"Required" means that QRMI cannot do without; users may bring them. An address that a user changes makes '
-            "all of the site's values of that QPU unused. A secret is masked wherever the suite shows anything."
+            '"Required" variables must be set for QRMI to work, by the site or by the user. If a user changes an "address", '
+            'none of the site\'s values for that QPU are used. "Secret" values are masked in all output.'
         ),
     ]
     for known in KNOWN.values():
         lines += ["", f"### `{known.name}`", "", *_of_type(known)]
-    lines += ["", "Any other type that the installed QRMI knows works with its variables as they stand."]
+    lines += ["", "Any other type that the installed QRMI knows works too; its variables are passed on unchanged."]
     return "\n".join(lines) + "\n"
 
 
 def _of_type(known: ResourceType) -> list[str]:
     lines = []
     if known.successor:
-        lines += [f"Deprecated; today's name is `{known.successor}`.", ""]
+        lines += [f"Deprecated; the current name is `{known.successor}`.", ""]
     if known.note:
         lines += [*wrapped(known.note), ""]
     rows = []
@@ -153,29 +154,29 @@ def _levels() -> str:
 def _limits() -> str:
     users_bytes, name_bytes = _stubs_number("VALUE_MAX_BYTES"), _stubs_number("VARIABLE_MAX_BYTES")
     return (
-        f"Values are one line each. A user's have at most {users_bytes // 1024} KiB, their names at most {name_bytes} "
-        f"bytes; the config's have at most {exports.MAX_VARIABLE_BYTES // 1024} KiB together with their names. A "
-        f"`--qpu` list has at most {selection.MAX_SELECTION_BYTES} bytes."
+        f"Each value is one line. A user's value can have up to {users_bytes // 1024} KiB, its name up to {name_bytes} "
+        f"bytes; a value in the config and its name can have up to {exports.MAX_VARIABLE_BYTES // 1024} KiB together. A "
+        f"`--qpu` list can have up to {selection.MAX_SELECTION_BYTES} bytes."
     )
 
 
 def _stubs_number(name: str) -> int:
-    """Return a constant of the stub's source: a number, or a number less the size of a string."""
+    """Return a constant from the stub's source: a number, or a number minus the size of a string."""
     source = (CHECKOUT / "cli_filter" / "variables.h").read_text()
     plain = re.search(rf"^#define {name} (\d+)U$", source, re.MULTILINE)
     if plain:
         return int(plain[1])
     less = re.search(rf'^#define {name} \((\d+)U - sizeof "([^"]*)"\)$', source, re.MULTILINE)
     if not less:
-        raise LookupError(f"variables.h does not define {name} as this page knows it")
+        raise LookupError(f"variables.h does not define {name} in a form that this page can read")
     return int(less[1]) - len(less[2]) - 1
 
 
-# --- what the hooks make ------------------------------------------------------------------------------------
+# --- what the hooks export ------------------------------------------------------------------------------------
 
 
-def _made_by_the_hooks() -> set[str]:
-    """Return the names of all variables that Prolog and TaskProlog make for the example, QRMI's part played here."""
+def _exported_by_the_hooks() -> set[str]:
+    """Return the names of all variables that Prolog and TaskProlog export for the example; QRMI is replaced."""
     known = KNOWN[_TYPE]
     site = {variable: "value" for variable in known.required}
     with tempfile.TemporaryDirectory() as name:
@@ -208,7 +209,7 @@ def _made_by_the_hooks() -> set[str]:
                 job, HookRun(options, place, log, Deadline.after(options.acquire_timeout_s + HOOK_GRACE_S))
             )
             if result is None or not result.is_ready:
-                raise LookupError(f"the example's job got no QPU: {result}")
+                raise LookupError(f"the example's job did not get its QPU: {result}")
             place.write_exports(exports.render(result), job.uid)
         stubs = {names.SLURM_SPANK_QRMI_QPU: selected, names.QRMI_SLURM_QPU: selected}
         outcome = task_prolog.task_prolog(hooks | stubs)
@@ -216,24 +217,24 @@ def _made_by_the_hooks() -> set[str]:
 
 
 def _answer(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
-    """Stand for QRMI: every call ends well, with a token."""
+    """Replace QRMI: every call succeeds and returns a token."""
     on_answers([Answer(call, Verdict.DONE, Secret("token"), "", 0.0, ()) for call in calls])
 
 
-def _require_all(made: set[str]) -> None:
-    """Make sure that the page tells of what is made, and of nothing else.
+def _require_all(exported: set[str]) -> None:
+    """Check that the page describes exactly the variables that are exported.
 
     Raises:
-        LookupError: it does not.
+        LookupError: the two differ.
     """
     of_type = {
         names.of_resource(_QPU, variable)
         for variable in resource_types.with_successors({variable: "" for variable in KNOWN[_TYPE].required})
     }
     of_qpu = {names.of_resource(_QPU, key) for key in _OF_QPU if not key.startswith("<")}
-    told = {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS - _OF_BROKER)
-    if made != told:
-        raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(made ^ told)}")
+    described = {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS - _OF_BROKER)
+    if exported != described:
+        raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(exported ^ described)}")
     marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith("QRMI_SLURM_")}
     if marks != _MARKS.keys():
         raise LookupError(f"docs/made/environment.py and names.py differ in {sorted(marks ^ _MARKS.keys())}")

@@ -1,4 +1,4 @@
-"""docs/validate-config.md: the meaning of each code, with an example and what the command prints for it."""
+"""docs/validate-config.md: what each code means, with an example and what the command prints for it."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from qrmi_slurm.validation.rules import Diagnosis, Rule
 
 EXAMPLES: Final = CHECKOUT / "tests" / "fixtures" / "config" / "codes"
 
-# The members of QRMI 0.26 without OQTOPUS: an installed QRMI that lacks a type (QS308).
+# The types of QRMI 0.26 without OQTOPUS, for an installed QRMI that lacks a type (QS308).
 OLDER_MEMBERS: Final = (
     "AliceBobFelis",
     "IBMQuantumComputeService",
@@ -42,7 +42,7 @@ def example_of(rule: Rule) -> Path:
 
 
 def diagnose(rule: Rule) -> Diagnosis:
-    """Check the example of a rule, under the conditions that the rule is about."""
+    """Check the example of a rule, under the conditions in which the rule applies."""
     with _conditions(rule):
         path = example_of(rule)
         members = OLDER_MEMBERS if rule.code == "QS308" else _MEMBERS
@@ -105,7 +105,7 @@ def page() -> str:
 
 def _section(rule: Rule) -> list[str]:
     lines = [f"### {rule.code}", "", *wrapped(f"**{rule.severity}**: {rule.title}. {rule.why}")]
-    if rule.code not in ("QS104", "QS110", "QS111", "QS299"):  # nothing to see in the file itself
+    if rule.code not in ("QS104", "QS110", "QS111", "QS299"):  # their files show nothing
         text = example_of(rule).read_bytes().decode("utf-8", "replace")
         lines += ["", "```json", *text.rstrip("\n").split("\n"), "```"]
     return [*lines, "", "```", *_finding(rule), "```"]

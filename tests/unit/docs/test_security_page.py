@@ -18,7 +18,7 @@ def test_each_test_that_is_named_is_there(path, name):
 
 
 def test_each_attack_has_its_test():
-    rows = re.findall(r"^\| .* \|$", PAGE.partition("## What stands against it")[2].partition("\n## ")[0], re.MULTILINE)
+    rows = re.findall(r"^\| .* \|$", PAGE.partition("## Defenses")[2].partition("\n## ")[0], re.MULTILINE)
     assert len(rows) > 20
     assert not [row for row in rows[1:] if "::test_" not in row]
 
