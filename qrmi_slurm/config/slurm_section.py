@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from qrmi_slurm.text import is_plain
 
-_LICENSE: Final = re.compile(r"[A-Za-z0-9_.@-]+")
-_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_]")
+_LICENSE: Final = r"[A-Za-z0-9_.@-]+"
+_NOT_PLAIN: Final = r"[^A-Za-z0-9_]"
 
 LICENSE_PREFIX: Final = "qpu_"
 
@@ -100,13 +100,13 @@ def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
 
 def default_license(name: str) -> str:
     """Return the license of a resource that names none; characters that Slurm forbids in a license become `_`."""
-    return LICENSE_PREFIX + _NOT_PLAIN.sub("_", name)
+    return LICENSE_PREFIX + re.sub(_NOT_PLAIN, "_", name)
 
 
 def fault(slurm: Mapping[str, Any]) -> str:
     """Say what is wrong with a `slurm` key, beginning with the place in it; empty where nothing is."""
     license = slurm.get("license")
-    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
+    if license is not None and not (isinstance(license, str) and re.fullmatch(_LICENSE, license)):
         return ".license is not the name of a Slurm license"
     capacity = slurm.get("capacity", 1)
     # JSON Schema accepts 2.0 as an integer; Python accepts true as one.

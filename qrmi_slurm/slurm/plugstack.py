@@ -29,7 +29,6 @@ DEFAULT_RELEASE_TIMEOUT_S: Final = 30.0
 # Longer waits would block a node for hours; Slurm's own time values are unsigned 16 bit.
 MAX_TIMEOUT_S: Final = 3600.0
 
-_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
 Requirement = Literal["any", "all"]
@@ -153,7 +152,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
     for argument in line.arguments:
         if argument.startswith("--env:"):
             name, equals, value = argument.removeprefix("--env:").partition("=")
-            if not equals or not _VARIABLE_NAME.fullmatch(name) or not is_one_line(value):
+            if not equals or not (name.isascii() and name.isidentifier()) or not is_one_line(value):
                 raise PlugstackError(f"{line.source}: --env:{printable(name)} is not --env:NAME=VALUE", _FIX_HINT)
             if name in env:
                 raise PlugstackError(f"{line.source}: --env:{name} is given twice", _FIX_HINT)
