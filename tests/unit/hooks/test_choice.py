@@ -184,6 +184,13 @@ def test_for_another_qpu_than_the_licensed_one_the_jobs_licenses_are_changed(sit
     assert slurmctld.free == {"matlab": 0, "qpu_ibm_a": 0, "qpu_ibm_b": 1}
 
 
+def test_an_odd_word_in_the_license_list_does_not_free_the_choice(site, acquire_for, slurmctld):
+    """Slurm skips empty words; the job still holds its QPU's license and can only swap it for a free one."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.free = {"qpu_ibm_a": 0}
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="matlab,,qpu_ibm_b:1")) == "ibm_b"
+
+
 def test_a_qpu_that_other_jobs_hold_is_not_taken_from_them(site, acquire_for, slurmctld):
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")

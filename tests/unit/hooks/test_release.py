@@ -233,6 +233,23 @@ def test_a_new_key_goes_to_no_old_address(site, run, monkeypatch, changes):
     assert keys == [f"{SECRET}-apikey"]
 
 
+def test_a_word_in_the_qpus_name_does_not_make_its_variables_secret(site, run, monkeypatch):
+    """For a QPU called `my_QRMI_KEY`, a changed address is no secret to be renewed."""
+    site.add("my_QRMI_KEY")
+    changes = {"QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-new", "QRMI_IBM_QCS_ENDPOINT": "http://elsewhere.invalid"}
+    site.resources[0]["environment"] |= changes
+    site.write_config(json.dumps({"resources": site.resources}))
+    asked = []
+
+    def refuse(calls, _timeout_s, on_answers):
+        asked.extend(call.resource for call in calls)
+        on_answers([protocol.Answer(call, protocol.Verdict.REFUSED, None, "401", 0.0, ()) for call in calls])
+
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", refuse)
+    run(entry(site, "my_QRMI_KEY"))
+    assert asked == ["my_QRMI_KEY"]
+
+
 def test_what_a_user_supplied_is_the_users_to_change(site, run, monkeypatch):
     rotated(site)
     keys = keys_asked_with(monkeypatch)
