@@ -1,4 +1,4 @@
-"""The hooks: Prolog and Epilog always end well for Slurm, TaskProlog says yes or says why not."""
+"""Prolog and Epilog: they always exit 0, and TaskProlog then has QPUs or a reason."""
 
 import json
 import os
@@ -89,7 +89,9 @@ def test_only_the_first_task_says_the_reason(site, start):
 )
 @pytest.mark.parametrize("value", [None, "", "x/../y", "99999999999999", "٣", "\udcff", "n[", "a\nb"])
 @pytest.mark.parametrize("hook", [prolog.prolog, epilog.epilog])
-def test_whatever_slurm_leaves_out_or_garbles_the_node_stays(site, syslog_lines, monkeypatch, hook, name, value):
+def test_missing_or_garbled_variables_of_slurm_do_not_drain_the_node(
+    site, syslog_lines, monkeypatch, hook, name, value
+):
     monkeypatch.setattr("qrmi_slurm.slurm.conf_file.DEFAULT_SLURM_CONF", site.path / "slurm.conf")
     monkeypatch.setattr("qrmi_slurm.slurm.plugstack.DEFAULT_STATE_DIR", site.path / "default-state")
     site.add("a")
@@ -104,7 +106,7 @@ def test_whatever_slurm_leaves_out_or_garbles_the_node_stays(site, syslog_lines,
     "fault", [RecordError("r"), OSError(5, "EIO"), RuntimeError("x"), BaseException("panic"), MemoryError()]
 )
 @pytest.mark.parametrize("where", ["create", "locked", "read", "write", "write_exports", "exists", "open"])
-def test_whatever_breaks_in_the_state_directory_the_node_stays(site, syslog_lines, monkeypatch, fault, where):
+def test_a_broken_state_directory_does_not_drain_the_node(site, syslog_lines, monkeypatch, fault, where):
     site.add("a")
 
     def broken(*arguments, **options):
@@ -116,7 +118,9 @@ def test_whatever_breaks_in_the_state_directory_the_node_stays(site, syslog_line
     assert all("\n" not in line for _, line in syslog_lines)
 
 
-def test_a_surprise_is_logged_with_its_traceback_and_told_to_the_user_without(site, start, syslog_lines, monkeypatch):
+def test_an_unexpected_error_is_logged_with_its_traceback_and_the_user_sees_a_sentence(
+    site, start, syslog_lines, monkeypatch
+):
     site.add("a")
     monkeypatch.setattr(backend, "run", lambda *arguments: 1 / 0)
     outcome = start("a")
@@ -125,7 +129,7 @@ def test_a_surprise_is_logged_with_its_traceback_and_told_to_the_user_without(si
     assert any("ZeroDivisionError" in line and "job=12" in line for _, line in syslog_lines)
 
 
-def test_after_a_killed_prolog_epilog_releases_what_its_children_left(site, syslog_lines):
+def test_after_a_killed_prolog_epilog_releases_what_its_children_acquired(site, syslog_lines):
     site.add("a", acquire=f"wait-for:{site.path / 'gate'}").add("b")
     hook = os.fork()
     if hook == 0:
@@ -149,7 +153,7 @@ def wait_until(condition, timeout_s=5.0):
 
 
 def test_an_epilog_that_finds_no_record_of_a_qpu_job_says_so(site, start, syslog_lines):
-    """An admin changed --state-dir while the job ran: its sessions stand in the old one."""
+    """An admin changed --state-dir while the job ran: its sessions are recorded in the old one."""
     site.add("a")
     start("a")
     site.state_dir = site.path / "another"
@@ -159,7 +163,7 @@ def test_an_epilog_that_finds_no_record_of_a_qpu_job_says_so(site, start, syslog
     assert "another" in syslog_lines[-1][1]
 
 
-def test_what_epilog_cannot_release_stays_pending_without_credentials_for_tasks(site, start):
+def test_a_qpu_that_epilog_cannot_release_stays_pending_and_the_exports_are_gone(site, start):
     site.add("a", release="raise")
     start("a")
     assert epilog.epilog(site.hook_environment("a")) == 0
@@ -168,7 +172,7 @@ def test_what_epilog_cannot_release_stays_pending_without_credentials_for_tasks(
     assert not site.folder().exports_path.exists()
 
 
-def test_a_record_of_another_version_stops_no_epilog_and_is_not_lost(site, start):
+def test_a_record_of_another_version_does_not_stop_epilog_and_is_kept(site, start):
     site.add("a")
     start("a")
     path = site.folder().path / "record.json"
@@ -177,8 +181,8 @@ def test_a_record_of_another_version_stops_no_epilog_and_is_not_lost(site, start
     assert any(found.read_text() == '{"version": 99}' for found in site.state_dir.rglob("*.json"))
 
 
-def test_a_record_that_cannot_be_read_just_now_stays_where_it_is(site, start, monkeypatch):
-    """A stale NFS handle is no broken record: moved aside, its sessions would never be released."""
+def test_a_record_that_cannot_be_read_for_now_stays_in_place(site, start, monkeypatch):
+    """After a stale NFS handle the record is fine; set aside, its sessions would never be released."""
     site.add("a")
     start("a")
 
@@ -192,8 +196,8 @@ def test_a_record_that_cannot_be_read_just_now_stays_where_it_is(site, start, mo
     assert site.calls() == ["acquire a ", "release a session-a"]
 
 
-def test_prolog_run_again_for_the_same_run_keeps_what_the_job_holds(site, start):
-    """A restarted slurmd may run Prolog again under a job whose tasks use the session."""
+def test_prolog_run_again_for_the_same_run_keeps_the_jobs_qpus(site, start):
+    """A restarted slurmd may run Prolog again while the job's tasks use the session."""
     site.add("a")
     start("a")
     outcome = start("a")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qrmi_slurm.hooks import prolog, task_prolog
 
 
-def test_without_a_selection_and_an_inheritance_nothing_is_said(site):
+def test_without_a_selection_or_inherited_variables_nothing_is_printed(site):
     outcome = task_prolog.task_prolog(site.task_environment(None, HOME="/root"))
     assert (outcome.lines, outcome.exit_code) == ((), 0)
 
@@ -30,13 +30,13 @@ INHERITED = {
 }
 
 
-def test_what_a_surrounding_job_left_is_taken_out_of_a_job_without_qpus(site):
+def test_a_job_without_qpus_loses_the_variables_of_a_surrounding_job(site):
     outcome = task_prolog.task_prolog(site.task_environment(None, **INHERITED, a_OTHER="stays", d_QRMI_X="stays"))
     assert outcome.exit_code == 0
     assert sorted(outcome.lines) == sorted(f"unset {name}" for name in INHERITED)
 
 
-def test_the_sites_own_variables_go_with_the_surrounding_job_but_a_users_stay(site):
+def test_the_sites_variables_are_unset_with_the_surrounding_jobs_but_the_users_stay(site):
     site.configure("--env:PROXY=http://site", "--env:MINE=http://site")
     own = {"PROXY": "http://site", "MINE": "http://user"}
     assert task_prolog.task_prolog(site.task_environment(None, **own)).lines == ()
@@ -44,7 +44,7 @@ def test_the_sites_own_variables_go_with_the_surrounding_job_but_a_users_stay(si
     assert sorted(outcome.lines) == sorted(f"unset {name}" for name in [*INHERITED, "PROXY"])
 
 
-def test_what_a_surrounding_job_left_goes_before_the_jobs_own_comes(site, start):
+def test_a_surrounding_jobs_variables_are_unset_before_the_jobs_own_are_set(site, start):
     site.add("a")
     start("a")
     outcome = task_prolog.task_prolog(site.task_environment("a", **INHERITED))
@@ -101,7 +101,7 @@ def test_a_step_of_a_job_without_qpus_is_told_to_submit_with_them(site):
     assert "holds no QPU, so a step of it cannot have a; submit the job with --qpu" in printed(outcome)[0]
 
 
-def test_where_prolog_left_nothing_the_task_fails_and_says_where_to_look(site):
+def test_if_prolog_left_nothing_the_task_fails_and_says_where_to_look(site):
     outcome = task_prolog.task_prolog(site.task_environment("a"))
     assert outcome.exit_code == 1
     assert "job 12 has no QPU: Prolog left nothing at" in printed(outcome)[0]
@@ -115,7 +115,7 @@ def test_a_node_that_does_not_see_the_state_directory_names_the_option(site):
 
 
 def test_another_node_waits_for_the_shared_file_system(site, start, monkeypatch):
-    """Also where it does not even see the folder: its own Prolog may be an older one, which makes none."""
+    """Even if it does not see the folder: an older version's Prolog makes none there."""
     site.add("a")
     start("a")
     path = site.folder().path
@@ -126,8 +126,8 @@ def test_another_node_waits_for_the_shared_file_system(site, start, monkeypatch)
     assert outcome.exit_code == 0
 
 
-# On another node than the first: a step of salloc, one of `srun --qpu` without an allocation, one in a further
-# component of a heterogeneous job, whose selection its environment does not tell.
+# On a node other than the first: a step of salloc, one of `srun --qpu` without an allocation, and one in a later
+# component of a heterogeneous job, whose environment does not tell its selection.
 OTHER_NODE = {"SLURMD_NODENAME": "n2", "SLURM_STEP_ID": "0"}
 DIRECT = {**OTHER_NODE, "SLURM_SPANK_QRMI_QPU": None}
 COMPONENT = {**DIRECT, "SLURM_JOB_ID": "11", "QRMI_SLURM_JOB_ID": "12", "QRMI_SLURM_QPU": None}
@@ -136,8 +136,8 @@ ON_OTHER_NODE = pytest.mark.parametrize("step", [OTHER_NODE, DIRECT, COMPONENT],
 
 @ON_OTHER_NODE
 @pytest.mark.parametrize("left", ["folder", "record"])
-def test_another_node_waits_for_the_first_ones_prolog(site, start, monkeypatch, step, left):
-    """Its own is over, and has made the folder; the record shows that the other is at it."""
+def test_another_node_waits_for_the_first_nodes_prolog(site, start, monkeypatch, step, left):
+    """Its own Prolog has ended and made the folder; the record shows that the first node's is running."""
     site.add("a")
     start("a")
     folder = site.folder()
@@ -160,8 +160,8 @@ def test_another_node_waits_for_the_first_ones_prolog(site, start, monkeypatch, 
 
 
 @ON_OTHER_NODE
-def test_a_prolog_that_was_killed_is_not_waited_for_without_end(site, start, monkeypatch, step):
-    """It ends within --acquire-timeout and a second; then the task says on which node to look."""
+def test_a_killed_prolog_is_not_waited_for_forever(site, start, monkeypatch, step):
+    """The wait ends after --acquire-timeout and a second; then the task names the node to look at."""
     site.add("a")
     start("a")
     site.folder().exports_path.unlink()
@@ -175,8 +175,8 @@ def test_a_prolog_that_was_killed_is_not_waited_for_without_end(site, start, mon
 
 
 @ON_OTHER_NODE
-def test_a_state_directory_of_each_nodes_own_is_told(site, step):
-    """The folder is there, since this node's Prolog has made it, and nothing comes into it."""
+def test_a_state_directory_that_is_not_shared_is_reported(site, step):
+    """This node's Prolog made the folder, and nothing appears in it."""
     prolog.prolog(site.hook_environment("a", SLURMD_NODENAME="n2"))
     outcome = task_prolog.task_prolog(site.task_environment("a", **step))
     assert outcome.exit_code == 1
@@ -201,14 +201,14 @@ def test_exports_of_another_job_are_never_used(site, start):
 
 
 def test_exports_of_an_earlier_run_are_never_used(site, start):
-    """The first node of a requeued job may have left them where its Epilog never ran."""
+    """The first node of a requeued job may have left them if its Epilog never ran."""
     site.add("a")
     start("a")
     step = site.task_environment("a", SLURM_JOB_RESTART_COUNT="1", SLURM_RESTART_COUNT="1")
     assert task_prolog.task_prolog(step).exit_code == 1
 
 
-def test_exports_of_somebody_else_are_never_used(site, start):
+def test_exports_of_another_user_are_never_used(site, start):
     site.add("a")
     start("a")
     os.chown(site.folder().exports_path, 65534, -1)
@@ -216,7 +216,7 @@ def test_exports_of_somebody_else_are_never_used(site, start):
     assert (outcome.exit_code, variables_of(outcome.lines)) == (1, {})
 
 
-def test_exports_that_the_user_may_not_reach_are_told_with_what_to_do(site, monkeypatch):
+def test_exports_that_the_user_cannot_reach_are_reported_with_what_to_do(site, monkeypatch):
     def denied(path, *arguments):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -231,7 +231,7 @@ def test_exports_that_the_user_may_not_reach_are_told_with_what_to_do(site, monk
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", bytes(range(256)), b"# qrmi-slurm exports 2\njob=12 restart=0 outcome=ready\n"]
 )
-def test_exports_that_are_not_whole_fail_the_task_with_a_sentence(site, start, content):
+def test_incomplete_exports_fail_the_task_with_a_sentence(site, start, content):
     site.add("a")
     start("a")
     path = site.folder().exports_path
@@ -243,7 +243,7 @@ def test_exports_that_are_not_whole_fail_the_task_with_a_sentence(site, start, c
 
 
 @pytest.mark.parametrize("arguments", ["--unknown", "--state-dir=relative", f"--env:A-B={SECRET}"])
-def test_a_plugin_line_that_cannot_be_used_is_told_with_its_place(site, syslog_lines, arguments):
+def test_an_invalid_plugin_line_is_reported_with_its_file_and_number(site, syslog_lines, arguments):
     site.add("a")
     site.configure(arguments)
     assert prolog.prolog(site.hook_environment("a")) == 0
@@ -272,7 +272,7 @@ def test_a_verbose_step_of_a_batch_job_gets_its_own_level(site, start):
 
 
 @pytest.mark.parametrize("options", [[], ["--env:RUST_LOG=trace"]])
-def test_a_level_that_the_user_set_stays(site, start, options):
+def test_the_users_own_level_is_kept(site, start, options):
     site.configure(*options)
     site.add("a")
     start("a")
@@ -286,8 +286,8 @@ def test_a_level_that_the_site_set_reaches_the_task(site, start):
     assert variables_of(start("a").lines)["RUST_LOG"] == "qrmi=debug"
 
 
-def test_in_a_step_of_a_heterogeneous_job_the_components_own_job_counts(site, start):
-    """SLURM_JOB_ID is the first component's there; the stub hands the step's own id on."""
+def test_a_step_in_a_heterogeneous_component_gets_its_own_jobs_exports(site, start):
+    """SLURM_JOB_ID is the first component's there; the stub passes on the step's own."""
     site.add("a")
     start("a")
     step = site.task_environment("a", SLURM_JOB_ID="11", QRMI_SLURM_JOB_ID="12", SLURM_STEP_ID="0")
@@ -320,7 +320,7 @@ SEEN_BY_TASKPROLOG = (
         max_size=5,
     )
 )
-def test_whatever_a_user_puts_into_the_environment_taskprolog_answers_in_its_own_words(site, changes):
+def test_no_value_in_the_environment_makes_taskprolog_print_anything_but_directives(site, changes):
     outcome = task_prolog.task_prolog({**site.task_environment("a"), **changes})
     assert outcome.exit_code in (0, 1)
     assert all(line.partition(" ")[0] in ("print", "export", "unset") and "\n" not in line for line in outcome.lines)
