@@ -29,8 +29,8 @@ def release(
 ) -> Record | None:
     """Release QPUs that a record holds, and remove the folder once nothing is left.
 
-    Idempotent: a session that the service no longer knows counts as released. A disk that takes nothing keeps no
-    session open: what is on it is then older than the truth, and is released again later.
+    Idempotent: a session that the service no longer knows counts as released. A full disk
+    keeps no session open: the record on it is then out of date, and its QPUs are released again later.
 
     Args:
         record: the job's.
@@ -42,7 +42,7 @@ def release(
         What is left of the record; None where nothing is.
 
     Raises:
-        RecordError: the disk did not take what happened.
+        RecordError: the result could not be written.
     """
     run.log.hide(records.secrets_of(record.entries))
     chosen = frozenset(index for index, entry in enumerate(record.entries) if which(entry))
@@ -211,7 +211,7 @@ class _ReleaseCalls:
 
 
 def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:
-    """Change what is on disk; releasing goes on where the disk does not take it."""
+    """Change what is on disk; if that fails, releasing goes on."""
     try:
         change()
     except RecordError as error:

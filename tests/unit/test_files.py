@@ -104,9 +104,13 @@ def loose_umask():
     os.umask(before)
 
 
-@pytest.mark.usefixtures("loose_umask")
-def test_a_made_folder_has_its_mode_whatever_the_umask(tmp_path):
-    files.make_folder(tmp_path / "new" / "private", 0o700)
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_a_made_folder_has_its_mode_whatever_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        files.make_folder(tmp_path / "new" / "private", 0o700)
+    finally:
+        os.umask(before)
     files.make_folder(tmp_path / "new" / "private", 0o711)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/private")]
     assert modes == [0o711, 0o700], "missing parents get 0711, and a folder that exists is left alone"
