@@ -3,7 +3,6 @@
 subprocess, with which slurmctld is asked, takes 5 ms to load: most jobs never need it.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
@@ -59,9 +58,7 @@ class JobFacts:
         from qrmi_slurm.slurm import licenses
 
         text = self._job.licenses_text
-        held: Mapping[str, int] | None = (
-            licenses.parse_counts(text) if text is not None else self._ask_allotment().licenses
-        )
+        held = licenses.granted_counts(text) if text is not None else self._ask_allotment().licenses
         return JobLicenses(self._job.job_id, held, self._job.slurm_conf, self._run.log) if held else None
 
     def time_limit_s(self) -> int:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qrmi_slurm.calls import backend
-from qrmi_slurm.calls.environment import with_name
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config.resource_types import describe, is_ours_alone, is_secret
 from qrmi_slurm.deadline import MIN_CALL_S
 from qrmi_slurm.errors import BackendError, ConfigError, CredentialsError, RecordError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
+from qrmi_slurm.names import of_resource
 from qrmi_slurm.state import record as records
 from qrmi_slurm.state.record import Ended, Entry, Record, State
 from qrmi_slurm.text import shown
@@ -29,8 +29,8 @@ def release(
 ) -> Record | None:
     """Release QPUs that a record holds, and remove the folder once nothing is left.
 
-    Idempotent: a session that the service no longer knows counts as released. A disk that takes nothing keeps no
-    session open: what is on it is then older than the truth, and is released again later.
+    Idempotent: a session that the service no longer knows counts as released. A full disk
+    keeps no session open: the record on it is then out of date, and its QPUs are released again later.
 
     Args:
         record: the job's.
@@ -42,7 +42,7 @@ def release(
         What is left of the record; None where nothing is.
 
     Raises:
-        RecordError: the disk did not take what happened.
+        RecordError: the result could not be written.
     """
     run.log.hide(records.secrets_of(record.entries))
     chosen = frozenset(index for index, entry in enumerate(record.entries) if which(entry))
@@ -211,7 +211,7 @@ class _ReleaseCalls:
 
 
 def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:
-    """Change what is on disk; releasing goes on where the disk does not take it."""
+    """Change what is on disk; if that fails, releasing goes on."""
     try:
         change()
     except RecordError as error:
@@ -231,9 +231,11 @@ def _with_secrets_of(entry: Entry, resource: "Resource") -> Entry | None:
     if entry.run_as_uid is not None:
         return None
     environment = dict(entry.environment)
-    sites = {variable: value for variable, value in resource.variables.items() if not is_ours_alone(variable)}
-    for name, value in with_name(entry.name, sites).items():
-        if is_secret(name):
+    for variable, value in resource.variables.items():
+        name = of_resource(entry.name, variable)
+        if is_ours_alone(variable):
+            continue
+        if is_secret(variable):  # not `name`: the QPU's name may contain any word
             environment[name] = value
         elif environment.get(name) != value:
             return None

@@ -50,7 +50,7 @@ class Rounds:
             assignment: gives each slot its next candidate.
 
         Raises:
-            RecordError: the disk did not take the record; the journals have the tokens.
+            RecordError: the record could not be written; the journals have the tokens.
         """
         while chosen := assignment.next_round({entry.name for entry in self._record.held}):
             has_more = any(slot.candidates for slot, _ in chosen)

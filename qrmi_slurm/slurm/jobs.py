@@ -119,7 +119,7 @@ class Allotment(NamedTuple):
     """What Slurm has given a job.
 
     Args:
-        licenses: how many of each, by name; empty where the job has none, or asked for `a|b`.
+        licenses: how many of each, by name; empty where the job has none.
         qos: its quality of service; empty where it has none.
     """
 
@@ -140,7 +140,7 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     for line in (_answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == str(job_id):
-            return Allotment(licenses.parse_counts(words[2]) or {}, "" if words[1] == "(null)" else words[1])
+            return Allotment(licenses.granted_counts(words[2]), "" if words[1] == "(null)" else words[1])
     return None
 
 

@@ -18,6 +18,9 @@ _LINE: Final = re.compile(r"LicenseName=(\S+) Total=(\d+) Used=(\d+) Free=\d+ Re
 # One license of a list: `name`, `name:count` or `name=count`; remote ones are `name@server`.
 _COUNT: Final = re.compile(r"([^\s,;:=|()]+)(?:[:=](\d{1,9}))?")
 
+# The same, possibly bound to nodes: `name:count(nodes)`, from 25.11; `a|b` counts as a name of its own.
+_GRANTED: Final = re.compile(r"([^\s,;:=()]+)(?:[:=](\d{1,9}))?(?:\(.*\))?")
+
 
 class License(NamedTuple):
     """One of Slurm's licenses.
@@ -84,6 +87,23 @@ def parse_counts(text: str) -> dict[str, int] | None:
         if match is None:
             return None
         found[match[1]] = found.get(match[1], 0) + int(match[2] or 1)
+    return found
+
+
+def granted_counts(text: str) -> dict[str, int]:
+    """Return how many of each license a job was granted, as far as its list can be read.
+
+    Unlike `parse_counts` it does not give up: a job with an odd word in its list, such as an empty one or `c:1(n1)`,
+    still holds the others, and must not be taken for a job without licenses.
+
+    Args:
+        text: the list as squeue and Prolog's environment have it.
+    """
+    found: dict[str, int] = {}
+    for word in re.split("[,;]", text):
+        match = _GRANTED.fullmatch(word.strip())
+        if match is not None:
+            found[match[1]] = found.get(match[1], 0) + int(match[2] or 1)
     return found
 
 

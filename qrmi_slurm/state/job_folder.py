@@ -172,10 +172,10 @@ class JobFolder:
             return None, RecordError(f"{error.message}; moved to {place}", error.hint or _SET_ASIDE_HINT)
 
     def write(self, record: Record) -> None:
-        """Put the record on disk for good.
+        """Write the record, and sync it to disk.
 
         Raises:
-            RecordError: the disk did not take it.
+            RecordError: it could not be written.
         """
         try:
             files.replace(self._record_path, records.encode(record), 0o600)
@@ -192,13 +192,13 @@ class JobFolder:
                 record = record.with_entry(index, held._replace(acquired_s=acquired_s))
         return record
 
-    # --- what is there for others ---------------------------------------------------------------------------
+    # --- what others read and write -------------------------------------------------------------------------
 
     def write_exports(self, content: str, uid: int) -> None:
-        """Put the exports in place, readable by the job's user alone; they need not survive a crash.
+        """Write the exports, readable only by the job's user; they need not survive a crash.
 
         Raises:
-            RecordError: the disk did not take them.
+            RecordError: they could not be written.
         """
         try:
             files.replace(
@@ -213,7 +213,7 @@ class JobFolder:
         """Remove the exports: no task may start with them any more.
 
         Raises:
-            RecordError: the disk did not let them go.
+            RecordError: they could not be removed.
         """
         try:
             self.exports_path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.hooks.task_prolog import TaskOutcome
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
 from qrmi_slurm.slurm.commands import RefusedError
@@ -255,3 +256,8 @@ def variables_of(lines: tuple[str, ...] | list[str]) -> dict[str, str]:
     """Return what `export NAME=value` lines put into a task's environment."""
     exported = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
     return {line.partition("=")[0]: line.partition("=")[2] for line in exported}
+
+
+def printed(outcome: TaskOutcome) -> list[str]:
+    """Return what TaskProlog writes to the job's output."""
+    return [line.removeprefix("print ") for line in outcome.lines if line.startswith("print ")]

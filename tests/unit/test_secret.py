@@ -1,4 +1,4 @@
-"""Secrets are not seen, and not left in a text."""
+"""Secrets are not shown, and are masked in text."""
 
 import copy
 import traceback
@@ -15,7 +15,7 @@ from qrmi_slurm.secret import MASK, Secret, mask
     "show",
     [repr, str, "{}".format, "{!r}".format, "{:>40}".format, lambda s: f"{[s]} { ({'a': s}) }", lambda s: f"{s}"],
 )
-def test_a_secret_shows_as_a_mask(show):
+def test_a_secret_is_shown_as_a_mask(show):
     assert SECRET not in show(Secret(SECRET))
     assert MASK in show(Secret(SECRET))
 
@@ -34,7 +34,7 @@ def test_reveal_gives_the_secret_and_equality_holds():
 
 
 @given(st.lists(st.text(min_size=4, max_size=12), max_size=5), st.text(max_size=40), st.randoms())
-def test_masked_text_holds_none_of_the_secrets(secrets, text, random):
+def test_masked_text_contains_none_of_the_secrets(secrets, text, random):
     mixed = text
     for secret in secrets:
         place = random.randint(0, len(mixed))
@@ -43,7 +43,7 @@ def test_masked_text_holds_none_of_the_secrets(secrets, text, random):
     assert not any(secret in masked for secret in secrets if not set(secret) & set(MASK))
 
 
-def test_of_two_overlapping_secrets_the_longer_goes_whole():
+def test_the_longer_of_two_overlapping_secrets_is_masked_whole():
     assert mask("key=abcdef", [Secret("abcd"), Secret("abcdef")]) == "key=***"
 
 
@@ -51,8 +51,8 @@ def test_a_very_short_secret_does_not_garble_the_text():
     assert mask("a banana", [Secret("a"), Secret("")]) == "a banana"
 
 
-def test_an_authorization_header_is_masked_whatever_it_holds():
-    """A service may repeat the bearer token that it has given out for the key, which nobody told us of."""
+def test_an_authorization_header_is_masked_whatever_its_value():
+    """A service may repeat the bearer token that it issued for the key, which is not in our list of secrets."""
     said = "headers: {'authorization': 'Bearer eyJhbGciOi.JIUzI1NiJ9._x', 'x': 'Basic dXNlcjpwYXNzd29yZA=='}"
     assert mask(said, []) == "headers: {'authorization': 'Bearer ***', 'x': 'Basic ***'}"
     assert mask("Basic authentication is off", []) == "Basic authentication is off"

@@ -1,4 +1,4 @@
-"""The backend: whatever happens in a child, it costs one call and at most the deadline."""
+"""The backend: whatever happens in a child affects one call and ends by the deadline."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_release_is_given_the_token(tmp_path):
     assert (tmp_path / "calls").read_text() == f"release a {SECRET}-token\n"
 
 
-def test_no_calls_need_no_qrmi():
+def test_without_calls_qrmi_is_not_needed():
     backend.run([], 1.0, pytest.fail)
 
 
@@ -77,8 +77,8 @@ def test_no_calls_need_no_qrmi():
         ("gone", Verdict.REFUSED, 'resource not found: {"errors": []}'),
     ],
 )
-def test_a_fault_in_acquire_is_an_answer(word, verdict, reason):
-    """Only what says no is a refusal; after anything else the service may have opened a session."""
+def test_a_failed_acquire_gives_an_answer(word, verdict, reason):
+    """Only a clear no is a refusal; after anything else the service may have opened a session."""
     answer = answer_to(call(acquire=word))
     assert (answer.verdict, answer.reason, answer.token) == (verdict, reason, None)
 
@@ -89,24 +89,24 @@ def test_a_session_that_the_service_does_not_know_is_gone(word):
 
 
 @pytest.mark.parametrize("word", ["raise", "panic"])
-def test_a_refusal_to_release_is_no_release(word):
+def test_a_refused_release_is_not_a_release(word):
     assert answer_to(call(action="release", release=word)).verdict is Verdict.REFUSED
 
 
 def test_a_long_reason_is_still_an_answer():
-    """A proxy's error page of 200 kB must not turn a plain refusal into one that nobody knows the outcome of."""
+    """A proxy's error page of 200 kB must not turn a plain refusal into an unknown outcome."""
     assert answer_to(call(acquire="long-reason")).verdict is Verdict.REFUSED
 
 
-def test_a_token_of_more_than_a_line_arrives_whole():
+def test_a_token_of_several_lines_arrives_complete():
     assert answer_to(call(token="a\nexport X=1")).token == Secret("a\nexport X=1")
 
 
-def test_an_empty_token_is_no_token():
+def test_an_empty_token_counts_as_none():
     assert answer_to(call(token="")).token is None
 
 
-def test_a_hanging_call_is_killed_at_the_deadline_and_others_are_not():
+def test_only_a_hanging_call_is_killed_at_the_deadline():
     started_s = time.monotonic()
     answers = answers_to(call("a", acquire="hang"), call("b"), call("c", acquire="hang"), timeout_s=0.3)
     assert time.monotonic() - started_s < 1.3
@@ -117,7 +117,7 @@ def test_a_hanging_call_is_killed_at_the_deadline_and_others_are_not():
 
 
 def test_calls_run_side_by_side(tmp_path):
-    """Each waits for a file that only the other one's end lets appear: one after the other would never end."""
+    """Each waits for a file that appears only when the other ends: one after the other would never end."""
     first, second = tmp_path / "first", tmp_path / "second"
     calls = [
         call("a", acquire=f"wait-for:{first}"),
@@ -135,8 +135,8 @@ def test_calls_run_side_by_side(tmp_path):
     assert order == ["c", "b", "a"]
 
 
-def test_answers_that_come_while_others_are_taken_come_together(tmp_path):
-    """So that one record on disk says of all of them what has come."""
+def test_answers_that_arrive_while_others_are_handled_come_together(tmp_path):
+    """So that one write of the record covers them all."""
     gate = tmp_path / "gate"
     calls = [call("a"), *(call(f"b{n}", acquire=f"wait-for:{gate}") for n in range(5))]
     bunches = []
@@ -158,7 +158,7 @@ def test_sixty_four_qpus_are_asked_at_once():
 
 @pytest.fixture
 def children(monkeypatch):
-    """The process ids of every child that is forked here."""
+    """The process ids of all children forked here."""
     pids = []
     real_fork = os.fork
 
@@ -171,7 +171,7 @@ def children(monkeypatch):
     return pids
 
 
-def test_no_child_and_no_descriptor_is_left(children):
+def test_no_child_and_no_open_descriptor_remains(children):
     answers_to(call("warm"))
     before = sorted(os.listdir("/proc/self/fd"))
     answers_to(call("a"), call("b", acquire="hang"), call("c", acquire="segv"), timeout_s=0.3)
@@ -180,7 +180,7 @@ def test_no_child_and_no_descriptor_is_left(children):
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
-def test_where_an_answer_cannot_be_taken_no_child_goes_on(children):
+def test_if_an_answer_cannot_be_handled_all_children_end(children):
     def on_answers(answers):
         raise OSError(28, "No space left on device")
 
@@ -189,8 +189,8 @@ def test_where_an_answer_cannot_be_taken_no_child_goes_on(children):
     wait_until(lambda: not any(is_running(pid) for pid in children))
 
 
-def test_where_not_every_child_can_be_started_none_goes_on(children, monkeypatch):
-    """The process limit is reached at the second QPU: the first one's child must not be left to itself."""
+def test_if_one_child_cannot_be_started_none_is_left_running(children, monkeypatch):
+    """If the process limit is reached at the second QPU, the first one's child must not be left running."""
     noting_fork = os.fork
 
     def limited_fork():
@@ -220,7 +220,7 @@ def test_the_childs_environment_holds_only_what_the_call_gave(monkeypatch):
     assert told["env"] == {**given, "RUST_LOG": "info"}
 
 
-def test_a_log_level_of_the_sites_stays():
+def test_the_sites_log_level_is_kept():
     told = told_by(answer_to(call(acquire="tell", more={"RUST_LOG": "trace"})))
     assert told["env"]["RUST_LOG"] == "trace"
 
@@ -229,24 +229,24 @@ BUNDLE = {"SSL_CERT_FILE": "/bundle", "SSL_CERT_DIR": "/dev/null"}
 
 
 @pytest.mark.parametrize("of_site", [{}, {"SSL_CERT_FILE": "/site"}, {"SSL_CERT_DIR": "/site"}])
-def test_what_the_site_says_of_authorities_stands(monkeypatch, of_site):
+def test_the_sites_own_certificate_settings_are_kept(monkeypatch, of_site):
     monkeypatch.setattr(ca_bundle, "variables", lambda: BUNDLE)
     env = told_by(answer_to(call(acquire="tell", more=of_site)))["env"]
     assert {name: value for name, value in env.items() if name.startswith("SSL_")} == (of_site or BUNDLE)
 
 
-def test_a_client_that_is_not_qrmis_own_is_told_nothing_of_authorities(monkeypatch):
+def test_a_client_other_than_qrmis_gets_no_certificate_settings(monkeypatch):
     monkeypatch.setattr(ca_bundle, "variables", lambda: BUNDLE)
     env = told_by(answer_to(call(acquire="tell", type="oqtopus")))["env"]
     assert not env.keys() & BUNDLE.keys()
 
 
-def test_an_answer_that_is_nested_too_deep_is_none():
+def test_an_answer_that_is_nested_too_deep_counts_as_no_answer():
     verdict, token, _ = backend._read_answer(b"[" * 60_000, 0)
     assert (verdict, token) == (Verdict.UNANSWERED, None)
 
 
-def test_for_a_release_the_token_is_in_the_environment_too():
+def test_for_a_release_the_token_is_also_in_the_environment():
     told = told_by(answer_to(call(action="release", release="tell")))
     assert told["env"]["a_QRMI_JOB_ACQUISITION_TOKEN"] == f"{SECRET}-token"
 
@@ -267,8 +267,8 @@ def test_the_child_inherits_no_descriptor(tmp_path):
     assert len([target for target in targets if target.startswith("pipe:")]) == 3  # output, errors, the answer
 
 
-def test_the_child_leads_a_session_of_its_own_at_the_root():
-    """A signal to the hook's process group must not cut a request in two."""
+def test_the_child_leads_its_own_session_in_the_root_folder():
+    """A signal to the hook's process group must not interrupt a request."""
     told = told_by(answer_to(call(acquire="tell")))
     assert told["leads_session"]
     assert told["cwd"] == "/"
@@ -283,8 +283,8 @@ def test_a_call_as_the_user_is_the_users_for_good():
     assert told["env"]["HOME"] == "/nonexistent"
 
 
-def test_a_user_that_the_node_does_not_know_is_a_refusal_that_says_so():
-    """Nothing was asked of QRMI, so nothing can be held."""
+def test_a_user_that_the_node_does_not_know_is_a_refusal():
+    """QRMI was not called, so nothing can be held."""
     answer = answer_to(Call("a", "ibm-quantum-compute-service", "acquire", {}, run_as_uid=3_999_999_999))
     assert answer.verdict is Verdict.REFUSED
     assert "3999999999" in answer.reason
@@ -295,7 +295,7 @@ def test_an_environment_that_cannot_be_set_is_a_refusal():
     assert answer.verdict is Verdict.REFUSED
 
 
-def test_what_qrmi_writes_to_its_standard_error_is_the_log_and_bounded():
+def test_qrmis_standard_error_is_logged_up_to_a_limit():
     answer = answer_to(call(acquire="chatter"))
     assert answer.verdict is Verdict.DONE
     assert answer.log[0] == "[2026-01-31T12:00:00Z WARN qrmi::fake] renewal failed"
@@ -385,7 +385,7 @@ def is_running(pid):
         ("Offline", Verdict.REFUSED),
     ],
 )
-def test_where_acquire_asks_nobody_the_service_is_asked_for_its_status(status, verdict):
+def test_for_a_type_that_does_not_lock_the_status_is_checked_first(status, verdict):
     answer = answer_to(call(type="iqm-server", status=status))
     assert answer.verdict is verdict
     if verdict is Verdict.REFUSED:
@@ -405,7 +405,7 @@ def test_a_locking_type_is_not_asked_for_its_status():
     assert answer_to(call(status="Offline")).verdict is Verdict.DONE
 
 
-def test_without_qrmi_nothing_is_started(monkeypatch):
+def test_without_qrmi_no_child_is_started(monkeypatch):
     monkeypatch.setitem(sys.modules, "qrmi", None)
     with pytest.raises(BackendError, match="QRMI cannot be imported"):
         backend.run([call()], 1.0, pytest.fail)
@@ -429,8 +429,8 @@ def test_a_repr_of_call_and_answer_shows_no_secret():
 
 
 def test_a_call_as_the_user_has_nothing_of_the_hooks_memory():
-    """What QRMI loads as a user may be the user's own; the keys of all QPUs are in the hook's memory."""
-    # A process of its own for the hook: pytest's memory is too much to look through.
+    """QRMI may load code of the user's, and the hook's memory has the keys of all QPUs."""
+    # The hook runs in its own process: pytest's memory is too large to search.
     code = f"""
 import sys
 sys.path[:0] = [{str(FAKES)!r}, {str(Path(backend.__file__).parents[2])!r}]
@@ -443,19 +443,19 @@ for uid in (None, {NOBODY_UID}):
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     forked, anew = done.stdout.splitlines()
-    assert re.fullmatch("TOLD [1-9][0-9]* ", forked)  # so the look is a good one
+    assert re.fullmatch("TOLD [1-9][0-9]* ", forked)  # so the search works
     assert anew == "TOLD 0 "
 
 
-def test_a_call_as_the_user_that_cannot_begin_anew_is_no_answer_and_no_session(monkeypatch):
+def test_a_call_as_the_user_that_cannot_restart_python_is_a_refusal(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
     answer = answer_to(call()._replace(run_as_uid=NOBODY_UID))
     assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
     assert "QRMI could not be called" in answer.reason
 
 
-def test_what_begins_anew_has_no_environment_that_others_could_read():
-    """And all that it was told in the place of one; limits and alarm go along."""
+def test_a_restarted_python_has_no_environment_that_others_could_read():
+    """It gets the environment in another way; limits and the alarm are kept."""
     one = call(acquire="tell", secret=SECRET)
     told = told_by(answer_to(one._replace(run_as_uid=NOBODY_UID)))
     assert told["env"]["a_QRMI_FAKE_SECRET"] == SECRET

@@ -1,4 +1,4 @@
-"""Which authorities QRMI is to read, and where: never others than it would find by itself."""
+"""The certificate authorities that QRMI reads: never others than it would find by itself."""
 
 import os
 import stat
@@ -8,14 +8,14 @@ import pytest
 from qrmi_slurm.calls import ca_bundle
 
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-# They need not be real: what is compared is text.
+# They need not be real, as only text is compared.
 CERTIFICATES = [f"{BEGIN}\nMIIB{name * 60}\n{name * 11}=\n{END}\n" for name in "abc"]
 OTHER = f"{BEGIN}\nMIIBother\n{END}\n"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder as update-ca-certificates makes it: links, links to those by hash, and all of them in one bundle."""
+    """A folder as update-ca-certificates makes it: links, links by hash to these, and one bundle of all."""
     made, elsewhere = tmp_path / "certs", tmp_path / "share"
     made.mkdir()
     elsewhere.mkdir()
@@ -33,7 +33,7 @@ def link_to_another(folder):
 
 
 def link_to_elsewhere(folder):
-    """What the bundle has as well, but from a place that may hang."""
+    """A certificate that the bundle has too, but in a place that may hang."""
     (folder.parent / "lab.crt").write_text(CERTIFICATES[0])
     (folder / "0123abcd.0").symlink_to(folder.parent / "lab.crt")
 
@@ -59,14 +59,14 @@ def bundle_alone(folder):
     return {"SSL_CERT_FILE": str(folder / "ca-certificates.crt"), "SSL_CERT_DIR": "/dev/null"}
 
 
-def test_where_the_bundle_has_all_it_is_read_alone(folder):
+def test_a_complete_bundle_is_all_that_qrmi_reads(folder):
     assert variables(folder) == bundle_alone(folder)
 
 
 @pytest.mark.parametrize(
     "add",
     [
-        lambda folder: (folder / "README").write_text("nothing to believe\n"),
+        lambda folder: (folder / "README").write_text("no certificate\n"),
         lambda folder: (folder / "again.pem").write_text(CERTIFICATES[0] + CERTIFICATES[2]),
         lambda folder: (folder / "java").mkdir(),
         lambda folder: (folder / "gone.pem").symlink_to(folder.parent / "share" / "gone"),
@@ -74,7 +74,7 @@ def test_where_the_bundle_has_all_it_is_read_alone(folder):
         lambda folder: os.mkfifo(folder / "pipe.pem"),
     ],
 )
-def test_what_adds_nothing_changes_nothing(folder, add):
+def test_entries_without_new_certificates_change_nothing(folder, add):
     add(folder)
     assert variables(folder) == bundle_alone(folder)
 
@@ -88,12 +88,12 @@ def test_what_adds_nothing_changes_nothing(folder, add):
         link_to_another,
         lambda folder: (folder / "lab.pem").write_text(OTHER.replace("CERTIFICATE", "TRUSTED CERTIFICATE")),
         lambda folder: (folder / "lab.pem").write_text(CERTIFICATES[0].replace("MIIB", "MIIC")),
-        # The same one, written otherwise: to look closer would cost more than it saves.
+        # The same certificate, written differently: parsing it would cost more than it saves.
         lambda folder: (folder / "again.pem").write_bytes(CERTIFICATES[1].replace("\n", "\r\n").encode()),
     ],
 )
-def test_an_authority_that_the_folder_alone_has_stays_believed(folder, add):
-    """An admin may put one there by hand, with or without its hash for a name."""
+def test_an_authority_that_only_the_folder_has_stays_trusted(folder, add):
+    """An admin may add one by hand, with or without a name by hash."""
     add(folder)
     assert variables(folder) == {}
 
@@ -106,12 +106,12 @@ def test_without_a_bundle_or_a_folder_qrmi_looks_for_itself(folder, tmp_path):
     assert variables(folder) == {}
 
 
-def test_what_cannot_be_read_is_left_to_qrmi(folder):
+def test_an_unreadable_entry_is_left_to_qrmi(folder):
     (folder / "loop.pem").symlink_to(folder / "loop.pem")
     assert variables(folder) == {}
 
 
-def test_another_folder_that_qrmi_reads_keeps_it_looking_for_itself(folder):
+def test_if_another_folder_exists_qrmi_looks_for_itself(folder):
     (folder.parent / "other").mkdir()
     assert variables(folder) == {}
 
@@ -125,8 +125,8 @@ def test_another_folder_that_qrmi_reads_keeps_it_looking_for_itself(folder):
         "".join(CERTIFICATES) + "x" * 2_000_000,
     ],
 )
-def test_a_bundle_that_is_not_plain_is_left_to_qrmi(folder, content):
-    """What a parser of PEM makes of it is not what a search for marks does."""
+def test_a_bundle_that_is_not_simple_is_left_to_qrmi(folder, content):
+    """A PEM parser may read it differently from a search for markers."""
     (folder / "ca-certificates.crt").write_text(content)
     assert variables(folder) == {}
 
@@ -137,12 +137,12 @@ def test_a_bundle_that_a_jobs_user_cannot_read_is_left_to_qrmi(folder):
 
 
 @pytest.mark.parametrize("add", [link_to_elsewhere, link_around, link_to_a_link])
-def test_a_link_to_where_a_server_may_hang_is_left_to_qrmi(folder, add):
-    """QRMI follows it in a process that has a deadline; here none is."""
+def test_a_link_to_a_place_that_may_hang_is_left_to_qrmi(folder, add):
+    """QRMI follows it in a process that has a deadline; this one has none."""
     add(folder)
     assert variables(folder) == {}
 
 
-def test_what_is_no_file_is_not_waited_for(folder):
+def test_a_device_is_not_read(folder):
     os.mknod(folder / "zero.pem", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
     assert variables(folder) == bundle_alone(folder)

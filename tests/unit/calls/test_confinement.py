@@ -1,4 +1,4 @@
-"""What a process of ours can no longer do."""
+"""What a confined process can no longer do."""
 
 import signal
 import subprocess
@@ -11,13 +11,13 @@ from qrmi_slurm.calls import confinement
 
 
 def run(code, **options):
-    """Run Python code that has been confined, and return how it ended."""
+    """Run Python code that confines itself, and return how it ended."""
     path = f"import sys; sys.path.insert(0, {str(Path(confinement.__file__).parents[2])!r})"
     code = f"{path}\nimport os, resource\nfrom qrmi_slurm.calls import confinement\n{code}"
     return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, **options)
 
 
-def test_no_new_privileges_no_core_and_no_look_inside():
+def test_no_new_privileges_no_core_file_and_a_limit_on_cpu_time():
     done = run(
         "confinement.confine(5)\n"
         "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')])\n"
@@ -55,11 +55,11 @@ def test_what_a_call_does_not_need_it_cannot_have(tmp_path, code, ended_by):
     assert ended_by in done.stderr
 
 
-def test_a_call_that_only_computes_is_ended():
+def test_a_call_that_only_computes_is_killed():
     assert run("confinement.confine(0)\nwhile True: pass").returncode in (-signal.SIGKILL, -signal.SIGXCPU)
 
 
-def test_a_lower_limit_of_the_callers_stays():
+def test_a_lower_limit_of_the_caller_is_kept():
     done = run(
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); confinement.confine(5)\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
@@ -67,7 +67,7 @@ def test_a_lower_limit_of_the_callers_stays():
     assert done.stdout == "(100, 100)\n", done.stderr
 
 
-def test_without_pythons_inside_ctypes_does_it(monkeypatch):
+def test_without_pythons_internals_ctypes_is_used(monkeypatch):
     """A later Python may have no `_ctypes.call_function`."""
     code = (
         "import _ctypes; del _ctypes.call_function\nconfinement.hide_memory(); confinement.confine(5)\n"

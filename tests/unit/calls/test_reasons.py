@@ -1,4 +1,4 @@
-"""QRMI's words, said so that a researcher knows whom to ask."""
+"""QRMI's errors, with a sentence that tells a researcher whom to ask."""
 
 import pytest
 
@@ -19,11 +19,11 @@ LOGIN = '; Token renewal failed: reqwest::Error {{ kind: {}, url: "http://iam/id
         ("error in serde: expected value at line 1", "QRMI could not read the service's answer"),
     ],
 )
-def test_what_qrmi_says_gets_a_sentence_before_it(words, sentence):
-    """The sentence is for the user, the words are for the admin."""
+def test_a_sentence_is_put_before_qrmis_text(words, sentence):
+    """The sentence is for the user, the text for the admin."""
     assert reasons.plain(words) == f"{sentence} ({words})"
 
 
-def test_words_that_are_plain_stay_as_they_are():
-    """What nobody knows a better sentence for is not touched."""
+def test_text_without_a_matching_sentence_is_unchanged():
+    """Such as our own."""
     assert reasons.plain("no answer within 30 s") == "no answer within 30 s"

@@ -22,7 +22,7 @@ ALICE = Person("alice", frozenset({"quantum", "users"}), "Physics", "main", "Hig
         Access(accounts=("physics",), partitions=("main",), qos=("high",)),
     ],
 )
-def test_whom_the_rules_let_in(rules):
+def test_the_rules_let_these_jobs_in(rules):
     assert access.refusal("q", rules, ALICE) == ""
 
 
@@ -41,7 +41,7 @@ def test_whom_the_rules_let_in(rules):
         (Access(users=("alice",), partitions=("x",)), "partition main may not use q: it is for partition x"),
     ],
 )
-def test_whom_the_rules_keep_out(rules, sentence):
+def test_the_rules_keep_these_jobs_out(rules, sentence):
     assert access.refusal("q", rules, ALICE) == sentence
 
 
@@ -71,5 +71,5 @@ def test_a_user_is_looked_up_with_all_of_their_groups():
     assert (person.account, person.partition, person.qos) == (None, None, None)
 
 
-def test_a_user_without_a_name_on_this_node_goes_by_the_number():
+def test_a_user_without_a_name_on_this_node_is_known_by_uid():
     assert access.person_of(2**31 - 7) == Person(str(2**31 - 7), frozenset())

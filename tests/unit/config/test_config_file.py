@@ -26,11 +26,11 @@ def test_resources_are_found_by_name():
     assert loaded.resources["b"].is_dynamic
 
 
-def test_of_a_name_that_stands_twice_the_last_counts():
+def test_the_last_of_two_resources_with_one_name_counts():
     assert config_file.parse(text_of(GOOD, {**GOOD, "type": "last"})).resources["a"].type == "last"
 
 
-def test_what_qrmi_and_we_do_not_know_is_ignored():
+def test_unknown_keys_are_ignored():
     assert config_file.parse(json.dumps({"resources": [{**GOOD, "comment": 1}], "$schema": "x"})).resources["a"]
 
 
@@ -70,7 +70,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("text", FAULTS, ids=range(len(FAULTS)))
-def test_a_faulty_config_is_an_error_without_a_value_in_it(text):
+def test_an_invalid_config_is_an_error_that_shows_no_value(text):
     with pytest.raises(ConfigError) as caught:
         config_file.parse(text)
     assert SECRET not in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_faulty_config_is_an_error_without_a_value_in_it(text):
 
 
 def test_a_number_of_too_many_digits_is_an_error():
-    """Python refuses to read it with an error that is not one of JSON's."""
+    """Python refuses it with an error that is not a JSON error."""
     with pytest.raises(ConfigError):
         config_file.parse(text_of(GOOD)[:-1] + ', "n": ' + "9" * 5000 + "}")
 
@@ -86,13 +86,13 @@ def test_a_number_of_too_many_digits_is_an_error():
 @pytest.mark.parametrize(
     "fault", [{"environment": {"A": "\ud800"}}, {"name": "\ud800"}, {"environment": {"\ud800": "a"}}]
 )
-def test_a_lone_surrogate_fits_into_no_environment_and_is_an_error(fault):
+def test_a_lone_surrogate_is_an_error_since_no_environment_can_hold_it(fault):
     with pytest.raises(ConfigError):
         config_file.parse(text_of({**GOOD, **fault}))
 
 
-def test_a_variables_name_with_a_blank_at_its_end_is_an_error():
-    """slurmstepd drops it, so the task would get another name than QRMI in the hooks."""
+def test_a_variable_name_that_ends_with_a_blank_is_an_error():
+    """slurmstepd strips it, so the task and QRMI in the hooks would see different names."""
     with pytest.raises(ConfigError):
         config_file.parse(text_of({**GOOD, "environment": {"QRMI_KEY ": "x"}}))
 

@@ -1,4 +1,4 @@
-"""The credentials: the site's variables and the user's own, laid together."""
+"""The credentials: the site's variables merged with the user's own."""
 
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
@@ -12,19 +12,19 @@ SITE = Resource("a", "ibm-quantum-compute-service", COMPUTE_SERVICE)
 KEY, ENDPOINT = "QRMI_IBM_QCS_IAM_APIKEY", "QRMI_IBM_QCS_ENDPOINT"
 
 
-def test_without_the_users_own_the_sites_are_used_by_root():
+def test_without_user_variables_root_uses_the_sites():
     merged = merge(SITE, {})
     assert merged.environment == COMPUTE_SERVICE
     assert not merged.are_users
 
 
-def test_the_users_own_value_wins_and_qrmi_runs_as_the_user():
+def test_the_users_value_wins_and_qrmi_runs_as_the_user():
     merged = merge(SITE, {f"a_{KEY}": "mine"})
     assert merged.environment == {**COMPUTE_SERVICE, KEY: "mine"}
     assert merged.are_users
 
 
-def test_a_value_like_the_configs_is_not_the_users():
+def test_a_value_equal_to_the_configs_is_not_the_users():
     assert not merge(SITE, {f"a_{KEY}": COMPUTE_SERVICE[KEY]}).are_users
 
 
@@ -40,12 +40,12 @@ def test_a_value_like_the_configs_is_not_the_users():
         "a_QRMI_IBM_QCS_SESSION_ID",
     ],
 )
-def test_other_variables_of_the_user_do_not_count(name):
+def test_other_variables_of_the_user_are_ignored(name):
     assert merge(SITE, {name: "evil"}).environment == COMPUTE_SERVICE
 
 
 @pytest.mark.parametrize("endpoint", [ENDPOINT, "QRMI_IBM_QCS_IAM_ENDPOINT"])
-def test_nothing_of_the_sites_goes_to_an_endpoint_that_the_user_chose(endpoint):
+def test_no_credential_of_the_site_is_sent_to_an_endpoint_of_the_user(endpoint):
     with pytest.raises(CredentialsError) as caught:
         merge(SITE, {f"a_{endpoint}": f"http://evil/{SECRET}"})
     assert f"you set a_{endpoint}" in str(caught.value)
@@ -53,7 +53,7 @@ def test_nothing_of_the_sites_goes_to_an_endpoint_that_the_user_chose(endpoint):
     assert SECRET not in str(caught.value)
 
 
-def test_a_user_may_bring_a_whole_set_of_their_own():
+def test_a_user_may_supply_all_credentials():
     own = {f"a_{name}": f"mine-{name}" for name in COMPUTE_SERVICE}
     assert merge(SITE, own).environment == {name: f"mine-{name}" for name in COMPUTE_SERVICE}
 
@@ -67,7 +67,7 @@ def test_a_user_may_bring_a_whole_set_of_their_own():
         ("new-vendor", {"QRMI_NEW_API_KEY": SECRET}, "QRMI_NEW_PROXY"),
     ],
 )
-def test_an_endpoint_of_any_type_is_recognised(type_name, site, user):
+def test_an_endpoint_of_any_type_is_recognized(type_name, site, user):
     assert SECRET not in merge(Resource("a", type_name, site), {f"a_{user}": "http://evil"}).environment.values()
 
 
@@ -90,13 +90,13 @@ def test_a_name_that_cannot_be_exported_is_refused():
         merge(SITE, {"a_QRMI_X\nprint": "1"})
 
 
-def test_a_user_who_sets_the_older_name_of_a_variable_is_heard():
+def test_a_value_that_the_user_sets_under_an_older_name_is_used():
     """`a_QRMI_IBM_QRS_IAM_APIKEY` is what older guides tell users to set; the site's key must not be used instead."""
     merged = merge(SITE, {"a_QRMI_IBM_QRS_IAM_APIKEY": "mine"})
     assert with_successors(merged.environment)[KEY] == "mine"
 
 
-def test_older_variables_of_the_config_serve_a_newer_type():
+def test_older_variable_names_in_the_config_work_for_a_newer_type():
     older = {name.replace("_QCS_", "_QRS_"): value for name, value in COMPUTE_SERVICE.items()}
     merged = merge(Resource("a", "ibm-quantum-compute-service", older), {})
     assert with_successors(merged.environment)[KEY] == COMPUTE_SERVICE[KEY]

@@ -1,4 +1,4 @@
-"""What is known of the resource types."""
+"""The known resource types."""
 
 import pytest
 
@@ -19,7 +19,7 @@ MEMBERS = (
 
 
 @pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
-def test_a_types_table_fits_together(known):
+def test_each_types_entry_is_consistent(known):
     assert known.secrets <= known.variables
     assert known.endpoints <= known.variables
     assert all(resource_types.is_secret(variable) for variable in known.secrets)
@@ -28,7 +28,7 @@ def test_a_types_table_fits_together(known):
     assert not known.session_max_ttl or known.session_max_ttl in known.variables
 
 
-def test_only_two_services_and_their_older_name_lock():
+def test_only_two_services_and_an_older_name_lock():
     locking = {name for name, known in KNOWN.items() if known.locks}
     assert locking == {"ibm-quantum-compute-service", "qiskit-runtime-service", "pasqal-local"}
 
@@ -46,8 +46,8 @@ def test_the_installed_qrmi_knows_these_types():
 @pytest.mark.parametrize(
     "spelling", ["ibm_quantum_compute_service", "IBMQuantumComputeService", "IBM-Quantum-Compute-Service"]
 )
-def test_however_a_type_is_spelled_that_qrmi_is_called_with_its_rules_are_the_same(spelling):
-    """A type that is taken for one that locks has to be treated as locking, or its session is lost."""
+def test_every_spelling_of_a_type_has_the_same_rules(spelling):
+    """If QRMI takes a spelling for a type that locks, we must treat it as locking, or its session is lost."""
     assert resource_types.matching_member(spelling, MEMBERS) is not None
     assert describe(spelling).locks
 
@@ -61,17 +61,17 @@ def test_an_unknown_type_gets_generic_rules():
 
 
 @pytest.mark.parametrize("variable", ["QRMI_NEW_PROXY", "QRMI_NEW_SERVER", "QRMI_NEW_ADDRESS", "QRMI_NEW_endpoint"])
-def test_of_an_unknown_type_too_whatever_redirects_requests_is_an_endpoint(variable):
+def test_a_variable_of_an_unknown_type_that_redirects_requests_is_an_endpoint(variable):
     assert resource_types.is_endpoint(variable)
 
 
-def test_renamed_variables_are_there_under_both_names():
+def test_renamed_variables_are_present_under_both_names():
     before = {"QRMI_IBM_QRS_ENDPOINT": "e", "QRMI_IBM_DA_S3_ENDPOINT_FOR_DAAPI": "s", "OTHER": "o"}
     after = resource_types.with_successors(before)
     assert after == {**before, "QRMI_IBM_QCS_ENDPOINT": "e", "QRMI_IBM_QS_S3_ENDPOINT_FOR_QSAPI": "s"}
 
 
-def test_a_present_name_wins_over_an_older_one():
+def test_the_current_name_wins_over_an_older_one():
     both = {"QRMI_IBM_DA_ENDPOINT": "old", "QRMI_IBM_QS_ENDPOINT": "new"}
     assert resource_types.with_successors(both) == both
 
@@ -80,10 +80,10 @@ def test_a_present_name_wins_over_an_older_one():
     "variable",
     ["QRMI_JOB_ACQUISITION_TOKEN", "QRMI_JOB_TIMEOUT_SECONDS", "QRMI_IBM_QCS_SESSION_ID", "QRMI_IBM_QRS_SESSION_ID"],
 )
-def test_tokens_time_limits_and_open_sessions_are_ours_alone(variable):
+def test_only_the_suite_may_set_tokens_time_limits_and_open_sessions(variable):
     assert resource_types.is_ours_alone(variable)
 
 
-def test_a_resources_name_does_not_make_its_variables_secret():
+def test_the_name_of_a_resource_does_not_make_its_variables_secret():
     """`<name>_<VARIABLE>` is what the record holds; a QPU called `turnKEY` has no secret endpoint."""
     assert not resource_types.is_secret("turnKEY_QRMI_JOB_TIMEOUT_SECONDS")

@@ -1,4 +1,4 @@
-"""How jobs share a resource, by what its `slurm` key says."""
+"""How jobs share a resource, as configured under its `slurm` key."""
 
 import pytest
 from hypothesis import given
@@ -8,13 +8,13 @@ from qrmi_slurm.config import slurm_section
 from qrmi_slurm.config.slurm_section import Access, SlurmSection
 
 
-def test_a_resource_that_says_nothing_is_for_one_job_at_a_time_of_anybody():
+def test_by_default_a_resource_is_for_one_job_at_a_time_of_any_user():
     shared = slurm_section.parse("ibm_quebec", {})
     assert shared == SlurmSection("qpu_ibm_quebec", 1, Access())
     assert shared.access.is_open
 
 
-def test_what_a_resource_says_counts():
+def test_configured_values_are_used():
     slurm = {"license": "l", "capacity": 2.0, "allow": {"users": ["Alice"], "accounts": ["Physics"], "qos": []}}
     assert slurm_section.fault(slurm) == ""
     assert slurm_section.parse("a", slurm) == SlurmSection(
@@ -22,7 +22,7 @@ def test_what_a_resource_says_counts():
     )
 
 
-def test_null_is_no_license():
+def test_null_means_no_license():
     assert slurm_section.parse("a", {"license": None}).license is None
 
 

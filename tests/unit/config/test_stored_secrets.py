@@ -1,4 +1,4 @@
-"""Secrets that the config only says where to find: read each time, never shown, and only from what is root's alone."""
+"""Secrets that the config only locates: read each time, never shown, and only from places that only root can change."""
 
 import os
 import traceback
@@ -64,14 +64,14 @@ def test_a_resource_without_stored_secrets_stays_as_it_is():
     assert stored_secrets.fill(item) is item
 
 
-def test_a_new_key_is_used_as_soon_as_it_is_there(kept):
+def test_a_new_key_is_used_at_once(kept):
     item = resource(file=kept("old"))
     kept(SECRET)
     assert stored_secrets.fill(item).environment[KEY] == SECRET
 
 
-def test_a_link_to_a_file_of_ones_own_is_followed(kept, tmp_path):
-    """Secret managers mount files that way; whose it is is asked of the file itself."""
+def test_a_link_to_a_file_of_our_own_is_followed(kept, tmp_path):
+    """Secret managers mount files that way; the owner of the file itself is checked."""
     (tmp_path / "link").symlink_to(kept(SECRET))
     assert stored_secrets.fill(resource(file=str(tmp_path / "link"))).environment[KEY] == SECRET
 
@@ -88,25 +88,25 @@ def test_a_file_of_another_user_is_refused(kept):
 
 
 @pytest.mark.parametrize("content", ["", "\n", f"{SECRET}\nexport X=1\n", f"{SECRET}\x1b[2J", b"\xff", "x" * 65537])
-def test_what_is_not_one_line_is_refused(kept, content):
+def test_a_file_that_is_not_one_line_is_refused(kept, content):
     hint = refusal(resource(file=kept(content)))
     assert "it is not one line" in hint or "it is not UTF-8" in hint
 
 
-def test_what_is_no_file_is_refused(kept, tmp_path):
+def test_a_missing_file_a_folder_and_a_pipe_are_refused(kept, tmp_path):
     assert "No such file or directory" in refusal(resource(file=str(tmp_path / "none")))
     assert "Is a directory" in refusal(resource(file=str(tmp_path)))
     os.mkfifo(tmp_path / "pipe", 0o600)
     assert "it is not a file" in refusal(resource(file=str(tmp_path / "pipe")))
 
 
-def test_what_a_command_prints_is_the_value(program):
+def test_the_output_of_a_command_is_the_value(program):
     source = [program(f'echo "$1-{SECRET}"; echo noise >&2'), "a b; $(exit)"]
     assert stored_secrets.fill(resource(command=source)).environment[KEY] == f"a b; $(exit)-{SECRET}"
 
 
 def test_a_command_gets_nothing_of_the_hooks_environment(program, monkeypatch):
-    """What a job's user has set is not there."""
+    """So nothing that a job's user set reaches it."""
     monkeypatch.setenv("LD_AUDIT", "x")
     monkeypatch.setenv("SPANK_X", "x")
     item = resource(command=[program("cat /proc/self/environ | tr '\\0' ' '")])
@@ -123,7 +123,7 @@ def test_a_command_gets_nothing_of_the_hooks_environment(program, monkeypatch):
         ("head -c 100000 /dev/zero", "it is not one line"),
     ],
 )
-def test_a_command_that_fails_is_told_without_its_output(program, body, reason):
+def test_a_failed_command_is_reported_without_its_output(program, body, reason):
     assert reason in refusal(resource(command=[program(body)]), timeout_s=0.5)
 
 

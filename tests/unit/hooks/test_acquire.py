@@ -1,4 +1,4 @@
-"""Acquiring: a selection becomes QPUs that are held, recorded and exported, or sentences that say why not."""
+"""Acquiring: a selection becomes QPUs that are held, recorded and exported, or sentences about why not."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_a_qpu_is_acquired_recorded_and_exported(site, acquire_for):
     assert entry.run_as_uid is None
 
 
-def test_the_order_is_that_of_the_selection_whatever_ends_first(site, acquire_for):
+def test_qpus_are_in_the_order_of_the_selection_whichever_is_acquired_first(site, acquire_for):
     site.add("a", acquire=f"wait-for:{site.path / 'gate'}").add("b", type="iqm-server").add("c")
     site.resources[1]["environment"] |= {"QRMI_IQM_ISA_ENDPOINT": "e", "QRMI_IQM_ISA_TOKEN": f"{SECRET}-t"}
     site.resources[2]["environment"]["QRMI_FAKE_ACQUIRE"] = ""
@@ -62,7 +62,7 @@ def test_the_intent_is_on_disk_before_qrmi_is_called(site, acquire_for, monkeypa
     assert seen == {"a": State.ACQUIRING}
 
 
-def test_where_the_intent_cannot_be_written_nothing_is_acquired(site, acquire_for, monkeypatch):
+def test_if_the_intent_cannot_be_written_nothing_is_acquired(site, acquire_for, monkeypatch):
     site.add("a")
 
     def full(folder, record):
@@ -74,8 +74,8 @@ def test_where_the_intent_cannot_be_written_nothing_is_acquired(site, acquire_fo
     assert site.calls() == []
 
 
-def test_a_disk_that_fills_up_meanwhile_loses_no_token(site, acquire_for, monkeypatch):
-    """The record cannot be written any more, but each child has left its token by itself."""
+def test_a_disk_that_fills_up_loses_no_token(site, acquire_for, monkeypatch):
+    """The record can no longer be written, but each child has written its token to a journal."""
     site.add("a").add("b")
     real, writes = JobFolder.write, []
 
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_meanwhile_loses_no_token(site, acquire_for, monkey
     assert tokens == called
 
 
-def test_names_that_the_site_does_not_know_are_left_out_with_a_note(site, acquire_for):
+def test_unknown_names_are_left_out_with_a_note(site, acquire_for):
     site.add("a")
     result = acquire_for("x,a,y")
     assert result.is_ready
@@ -118,14 +118,14 @@ def test_a_forged_selection_fails_the_job_in_one_line(site, acquire_for, text):
 
 
 @pytest.mark.parametrize("config", ["{", "[]", f'{{"resources": ["{SECRET}"]}}'])
-def test_a_broken_config_is_told_to_the_user_without_what_only_an_admin_can_see(site, acquire_for, config):
+def test_a_broken_config_is_reported_to_the_user_without_details(site, acquire_for, config):
     site.write_config(config)
     [note] = acquire_for("a").notes
     assert "the site's QPU configuration cannot be used" in note
     assert str(site.path) not in note
 
 
-def test_with_any_a_job_starts_with_what_there_is(site, acquire_for):
+def test_with_any_a_job_starts_with_the_qpus_that_it_got(site, acquire_for):
     site.add("a").add("b", acquire="raise", secret=f"{SECRET}-echo")
     site.resources[1]["environment"]["QRMI_OTHER_TOKEN"] = f"{SECRET}-echo"
     site.write_config(json.dumps({"resources": site.resources}))
@@ -137,7 +137,7 @@ def test_with_any_a_job_starts_with_what_there_is(site, acquire_for):
     assert states(site) == {"a": State.ACQUIRED, "b": State.FAILED}
 
 
-def test_with_all_what_was_acquired_is_given_back(site, acquire_for):
+def test_with_all_the_acquired_qpus_are_given_back(site, acquire_for):
     site.configure("--require=all")
     site.add("a").add("b", acquire="raise")
     result = acquire_for("a,b")
@@ -148,7 +148,7 @@ def test_with_all_what_was_acquired_is_given_back(site, acquire_for):
 
 
 @pytest.mark.parametrize("selection", ["a,unknown", "a,b"])
-def test_with_all_nothing_is_acquired_where_it_is_known_to_be_in_vain(site, acquire_for, selection):
+def test_with_all_nothing_is_acquired_if_a_qpu_is_known_to_be_missing(site, acquire_for, selection):
     site.configure("--require=all")
     site.add("a").add("b", type="new-vendor")
     assert not acquire_for(selection).is_ready
@@ -156,34 +156,34 @@ def test_with_all_nothing_is_acquired_where_it_is_known_to_be_in_vain(site, acqu
 
 
 def test_a_refused_job_keeps_its_folder_for_the_exports(site, acquire_for):
-    """TaskProlog reads the reason from there."""
+    """TaskProlog reads the reason there."""
     site.add("a", acquire="raise")
     result = acquire_for("a")
     site.folder().write_exports(exports.render(result), os.getuid())
 
 
-def test_a_call_without_an_answer_stays_recorded_where_the_type_locks(site, acquire_for):
+def test_a_call_without_an_answer_stays_recorded_if_the_type_locks(site, acquire_for):
     site.configure("--acquire-timeout=0.2")
     site.add("a", acquire="hang")
     assert acquire_for("a").notes == ("qrmi-slurm: job 12 has no QPU: a could not be acquired: no answer within 0.2 s",)
     assert states(site) == {"a": State.INDETERMINATE}
 
 
-def test_a_misspelt_type_that_locks_is_not_forgotten_without_an_answer(site, acquire_for):
+def test_another_spelling_of_a_type_that_locks_stays_recorded_too(site, acquire_for):
     site.configure("--acquire-timeout=0.2")
     site.add("a", type="ibm_quantum_compute_service", acquire="hang")
     acquire_for("a")
     assert states(site) == {"a": State.INDETERMINATE}
 
 
-def test_a_killed_child_that_had_its_token_has_acquired(site, acquire_for, monkeypatch):
-    """The journal counts where the answer did not come through."""
+def test_a_killed_child_that_wrote_its_token_has_acquired(site, acquire_for, monkeypatch):
+    """The journal counts if the answer is lost."""
     site.add("a")
     monkeypatch.setattr("qrmi_slurm.calls.backend._read_answer", lambda content, code: ("unanswered", None, "killed"))
     assert acquire_for("a").variables["a_QRMI_JOB_ACQUISITION_TOKEN"] == "session-a"
 
 
-def test_a_token_of_more_than_a_line_is_released_and_fails_the_job(site, acquire_for, monkeypatch):
+def test_a_token_of_several_lines_is_released_and_fails_the_job(site, acquire_for, monkeypatch):
     import qrmi
 
     monkeypatch.setattr(qrmi.QuantumResource, "acquire", lambda self: "session\nexport LD_PRELOAD=/x")
@@ -202,7 +202,7 @@ def test_a_token_that_qrmi_logs_is_masked(site, acquire_for, syslog_lines):
 
 
 def test_an_empty_token_fails_the_job(site, acquire_for):
-    """QRMI's release of nothing releases nothing; a task could not use it either."""
+    """It cannot be released, and a task could not use it."""
     site.add("a", token="")
     assert not acquire_for("a").is_ready
 
@@ -214,7 +214,7 @@ def test_the_users_own_credentials_are_used_as_the_user(site, acquire_for):
     assert site.folder().read().entries[0].run_as_uid == os.getuid()
 
 
-def test_what_a_surrounding_job_left_never_reaches_qrmi(site, acquire_for):
+def test_tokens_and_sessions_of_a_surrounding_job_never_reach_qrmi(site, acquire_for):
     site.add("a")
     acquire_for("a", SPANK_a_QRMI_JOB_ACQUISITION_TOKEN="stale", SPANK_a_QRMI_IBM_QCS_SESSION_ID="stale")
     assert "stale" not in site.folder().read().entries[0].environment.values()
@@ -228,7 +228,7 @@ def test_the_sites_environment_reaches_qrmi_and_the_tasks(site, acquire_for):
 
 
 @pytest.mark.parametrize("variable", ["QRMI_JOB_ACQUISITION_TOKEN", "QRMI_IBM_QCS_SESSION_ID"])
-def test_the_config_cannot_bring_a_session_along(site, acquire_for, variable):
+def test_the_config_cannot_set_a_token_or_session(site, acquire_for, variable):
     """QRMI would reuse, and later close, a session that somebody else opened."""
     site.add("a")
     site.resources[0]["environment"][variable] = "stale"
@@ -254,7 +254,7 @@ def test_a_session_ends_with_the_job_at_the_latest(site, acquire_for, start, end
     assert entry.expires_s == pytest.approx(entry.since_s + int(ttl), abs=60)
 
 
-def test_a_configured_session_life_stays(site, acquire_for):
+def test_a_configured_session_lifetime_is_kept(site, acquire_for):
     site.add("a")
     site.resources[0]["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "60"
     site.write_config(json.dumps({"resources": site.resources}))
@@ -263,8 +263,8 @@ def test_a_configured_session_life_stays(site, acquire_for):
 
 
 @pytest.mark.parametrize("digits", [20, 5000])
-def test_an_absurd_session_life_fails_no_job_of_others_and_no_later_release(site, acquire_for, digits):
-    """The user may set it; the record must stay one that Epilog and recover can work with."""
+def test_an_absurd_session_lifetime_breaks_no_other_qpu_and_no_release(site, acquire_for, digits):
+    """Users may set it, and Epilog and recover must still be able to use the record."""
     site.configure("--acquire-timeout=0.2")
     site.add("a", acquire="hang").add("b")
     result = acquire_for("a,b", SPANK_a_QRMI_IBM_QCS_SESSION_MAX_TTL="9" * digits)
@@ -283,7 +283,7 @@ def test_without_times_slurmctld_is_asked(site, acquire_for, monkeypatch):
     assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "77"
 
 
-def test_without_any_time_limit_the_job_goes_on_as_unlimited(site, acquire_for, monkeypatch, syslog_lines):
+def test_an_unknown_time_limit_counts_as_unlimited(site, acquire_for, monkeypatch, syslog_lines):
     site.add("a")
     monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: None)
     result = acquire_for("a", SLURM_JOB_END_TIME=None)
@@ -301,7 +301,7 @@ def test_a_requeued_job_releases_its_earlier_run_first(site, acquire_for):
     assert len(site.folder().read().entries) == 1
 
 
-def test_what_a_requeued_job_cannot_release_stays_beside_the_new_run(site, acquire_for):
+def test_a_qpu_that_a_requeued_job_cannot_release_stays_recorded(site, acquire_for):
     site.add("a", release="raise")
     acquire_for("a")
     assert acquire_for("a", SLURM_JOB_RESTART_COUNT="1").is_ready
@@ -309,7 +309,7 @@ def test_what_a_requeued_job_cannot_release_stays_beside_the_new_run(site, acqui
     assert [(entry.restart_count, entry.state) for entry in entries] == [(0, State.RELEASING), (1, State.ACQUIRED)]
 
 
-def test_a_dropped_types_successor_is_exported_and_its_old_name_in_the_legacy_list(site, acquire_for):
+def test_a_dropped_type_is_exported_under_its_successor_and_its_old_name(site, acquire_for):
     old = {f"QRMI_IBM_DA_{name}": name for name in ("ENDPOINT", "IAM_ENDPOINT", "IAM_APIKEY", "SERVICE_CRN")}
     site.add("d", type="direct-access")
     site.resources[0]["environment"] |= old
@@ -320,7 +320,7 @@ def test_a_dropped_types_successor_is_exported_and_its_old_name_in_the_legacy_li
     assert variables["d_QRMI_IBM_DA_IAM_APIKEY"] == variables["d_QRMI_IBM_QS_IAM_APIKEY"] == "IAM_APIKEY"
 
 
-def test_a_type_that_qrmi_does_not_know_costs_only_its_qpu(site, acquire_for, syslog_lines):
+def test_an_unknown_type_affects_only_its_qpu(site, acquire_for, syslog_lines):
     site.add("a").add("n", type="new-vendor")
     result = acquire_for("a,n")
     assert result.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
@@ -335,6 +335,6 @@ def test_without_qrmi_the_job_fails_with_a_sentence(site, acquire_for, monkeypat
 
 
 @pytest.mark.parametrize("name", ["iqm:x", "a.b-c", "a b", "Ünïcode", "*", "KEY"])
-def test_a_name_stands_in_the_variables_as_it_is(site, acquire_for, name):
+def test_a_name_is_used_unchanged_in_variables(site, acquire_for, name):
     site.add(name)
     assert acquire_for(name).variables[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"] == f"session-{name}"

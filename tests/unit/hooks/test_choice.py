@@ -1,4 +1,4 @@
-"""A job that leaves open which QPU it gets: what is tried, in which order, with which license, and who may have it."""
+"""A job that leaves its QPU open: what is tried, in which order, with which license, and who may use it."""
 
 import grp
 import os
@@ -16,7 +16,7 @@ MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
 @pytest.fixture
 def slurmctld(monkeypatch):
-    """A slurmctld with licenses: `free` are those that no job has, `job` what this one has; `changes` are noted."""
+    """A slurmctld with licenses: `free` for those that no job has, `job` for this one's; `changes` are recorded."""
 
     class Slurmctld:
         def __init__(self):
@@ -50,7 +50,7 @@ def acquired(site):
 
 
 @pytest.mark.parametrize("selection", ["ibm_*", "any:ibm_*", "any:ibm-quantum-compute-service", "least-busy:ibm_*"])
-def test_the_least_busy_of_those_that_fit_is_taken(site, acquire_for, selection):
+def test_the_least_busy_of_the_matching_qpus_is_chosen(site, acquire_for, selection):
     site.add("ibm_a", queue="7").add("ibm_b", queue="2").add("ibm_c", queue="3")
     site.add("other", type="ibm_quantum_system", queue="0")
     result = acquire_for(selection)
@@ -61,25 +61,25 @@ def test_the_least_busy_of_those_that_fit_is_taken(site, acquire_for, selection)
     assert "ibm_a_QRMI_IBM_QCS_ENDPOINT" not in result.variables
 
 
-def test_a_type_is_known_by_its_name_of_before(site, acquire_for):
+def test_a_type_is_known_by_its_former_name(site, acquire_for):
     site.add("a")
     assert held(acquire_for("any:qiskit-runtime-service")) == "a"
 
 
-def test_a_qpu_with_just_this_name_is_no_choice(site, acquire_for):
+def test_a_qpu_with_exactly_this_name_is_not_a_choice(site, acquire_for):
     site.add("ibm_*", queue="7").add("ibm_b", queue="2")
     result = acquire_for("ibm_*")
     assert held(result) == "ibm_*"
     assert result.notes == ()
 
 
-def test_one_that_is_not_online_is_left_out(site, acquire_for):
+def test_a_qpu_that_is_not_online_is_left_out(site, acquire_for):
     site.add("ibm_a", queue="0", status="Offline").add("ibm_b", queue="9").add("ibm_c", status="raise", secret=SECRET)
     assert held(acquire_for("ibm_*")) == "ibm_b"
     assert acquired(site) == ["ibm_b"]
 
 
-def test_where_none_can_be_used_the_user_reads_why_of_each(site, acquire_for):
+def test_if_none_can_be_used_the_user_reads_the_reason_for_each(site, acquire_for):
     site.add("ibm_a", status="Offline").add("ibm_b", status="raise", secret=SECRET)
     result = acquire_for("ibm_*")
     assert not result.is_ready
@@ -88,7 +88,7 @@ def test_where_none_can_be_used_the_user_reads_why_of_each(site, acquire_for):
     assert "ibm_b could not be acquired: the service says no to" in note
 
 
-def test_where_one_cannot_be_acquired_the_next_is_tried(site, acquire_for):
+def test_if_one_cannot_be_acquired_the_next_is_tried(site, acquire_for):
     site.add("ibm_a", queue="1", acquire="raise").add("ibm_b", queue="2", acquire="panic").add("ibm_c", queue="3")
     result = acquire_for("least-busy:ibm_*")
     assert held(result) == "ibm_c"
@@ -96,25 +96,25 @@ def test_where_one_cannot_be_acquired_the_next_is_tried(site, acquire_for):
     assert result.notes == ("qrmi-slurm: least-busy:ibm_* is ibm_c",)
 
 
-def test_one_that_hangs_leaves_time_for_the_next(site, acquire_for):
+def test_a_qpu_that_hangs_leaves_time_for_the_next(site, acquire_for):
     site.add("ibm_a", queue="1", acquire="hang").add("ibm_b", queue="2")
     site.configure("--acquire-timeout=2")
     assert held(acquire_for("ibm_*")) == "ibm_b"
 
 
-def test_two_choices_take_two_qpus_and_none_that_is_named(site, acquire_for):
+def test_two_choices_get_two_qpus_other_than_the_named_one(site, acquire_for):
     site.add("ibm_a", queue="1").add("ibm_b", queue="2").add("ibm_c", queue="3")
     assert held(acquire_for("ibm_*,ibm_a,ibm_*")) == "ibm_b,ibm_a,ibm_c"
 
 
-def test_a_choice_for_which_nothing_is_left_says_so(site, acquire_for):
+def test_a_choice_without_a_qpu_left_says_so(site, acquire_for):
     site.add("ibm_a").add("ibm_b")
     result = acquire_for("ibm_*,ibm_*,ibm_*")
     assert held(result) == "ibm_a,ibm_b"
     assert result.notes[-1] == "qrmi-slurm: ibm_*: no other QPU is left for it"
 
 
-def test_a_choice_that_fits_nothing_is_told_what_there_is(site, acquire_for):
+def test_a_choice_that_matches_nothing_lists_the_known_qpus(site, acquire_for):
     site.add("ibm_demo").add("ibm_second")
     assert acquire_for("any:iqm-server").notes == (
         "qrmi-slurm: job 12 has no QPU: unknown QPU: any:iqm-server; known QPUs: ibm_demo, ibm_second",
@@ -135,7 +135,7 @@ def test_a_long_list_of_names_is_cut(site, acquire_for):
 # --- dynamic resources -------------------------------------------------------------------------------------
 
 
-def test_what_qrmi_finds_behind_a_dynamic_resource_is_taken_by_its_own_name(site, acquire_for):
+def test_a_qpu_found_behind_a_dynamic_resource_is_acquired_by_its_own_name(site, acquire_for):
     site.add("ibm_inst1", is_dynamic=True, behind="ibm_torino ibm_fez")
     result = acquire_for("ibm_inst1")
     assert held(result) == "ibm_torino"
@@ -146,7 +146,7 @@ def test_what_qrmi_finds_behind_a_dynamic_resource_is_taken_by_its_own_name(site
     assert [entry.name for entry in site.folder().read().entries] == ["ibm_torino"]
 
 
-def test_a_dynamic_resource_is_one_of_those_that_a_choice_fits(site, acquire_for):
+def test_a_choice_may_match_a_dynamic_resource(site, acquire_for):
     site.add("ibm_a", status="Offline").add("ibm_inst1", is_dynamic=True, behind="ibm_torino")
     assert held(acquire_for("any:ibm-quantum-compute-service")) == "ibm_torino"
 
@@ -155,7 +155,7 @@ def test_a_dynamic_resource_is_one_of_those_that_a_choice_fits(site, acquire_for
     ("behind", "reason"),
     [({}, "the service says no"), ({"behind": " "}, "QRMI found no online QPU behind it")],
 )
-def test_a_dynamic_resource_behind_which_is_nothing_says_so(site, acquire_for, behind, reason):
+def test_a_dynamic_resource_without_qpus_says_so(site, acquire_for, behind, reason):
     site.add("ibm_inst1", is_dynamic=True, **behind)
     assert acquire_for("ibm_inst1").notes == (
         f"qrmi-slurm: job 12 has no QPU: ibm_inst1 could not be acquired: {reason}",
@@ -165,15 +165,15 @@ def test_a_dynamic_resource_behind_which_is_nothing_says_so(site, acquire_for, b
 # --- licenses ----------------------------------------------------------------------------------------------
 
 
-def test_the_licensed_qpu_is_preferred_where_the_queue_does_not_decide(site, acquire_for, slurmctld):
+def test_the_licensed_qpu_is_preferred_unless_the_queue_decides(site, acquire_for, slurmctld):
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     assert held(acquire_for("ibm_*", SLURM_JOB_LICENSES="matlab:1,qpu_ibm_b:1")) == "ibm_b"
     assert slurmctld.changes == []
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_for_another_qpu_than_the_licensed_one_the_jobs_licenses_are_changed(site, acquire_for, slurmctld, is_told):
-    """Slurm before 23.02 does not tell Prolog the licenses, which are asked for then."""
+def test_for_a_qpu_other_than_the_licensed_one_the_license_is_swapped(site, acquire_for, slurmctld, is_told):
+    """Slurm before 23.02 does not tell Prolog the licenses, so slurmctld is asked."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"matlab": 1, "qpu_ibm_b": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 1}
@@ -184,7 +184,14 @@ def test_for_another_qpu_than_the_licensed_one_the_jobs_licenses_are_changed(sit
     assert slurmctld.free == {"matlab": 0, "qpu_ibm_a": 0, "qpu_ibm_b": 1}
 
 
-def test_a_qpu_that_other_jobs_hold_is_not_taken_from_them(site, acquire_for, slurmctld):
+def test_an_odd_word_in_the_license_list_does_not_free_the_choice(site, acquire_for, slurmctld):
+    """Slurm skips empty words; the job still holds its QPU's license and can only swap it for a free one."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9")
+    slurmctld.free = {"qpu_ibm_a": 0}
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="matlab,,qpu_ibm_b:1")) == "ibm_b"
+
+
+def test_a_qpu_held_by_other_jobs_is_not_taken(site, acquire_for, slurmctld):
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 0}
@@ -193,7 +200,7 @@ def test_a_qpu_that_other_jobs_hold_is_not_taken_from_them(site, acquire_for, sl
 
 
 def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site, acquire_for, slurmctld, monkeypatch):
-    """Slurm lets an operator take more than there are."""
+    """Slurm lets an operator over-subscribe a license."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
     answers = iter([licenses.License("qpu_ibm_a", 1, 0, 0), licenses.License("qpu_ibm_a", 1, 2, 0)])
@@ -202,7 +209,7 @@ def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site,
     assert slurmctld.changes == [{"qpu_ibm_a": 1}, {"qpu_ibm_b": 1}]
 
 
-def test_where_slurmctld_refuses_the_change_the_qpu_is_not_taken(site, acquire_for, slurmctld, monkeypatch):
+def test_if_slurmctld_refuses_the_swap_the_qpu_is_not_taken(site, acquire_for, slurmctld, monkeypatch):
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.free = {"qpu_ibm_a": 1}
     monkeypatch.setattr(licenses, "change", lambda *arguments: False)
@@ -249,7 +256,7 @@ def test_a_job_with_named_qpus_asks_slurmctld_nothing(site, acquire_for, monkeyp
         {"users": [ME], "accounts": ["physics"], "partitions": ["main", "x"], "qos": ["high"]},
     ],
 )
-def test_who_is_allowed_gets_the_qpu(site, acquire_for, allow):
+def test_an_allowed_job_gets_the_qpu(site, acquire_for, allow):
     site.add("a", slurm={"allow": allow})
     assert held(acquire_for("a", SLURM_JOB_ACCOUNT="physics", SLURM_JOB_PARTITION="main", SLURM_JOB_QOS="high")) == "a"
 
@@ -264,21 +271,21 @@ def test_who_is_allowed_gets_the_qpu(site, acquire_for, allow):
         ({"qos": ["low"]}, "QOS high may not use a: it is for QOS low"),
     ],
 )
-def test_who_is_not_allowed_reads_for_whom_it_is(site, acquire_for, allow, sentence):
+def test_a_job_that_is_not_allowed_reads_who_is(site, acquire_for, allow, sentence):
     site.add("a", slurm={"allow": allow})
     result = acquire_for("a", SLURM_JOB_ACCOUNT="physics", SLURM_JOB_PARTITION="main", SLURM_JOB_QOS="high")
     assert result.notes == (f"qrmi-slurm: job 12 has no QPU: {sentence}",)
     assert acquired(site) == []
 
 
-def test_what_slurm_does_not_say_is_not_allowed(site, acquire_for, slurmctld):
+def test_an_unknown_account_or_qos_is_not_allowed(site, acquire_for, slurmctld):
     site.add("a", slurm={"allow": {"accounts": ["physics"]}}).add("b", slurm={"allow": {"qos": ["high"]}})
     notes = acquire_for("a,b").notes
     assert notes[0].endswith(": a job without an account may not use a: it is for account physics")
     assert notes[1].endswith(": a job without a QOS may not use b: it is for QOS high")
 
 
-def test_the_qos_is_asked_for_where_a_rule_is_about_it(site, acquire_for, slurmctld):
+def test_the_qos_is_asked_for_if_a_rule_needs_it(site, acquire_for, slurmctld):
     site.add("a", slurm={"allow": {"qos": ["high"]}})
     slurmctld.job = Allotment({}, "high")
     assert held(acquire_for("a")) == "a"
@@ -289,13 +296,13 @@ def test_a_choice_is_among_those_that_the_user_may_use(site, acquire_for):
     assert held(acquire_for("ibm_*")) == "ibm_b"
 
 
-def test_where_none_of_them_is_for_the_user_he_reads_so(site, acquire_for):
+def test_if_none_is_for_the_user_they_read_so(site, acquire_for):
     site.add("ibm_a", slurm={"allow": {"users": ["bob"]}})
     [note] = acquire_for("ibm_*").notes
     assert note.endswith(f": user {ME} may not use ibm_a: it is for user bob")
 
 
-def test_no_user_can_say_that_he_is_in_another_account(site, acquire_for):
-    """All SPANK_* is the user's text; Slurm's own variables are not."""
+def test_users_cannot_claim_another_account(site, acquire_for):
+    """SPANK_* variables are the user's text; Slurm's own are not."""
     site.add("a", slurm={"allow": {"accounts": ["physics"]}})
     assert not acquire_for("a", SPANK_SLURM_JOB_ACCOUNT="physics", SLURM_JOB_ACCOUNT="other").is_ready

@@ -1,4 +1,4 @@
-"""A type that only a newer QRMI has works without a change here, from the config to the task and back."""
+"""A resource type of a newer QRMI works without a change here, from the config to the task and back."""
 
 import json
 
@@ -44,8 +44,8 @@ def test_it_is_acquired_exported_and_released(newer, syslog_lines):
     assert SECRET not in str(syslog_lines)
 
 
-def test_its_endpoint_is_guarded_as_those_we_know(newer, syslog_lines):
-    """A user who changes it does not get the site's key there."""
+def test_its_endpoint_is_protected_like_known_ones(newer, syslog_lines):
+    """If a user changes it, the site's key is not sent there."""
     own = {"SPANK_new_QRMI_NEW_VENDOR_BASE_URL": "http://elsewhere.invalid"}
     prolog.prolog(newer.hook_environment("new", **own))
     exported = variables_of(task_prolog.task_prolog(newer.task_environment("new")).lines)
@@ -64,6 +64,6 @@ def test_its_endpoint_is_guarded_as_those_we_know(newer, syslog_lines):
         ("new-vendor-system", "new-vendor-system"),
     ],
 )
-def test_however_a_type_is_spelled_qrmis_own_service_can_read_it(configured, served):
-    """QRMIService in a task takes one spelling only, and passes over a QPU in any other."""
+def test_every_spelling_of_a_type_is_passed_on_as_qrmi_expects_it(configured, served):
+    """QRMIService in a task knows one spelling only, and ignores QPUs with another."""
     assert installed.installed_type(configured, MEMBERS) == served

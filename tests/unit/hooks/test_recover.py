@@ -1,4 +1,4 @@
-"""Recovering: what no job uses is released, what a job uses never."""
+"""Recovering: QPUs that no job uses are released, and others never."""
 
 import os
 import time
@@ -39,48 +39,48 @@ def plan(record, jobs=RUNNING, *, after_s=0.0, **more):
 @pytest.mark.parametrize(
     "state", ["RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "EXPEDITING", "NEW_IN_2030"]
 )
-def test_what_a_living_job_holds_is_left(state):
-    """A word that a newer Slurm has for a state is no reason to take a QPU."""
+def test_a_running_job_keeps_its_qpus(state):
+    """A job state of a newer Slurm is no reason to take a QPU away."""
     assert plan(record_of(entry()), {12: Job(state, 0)}).step is Step.LEAVE
 
 
 @pytest.mark.parametrize(
     "jobs", [{}, {12: Job("COMPLETED", 0)}, {12: Job("NODE_FAIL", 0)}, {12: Job("PENDING", 1)}, {12: Job("RUNNING", 1)}]
 )
-def test_what_a_run_that_has_ended_held_is_released(jobs):
+def test_the_qpus_of_a_run_that_has_ended_are_released(jobs):
     assert plan(record_of(entry()), jobs).step is Step.RELEASE
 
 
-def test_without_slurms_answer_nothing_is_taken_and_that_is_said():
+def test_without_slurms_answer_nothing_is_released_and_that_is_reported():
     found = plan(record_of(entry()), None)
     assert (found.step, found.is_fault) == (Step.LEAVE, True)
 
 
-def test_another_clusters_jobs_are_not_judged_by_this_ones():
+def test_another_clusters_jobs_are_left_alone():
     """On a shared state directory job 12 of the other cluster lives, whatever this one knows of a job 12."""
     assert plan(record_of(entry(), cluster="other"), {}).step is Step.LEAVE
     assert plan(record_of(entry(), cluster="other"), {}, cluster=None).step is Step.LEAVE
 
 
-def test_slurm_folds_a_clusters_name():
+def test_the_case_of_a_clusters_name_does_not_matter():
     assert plan(record_of(entry()), {}, cluster="Test").step is Step.RELEASE
 
 
-def test_a_node_that_has_booted_since_needs_no_answer_of_slurm():
+def test_a_node_that_has_rebooted_needs_no_answer_from_slurm():
     assert plan(record_of(entry()), None, boots={"n1": "another"}).step is Step.RELEASE
     assert plan(record_of(entry()), RUNNING, boots={"n1": "another"}).step is Step.RELEASE
     assert plan(record_of(entry()), RUNNING, boots={"n1": "b", "n2": "another"}).step is Step.LEAVE
     assert plan(record_of(entry()), RUNNING, boots={"n1": ""}).step is Step.LEAVE
 
 
-def test_of_a_living_job_only_what_is_pending_is_released():
+def test_for_a_running_job_only_pending_qpus_are_released():
     """A requeued job's first session could not be closed; its second is in use."""
     found = plan(record_of(entry(state=State.RELEASING), entry("b")))
     assert (found.step, found.only_pending) == (Step.RELEASE, True)
 
 
 @pytest.mark.parametrize(("attempts", "wait_s"), [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1800), (99, 1800)])
-def test_attempts_come_less_and_less_often(attempts, wait_s):
+def test_the_time_between_attempts_grows(attempts, wait_s):
     held = record_of(entry(state=State.RELEASING, attempts=attempts))
     assert plan(held, {}, after_s=wait_s - 0.5).step is (Step.WAIT if wait_s else Step.RELEASE)
     assert plan(held, {}, after_s=wait_s).step is Step.RELEASE
@@ -92,20 +92,20 @@ def test_a_clock_that_was_set_back_delays_no_attempt_by_more_than_the_back_off()
     assert recover.next_try_s(held, NOW_S - 3600) == NOW_S - 3600 + 30
 
 
-def test_what_no_token_is_known_of_is_kept_until_it_has_ended_by_itself():
+def test_a_qpu_without_a_token_is_kept_until_its_session_has_expired():
     held = record_of(entry(state=State.INDETERMINATE, token=None, expires_s=NOW_S + 60))
     found = plan(held, {}, after_s=59)
     assert (found.step, found.is_fault) == (Step.WAIT, False)
     assert plan(held, {}, after_s=60).step is Step.FORGET
 
 
-def test_what_no_end_is_known_of_is_an_admins_to_forget():
+def test_a_qpu_of_unknown_end_is_left_for_an_admin_to_forget():
     found = plan(record_of(entry(state=State.INDETERMINATE, token=None)), {}, after_s=1e9)
     assert (found.step, found.is_fault) == (Step.WAIT, True)
     assert "release --forget" in found.reason
 
 
-def test_a_living_jobs_folder_that_holds_nothing_stays():
+def test_a_running_jobs_folder_stays_even_if_it_holds_nothing():
     """Its exports tell the job's tasks why they have no QPU."""
     assert plan(record_of()).step is Step.LEAVE
     assert plan(record_of(), {12: Job("PENDING", 1)}).step is Step.LEAVE
@@ -134,7 +134,7 @@ def hold(site):
 
 @pytest.fixture
 def run(site, syslog_lines):
-    """Recover, and return what came of it; no secret is said."""
+    """Recover, and return the results; check that no secret is in them or in the log."""
 
     def recover_all(jobs=None, *, ask=None, **mode):
         answer = world({} if jobs is None else jobs)
@@ -153,7 +153,7 @@ def test_the_qpu_of_a_job_that_has_ended_is_released(site, hold, run):
     assert not folder.exists()
 
 
-def test_a_dry_run_asks_no_service_and_changes_nothing(site, hold, run):
+def test_a_dry_run_calls_no_service_and_changes_nothing(site, hold, run):
     folder = hold()
     before = (folder.path / "record.json").read_bytes()
     [result] = run(dry_run=True)
@@ -162,7 +162,7 @@ def test_a_dry_run_asks_no_service_and_changes_nothing(site, hold, run):
     assert (folder.path / "record.json").read_bytes() == before
 
 
-def test_what_cannot_be_released_is_left_and_waits(hold, run):
+def test_a_qpu_that_cannot_be_released_waits_for_the_next_attempt(hold, run):
     hold(release="raise")
     [first] = run()
     [second] = run()
@@ -170,15 +170,15 @@ def test_what_cannot_be_released_is_left_and_waits(hold, run):
     assert "says no" in first.outcome
 
 
-def test_slurm_is_not_asked_where_nothing_is_recorded(run):
+def test_slurm_is_not_asked_if_nothing_is_recorded(run):
     def ask():
         raise AssertionError("Slurm was asked")
 
     assert run(ask=ask) == []
 
 
-def test_a_job_that_begins_after_slurms_answer_keeps_its_qpu(site, hold, run):
-    """Prolog writes its record while squeue answers: that answer cannot know the job."""
+def test_a_job_that_starts_after_slurms_answer_keeps_its_qpu(site, hold, run):
+    """Prolog writes its record while squeue answers, so the answer does not include the job."""
     hold(job_id=7)
 
     def ask():
@@ -202,7 +202,7 @@ def test_a_job_that_runs_again_after_slurms_answer_keeps_its_qpu(site, hold, run
     assert site.calls() == []
 
 
-def test_a_record_that_a_hook_holds_is_left_without_alarm(site, hold, run):
+def test_a_record_that_a_hook_has_locked_is_left_alone(site, hold, run):
     folder = hold()
     with folder.locked(1):
         [result] = run()
@@ -210,7 +210,7 @@ def test_a_record_that_a_hook_holds_is_left_without_alarm(site, hold, run):
     assert site.calls() == []
 
 
-def test_a_folder_without_a_record_goes_with_its_job(site, run):
+def test_a_folder_without_a_record_is_removed_after_its_job(site, run):
     site.folder().create()
     assert run({12: Job("RUNNING", 0)}) == []
     assert run({12: Job("PENDING", 1)}) == []
@@ -220,7 +220,7 @@ def test_a_folder_without_a_record_goes_with_its_job(site, run):
     assert not site.folder().exists()
 
 
-def test_a_record_that_nobody_can_read_stops_no_other(site, hold, run):
+def test_an_unreadable_record_does_not_stop_others(site, hold, run):
     hold()
     broken = hold(job_id=7)
     (broken.path / "record.json").write_text("{")
@@ -229,11 +229,11 @@ def test_a_record_that_nobody_can_read_stops_no_other(site, hold, run):
     assert results[12].outcome == "released"
     [aside] = inventory.set_aside(site.state_dir)
     assert (aside / "record.json").read_text() == "{"
-    assert [result.job_id for result in run()] == [7]  # its folder is left, empty
+    assert [result.job_id for result in run()] == [7]  # its empty folder is left
     assert run() == []
 
 
-def test_on_an_admins_word_a_living_jobs_qpu_is_released_and_its_steps_are_told(site, hold):
+def test_an_admin_can_release_a_running_jobs_qpu_and_its_steps_are_told(site, hold):
     folder = hold()
     folder.write_exports("x", os.getuid())
     [item] = inventory.read(site.state_dir)
@@ -242,7 +242,7 @@ def test_on_an_admins_word_a_living_jobs_qpu_is_released_and_its_steps_are_told(
     assert "an admin released it" in folder.exports_path.read_text()
 
 
-def test_what_was_shown_to_the_admin_is_what_is_released(site, hold):
+def test_only_what_was_shown_to_the_admin_is_released(site, hold):
     hold()
     [item] = inventory.read(site.state_dir)
     site.folder().remove()
@@ -251,7 +251,7 @@ def test_what_was_shown_to_the_admin_is_what_is_released(site, hold):
         recover.take_back(item, site.options(), is_living=True)
 
 
-def test_what_no_token_is_known_of_can_be_forgotten(site, hold):
+def test_an_admin_can_forget_a_qpu_without_a_token(site, hold):
     folder = hold()
     folder.write(record_of(entry(state=State.INDETERMINATE, token=None)))
     [item] = inventory.read(site.state_dir)

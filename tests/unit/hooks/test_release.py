@@ -1,4 +1,4 @@
-"""Releasing: nothing leaves the record before it is proven to be given back."""
+"""Releasing: nothing is removed from the record before its release is proven."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def entry(
 
 @pytest.fixture
 def run(site, syslog_lines):
-    """Write a record with entries, release it, and return what is left; no secret is in a log line."""
+    """Write a record with entries, release it, and return what is left; check that no log line has a secret."""
 
     def release_all(*entries, **options):
         folder = site.folder()
@@ -45,7 +45,7 @@ def run(site, syslog_lines):
     return release_all
 
 
-def test_after_proof_the_folder_is_gone(site, run):
+def test_after_a_proven_release_the_folder_is_gone(site, run):
     assert run(entry(site, "a"), entry(site, "b")) is None
     assert sorted(site.calls()) == [f"release a {SECRET}-a", f"release b {SECRET}-b"]
     assert not site.folder().exists()
@@ -56,7 +56,7 @@ def test_a_session_that_the_service_does_not_know_is_released(site, run):
 
 
 @pytest.mark.parametrize("word", ["raise", "panic", "segv", "exit"])
-def test_what_cannot_be_released_stays_with_its_token(site, run, word, syslog_lines):
+def test_a_qpu_that_cannot_be_released_stays_with_its_token(site, run, word, syslog_lines):
     left = run(entry(site, "a"), entry(site, "b", release=word))
     assert [kept.name for kept in left.entries] == ["b"]
     assert site.folder().read() == left
@@ -66,7 +66,7 @@ def test_what_cannot_be_released_stays_with_its_token(site, run, word, syslog_li
     assert any("not-released: job=12 qpu=b" in line for _, line in syslog_lines)
 
 
-def test_a_hanging_service_costs_its_deadline_once(site, run):
+def test_hanging_services_share_one_deadline(site, run):
     site.configure("--release-timeout=0.3")
     started_s = time.monotonic()
     left = run(*(entry(site, name, release="hang") for name in "abc"))
@@ -74,14 +74,14 @@ def test_a_hanging_service_costs_its_deadline_once(site, run):
     assert len(left.entries) == 3
 
 
-def test_the_exports_go_even_where_something_is_left(site, run):
+def test_the_exports_are_removed_even_if_something_is_left(site, run):
     site.folder().create()
     site.folder().write_exports("x", os.getuid())
     assert run(entry(site, "a", release="raise"))
     assert not site.folder().exports_path.exists()
 
 
-def test_a_second_release_takes_what_the_first_left(site, run):
+def test_a_second_release_tries_again(site, run):
     left = run(entry(site, "a", release="raise"))
     assert run(*(kept for kept in left.entries)).entries[0].attempts == 2
 
@@ -95,32 +95,32 @@ def test_releasing_is_on_disk_before_qrmi_is_called(site, run, monkeypatch):
     assert seen == [State.RELEASING]
 
 
-def test_what_qrmi_refused_is_not_released(site, run):
+def test_a_qpu_that_was_refused_is_not_released(site, run):
     assert run(entry(site, "a", state=State.FAILED, token=None)) is None
     assert site.calls() == []
 
 
 @pytest.mark.parametrize("state", [State.ACQUIRING, State.INDETERMINATE])
-def test_of_a_locking_type_an_acquire_without_an_end_stays_recorded(site, run, state):
+def test_an_unfinished_acquire_of_a_type_that_locks_stays_recorded(site, run, state):
     left = run(entry(site, "a", state=state, token=None, expires_s=time.time() + 100))
     assert [kept.state for kept in left.entries] == [State.INDETERMINATE]
     assert site.calls() == []
 
 
-def test_of_another_type_an_acquire_without_an_end_holds_nothing(site, run):
+def test_an_unfinished_acquire_of_another_type_holds_nothing(site, run):
     assert run(entry(site, "a", state=State.ACQUIRING, token=None, type="iqm-server")) is None
 
 
-def test_after_the_sessions_own_end_nothing_is_held(site, run):
+def test_after_the_session_has_expired_nothing_is_held(site, run):
     assert run(entry(site, "a", state=State.INDETERMINATE, token=None, expires_s=time.time() - 1)) is None
 
 
-def test_a_session_of_unknown_end_is_not_said_to_end_in_1970(site, run, syslog_lines):
+def test_a_session_of_unknown_end_is_not_logged_as_ending_in_1970(site, run, syslog_lines):
     run(entry(site, "a", state=State.INDETERMINATE, token=None, type="pasqal-local"))
     assert not any("1970" in line for _, line in syslog_lines)
 
 
-def test_an_end_that_no_calendar_has_stops_no_release(site, run):
+def test_an_end_beyond_the_calendar_stops_no_release(site, run):
     left = run(entry(site, "a", state=State.INDETERMINATE, token=None, expires_s=1e20), entry(site, "b"))
     assert [kept.name for kept in left.entries] == ["a"]
 
@@ -130,7 +130,7 @@ def test_a_folder_may_be_kept_for_a_job_that_goes_on(site, run):
     assert site.folder().read().entries == ()
 
 
-def test_a_token_is_never_taken_for_another_qpus(site, run):
+def test_a_token_is_never_used_for_another_qpu(site, run):
     """The hook died after b's child wrote its token: released entries must not shift c into b's place."""
     folder = site.folder()
     folder.create()
@@ -146,8 +146,8 @@ def test_a_token_is_never_taken_for_another_qpus(site, run):
     assert tokens == {"b": "token-of-b", "c": None}
 
 
-def test_a_token_that_comes_after_a_release_is_found(site, run):
-    """An orphaned child still asks while Epilog releases the others; its token is then the only trace of it."""
+def test_a_token_that_arrives_after_a_release_is_found(site, run):
+    """An orphaned child may still be acquiring while Epilog releases the others."""
     folder = site.folder()
     folder.create()
     fd = folder.journals.open(1)
@@ -158,8 +158,8 @@ def test_a_token_that_comes_after_a_release_is_found(site, run):
 
 
 @pytest.mark.parametrize("what", ["write", "remove_exports"])
-def test_a_disk_that_takes_nothing_keeps_no_session_open(site, run, monkeypatch, what):
-    """The record on it is older than the truth then, and what it names is released once more later."""
+def test_a_full_disk_keeps_no_session_open(site, run, monkeypatch, what):
+    """The record on disk is then out of date, and its QPUs are released again later."""
 
     def refuse(*_arguments):
         raise RecordError("No space left on device")
@@ -173,7 +173,7 @@ def test_a_disk_that_takes_nothing_keeps_no_session_open(site, run, monkeypatch,
     assert site.calls() == [f"release a {SECRET}-a"]
 
 
-def test_where_qrmi_cannot_be_imported_that_is_the_reason(site, run, monkeypatch):
+def test_if_qrmi_cannot_be_imported_that_is_the_reason(site, run, monkeypatch):
     def no_qrmi(*_arguments):
         raise BackendError("QRMI cannot be imported")
 
@@ -182,8 +182,8 @@ def test_where_qrmi_cannot_be_imported_that_is_the_reason(site, run, monkeypatch
     assert (kept.state, kept.reason) == (State.RELEASING, "QRMI cannot be imported")
 
 
-def test_of_a_living_job_the_others_stay_as_they_are(site, run):
-    """recover releases what an earlier run has left; the record and the exports are the living run's."""
+def test_a_running_jobs_other_qpus_stay_as_they_are(site, run):
+    """recover releases what an earlier run left; the record and the exports belong to the current one."""
     site.folder().create()
     site.folder().write_exports("x", os.getuid())
     left = run(
@@ -215,7 +215,7 @@ def keys_asked_with(monkeypatch):
     return keys
 
 
-def test_a_key_that_was_rotated_is_tried_after_the_records(site, run, monkeypatch):
+def test_a_rotated_key_is_tried_after_the_records_key(site, run, monkeypatch):
     rotated(site)
     keys = keys_asked_with(monkeypatch)
     run(entry(site, "a"))
@@ -226,14 +226,31 @@ def test_a_key_that_was_rotated_is_tried_after_the_records(site, run, monkeypatc
 @pytest.mark.parametrize(
     "changes", [{"QRMI_IBM_QCS_ENDPOINT": "http://elsewhere.invalid"}, {"QRMI_IBM_QCS_SERVICE_CRN": "crn:v1:other"}]
 )
-def test_a_new_key_goes_to_no_old_address(site, run, monkeypatch, changes):
+def test_a_new_key_is_never_sent_to_an_old_address(site, run, monkeypatch, changes):
     rotated(site, **changes)
     keys = keys_asked_with(monkeypatch)
     run(entry(site, "a"))
     assert keys == [f"{SECRET}-apikey"]
 
 
-def test_what_a_user_supplied_is_the_users_to_change(site, run, monkeypatch):
+def test_a_word_in_the_qpus_name_does_not_make_its_variables_secret(site, run, monkeypatch):
+    """For a QPU called `my_QRMI_KEY`, a changed address is not a secret to renew."""
+    site.add("my_QRMI_KEY")
+    changes = {"QRMI_IBM_QCS_IAM_APIKEY": f"{SECRET}-new", "QRMI_IBM_QCS_ENDPOINT": "http://elsewhere.invalid"}
+    site.resources[0]["environment"] |= changes
+    site.write_config(json.dumps({"resources": site.resources}))
+    asked = []
+
+    def refuse(calls, _timeout_s, on_answers):
+        asked.extend(call.resource for call in calls)
+        on_answers([protocol.Answer(call, protocol.Verdict.REFUSED, None, "401", 0.0, ()) for call in calls])
+
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", refuse)
+    run(entry(site, "my_QRMI_KEY"))
+    assert asked == ["my_QRMI_KEY"]
+
+
+def test_a_users_own_key_is_not_replaced_by_the_sites(site, run, monkeypatch):
     rotated(site)
     keys = keys_asked_with(monkeypatch)
     run(entry(site, "a")._replace(run_as_uid=1001))

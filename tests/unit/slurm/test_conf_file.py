@@ -60,3 +60,16 @@ def test_an_unreadable_file_is_an_error_that_names_it(conf):
     conf.mkdir()
     with pytest.raises(PlugstackError, match=f"cannot read {conf}: Is a directory; all users"):
         conf_file.cluster_name(conf)
+
+
+@pytest.mark.parametrize("depth", [16, 17])
+def test_includes_may_be_nested_16_deep(conf, depth):
+    for number in range(depth):
+        name = f"{number}.conf" if number else "slurm.conf"
+        (conf.parent / name).write_text(f"Include {number + 1}.conf\n")
+    (conf.parent / f"{depth}.conf").write_text("ClusterName=c\n")
+    if depth == 16:
+        assert conf_file.cluster_name(conf) == "c"
+    else:
+        with pytest.raises(PlugstackError, match="more than 16 deep"):
+            conf_file.cluster_name(conf)

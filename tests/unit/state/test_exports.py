@@ -1,4 +1,4 @@
-"""The exports: from Prolog's file to what slurmstepd puts into a task's environment."""
+"""The exports: from Prolog's file to the environment that slurmstepd gives a task."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ from qrmi_slurm.slurm import selection
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.exports import Exports
 
-# setenvf() in src/common/env.c: name, value, '=' and NUL together; from there on a variable is left out, with no
-# more than a line in slurmd's log.
+# setenvf() in src/common/env.c: the limit for name, value, '=' and NUL together; longer variables are dropped with
+# only a line in slurmd's log.
 MAX_ENV_STRLEN = 32 * 4096
 BLANKS = b" \t\n\v\f\r"  # isspace(3) in the C locale
 
@@ -94,7 +94,7 @@ def test_a_tasks_environment_is_what_was_meant_or_an_error(shell, wanted, notes)
 
 
 @given(st.lists(texts | nasty, max_size=3).map(tuple))
-def test_notes_never_become_anything_but_text(notes):
+def test_notes_are_never_more_than_text(notes):
     rendered = exports.render(Exports(12, 0, is_ready=False, notes=notes))
     environment = {b"PATH": b"/bin"}
     printed = slurmstepd(printed_by_shell(rendered, "dash"), environment)
@@ -103,7 +103,7 @@ def test_notes_never_become_anything_but_text(notes):
 
 
 @given(variables, st.lists(texts, max_size=3), st.integers(0, 2**32), st.integers(0, 99), st.booleans())
-def test_what_was_rendered_is_parsed_again(wanted, notes, job_id, restart_count, is_ready):
+def test_rendered_exports_are_parsed_back(wanted, notes, job_id, restart_count, is_ready):
     shown = tuple(exports.printable(note, 1000) for note in notes)
     before = Exports(job_id, restart_count, is_ready, shown, wanted)
     try:
@@ -125,7 +125,7 @@ def test_the_file_is_a_script_of_assignments():
     ("is_ready", "variables", "by"),
     [(True, {}, "shell"), (False, {}, "python"), (True, {"QRMI_SLURM_BROKER": "n1"}, "python")],
 )
-def test_what_needs_a_second_look_is_not_for_a_shell(is_ready, variables, by):
+def test_exports_that_python_has_to_examine_are_not_for_a_shell(is_ready, variables, by):
     assert exports.render(Exports(12, 0, is_ready, (), variables)).endswith(f"\nby={by}\n")
 
 
@@ -138,14 +138,14 @@ def test_a_name_that_slurmstepd_would_change_is_refused(name):
 @pytest.mark.parametrize(
     "value", [f"{SECRET}\n", f"{SECRET}\nexport X=1", f"{SECRET}\r", f"{SECRET}\x00", f"{SECRET}\u2028"]
 )
-def test_a_value_of_more_than_a_line_is_refused_without_showing_it(value):
+def test_a_value_of_several_lines_is_refused_without_showing_it(value):
     with pytest.raises(ExportsError, match="value of A") as caught:
         exports.export_lines({"A": value})
     assert SECRET not in str(caught.value)
 
 
-def test_a_value_that_slurmstepd_would_leave_out_is_refused():
-    """The task would begin without the variable, and nobody but slurmd's log would know."""
+def test_a_value_that_slurmstepd_would_drop_is_refused():
+    """The task would start without the variable, with only a line in slurmd's log."""
     longest = "x" * (MAX_ENV_STRLEN - len("A") - 3)
     assert task_environment(exports.render(Exports(1, 0, is_ready=True, notes=(), variables={"A": longest})))
     with pytest.raises(ExportsError, match="A"):
@@ -182,13 +182,13 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(length):
         WHOLE + "B=2\n",
     ],
 )
-def test_what_is_not_ours_is_refused(text):
+def test_a_file_that_was_changed_is_refused(text):
     with pytest.raises(ExportsError):
         exports.parse(text)
 
 
 def test_16_mib_of_quotes_take_no_more_memory_than_other_text():
-    """Root reads such a file again where slurmd runs Prolog once more; its owner may have changed it."""
+    """Root reads the file again if slurmd runs Prolog again, and its owner may have changed it."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (500_000_000,) * 2)\n"
         "from qrmi_slurm.state import exports\n"
@@ -211,12 +211,12 @@ def test_a_jobs_own_file_is_read(file):
     assert exports.read(file, os.getuid(), 12).variables == {"A": "1"}
 
 
-def test_a_missing_file_is_told_apart(tmp_path):
+def test_a_missing_file_has_its_own_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         exports.read(tmp_path / "exports", os.getuid(), 12)
 
 
-def test_somebody_elses_file_is_refused(file):
+def test_another_users_file_is_refused(file):
     os.chown(file, 65534, -1)
     with pytest.raises(ExportsError, match="does not belong to uid"):
         exports.read(file, os.getuid(), 12)
@@ -228,7 +228,7 @@ def test_another_jobs_file_is_refused(file):
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/hosts"), os.mkfifo, Path.mkdir])
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path, make):
+def test_a_link_a_pipe_or_a_folder_is_refused_at_once(tmp_path, make):
     make(tmp_path / "exports")
     with pytest.raises(ExportsError):
         exports.read(tmp_path / "exports", os.getuid(), 12)
@@ -281,18 +281,18 @@ CHOSEN = {
         ("ibm_c", [None]),
     ],
 )
-def test_a_steps_choice_is_among_what_the_job_holds(wanted, got):
-    """What Prolog chose for the very same words comes first; a QPU goes to one term only."""
+def test_a_steps_choice_is_among_the_jobs_qpus(wanted, got):
+    """Prolog's choice for the same term comes first; each QPU is given to one term only."""
     assert exports.assigned(CHOSEN, selection.parse(wanted)) == got
 
 
 @pytest.mark.parametrize("held", [JOB, {}])
-def test_a_step_cannot_have_what_the_job_does_not_hold(held):
+def test_a_step_cannot_have_a_qpu_that_the_job_does_not_hold(held):
     with pytest.raises(ExportsError, match="this job does not hold z"):
         exports.narrowed(held, selection.parse("z"))
 
 
-def test_the_sentence_for_a_foreign_qpu_says_what_is_held():
+def test_the_sentence_about_a_foreign_qpu_lists_the_jobs_own():
     with pytest.raises(ExportsError, match="it holds a, b, c"):
         exports.narrowed(JOB, selection.parse("a,z"))
 

@@ -1,4 +1,4 @@
-"""The ledger: one line for each acquisition, whatever became of it, and never in the way of a release."""
+"""The ledger: one line for each acquisition, however it ended, and never in the way of a release."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_a_job_from_prolog_to_epilog_leaves_a_line(site, syslog_lines):
     assert SECRET not in json.dumps(line)
 
 
-def test_the_file_is_roots_alone(site, syslog_lines):
+def test_only_root_can_read_the_file(site, syslog_lines):
     prolog(site.add("a"), "a")
     old = os.umask(0)
     try:
@@ -95,7 +95,7 @@ def test_the_file_is_roots_alone(site, syslog_lines):
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
-def test_what_was_refused_has_its_reason_and_no_time(site, syslog_lines):
+def test_a_refused_qpu_has_its_reason_and_no_time(site, syslog_lines):
     prolog(site.add("a").add("b", acquire="raise", type="oqtopus"), "a,b")
     epilog(site)
     a, b = sorted(lines_of(site), key=lambda line: line["qpu"])
@@ -105,8 +105,8 @@ def test_what_was_refused_has_its_reason_and_no_time(site, syslog_lines):
     assert b["ended_s"] >= b["asked_s"]
 
 
-def test_what_prolog_gives_back_is_prologs(site, syslog_lines):
-    """--require=all: the one that came is released at once."""
+def test_a_qpu_that_prolog_gives_back_is_accounted_to_prolog(site, syslog_lines):
+    """With --require=all the one that was acquired is released at once."""
     site.configure("--require=all")
     prolog(site.add("a").add("b", acquire="raise", type="oqtopus"), "a,b")
     assert [(line["qpu"], line["result"], line["by"]) for line in lines_of(site)] == [
@@ -133,7 +133,7 @@ def written(site, *entries):
     return folder, record
 
 
-def test_a_session_that_was_gone_is_held_no_longer_than_it_could_live(site, syslog_lines):
+def test_a_session_that_was_gone_counts_at_most_its_lifetime(site, syslog_lines):
     written(site, entry("a", fake_release="gone", expires_s=1500.0), entry("b", fake_release="gone"))
     epilog(site)
     a, b = lines_of(site)
@@ -141,7 +141,7 @@ def test_a_session_that_was_gone_is_held_no_longer_than_it_could_live(site, sysl
     assert b["ended_s"] == pytest.approx(time.time(), abs=5)
 
 
-def test_what_could_not_be_released_has_no_line_yet(site, syslog_lines):
+def test_a_qpu_that_could_not_be_released_has_no_line_yet(site, syslog_lines):
     folder, _ = written(site, entry("a", fake_release="raise"))
     epilog(site)
     assert lines_of(site) == []
@@ -159,8 +159,8 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(site, syslog_lines):
     assert one.held_s(ALWAYS) == 0.0
 
 
-def test_an_indeterminate_one_that_has_expired(site, syslog_lines):
-    """Forgotten by recover, with no session's time counted."""
+def test_an_expired_indeterminate_qpu_is_accounted_for_without_time(site, syslog_lines):
+    """recover forgets it, and counts no time for a session."""
     folder, _ = written(site, entry("a", token=None, state=State.INDETERMINATE, expires_s=1500.0))
     world = recover.World("test", {}, {})
     [result] = recover.run(site.options(), lambda: world, recover.Mode())
@@ -170,7 +170,7 @@ def test_an_indeterminate_one_that_has_expired(site, syslog_lines):
     assert (line["result"], line["by"], line["ended_s"], line["held_s"]) == ("expired", "recover", 1500.0, 0.0)
 
 
-def test_one_that_an_admin_forgets(site, syslog_lines):
+def test_a_qpu_that_an_admin_forgets_is_accounted_for(site, syslog_lines):
     folder, record = written(
         site,
         entry("a", token=None, state=State.INDETERMINATE, expires_s=4e9),
@@ -183,8 +183,8 @@ def test_one_that_an_admin_forgets(site, syslog_lines):
     assert next(line for line in lines_of(site) if line["qpu"] == "b")["ended_s"] == 1003.0
 
 
-def test_a_token_that_only_a_journal_has_is_held_since_then(site, syslog_lines):
-    """Prolog was killed: its child wrote the token by itself, and somebody comes by much later."""
+def test_a_token_in_a_journal_counts_from_when_it_was_written(site, syslog_lines):
+    """Prolog was killed after its child had written the token; Epilog runs much later."""
     folder, _ = written(site, entry("a", token=None, state=State.ACQUIRING, site=site))
     os.write(folder.journals.open(0), b"t-1")
     os.utime(folder.path / "token-0", (1200.0, 1200.0))
@@ -194,7 +194,7 @@ def test_a_token_that_only_a_journal_has_is_held_since_then(site, syslog_lines):
 
 
 def test_a_crash_before_the_record_is_gone_counts_once(site, syslog_lines, monkeypatch):
-    """The line stands there twice, under one id, and the first end counts."""
+    """The line is there twice with one id, and the first end counts."""
     folder, _ = written(site, entry("a", site=site))
     monkeypatch.setattr(type(folder), "remove", lambda _self: (_ for _ in ()).throw(RecordError("killed")))
     with pytest.raises(RecordError, match="killed"):
@@ -213,7 +213,7 @@ def test_a_crash_before_the_record_is_gone_counts_once(site, syslog_lines, monke
 
 
 @pytest.mark.parametrize("obstacle", ["file", "read-only", "full"])
-def test_a_ledger_that_takes_nothing_keeps_nothing_held(site, syslog_lines, monkeypatch, obstacle):
+def test_a_ledger_that_cannot_be_written_does_not_stop_a_release(site, syslog_lines, monkeypatch, obstacle):
     folder, _ = written(site, entry("a", site=site, token=f"{SECRET}-token"))
     place = site.state_dir / "test" / ".accounting"
     if obstacle == "file":
@@ -235,7 +235,7 @@ def test_a_ledger_that_takes_nothing_keeps_nothing_held(site, syslog_lines, monk
     assert SECRET not in told
 
 
-def test_a_line_that_was_cut_does_not_spoil_the_next(site, syslog_lines):
+def test_a_line_that_was_cut_off_does_not_damage_the_next(site, syslog_lines):
     folder, record = written(site, entry("a"))
     ended = Ended(record.entries[0], "released", 1100.0)
     line = ledger.line_of(record, ended, None, "epilog")
@@ -250,15 +250,15 @@ def test_a_line_that_was_cut_does_not_spoil_the_next(site, syslog_lines):
     assert damaged == 1
 
 
-def test_two_acquisitions_of_one_run_have_two_ids(site):
-    """Prolog was run again in the same run: job, restart count and journal are the same, the moment is not."""
+def test_two_acquisitions_of_one_run_have_different_ids(site):
+    """If Prolog runs again in the same run, job, restart count and journal are the same, but not the time."""
     _, record = written(site, entry("a"))
     [one] = record.entries
     assert ledger.acquisition_id(record, one) != ledger.acquisition_id(record, one._replace(asked_s=1000.002))
 
 
-def test_a_record_of_an_older_program_is_accounted_for(site, syslog_lines):
-    """It tells neither who nor since when: what it does tell counts."""
+def test_a_record_of_an_older_version_is_accounted_for(site, syslog_lines):
+    """It lacks the user and the times, so those that it has are used."""
     folder, _ = written(site, entry("a", since_s=1010.0), entry("b", state=State.RELEASING))
     path = folder.path / "record.json"
     document = json.loads(path.read_text())
@@ -275,7 +275,7 @@ def test_a_record_of_an_older_program_is_accounted_for(site, syslog_lines):
 
 
 @pytest.mark.parametrize(("text", "expected"), [("10_2\n", (10, 2)), ("", None), ("x_1", None), ("10", None)])
-def test_the_ids_that_the_plugin_leaves(site, text, expected):
+def test_the_array_ids_that_the_plugin_writes(site, text, expected):
     folder, _ = written(site)
     assert folder.array_ids() is None
     (folder.path / "array").write_text(text)
@@ -283,7 +283,7 @@ def test_the_ids_that_the_plugin_leaves(site, text, expected):
 
 
 @pytest.mark.parametrize(("name", "file"), [("n 1/../x", "n_1_.._x"), ("gpu-01.b_c", "gpu-01.b_c")])
-def test_a_nodes_name_becomes_one_files(site, monkeypatch, name, file):
+def test_a_node_name_becomes_a_file_name(site, monkeypatch, name, file):
     monkeypatch.setenv("SLURMD_NODENAME", name)
     folder, _ = written(site)
     ledger.write(folder, [{}])

@@ -1,4 +1,4 @@
-"""The record: what is on disk about a job."""
+"""The record and its folder: what is on disk about a job."""
 
 import errno
 import fcntl
@@ -89,7 +89,7 @@ records = st.builds(
 
 
 @given(records)
-def test_a_record_comes_back_as_it_was_written(tmp_path_factory, before):
+def test_a_record_is_read_as_it_was_written(tmp_path_factory, before):
     folder = JobFolder(tmp_path_factory.getbasetemp() / "round-trip", "test", 12)
     folder.create()
     folder.write(before)
@@ -103,7 +103,7 @@ def test_any_bytes_of_the_environment_survive(folder):
     assert folder.read().entries[0].environment == entry.environment
 
 
-def test_folder_and_files_are_for_root_alone(folder):
+def test_only_root_can_read_the_record_and_list_the_folder(folder):
     folder.write(record_of(ENTRY))
     with folder.locked(1):
         pass
@@ -115,7 +115,7 @@ def test_folder_and_files_are_for_root_alone(folder):
     ] * 3
 
 
-def test_exports_are_readable_by_the_jobs_user_alone(folder):
+def test_only_the_jobs_user_can_read_the_exports(folder):
     folder.write_exports("x", 65534)
     status = folder.exports_path.stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o400)
@@ -133,8 +133,8 @@ def test_modes_do_not_depend_on_the_umask(tmp_path):
     assert stat.S_IMODE((loose.path / "record.json").stat().st_mode) == 0o600
 
 
-def test_users_can_pass_through_every_folder_that_was_made(tmp_path):
-    """systemd may give slurmd a umask of 077; TaskProlog has to reach the exports all the same."""
+def test_users_can_enter_every_folder_that_was_made(tmp_path):
+    """systemd may give slurmd a umask of 077; TaskProlog still has to reach the exports."""
     before = os.umask(0o077)
     try:
         made = JobFolder(tmp_path / "new" / "deeper" / "state", "c", 1)
@@ -153,7 +153,7 @@ def test_a_folder_that_others_can_write_in_is_refused(tmp_path, which):
         folder.create()
 
 
-def test_a_folder_of_somebody_else_is_refused(tmp_path):
+def test_a_folder_of_another_user_is_refused(tmp_path):
     folder = JobFolder(tmp_path / "state", "test", 12)
     folder.create()
     os.chown(folder.path, 65534, -1)
@@ -193,7 +193,7 @@ def test_a_state_directory_that_cannot_be_made_is_an_error(tmp_path):
         JobFolder(tmp_path / "file" / "state", "test", 12).create()
 
 
-def test_without_a_record_there_is_none(folder):
+def test_a_folder_without_a_record_has_none(folder):
     assert folder.read() is None
 
 
@@ -204,7 +204,7 @@ def test_without_a_record_there_is_none(folder):
         *(b"[" * 100_000, b'{"version": 1, "cluster": "test", "job_id": 1e999}'),
     ],
 )
-def test_what_is_no_record_is_an_error_that_names_the_file(folder, content):
+def test_a_file_that_is_not_a_record_is_an_error_that_names_it(folder, content):
     (folder.path / "record.json").write_bytes(content)
     with pytest.raises(RecordError, match=r"record\.json"):
         folder.read()
@@ -221,7 +221,7 @@ def test_a_record_that_is_cut_off_is_an_error_without_a_secret(folder, cut):
     assert SECRET not in str(caught.value)
 
 
-def test_an_environment_that_is_not_of_texts_is_an_error(folder):
+def test_an_environment_with_other_values_than_text_is_an_error(folder):
     folder.write(record_of(ENTRY))
     path = folder.path / "record.json"
     document = json.loads(path.read_text())
@@ -231,7 +231,7 @@ def test_an_environment_that_is_not_of_texts_is_an_error(folder):
         folder.read()
 
 
-def test_a_full_disk_is_an_error_and_leaves_the_record_as_it_was(folder, monkeypatch):
+def test_a_full_disk_is_an_error_and_keeps_the_old_record(folder, monkeypatch):
     folder.write(record_of(ENTRY))
 
     def full(fd):
@@ -250,7 +250,7 @@ def test_exports_that_no_file_can_hold_are_a_record_error(folder):
         folder.write_exports("\ud800", os.getuid())
 
 
-def test_a_token_that_a_child_left_is_found_with_the_record(folder):
+def test_a_token_in_a_journal_is_found_with_the_record(folder):
     folder.write(record_of(ENTRY))
     fd = folder.journals.open(0)
     os.write(fd, SECRET.encode())
@@ -266,14 +266,7 @@ def test_an_empty_journal_is_no_token(folder):
     assert folder.read().entries == (ENTRY,)
 
 
-def test_a_dropped_journal_is_gone(folder):
-    os.close(folder.journals.open(0))
-    folder.journals.drop(0)
-    folder.journals.drop(0)
-    assert folder.journals.token(0) is None
-
-
-def test_removing_takes_the_whole_folder_and_can_be_repeated(folder):
+def test_removing_deletes_the_whole_folder_and_can_be_repeated(folder):
     folder.write(record_of(ENTRY))
     folder.write_exports("x", os.getuid())
     os.close(folder.journals.open(3))
@@ -283,7 +276,7 @@ def test_removing_takes_the_whole_folder_and_can_be_repeated(folder):
     assert not folder.exists()
 
 
-def test_while_one_holds_the_lock_another_waits_and_gives_up(folder):
+def test_a_second_process_waits_for_the_lock_and_gives_up(folder):
     with folder.locked(1), pytest.raises(RecordError, match="another process has held"), folder.locked(0.05):
         pass
 
@@ -295,8 +288,8 @@ def test_the_lock_is_free_after_an_error_inside(folder):
         pass
 
 
-def test_who_waited_for_the_lock_of_a_removed_folder_does_not_hold_it(folder, monkeypatch):
-    """Epilog removes the folder while Prolog of the requeued job waits: Prolog needs a folder to go on in."""
+def test_if_the_folder_is_removed_while_waiting_for_its_lock_it_is_made_again(folder, monkeypatch):
+    """Epilog removes it while Prolog of the requeued job waits, and Prolog needs a folder."""
     waits = threading.Event()
     sleep = time.sleep
 
@@ -340,32 +333,32 @@ def test_the_lock_ends_with_its_process(folder):
         os.close(fd)
 
 
-def test_neither_token_nor_environment_stands_in_a_repr():
+def test_a_repr_shows_neither_token_nor_environment():
     shown = repr(record_of(ENTRY.to(State.ACQUIRED, token=Secret(f"{SECRET}-token"))))
     assert SECRET not in shown
 
 
-def test_every_secret_of_an_entry_is_told_for_masking():
+def test_every_secret_of_an_entry_is_masked():
     environment = {"a_QRMI_X_TOKEN": "k1", "HTTPS_PROXY": "http://u:p@h", "a_QRMI_X_ENDPOINT": "http://s"}
     told = record.secrets_of([Entry("a", "t", environment, token=Secret("t1"))])
     assert {secret.reveal() for secret in told} == {"t1", "k1", "http://u:p@h"}
 
 
-def test_an_entry_is_pending_until_it_failed():
+def test_an_entry_is_pending_unless_it_failed():
     assert {state for state in State if not Entry("a", "t", {}, state=state).is_pending} == {State.FAILED}
 
 
 @pytest.mark.parametrize("other", [{"job_id": 13}, {"cluster": "other"}])
-def test_a_record_of_another_job_is_none_of_ours(folder, other):
-    """A folder that somebody copied: its sessions belong to a job that may live."""
+def test_a_record_of_another_job_is_refused(folder, other):
+    """In a copied folder, the sessions belong to a job that may be running."""
     folder.write(record_of(ENTRY, **other))
     with pytest.raises(RecordFormatError, match="which has another folder"):
         folder.read()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 2}'])
-def test_what_nobody_can_read_is_set_aside_with_its_journals(folder, content):
-    """A token that a child left, or still writes, is the last trace of a session."""
+def test_an_unreadable_record_is_set_aside_with_its_journals(folder, content):
+    """A token that a child wrote, or is still writing, may be the last trace of a session."""
     (folder.path / "record.json").write_bytes(content)
     fd = folder.journals.open(1)
     found, fault = folder.read_or_set_aside()
@@ -381,13 +374,13 @@ def test_what_nobody_can_read_is_set_aside_with_its_journals(folder, content):
     assert folder.read_or_set_aside() == (None, None)
 
 
-def test_who_finds_the_lock_taken_is_told_apart_from_a_fault(folder):
+def test_a_lock_that_is_taken_is_not_the_same_error_as_a_fault(folder):
     with folder.locked(1), pytest.raises(RecordBusyError), folder.locked(0):
         pass
 
 
-def test_on_a_read_only_file_system_the_lock_holds_as_well(folder, monkeypatch):
-    """Epilog has to release even then; what is there can be locked without writing."""
+def test_the_lock_also_works_on_a_read_only_file_system(folder, monkeypatch):
+    """Epilog has to release even then, and an existing file can be locked without writing."""
     with folder.locked(1):
         pass
     really_open = os.open
