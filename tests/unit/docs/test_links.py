@@ -84,5 +84,14 @@ def test_an_anchor_is_the_heading_without_punctuation(tmp_path, headings, anchor
     assert anchors_of(page) == anchors
 
 
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", CHECKOUT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_a_source_file_that_a_page_names_exists(page):
+    """Rooms are named without the package in front: `state/record.py`."""
+    named = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|lua|json|conf\.example))`", prose_of(page)))
+    roots = (CHECKOUT, CHECKOUT / "qrmi_slurm")
+    assert len(named) > 3
+    assert not [name for name in named if not any((root / name).exists() for root in roots)]
+
+
 def test_readme_fits_on_two_screens():
     assert len((CHECKOUT / "README.md").read_text().splitlines()) <= README_MAX_LINES
