@@ -1,21 +1,21 @@
-"""A deadline: a moment that work has to end at, passed down instead of a time limit that every caller recomputes."""
+"""A deadline: the moment by which work has to end, passed down so that no caller has to recompute a time limit."""
 
 import time
 from typing import Final, NamedTuple, Self
 
-# How much longer than --acquire-timeout or --release-timeout a whole hook may take, in seconds: for what comes before
-# and after QRMI's calls.
+# How much longer than --acquire-timeout or --release-timeout a whole hook may take, in seconds: for the work before and
+# after QRMI's calls.
 HOOK_GRACE_S: Final = 1.0
 
-# The least time that a call is given, in seconds; with less, it could only be killed.
+# The least time that a call gets, in seconds; with less it would be killed before it could do anything.
 MIN_CALL_S: Final = 0.1
 
 
 class Deadline(NamedTuple):
-    """A moment of the monotonic clock.
+    """A moment on the monotonic clock.
 
     Args:
-        length_s: how long it was when it was made, in seconds; for messages.
+        length_s: how far away it was at first, in seconds; for messages.
         ends_s: the moment, in seconds of the monotonic clock.
     """
 
@@ -24,19 +24,19 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, seconds: float) -> Self:
-        """Return the deadline that is so many seconds away."""
+        """Return the deadline this many seconds from now."""
         return cls(seconds, time.monotonic() + seconds)
 
     @property
     def left_s(self) -> float:
-        """Seconds until then; 0 once it has passed."""
+        """Seconds left; 0 once the deadline has passed."""
         return max(0.0, self.ends_s - time.monotonic())
 
     @property
     def call_s(self) -> float:
-        """Seconds until then for one more call: never less than a call needs to end in order."""
+        """Seconds left for one more call, at least the minimum for a call."""
         return max(self.left_s, MIN_CALL_S)
 
     def within(self, seconds: float) -> "Deadline":
-        """Return a deadline that is so many seconds away, but no later than this one."""
+        """Return the deadline this many seconds from now, but no later than this one."""
         return Deadline.after(min(seconds, self.call_s))

@@ -1,12 +1,12 @@
-"""The one family of errors that people read: what is wrong, where, and what to do next."""
+"""The errors that people read: what is wrong, where, and what to do next."""
 
 
 class QrmiSlurmError(Exception):
-    """Something that an admin or a user has to know; never holds a secret.
+    """An error for an admin or a user to read; never contains a secret.
 
     Args:
-        message: what is wrong, which object, where; one sentence without a final full stop.
-        hint: the next command or file to look at; empty where there is none.
+        message: what is wrong, with which object, and where; one sentence without a final period.
+        hint: the next command to run or file to look at; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -19,11 +19,11 @@ class QrmiSlurmError(Exception):
 
 
 class SelectionError(QrmiSlurmError):
-    """The text of `--qpu` is not a list of names."""
+    """The value of `--qpu` is not a list of names."""
 
 
 class ContextError(QrmiSlurmError):
-    """Slurm gave the hook less than it needs."""
+    """Slurm did not tell the hook what it needs."""
 
 
 class PlugstackError(QrmiSlurmError):
@@ -35,11 +35,11 @@ class ConfigError(QrmiSlurmError):
 
 
 class CredentialsError(QrmiSlurmError):
-    """The variables that a job brings for a QPU cannot be used."""
+    """The variables of a job for a QPU cannot be used."""
 
 
 class BackendError(QrmiSlurmError):
-    """QRMI did not do what was asked of it."""
+    """QRMI could not be called, or failed."""
 
 
 class CatalogueError(QrmiSlurmError):
@@ -55,11 +55,11 @@ class RecordError(QrmiSlurmError):
 
 
 class RecordBusyError(RecordError):
-    """Another process holds a job's record."""
+    """Another process holds the lock of a job's record."""
 
 
 class RecordFormatError(RecordError):
-    """A record was read, and is none that this program understands."""
+    """A record is not in a format that this version understands."""
 
 
 class ExportsError(QrmiSlurmError):
@@ -67,4 +67,4 @@ class ExportsError(QrmiSlurmError):
 
 
 class SchedulerError(QrmiSlurmError):
-    """Slurm cannot be asked."""
+    """Slurm did not answer."""

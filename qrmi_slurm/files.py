@@ -1,4 +1,4 @@
-"""Files of the site's state: replaced at once, locked, in folders that others cannot swap."""
+"""Files of the site's state: replaced atomically, locked, and in folders that no other user can swap."""
 
 import contextlib
 import errno
@@ -12,12 +12,12 @@ from typing import Final
 
 from qrmi_slurm.deadline import Deadline
 
-# Job users pass through the state's folders to their jobs' exports, and can list none.
+# Job users pass through the state's folders to their jobs' exports, and cannot list them.
 FOLDER_MODE: Final = 0o711
 
 _OTHERS_MAY_WRITE: Final = 0o022
 
-# As in path_resolution(7); a longer chain is a loop.
+# As in path_resolution(7); a longer chain counts as a loop.
 _MAX_LINKS: Final = 40
 
 _LOCK_POLL_S: Final = 0.02
@@ -27,16 +27,16 @@ _LOCK_POLL_S: Final = 0.02
 
 
 def weak_place(path: Path) -> Path | None:
-    """Return the first part of a path, itself included, that another user could change or replace; None if none can.
+    """Return the first part of a path that another user could change or replace; None if there is none.
 
-    Links are followed step by step. A sticky folder that all may write to, as `/tmp`, is fine: what root has in it
-    stays. What does not exist yet ends the search.
+    Links are followed step by step. A sticky folder such as `/tmp` is fine: other users cannot replace root's files in
+    it. The search ends at the first part that does not exist.
 
     Args:
         path: absolute.
 
     Raises:
-        OSError: a part of the path cannot be looked at.
+        OSError: a part of the path cannot be examined.
     """
     rest = list(reversed(path.parts))
     at = Path(rest.pop())
@@ -64,7 +64,7 @@ def weak_place(path: Path) -> Path | None:
 
 
 def is_weak(status: os.stat_result) -> bool:
-    """Tell whether a user other than root and this process's own could change the file that `status` describes."""
+    """Tell whether a user other than root and this process's own could change the file with this `status`."""
     if status.st_uid not in (0, os.geteuid()):
         return True
     if stat.S_ISLNK(status.st_mode):
@@ -77,10 +77,10 @@ def is_weak(status: os.stat_result) -> bool:
 
 
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
-    """Make a folder, whatever the umask, and those missing above it, which job users may pass through.
+    """Make a folder with this mode whatever the umask, and missing parents with mode 0711.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     if not path.parent.exists():
         make_folder(path.parent)
@@ -90,10 +90,10 @@ def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Return a file's content; a link in its place is not followed.
+    """Return a file's content; a symbolic link is not followed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read, or is a link.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
@@ -101,17 +101,17 @@ def read(path: Path) -> bytes:
 
 
 def replace(path: Path, content: bytes, mode: int, *, uid: int | None = None, is_durable: bool = True) -> None:
-    """Put a file in place at once: a reader sees the old content or the new, never a part.
+    """Replace a file atomically: a reader sees the old content or the new, never a part.
 
     Args:
         path: the file.
-        content: what it is to hold.
+        content: its new content.
         mode: its mode, whatever the umask.
-        uid: its owner; None is this process's.
-        is_durable: whether it has to survive a crash of the machine.
+        uid: its owner; None for this process's.
+        is_durable: whether the new content must survive a crash of the machine.
 
     Raises:
-        OSError: the disk did not take it; what was there before still is.
+        OSError: it could not be written; the old content is still in place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -141,12 +141,12 @@ def replace(path: Path, content: bytes, mode: int, *, uid: int | None = None, is
 
 @contextlib.contextmanager
 def locked(path: Path, wait_s: float, *, make_again: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold a lock until the block ends; yields whether it could be had.
+    """Hold a lock until the block ends; yield whether it was acquired in time.
 
     Args:
-        path: the lock's file, made where it does not exist.
+        path: the lock's file, created if missing.
         wait_s: how long to wait for another holder, in seconds.
-        make_again: makes the folder again where its last holder has removed it; None: that is an error.
+        make_again: makes the folder again if the last holder removed it; with None, that is an error.
 
     Raises:
         OSError: the file cannot be opened or locked.
@@ -164,7 +164,7 @@ def locked(path: Path, wait_s: float, *, make_again: Callable[[], None] | None =
 
 
 def _try_lock(path: Path, *, is_made_again: bool) -> int | None:
-    """Return the descriptor that holds the lock; None where another process holds it, or held and removed it."""
+    """Return a descriptor that holds the lock; None if another process holds it, or removed the file."""
     fd = None
     try:
         fd = _open_lock(path)
@@ -184,7 +184,7 @@ def _try_lock(path: Path, *, is_made_again: bool) -> int | None:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the lock's file; on a read-only file system only one that exists: flock(2) needs no write access."""
+    """Open the lock's file, for reading on a read-only file system: flock(2) needs no write access."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""The hooks' log: one line an event, on standard output for slurmd.log and to syslog.
+"""The hooks' log: one line per event, on standard output for slurmd.log and to syslog.
 
 slurmd keeps a hook's standard output only on failure or from debug2 on, so syslog is where an admin looks:
 `journalctl -t qrmi-slurm-prolog`.
 """
 
-import _socket  # `socket` is this and 2 ms in which it makes enums of some hundred constants
+import _socket  # importing `socket` takes 2 ms more, for its enums
 import contextlib
 import select
 import sys
@@ -15,17 +15,17 @@ from enum import IntEnum
 from qrmi_slurm.secret import Secret, mask
 from qrmi_slurm.text import printable
 
-# syslog(3) cuts at about 1 kB on some systems; a longer line is no line for a human.
+# Some systems cut syslog(3) at about 1 kB, and longer lines are hard to read.
 _MAX_LINE_CHARS = 900
-_MAX_TRACEBACK_CHARS = 800  # its end, where the error stands
+_MAX_TRACEBACK_CHARS = 800  # the end of it, where the error is
 
-# Where syslog(3) writes, and how long a busy daemon gets to make room in its queue (net.unix.max_dgram_qlen, often 10).
+# Where syslog(3) writes, and how long to wait for room in a busy daemon's queue (net.unix.max_dgram_qlen, often 10).
 _SYSLOG_SOCKET = "/dev/log"
 _SYSLOG_WAIT_S = 0.5
 
 
 class Level(IntEnum):
-    """How much an event matters, in syslog's numbers."""
+    """The severity of an event, in syslog's numbers."""
 
     ERROR = syslog.LOG_ERR
     WARNING = syslog.LOG_WARNING
@@ -33,7 +33,7 @@ class Level(IntEnum):
     DEBUG = syslog.LOG_DEBUG
 
 
-# env_logger's words in QRMI's own records: `[2026-01-31T12:00:00Z ERROR qrmi::ibm] text`.
+# env_logger's levels in QRMI's own records: `[2026-01-31T12:00:00Z ERROR qrmi::ibm] text`.
 _QRMI_LEVELS = {
     "ERROR": Level.ERROR,
     "WARN": Level.WARNING,
@@ -44,12 +44,12 @@ _QRMI_LEVELS = {
 
 
 class HookLog:
-    """What one run of a hook tells the admin.
+    """The log of one run of a hook.
 
     Args:
         hook: `prolog`, `epilog`, or the command's `recover` or `release`.
-        job_id: the job; goes into each line.
-        echo: whether to print the lines as well: the command's standard output is for its result.
+        job_id: the job, named in each line.
+        echo: whether to print the lines as well; the command does not, as its standard output is for its result.
     """
 
     def __init__(self, hook: str, job_id: int | str, *, echo: bool = True) -> None:
@@ -62,30 +62,30 @@ class HookLog:
         syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def hide(self, secrets: Iterable[Secret]) -> None:
-        """Mask these in every later line."""
+        """Mask these secrets in every later line."""
         self._secrets.extend(secrets)
 
     def error(self, event: str, **details: object) -> None:
-        """Write what an admin has to act on."""
+        """Log something that an admin has to act on."""
         self._write(Level.ERROR, event, details)
 
     def warning(self, event: str, **details: object) -> None:
-        """Write what an admin may have to act on."""
+        """Log something that an admin may have to act on."""
         self._write(Level.WARNING, event, details)
 
     def info(self, event: str, **details: object) -> None:
-        """Write what happened."""
+        """Log what happened."""
         self._write(Level.INFO, event, details)
 
     def exception(self, event: str) -> None:
-        """Write the exception being handled, with its traceback in one line; for a script's last handler."""
-        import traceback  # 2 ms that only a surprise costs
+        """Log the exception being handled, with its traceback in one line; for a script's last handler."""
+        import traceback  # takes 2 ms
 
         text = mask(" | ".join(line.strip() for line in traceback.format_exc().splitlines()), self._secrets)
         self._write(Level.ERROR, event, {"traceback": text[-_MAX_TRACEBACK_CHARS:]})
 
     def qrmi(self, qpu: str, records: Iterable[str]) -> None:
-        """Pass QRMI's own log records on, at their level."""
+        """Log QRMI's own log records, at their level."""
         for record in records:
             word = record.partition(" ")[2].partition(" ")[0] if record.startswith("[") else ""
             self._write(_QRMI_LEVELS.get(word, Level.INFO), "qrmi", {"qpu": qpu, "says": record})
@@ -105,12 +105,12 @@ class HookLog:
 
 
 def _syslog_has_room() -> bool:
-    """Tell whether syslog(3) would return: it waits without an end for a daemon that hangs, and the job with it."""
+    """Tell whether syslog(3) would return: it would wait forever for a daemon that hangs, and so would the job."""
     end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         end.connect(_SYSLOG_SOCKET)
         return bool(select.select([], [end], [], _SYSLOG_WAIT_S)[1])
-    except OSError:  # nobody listens, for which syslog(3) does not wait
+    except OSError:  # nobody listens, and syslog(3) does not wait
         return True
     finally:
         end.close()

@@ -1,4 +1,4 @@
-"""The type of every value that must not be seen: its text comes out only where `reveal` is called."""
+"""The type of every value that must not be shown: only `reveal` returns its text."""
 
 import re
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 MASK = "***"
 
-# Shorter texts than this occur in ordinary words, and masking them would garble every message.
+# Shorter secrets occur in ordinary words; masking them would garble every message.
 _MIN_MASKED_CHARS = 4
 
-# An Authorization header that a service or a proxy repeats in its answer (RFC 9110, 11.4). QRMI trades an API key for a
-# bearer token that nobody else knows of. No word of a sentence is that long.
+# An Authorization header that a service or a proxy repeats in its answer (RFC 9110, 11.4). QRMI trades the API key for
+# a bearer token that is not in our list of secrets. Words of a sentence are shorter than this.
 _CREDENTIALS = re.compile(r"\b(Bearer|Basic) +[A-Za-z0-9._~+/=-]{16,}")
 
 
@@ -21,7 +21,7 @@ class Secret:
         text: the secret itself.
     """
 
-    # No NamedTuple, as the hooks' other values are: `"%s" % secret` takes a tuple apart.
+    # Not a NamedTuple like the hooks' other values: `"%s" % secret` would unpack it.
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
@@ -48,7 +48,7 @@ class Secret:
 
 
 def masked_repr(value: NamedTuple, *hidden: str) -> str:
-    """Return the repr of a value some of whose fields are not to be seen."""
+    """Return the repr of a value with the `hidden` fields masked."""
     fields: dict[str, Any] = value._asdict()
     shown = [f"{name}={MASK if name in hidden else repr(field)}" for name, field in fields.items()]
     return f"{type(value).__name__}({', '.join(shown)})"

@@ -1,4 +1,4 @@
-"""Text from elsewhere: made fit for one line of output, and compared with the words that are known."""
+"""Text from outside: escaped to fit one line of output, and compared with known words."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ _UNSEEN: Final = "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u20
 # Below this similarity a suggestion confuses more than it helps.
 _MIN_SIMILARITY: Final = 0.75
 
-# A longer word is no typing error, and comparing it takes quadratic time.
+# A longer word is not a typo, and comparing takes quadratic time.
 _MAX_COMPARED_CHARS: Final = 100
 
 # How many names a message lists; a site may have thousands.
@@ -21,17 +21,17 @@ _MAX_NAMES: Final = 20
 
 
 def is_one_line(text: str) -> bool:
-    """Tell whether `text` has no control character: nothing that ends a line of TaskProlog or moves a cursor."""
+    """Tell whether `text` has no control characters, which could end a line of TaskProlog's output or move a cursor."""
     return not any(char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" for char in text)
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether `text` is one line that an environment variable can hold: no lone surrogate from a JSON escape."""
+    """Tell whether `text` is one line that an environment variable can hold: without lone surrogates (JSON escapes)."""
     return is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def printable(text: str, max_chars: int = 200) -> str:
-    """Return `text` fit for one line of a log or a job's output: invisible characters escaped, cut to `max_chars`."""
+    """Return `text` for one line of a log or a job's output: invisible characters escaped, cut to `max_chars`."""
     text = text[: max_chars + 1]  # the rest may be megabytes
     clean = text
     if not (text.isascii() and text.isprintable()):  # compiling the pattern takes 0.4 ms
@@ -40,22 +40,22 @@ def printable(text: str, max_chars: int = 200) -> str:
 
 
 def shown(text: str, secrets: Iterable[Secret], max_chars: int = 400) -> str:
-    """Return the words of a service or of QRMI fit to be shown: secrets masked, in one line, cut to `max_chars`."""
+    """Return text from a service or from QRMI for display: secrets masked, in one line, cut to `max_chars`."""
     return printable(mask(text, secrets), max_chars)
 
 
 def near_match(word: str, known: Iterable[str]) -> str | None:
-    """Return the member of `known` that is most like `word`; None where none is similar."""
+    """Return the member of `known` that is most similar to `word`; None if none is similar enough."""
     return _near_match(word, tuple(sorted(known)))
 
 
 def unknown_names(unknown: Sequence[str], known: Iterable[str], *, are_ignored: bool = False) -> str:
-    """Return the sentence about QPUs that the site does not have, each with the known name that is most like it.
+    """Return the sentence about QPUs that the site does not have, with a similar known name for each.
 
     Args:
-        unknown: what was asked for; at least one.
+        unknown: the names that were asked for; at least one.
         known: the names of the site's QPUs, in the config's order.
-        are_ignored: whether the job runs with its other QPUs; the known ones are not listed then.
+        are_ignored: whether the job runs with its other QPUs; the known QPUs are then not listed.
     """
     names = list(known)
     words = []
@@ -70,11 +70,11 @@ def unknown_names(unknown: Sequence[str], known: Iterable[str], *, are_ignored: 
     return f"{sentence}; known QPUs: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
 
 
-@lru_cache(maxsize=1024)  # a mistake is often copied to each of a config's resources
+@lru_cache(maxsize=1024)  # a typo is often copied to every resource of a config
 def _near_match(word: str, known: tuple[str, ...]) -> str | None:
     if len(word) > _MAX_COMPARED_CHARS:
         return None
-    from difflib import get_close_matches  # 2 ms that only a misspelled word pays
+    from difflib import get_close_matches  # takes 2 ms
 
     folded = {name.lower().replace("_", "-"): name for name in known}
     matches = get_close_matches(word.lower().replace("_", "-"), folded, n=1, cutoff=_MIN_SIMILARITY)

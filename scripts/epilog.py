@@ -1,12 +1,12 @@
 #!/bin/sh
 # fmt: off
 """:"
-# Epilog= of slurm.conf: root, once a node and job. Most jobs have no QPU: leave before Python starts.
+# Epilog= of slurm.conf: runs as root, once per node and job. Most jobs have no QPU: exit before Python starts.
 [ -n "${SPANK_QRMI_QPU+set}" ] || exit 0
 self=$0
 [ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
-# Not exec: whatever becomes of Python, this exits with 0, since any other status DRAINs the node. And this shell
-# may pass no variable on whose name is none to it (a QPU called ibm-x): Python reads them from this process.
+# Not exec: this script must exit 0 even if Python fails, since any other status drains the node. This shell may drop
+# variables with invalid names (of a QPU called ibm-x): Python reads them from this process.
 "${self%/*}/python3" -I -X utf8 "$self" "$$" || echo "qrmi-slurm-epilog: error: exit status $?: ${self%/*}/python3"
 exit 0
 ":"""
@@ -15,10 +15,10 @@ import gc
 import os
 import sys
 
-gc.disable()  # it would look for cycles 20 times while modules load; what there is goes with the process
+gc.disable()  # it would run 20 times while modules load; the process is short-lived
 
 from qrmi_slurm.hooks import epilog  # noqa: E402
 from qrmi_slurm.slurm import environ  # noqa: E402
 
-# Gone at once: taking modules down one by one costs 5 ms, and the hook has closed and flushed what it wrote.
+# Exit at once: unloading modules costs 5 ms, and the hook has already flushed and closed its files.
 os._exit(epilog.epilog(environ.of_process(int(sys.argv[1]))))

@@ -1,9 +1,9 @@
-"""The certificate authorities that QRMI believes, read from one file instead of some hundred.
+"""The certificate authorities that QRMI trusts, read from one file instead of some hundred.
 
-For each of its HTTP clients, two for an IBM QPU, QRMI reads the machine's bundle of certificates and then, one by one,
-the files in the folder around it. On Debian and Ubuntu each of those stands there under two names, and all of them in
-the bundle: half of what a QPU's call takes. Where the folder has nothing that the bundle lacks, QRMI need not look. In
-every case of doubt it looks for itself.
+Each of QRMI's HTTP clients (two for an IBM QPU) reads the machine's certificate bundle and then every file in the
+folder around it. On Debian and Ubuntu each certificate is there under two names and again in the bundle, and reading
+them takes half the time of a call. If the folder adds nothing to the bundle, QRMI is told to read only the bundle;
+in any doubt it is told nothing.
 """
 
 import os
@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from typing import Final
 
-# Where rustls-native-certs, which QRMI's HTTP client uses, finds the system's bundle (crate openssl-probe).
+# Where QRMI's HTTP client (rustls-native-certs, crate openssl-probe) looks for the system's bundle.
 _SYSTEM_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -20,23 +20,23 @@ _SYSTEM_BUNDLES: Final = (
     "/etc/ssl/cert.pem",
 )
 
-# Where crate openssl-probe 0.2 looks on Linux; a bundle of this name is Debian's and Ubuntu's.
+# Where crate openssl-probe 0.2 looks on Linux; the bundle has this name on Debian and Ubuntu.
 _BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _FOLDER: Final = "/etc/ssl/certs"
 _OTHER_FOLDERS: Final = ("/etc/pki/tls/certs", "/etc/security/certificates")
 
-# What a name in the folder may be a link to: Debian's certificates and the admin's, update-ca-certificates(8). Anything
-# else may lie on a server that hangs, and nothing here has a deadline.
+# Where links in the folder may lead: Debian's certificates and the admin's, update-ca-certificates(8). Other targets
+# may be on a file server that hangs, and reading here has no deadline.
 _SHARES: Final = ("/usr/share/ca-certificates/", "/usr/local/share/ca-certificates/")
 
-# What says to rustls-native-certs where to look, as to OpenSSL: SSL_CTX_load_verify_locations(3).
+# The variables that tell rustls-native-certs and OpenSSL where to look: SSL_CTX_load_verify_locations(3).
 FILE: Final = "SSL_CERT_FILE"
 DIR: Final = "SSL_CERT_DIR"
 
-# No folder, and nobody can make one of it.
+# Not a folder, and nobody can make it one.
 _NO_FOLDER: Final = os.devnull
 
-# Debian's bundle has 220 kB, a certificate 2.
+# Debian's bundle is 220 kB, a certificate 2 kB.
 _MAX_BYTES: Final = 1024 * 1024
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----\n"
@@ -44,10 +44,10 @@ _END: Final = b"\n-----END CERTIFICATE-----\n"
 
 
 def bundle(env: Mapping[str, str]) -> str | None:
-    """Return the bundle that QRMI trusts; None where it finds none.
+    """Return the bundle that QRMI reads; None if there is none.
 
     Args:
-        env: the site's `--env:` variables, of which SSL_CERT_FILE counts.
+        env: the site's `--env:` variables; SSL_CERT_FILE overrides the system's bundle.
     """
     named = env.get(FILE)
     if named:
@@ -61,24 +61,24 @@ def variables(
     others: tuple[str, ...] = _OTHER_FOLDERS,
     shares: tuple[str, ...] = _SHARES,
 ) -> Mapping[str, str]:
-    """Return what makes QRMI read the bundle alone; nothing where it would then believe other authorities.
+    """Return the variables that make QRMI read only the bundle; empty if that would change whom it trusts.
 
     Args:
-        bundle: the file of all certificates.
-        folder: the folder with a file for each.
-        others: folders that QRMI looks into as well; where there is one, nothing is said.
-        shares: where a link in the folder may lead to, each with a slash at its end.
+        bundle: the file with all certificates.
+        folder: the folder with a file for each certificate.
+        others: other folders that QRMI reads; if one of them exists, the result is empty.
+        shares: where links in the folder may lead, each with a slash at the end.
     """
     try:
         if not any(map(os.path.lexists, others)) and _has_all(bundle, folder, shares):
             return {FILE: bundle, DIR: _NO_FOLDER}
-    except OSError:  # nothing there, too much, or nothing to be read by this process
+    except OSError:  # missing, too large, or not readable
         pass
     return {}
 
 
 def _has_all(bundle: str, folder: str, shares: tuple[str, ...]) -> bool:
-    """Tell whether a bundle has every certificate of a folder, for whoever is to read it."""
+    """Tell whether a bundle has every certificate of a folder and everybody can read it."""
     if not os.stat(bundle).st_mode & stat.S_IROTH:  # noqa: PTH116
         return False
     known = frozenset(_of_bundle(_read(bundle)))
@@ -88,10 +88,10 @@ def _has_all(bundle: str, folder: str, shares: tuple[str, ...]) -> bool:
 
 
 def _file_of(entry: os.DirEntry[str], shares: tuple[str, ...]) -> str:
-    """Return the file that an entry stands for; none for a link to its neighbour, as names by a hash are.
+    """Return the file behind an entry; empty for a link within the folder, such as a name by hash.
 
     Raises:
-        OSError: it is a link to elsewhere.
+        OSError: it is a link to another place.
     """
     if not entry.is_symlink():
         return entry.path
@@ -99,12 +99,12 @@ def _file_of(entry: os.DirEntry[str], shares: tuple[str, ...]) -> str:
     if os.sep not in target:
         return ""
     if not target.startswith(shares) or "/../" in target:
-        raise OSError(f"{entry.path} leads elsewhere")
+        raise OSError(f"{entry.path} links to another place")
     return target
 
 
 def _of_bundle(content: bytes) -> list[bytes]:
-    """Return the certificates of a bundle; none where it is not as plain as Debian makes it."""
+    """Return the certificates of a bundle; none unless it is as simple as Debian's."""
     before, *parts = (b"\n" + content).split(b"\n" + _BEGIN)
     found = []
     for part in parts:
@@ -116,20 +116,20 @@ def _of_bundle(content: bytes) -> list[bytes]:
 
 
 def _of_file(path: str) -> list[bytes]:
-    """Return what stands in a file after each mark of a beginning, of whatever kind, wherever in a line."""
+    """Return the text after each BEGIN marker in a file, of any kind and anywhere in a line."""
     try:
         content = _read(path)
-    except FileNotFoundError:  # a link to what is gone
+    except FileNotFoundError:  # a dangling link
         return []
     begin = _BEGIN.strip().removeprefix(b"-----BEGIN ")
     return [block.removeprefix(begin).partition(b"-----END ")[0].strip() for block in content.split(b"-----BEGIN ")[1:]]
 
 
 def _read(path: str) -> bytes:
-    """Return a file's content; nothing of what is no regular file.
+    """Return a file's content; empty if it is not a regular file.
 
     Raises:
-        OSError: it cannot be read, is a link, or is too large to be what it should be.
+        OSError: it cannot be read, is a link, or is too large.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
@@ -138,7 +138,7 @@ def _read(path: str) -> bytes:
             return b""
         content = os.read(fd, status.st_size + 1) if status.st_size <= _MAX_BYTES else b""
         if len(content) != status.st_size:
-            raise OSError(f"{path} is no file of certificates")
+            raise OSError(f"{path} is too large, or changed while it was read")
         return content
     finally:
         os.close(fd)

@@ -1,8 +1,8 @@
-"""The proxy that a request of QRMI's takes, from the variables that QRMI's HTTP library reads.
+"""The proxy that a request of QRMI's goes through, from the variables that QRMI's HTTP library reads.
 
-QRMI in the hooks sees none but those of `--env:` on the plugin's line: neither slurmd's nor a shell's. reqwest's
-rules (src/proxy.rs there): a scheme's own variable, then ALL_PROXY; NO_PROXY holds domains with their subdomains,
-addresses, networks, or `*`.
+In the hooks QRMI sees only the variables of `--env:` on the plugin's line, not those of slurmd or a shell. The rules
+are reqwest's (src/proxy.rs): the scheme's own variable, then ALL_PROXY; NO_PROXY lists domains, which include their
+subdomains, addresses, networks, or `*`.
 """
 
 import ipaddress
@@ -13,11 +13,11 @@ PROXY_VARIABLES = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
-    """Return the URL of the proxy that a request takes; None where it goes straight.
+    """Return the URL of the proxy for a request; None if it goes directly to the service.
 
     Args:
-        url: where the request goes.
-        environment: variables, in lower or upper case.
+        url: the request's URL.
+        environment: the variables, in lower or upper case.
     """
     parts = urlsplit(url)
     proxy = _value(environment, f"{parts.scheme}_proxy") or _value(environment, "all_proxy")
@@ -27,7 +27,7 @@ def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
 
 
 def without_password(proxy: str) -> str:
-    """Return a proxy's URL fit to be shown: scheme, host and port."""
+    """Return a proxy's URL for display: only scheme, host and port."""
     parts = urlsplit(proxy)
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
     try:
@@ -38,7 +38,7 @@ def without_password(proxy: str) -> str:
 
 
 def _value(environment: Mapping[str, str], name: str) -> str:
-    # In upper case HTTP_PROXY counts too: the hooks are no CGI programs.
+    # HTTP_PROXY counts too: only CGI programs must ignore it.
     return environment.get(name) or environment.get(name.upper(), "")
 
 

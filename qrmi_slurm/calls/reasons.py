@@ -1,6 +1,6 @@
-"""The reasons: what QRMI says of a failed call, said so that a researcher knows whom to ask.
+"""The reasons for a failed call, in a sentence that tells a researcher whom to ask.
 
-QRMI hands on what its HTTP client or the service said. The words stay behind the sentence, since an admin needs them.
+QRMI passes on the error text of its HTTP client or the service. It is kept after the sentence, as an admin needs it.
 """
 
 import re
@@ -12,7 +12,7 @@ _STATUS: Final = re.compile(r"response body: (\d{3}) ([A-Za-z ]+)")
 
 
 def plain(reason: str) -> str:
-    """Return a sentence for what went wrong with QRMI's own words in brackets; the words alone where none fits."""
+    """Return a sentence about the failure with QRMI's own text in brackets; that text alone if no sentence fits."""
     sentence = _sentence(reason)
     return f"{sentence} ({reason})" if sentence else reason
 
@@ -32,5 +32,5 @@ def _sentence(reason: str) -> str:
     if status:
         return f"the service answered {status[1]} {status[2].strip()}"
     if "error in serde" in reason:
-        return "the service answered what QRMI does not understand"
+        return "QRMI could not read the service's answer"
     return ""

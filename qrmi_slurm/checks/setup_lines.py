@@ -13,8 +13,8 @@ from typing import Final
 
 from qrmi_slurm.checks.installation import Installation
 from qrmi_slurm.errors import QrmiSlurmError
-from qrmi_slurm.slurm import plugstack, prolog_flags
-from qrmi_slurm.slurm.plugstack import DEFAULT_SLURM_CONF, DEFAULT_STATE_DIR, PLUGIN_FILE, SiteOptions
+from qrmi_slurm.slurm import conf_file, prolog_flags
+from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR, PLUGIN_FILE, SiteOptions
 from qrmi_slurm.text import printable
 
 # slurm.conf, plugstack.conf and systemd all take such a path as one word; none of them has a way to quote a space.
@@ -102,7 +102,7 @@ def _task_prolog_wrapper(installation: Installation, slurm_conf: Path, existing:
 
 
 def _slurm_conf_part(installation: Installation, task_prolog: Path, slurm_conf: Path, acquire_timeout_s: float) -> Part:
-    present = (plugstack.setting(slurm_conf, "PrologFlags") or "").split(",")
+    present = (conf_file.setting(slurm_conf, "PrologFlags") or "").split(",")
     flags = prolog_flags.wanted_flags([word.strip() for word in present if word.strip()])
     lines = [
         f"Prolog={installation.prolog}",
@@ -110,7 +110,7 @@ def _slurm_conf_part(installation: Installation, task_prolog: Path, slurm_conf: 
         f"Epilog={installation.epilog}",
         f"PrologFlags={','.join(flags)}",
     ]
-    start_timeout = plugstack.setting(slurm_conf, "BatchStartTimeout") or ""
+    start_timeout = conf_file.setting(slurm_conf, "BatchStartTimeout") or ""
     wanted_s = prolog_flags.start_timeout_s(acquire_timeout_s)
     if prolog_flags.step_waits(flags) and not (start_timeout.isdecimal() and int(start_timeout) >= wanted_s):
         lines.append(f"BatchStartTimeout={wanted_s}")
@@ -138,7 +138,7 @@ def _systemd_parts(installation: Installation, slurm_conf: Path) -> list[Part]:
     found = []
     for name, note in _UNITS.items():
         text = _unit_text(name).replace(_UNITS_COMMAND, str(installation.command))
-        if slurm_conf != DEFAULT_SLURM_CONF:
+        if slurm_conf != conf_file.DEFAULT_SLURM_CONF:
             text = text.replace("\nExecStart=", f"\nEnvironment=SLURM_CONF={slurm_conf}\nExecStart=")
         found.append(Part(Path("/etc/systemd/system") / name, text, is_whole=True, note=(note,) if note else ()))
     return found
@@ -158,7 +158,7 @@ def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[s
     """
 
     def before(name: str) -> str:
-        return plugstack.setting(slurm_conf, name) or ""
+        return conf_file.setting(slurm_conf, name) or ""
 
     lines = [f"{name}={_with_words(before(name), ['lua'])}" for name in ("JobSubmitPlugins", "CliFilterPlugins")]
     if wanted is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.names import SLURM_CONF, SLURMD_NODENAME
-from qrmi_slurm.slurm import plugstack
+from qrmi_slurm.slurm import conf_file, plugstack
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.config_file import Resource
@@ -19,8 +19,8 @@ _NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctl
 
 def slurm_conf() -> Path:
     """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy in configless mode."""
-    candidates = (plugstack.DEFAULT_SLURM_CONF, plugstack.CONFIGLESS_SLURM_CONF)
-    found = next((path for path in candidates if path.exists()), plugstack.DEFAULT_SLURM_CONF)
+    candidates = (conf_file.DEFAULT_SLURM_CONF, conf_file.CONFIGLESS_SLURM_CONF)
+    found = next((path for path in candidates if path.exists()), conf_file.DEFAULT_SLURM_CONF)
     return Path(os.environ.get(SLURM_CONF) or found)
 
 
@@ -53,7 +53,7 @@ def world() -> "World":
 
     path = slurm_conf()
     node = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
-    return World(plugstack.cluster_name(path), jobs.jobs(path), {node: record.boot_id()})
+    return World(conf_file.cluster_name(path), jobs.jobs(path), {node: record.boot_id()})
 
 
 def notices(found: "Sequence[Resource]") -> dict[str, str]:

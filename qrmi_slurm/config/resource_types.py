@@ -1,7 +1,7 @@
-"""What is known of each resource type: its variables, what locks, and what names it had before.
+"""The known resource types: their variables, whether acquiring locks the QPU, and their former names.
 
-From QRMI's documentation and its 0.24 to 0.26 releases. Nothing here keeps an unknown type out: a type that
-only a newer QRMI has goes through with the generic rules of `UNKNOWN`.
+From QRMI's documentation and its releases 0.24 to 0.26. Unknown types are accepted: `describe` gives a type of a newer
+QRMI generic rules.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,18 +9,18 @@ from typing import Final, NamedTuple
 
 from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX
 
-# QRMI 0.23 renamed two families of variables; a program reads those that its QRMI version knows.
+# QRMI 0.23 renamed two families of variables; a program reads those of its own QRMI version.
 PREFIX_SUCCESSORS: Final[Mapping[str, str]] = {
     "QRMI_IBM_DA_": "QRMI_IBM_QS_",
     "QRMI_IBM_QRS_": "QRMI_IBM_QCS_",
 }
 
-# One member of a family was not only moved: the address of S3 as the service sees it.
+# One variable got a new ending as well: the address of S3 as the service sees it.
 _VARIABLE_SUCCESSORS: Final[Mapping[str, str]] = {
     "QRMI_IBM_DA_S3_ENDPOINT_FOR_DAAPI": "QRMI_IBM_QS_S3_ENDPOINT_FOR_QSAPI",
 }
 
-# A session that somebody else opened must never be reused or closed by this job's calls.
+# This job's calls must never reuse or close a session that somebody else opened.
 STALE_SESSION_VARIABLES: Final = frozenset({"QRMI_IBM_QCS_SESSION_ID", "QRMI_IBM_QRS_SESSION_ID"})
 
 
@@ -29,20 +29,20 @@ class ResourceType(NamedTuple):
 
     Args:
         name: as written in `type`.
-        prefix: what the names of its variables begin with.
-        required: variables without which QRMI cannot make the resource.
-        optional: variables that QRMI reads as well.
-        secrets: those among them that must never be seen.
-        endpoints: those that say where requests, and with them credentials, go.
-        successor: the type that took this one's place; empty where it is current.
-        locks: whether acquire takes the QPU at the service. Where it does not, acquire asks nobody.
-        asks_status: whether the QPU's status is asked for before it is acquired. Where acquire asks nobody, only that
-            tells whether the service answers; a Warden that is down has opened nothing, which a lost answer to
-            acquire does not say. IBM's opens sessions on a QPU that is offline too, and their jobs wait.
-        session_max_ttl: the variable that bounds a session's life in seconds; empty where there is none.
+        prefix: the beginning of its variables' names.
+        required: variables that QRMI cannot create the resource without.
+        optional: other variables that QRMI reads.
+        secrets: the variables whose values must never be shown.
+        endpoints: the variables that decide where requests, and credentials with them, are sent.
+        successor: the type that replaced this one; empty if it is current.
+        locks: whether acquire locks the QPU at the service. If not, acquire sends no request at all.
+        asks_status: whether to ask for the QPU's status before acquiring it. Without a request in acquire, only the
+            status shows that the service answers. For pasqal-local it tells a Warden that is down, which has opened
+            nothing, from a lost answer. IBM's service opens sessions on offline QPUs too; their jobs wait.
+        session_max_ttl: the variable that limits a session's lifetime in seconds; empty if there is none.
         note: what QRMI expects of such a resource, and what an admin would not guess; for docs/environment.md.
-        can_have_broker: whether a credential broker can stand between a job and the service.
-        tunable: the variables of a resource with a broker that a user may set beside the site's key.
+        can_have_broker: whether a credential broker can relay requests between a job and the service.
+        tunable: the variables of a resource with a broker that users may set although the site's key is used.
     """
 
     name: str
@@ -118,7 +118,7 @@ def _ibm_quantum_system(name: str, prefix: str, s3_for_service: str, successor: 
             }
         ),
         successor=successor,
-        note="QRMI repeats a failed request for about 11 s; keep `--acquire-timeout` above 15.",
+        note="QRMI retries a failed request for about 11 s; keep `--acquire-timeout` above 15.",
         can_have_broker=True,
     )
 
@@ -146,16 +146,16 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             ),
             secrets=frozenset({"QRMI_PASQAL_CLOUD_AUTH_TOKEN", "QRMI_PASQAL_CLOUD_CLIENT_SECRET"}),
             endpoints=frozenset({"QRMI_PASQAL_CLOUD_AUTH_ENDPOINT", "QRMI_PASQAL_CLOUD_BASE_URL"}),
-            note="The resource's name has to be QRMI's name of the device (`FRESNEL`, `EMU_MPS`, ...).",
+            note="The resource's name must be QRMI's name for the device (`FRESNEL`, `EMU_MPS`, ...).",
         ),
         ResourceType(
             name="pasqal-local",
             prefix="QRMI_",
-            optional=frozenset({"QRMI_WARDEN_URL", "QRMI_URL"}),  # one of the two; the second is older
+            optional=frozenset({"QRMI_WARDEN_URL", "QRMI_URL"}),  # one of the two; the second is the older name
             endpoints=frozenset({"QRMI_WARDEN_URL", "QRMI_URL"}),
             locks=True,
-            note="One of the two has to be set. It needs QRMI 0.26.1 or newer, libmunge, and munge at its usual socket "
-            "on the compute node. The Warden sees root, or the user where the user supplied variables.",
+            note="One of the two must be set. It needs QRMI 0.26.1 or newer, libmunge, and munge at its usual socket "
+            "on the compute node. The Warden sees root, or the user if they supplied variables.",
         ),
         ResourceType(
             name="iqm-server",
@@ -163,7 +163,7 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             required=frozenset({"QRMI_IQM_ISA_ENDPOINT", "QRMI_IQM_ISA_TOKEN"}),
             secrets=frozenset({"QRMI_IQM_ISA_TOKEN"}),
             endpoints=frozenset({"QRMI_IQM_ISA_ENDPOINT"}),
-            note="QRMI turns the last `_` of the name into `:`.",
+            note="QRMI changes the last `_` of the name to `:`.",
         ),
         ResourceType(
             name="alice-bob-felis",
@@ -171,8 +171,8 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             required=frozenset({"QRMI_AB_FELIS_API_KEY", "QRMI_AB_FELIS_BASE_ENDPOINT"}),
             secrets=frozenset({"QRMI_AB_FELIS_API_KEY"}),
             endpoints=frozenset({"QRMI_AB_FELIS_BASE_ENDPOINT"}),
-            note="The key is the base64 of `user:password`; a wrong one shows in the first task only, since QRMI asks "
-            "nobody before.",
+            note="The key is the base64 of `user:password`; a wrong key fails only in the first task, as QRMI sends no "
+            "request before.",
         ),
         ResourceType(
             name="oqtopus",
@@ -191,14 +191,14 @@ KNOWN: Final[Mapping[str, ResourceType]] = {
             ),
             secrets=frozenset({"QRMI_OQTOPUS_API_TOKEN"}),
             endpoints=frozenset({"QRMI_OQTOPUS_URL", "QRMI_OQTOPUS_PROXY"}),
-            note="QRMI loads a bridge library; `--env:PY_BRIDGE_PATH=...` names it.",
+            note="QRMI loads a bridge library; set its path with `--env:PY_BRIDGE_PATH=...`.",
         ),
     )
 }
 
 
 def describe(type_name: str) -> ResourceType:
-    """Return what is known of a type; for a name nobody told us of, the generic rules under that name."""
+    """Return what is known about a type; for an unknown name, generic rules under that name."""
     spelled = canonical(type_name)
     for known in KNOWN.values():
         if spelled in (canonical(known.name), f"ibm{canonical(known.name)}"):
@@ -207,7 +207,7 @@ def describe(type_name: str) -> ResourceType:
 
 
 def are_one(first: str, second: str) -> bool:
-    """Tell whether two type names mean one type: in another spelling, or by its name of before."""
+    """Tell whether two names mean the same type, in another spelling or by a former name."""
     return _current(first) == _current(second)
 
 
@@ -217,22 +217,22 @@ def _current(type_name: str) -> str:
 
 
 def canonical(type_name: str) -> str:
-    """Return the name reduced to its letters and digits, as `IBMQuantumSystem` and `ibm-quantum-system` share."""
+    """Return the name in lower case with only its letters and digits: the same for all spellings of a type."""
     return "".join(char for char in type_name.lower() if char.isalnum())
 
 
 def matching_member(type_name: str, members: Iterable[str]) -> str | None:
-    """Return which of QRMI's `ResourceType` members stands for a type name of the config.
+    """Return the member of QRMI's `ResourceType` for a type name of the config.
 
     QRMI spells a type one way in the config (`qiskit-runtime-service`) and another in its class
-    (`IBMQiskitRuntimeService`); the vendor in front is the only part that differs.
+    (`IBMQiskitRuntimeService`); apart from case and hyphens, only the vendor's name in front may differ.
 
     Args:
-        type_name: as configured.
-        members: the names that the installed QRMI's `ResourceType` has.
+        type_name: the type in the config.
+        members: the names of the installed QRMI's `ResourceType` members.
 
     Returns:
-        The member's name, or None where this QRMI does not know the type.
+        The member's name, or None if this QRMI does not know the type.
     """
     wanted = canonical(type_name)
     for member in members:
@@ -242,7 +242,7 @@ def matching_member(type_name: str, members: Iterable[str]) -> str | None:
 
 
 def successor_variable(variable: str) -> str | None:
-    """Return the name that a variable of a renamed family has today, or None where it kept its name."""
+    """Return the current name of a renamed variable, or None if it was not renamed."""
     if variable in _VARIABLE_SUCCESSORS:
         return _VARIABLE_SUCCESSORS[variable]
     for old, new in PREFIX_SUCCESSORS.items():
@@ -252,7 +252,7 @@ def successor_variable(variable: str) -> str | None:
 
 
 def with_successors(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return `environment` with each renamed variable under its present name too, unless that is set already."""
+    """Return `environment` with each renamed variable also under its current name, unless that is already set."""
     result = dict(environment)
     for variable, value in environment.items():
         successor = successor_variable(variable)
@@ -262,29 +262,29 @@ def with_successors(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_endpoint(variable: str) -> bool:
-    """Tell whether a variable says where requests go, for known and for unknown types."""
+    """Tell whether a variable decides where requests are sent, for known and unknown types."""
     if any(variable in known.endpoints for known in KNOWN.values()):
         return True
     words = set(variable.upper().split("_"))
     return not words.isdisjoint(_ENDPOINT_WORDS)
 
 
-# Words in a variable's name that say: requests go there. Used for types that the table does not know.
+# Words in the name of a variable that decides where requests are sent; for types that are not in the table.
 _ENDPOINT_WORDS: Final = frozenset(
     {"ENDPOINT", "ENDPOINTS", "URL", "URLS", "URI", "HOST", "HOSTNAME", "PROXY", "SERVER", "ADDRESS", "PORT"}
 )
 
-# Words in a variable's name that say: not for other eyes. Used for types that the table does not know.
+# Words in the name of a variable whose value is secret; for types that are not in the table.
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 def is_secret(variable: str) -> bool:
-    """Tell whether a variable's value must be masked, for known and for unknown types, a QPU's name in front or not."""
-    # A QPU's name may stand in front, and may hold any word.
+    """Tell whether a variable's value must be masked, for known and unknown types, with or without the QPU's name."""
+    # The QPU's name in front may contain any word.
     own = variable[variable.find(QRMI_PREFIX) :] if QRMI_PREFIX in variable else variable
     return any(own in known.secrets for known in KNOWN.values()) or any(word in own.upper() for word in _SECRET_WORDS)
 
 
 def is_ours_alone(variable: str) -> bool:
-    """Tell whether only the suite may set a variable: a token, a time limit, a session that somebody opened."""
+    """Tell whether only the suite may set a variable: a token, a time limit, an open session."""
     return variable.startswith(JOB_PREFIX) or variable in STALE_SESSION_VARIABLES

@@ -1,6 +1,7 @@
-"""The hook before a task, TaskProlog: the lines that put the job's QPU environment into it, or why it must not run.
+"""TaskProlog: prints the job's QPU environment for a task, or why the task must not run.
 
-It runs as the user before every task of a QPU job, so it imports little; its script leaves without Python where it can.
+It runs as the user before every task of a QPU job, so it imports little; in common cases its script does not even
+start Python.
 """
 
 import os
@@ -18,27 +19,27 @@ from qrmi_slurm.state import exports
 from qrmi_slurm.state.exports import Exports
 from qrmi_slurm.text import is_one_line, printable
 
-# How long TaskProlog on another node than the first waits for a shared filesystem to show the exports; NFS clients
-# cache what is not there for 3 s and more (nfs(5), acregmin and acdirmin).
+# How long TaskProlog waits on nodes other than the first until the exports appear on a shared filesystem; NFS clients
+# cache the absence of a file for 3 s and more (nfs(5), acregmin and acdirmin).
 _SHARED_WAIT_S: Final = 5.0
 _SHARED_POLL_S: Final = 0.1
 
-# The same where its own Prolog is over and the first node's may only come to the job: with PrologFlags=NoHold, and in a
-# further component of a heterogeneous batch job, a step waits for its own node's alone. Scripts of the site may run
-# before ours.
+# The same if this node's Prolog has ended and the first node's may not have begun: with PrologFlags=NoHold, and in a
+# later component of a heterogeneous batch job, a step waits only for its own node's Prolog. The site's own Prolog
+# scripts may run before ours.
 _FIRST_NODE_WAIT_S: Final = 10.0
 
-# How much longer than --acquire-timeout a Prolog may take once it has left the record (acquire.py).
+# How much longer than --acquire-timeout a Prolog may take after writing the record; as deadline.HOOK_GRACE_S.
 _PROLOG_GRACE_S: Final = 1.0
 
 
-# What TaskProlog returns to Slurm: a TaskProlog that fails ends its task, and the node stays in service.
+# TaskProlog's exit statuses; a failed TaskProlog ends its task but does not drain the node.
 TASK_MAY_RUN_EXIT: Final = 0
 TASK_MUST_NOT_RUN_EXIT: Final = 1
 
 
 class TaskOutcome(NamedTuple):
-    """What TaskProlog tells slurmstepd.
+    """What TaskProlog returns to slurmstepd.
 
     Args:
         lines: its standard output.
@@ -50,17 +51,17 @@ class TaskOutcome(NamedTuple):
 
 
 def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
-    """Return the lines that put the job's QPU environment into a task, or the reason why it must not run.
+    """Return the lines that set a task's QPU environment, or the reason why the task must not run.
 
     Args:
-        environment: the task's.
+        environment: the task's environment.
     """
     is_first_task = environment.get(names.SLURM_PROCID, "0") in ("", "0")
     try:
         return _task_outcome(job_context.of_task(environment, os.getuid()), environment)
     except QrmiSlurmError as error:
         sentence = f"{exports.PREFIX}: {error}"
-    except Exception as error:  # noqa: BLE001 the last line: the user reads one sentence, never a traceback
+    except Exception as error:  # noqa: BLE001 the last resort: the user reads a sentence, never a traceback
         sentence = f"{exports.PREFIX}: no QPU: an internal error ({type(error).__name__}); please tell an admin"
     return _refuse(is_first_task, [sentence])
 
@@ -77,15 +78,15 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
             f"job {task.job_id} has no QPU: what Prolog left is from another run of the job",
             f"an admin can look at: journalctl -t qrmi-slurm-prolog on {task.node}",
         )
-    # Within a batch job the environment has come along already, and what the script changed in it stays; only what
-    # a shell dropped and the step's own wishes are left.
+    # Within a batch job a step inherits the environment, including the script's changes. It lacks only what a shell
+    # dropped and what the step's own options change.
     variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
     notes = list(found.notes) if task.task_rank == 0 and not within_job else []
     if task.step_selection_text and task.step_selection_text != task.job_selection_text:
         wanted = parse_selection(task.step_selection_text)
         if task.job_selection_text is None:
-            # The step's --qpu may be the job's own (srun without an allocation), with names that the job could not
-            # have; Prolog's notes say so. Only a step that has none of what it asked for is refused.
+            # The step's --qpu may be the job's own (srun without an allocation) and include QPUs that the job did not
+            # get, as Prolog's notes say. Refuse the step only if it gets none of its QPUs.
             held = exports.assigned(found.variables, wanted)
             wanted = tuple(term for term, name in zip(wanted, held, strict=True) if name) or wanted
         variables |= exports.narrowed(found.variables, wanted)
@@ -99,12 +100,12 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
 
 
 def _holds_something(task: TaskContext) -> bool:
-    """Tell whether a task's job has a folder, where its environment does not say whether it asked for QPUs."""
+    """Tell whether the job of a task in a later component has a folder; its environment does not tell its selection."""
     return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).parent.exists()
 
 
 def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
-    """Return the job's exports for a step within it; what the step has inherited, where this node has no file."""
+    """Return the exports for a step within the job; if this node has no file, the variables that the step inherited."""
     options = plugstack.read(task.slurm_conf)
     try:
         return exports.read(_exports_path(options, task), task.uid, task.job_id)
@@ -144,30 +145,30 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
         )
     raise ExportsError(
         f"job {task.job_id}: node {task.node} does not see {path}",
-        "for several nodes the state directory has to be on a shared filesystem: --state-dir in plugstack.conf",
+        "jobs of several nodes need the state directory on a shared filesystem: --state-dir in plugstack.conf",
     )
 
 
 def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
-    """Return how long another node than the first waits for the exports, in seconds, by what is there of the job."""
-    if _record_path(folder).exists():  # Prolog is at it, or was killed
+    """Return how long a node other than the first waits for the exports, in seconds, given the files so far."""
+    if _record_path(folder).exists():  # Prolog is running, or was killed
         return options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
     if folder.exists():
         return _FIRST_NODE_WAIT_S
-    # Without a --qpu of its own a job has no folder, and nothing will come.
+    # A job without --qpu has no folder and gets no exports.
     return _SHARED_WAIT_S if task.job_selection_text else 0.0
 
 
 def _record_path(folder: Path) -> Path:
-    return folder / names.RECORD_FILE  # users may not read it
+    return folder / names.RECORD_FILE  # users can see that it exists, not read it
 
 
 def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mapping[str, str]) -> dict[str, str]:
     """Return QRMI's log level for the task, unless the user or the site set one.
 
-    What we export is remembered beside it, so that a step can tell the user's own value from an inherited one.
+    A second variable repeats the level, so that a step can tell the user's own value from an inherited one.
     """
-    if names.RUST_LOG in from_job or _is_users_rust_log(task, environment):  # the site's is --env:RUST_LOG
+    if names.RUST_LOG in from_job or _is_users_rust_log(task, environment):  # the site's comes from --env:RUST_LOG
         return {}
     level = exports.rust_log_level(task.srun_debug)
     return {names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level}
@@ -176,16 +177,17 @@ def _rust_log(task: TaskContext, environment: Mapping[str, str], from_job: Mappi
 def _of_broker(
     task: TaskContext, seen: Mapping[str, str], given: Mapping[str, str], *, within_job: bool
 ) -> dict[str, str]:
-    """Return what a task needs beside the variables of a job with a credential broker.
+    """Return the additional variables of a task in a job with a credential broker.
 
-    The broker listens on the loopback of the job's first node. No proxy leads there, and on another node nothing of
-    the job may go to whoever listens at that port: what QRMI says there names the node to run on.
+    The broker listens on the loopback of the job's first node, which must not be reached through a proxy. On other
+    nodes, nothing may be sent to whoever listens on that port: the addresses are replaced by invalid ones that name
+    the broker's node, which QRMI's error then shows.
 
     Args:
         task: the task.
         seen: the environment that the task would have.
-        given: what of it is exported.
-        within_job: whether the environment has come from a task of the same job.
+        given: the variables in it that are exported.
+        within_job: whether the environment was inherited from a task of the same job.
     """
     node = given.get(names.QRMI_SLURM_BROKER) or (seen.get(names.QRMI_SLURM_BROKER, "") if within_job else "")
     if not node:
@@ -209,7 +211,7 @@ def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> boo
 
 
 def _site_env(task: TaskContext) -> Mapping[str, str]:
-    """Return the site's `--env:` variables; none where the line is faulty, which is no matter of a job without QPU."""
+    """Return the site's `--env:` variables; none if the line is invalid, which must not stop a job without QPUs."""
     try:
         return plugstack.read(task.slurm_conf).env
     except PlugstackError:
@@ -217,9 +219,9 @@ def _site_env(task: TaskContext) -> Mapping[str, str]:
 
 
 def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) -> list[str]:
-    """Return `unset NAME` lines for what a surrounding QPU job left in the environment, the site's variables too.
+    """Return `unset NAME` lines for the variables of a surrounding QPU job, including the site's.
 
-    Without such a job there is nothing to unset: a user may have the site's proxy in his own environment.
+    Without such a job nothing is unset: users may have set the site's proxy themselves.
     """
     if names.QRMI_JOB_ID not in environment:
         return []
@@ -239,11 +241,11 @@ def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) ->
         stale.add(names.QRMI_SLURM_RUST_LOG)
         if environment.get(names.RUST_LOG) == environment[names.QRMI_SLURM_RUST_LOG]:
             stale.add(names.RUST_LOG)
-    # A name of more than one line would be another directive.
+    # The second line of a name would be another directive.
     return [f"unset {name}" for name in sorted(stale) if is_one_line(name)]
 
 
 def _refuse(is_first_task: bool, sentences: tuple[str, ...] | list[str]) -> TaskOutcome:
-    """End the task; the first of a step says why, the others would only repeat it."""
+    """Return the outcome that ends the task; only the first task of a step prints the reason."""
     lines = [f"print {printable(sentence, 1000)}" for sentence in sentences] if is_first_task else []
     return TaskOutcome(tuple(lines), TASK_MUST_NOT_RUN_EXIT)

@@ -1,7 +1,7 @@
-"""The environment that Slurm started a hook with, before a shell dropped what is no variable to it.
+"""The environment that Slurm started a hook with, including what a shell would drop.
 
-A resource may be called `ibm-x`, so variables begin with `ibm-x_`. dash keeps only names of letters, digits and
-underscores; bash keeps the others but cannot use them.
+A resource may be called `ibm-x`, and then its variables begin with `ibm-x_`. dash keeps only names of letters, digits
+and underscores; bash passes the others on but cannot use them.
 """
 
 import os
@@ -12,10 +12,10 @@ def of_process(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with.
 
     Args:
-        pid: one of the same user: the shell that a hook begins as.
+        pid: a process of the same user: the shell that a hook begins as.
 
     Returns:
-        Its variables; this process's own where the kernel does not show them.
+        Its variables; if the kernel does not show them, those of this process.
     """
     try:
         content = Path(f"/proc/{pid}/environ").read_bytes()
@@ -25,7 +25,7 @@ def of_process(pid: int) -> dict[str, str]:
 
 
 def parse(content: bytes) -> dict[str, str]:
-    """Return the variables of the kernel's form: `NAME=value` between NULs; the first of a name counts."""
+    """Return the variables in /proc/PID/environ, `NAME=value` separated by NULs; of duplicates the first counts."""
     found: dict[str, str] = {}
     for item in content.split(b"\0"):
         name, equals, value = os.fsdecode(item).partition("=")

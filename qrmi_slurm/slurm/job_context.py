@@ -1,4 +1,4 @@
-"""The context: what Slurm tells a hook about the job, from the environment that slurmd sets."""
+"""The context: what Slurm tells a hook about the job, in the environment that slurmd sets."""
 
 import re
 from collections.abc import Mapping
@@ -8,38 +8,37 @@ from typing import Final, NamedTuple
 from qrmi_slurm import names
 from qrmi_slurm.errors import ContextError
 from qrmi_slurm.secret import masked_repr
-from qrmi_slurm.slurm.plugstack import DEFAULT_SLURM_CONF
+from qrmi_slurm.slurm import conf_file
 
-# Names of clusters become folders. Slurm itself allows more; none that it accepts by default lies outside.
+# A cluster's name becomes a folder. Slurm allows more characters, but not by default.
 _PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _MAX_EPOCH_DIGITS: Final = 12
 
-# How long Slurm says that a job without a time limit lasts (slurmctld: 365 * 24 * 60 * 60).
+# How long a job without a time limit lasts according to Slurm (slurmctld: 365 * 24 * 60 * 60).
 _ENDLESS_S: Final = 365 * 24 * 3600
 _DEFAULT_CLUSTER: Final = "cluster"
 
 
 class JobContext(NamedTuple):
-    """What Prolog and Epilog know of the job.
+    """What Prolog and Epilog know about the job.
 
     Args:
         job_id: Slurm's id; each array task and each component of a heterogeneous job has its own.
         uid: user id of the job's owner.
         cluster: the cluster's name.
         node: this node, as Slurm calls it.
-        first_node: the first node of the allocation, the one that acquires.
+        first_node: the first node of the allocation, which acquires the QPUs.
         restart_count: how often the job was requeued.
-        time_limit_s: end minus start time in seconds; None where Slurm (22.05) does not say.
-        selection_text: the text of `--qpu`, as the user wrote it.
-        user_environment: the user's own variables that the stub passed on, without Slurm's prefix; never in a
-            repr.
+        time_limit_s: end time minus start time, in seconds; None if unknown (Slurm 22.05).
+        selection_text: the value of `--qpu`, as the user wrote it.
+        user_environment: the user's own variables that the stub passed on, without Slurm's prefix; not shown in a repr.
         slurm_conf: Slurm's configuration file.
-        account: the job's Slurm account; None where it has none.
-        partition: its partition; None where Slurm does not say.
-        qos: its quality of service; None where Slurm (before 26.05) does not say.
-        licenses_text: its licenses; None where Slurm (22.05) does not say.
-        user: login name of the job's owner; empty where Slurm does not say.
-        het_job_id: the id of the heterogeneous job that this one is a component of; None where it is of none.
+        account: the job's Slurm account; None if it has none.
+        partition: its partition; None if unknown.
+        qos: its quality of service; None if unknown (Slurm before 26.05).
+        licenses_text: its licenses; None if unknown (Slurm 22.05).
+        user: login name of the job's owner; empty if unknown.
+        het_job_id: the id of the heterogeneous job that this job is a component of; None if it is not one.
     """
 
     job_id: int
@@ -64,27 +63,27 @@ class JobContext(NamedTuple):
 
     @property
     def is_first_node(self) -> bool:
-        """Whether this node is the one that acquires."""
+        """Whether this node acquires the job's QPUs."""
         return self.node == self.first_node
 
 
 class TaskContext(NamedTuple):
-    """What TaskProlog knows of the task that it runs before.
+    """What TaskProlog knows about the task that it runs for.
 
     Args:
-        job_id: Slurm's id of the job, of its own where it is a component of a heterogeneous one.
+        job_id: Slurm's id of the job; a component of a heterogeneous job has its own.
         uid: user id that the task runs as.
         cluster: the cluster's name.
         node: this node, as Slurm calls it.
-        restart_count: how often the job was requeued; None where Slurm (before 26.05) does not say.
+        restart_count: how often the job was requeued; None if unknown (Slurm before 26.05).
         task_rank: rank of the task in its step; 0 for a batch script.
-        is_further_component: whether the task runs in another than the first component of a heterogeneous job, of
-            whose selection its environment says nothing.
-        job_selection_text: the text of the job's `--qpu`; None where the job has none, or none is known of.
-        step_selection_text: the text of the step's `--qpu`; None where it has none.
-        inherited_job_id: the job whose QPU environment the task has inherited; None where it has none.
+        is_further_component: whether the task runs in a later component of a heterogeneous job; its environment then
+            does not tell that component's selection.
+        job_selection_text: the value of the job's `--qpu`; None if it has none or it is unknown.
+        step_selection_text: the value of the step's `--qpu`; None if it has none.
+        inherited_job_id: the job whose QPU environment the task has inherited; None if it has inherited none.
         srun_debug: srun's verbosity: 2 quiet, 3 default, 4 verbose, 5 and more for `-vv`.
-        rust_log: the task's RUST_LOG, where somebody set it.
+        rust_log: the task's RUST_LOG; None if it is not set.
         slurm_conf: Slurm's configuration file.
     """
 
@@ -107,10 +106,10 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
     """Return the job's context from the environment of Prolog or Epilog.
 
     Args:
-        environment: what slurmd set; all `SPANK_*` in it is the user's text.
+        environment: what slurmd set; all `SPANK_*` values are the user's text.
 
     Raises:
-        ContextError: Slurm did not say which job, whose, or on which node.
+        ContextError: the job, its owner or the node is missing.
     """
     node = environment.get(names.SLURMD_NODENAME, "")
     if not node:
@@ -134,7 +133,7 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         account=environment.get(names.SLURM_JOB_ACCOUNT),
         partition=environment.get(names.SLURM_JOB_PARTITION),
         qos=environment.get(names.SLURM_JOB_QOS),
-        # Slurm leaves the variable out of a job without licenses; from 23.02 on its neighbours tell the version.
+        # Slurm does not set it for a job without licenses; a start time shows that this is 23.02 or newer.
         licenses_text=environment.get(names.SLURM_JOB_LICENSES)
         or ("" if names.SLURM_JOB_START_TIME in environment else None),
         user=environment.get(names.SLURM_JOB_USER, ""),
@@ -146,15 +145,15 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
     """Return the task's context from its environment.
 
     Args:
-        environment: the task's; the user may have changed all of it but what slurmstepd sets.
-        uid: who the task runs as.
+        environment: the task's; users may have changed everything that slurmstepd does not set.
+        uid: the user id that the task runs as.
 
     Raises:
-        ContextError: Slurm did not say which job.
+        ContextError: the job's id is missing.
     """
     is_further_component = names.QRMI_SLURM_JOB_ID in environment
     return TaskContext(
-        # In such a component SLURM_JOB_ID is the first component's (slurmstepd/task.c, het_job_id).
+        # In a later component SLURM_JOB_ID is that of the first (slurmstepd/task.c, het_job_id).
         job_id=_number(environment, names.QRMI_SLURM_JOB_ID if is_further_component else names.SLURM_JOB_ID),
         uid=uid,
         cluster=_cluster(environment),
@@ -178,7 +177,7 @@ def first_host(node_list: str) -> str:
         node_list: Slurm's hostlist expression; zero padding is part of a host's name.
 
     Raises:
-        ContextError: a bracket has no counterpart or holds no number.
+        ContextError: a bracket is not closed, or does not contain a number.
     """
     first = []
     rest = node_list.strip()
@@ -210,12 +209,12 @@ def _restart_count(environment: Mapping[str, str]) -> int | None:
 def _cluster(environment: Mapping[str, str]) -> str:
     name = environment.get(names.SLURM_CLUSTER_NAME, _DEFAULT_CLUSTER)
     if not _PATH_COMPONENT.fullmatch(name):
-        raise ContextError(f"{names.SLURM_CLUSTER_NAME} cannot be a folder's name")
+        raise ContextError(f"{names.SLURM_CLUSTER_NAME} cannot be used as a folder name")
     return name
 
 
 def _slurm_conf(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get(names.SLURM_CONF) or DEFAULT_SLURM_CONF)
+    return Path(environment.get(names.SLURM_CONF) or conf_file.DEFAULT_SLURM_CONF)
 
 
 def _time_limit_s(environment: Mapping[str, str]) -> int | None:

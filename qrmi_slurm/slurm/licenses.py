@@ -1,7 +1,7 @@
 """Slurm's licenses: how many there are, how many are in use or reserved, and which ones a running job has.
 
-DESIGN facts that hold here: an operator's update counts at once on a running job and may over-subscribe a license; it
-replaces the job's whole list, and there is no update that fails when none is free.
+Tried on Slurm: an operator's update counts at once on a running job and may over-subscribe a license; it replaces the
+job's whole list, and there is no update that fails when none is free.
 """
 
 import re

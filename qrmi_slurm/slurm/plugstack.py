@@ -1,9 +1,9 @@
-"""The site options: what the plugin's line in `plugstack.conf` says, read the way Slurm reads it.
+"""The site options: the arguments on the plugin's line in `plugstack.conf`, read the way Slurm reads them.
 
-The line is world-readable and holds no secret but what an admin puts into `--env:` (a proxy's password), so
-values of `--env:` stand in no message. Syntax: spank(7), and `_plugin_stack_parse_line` in
-src/common/plugstack.c: words between blanks, `#` begins a comment anywhere, no quoting, `include` takes a glob
-pattern relative to the including file.
+The line is world-readable. The only secret in it may be a value of `--env:` (a proxy's password), so these values are
+never in a message. Syntax: spank(7), and `_plugin_stack_parse_line` in src/common/plugstack.c: words are separated by
+spaces or tabs, `#` begins a comment anywhere, there is no quoting, and `include` takes a glob pattern relative to the
+including file.
 """
 
 import re
@@ -15,41 +15,37 @@ from typing import Final, Literal, NamedTuple
 from qrmi_slurm.errors import PlugstackError
 from qrmi_slurm.names import JOB_PREFIX
 from qrmi_slurm.secret import masked_repr
+from qrmi_slurm.slurm import conf_file
 from qrmi_slurm.text import is_one_line, printable
 
 PLUGIN_FILE: Final = "spank_qrmi.so"
-DEFAULT_SLURM_CONF: Final = Path("/etc/slurm/slurm.conf")
-CONFIGLESS_SLURM_CONF: Final = Path("/run/slurm/conf/slurm.conf")  # where slurmd keeps what slurmctld sent it
 DEFAULT_STATE_DIR: Final = Path("/var/spool/qrmi-slurm")
 
-# An acquire is two or three requests; Slurm tells the user "Prolog hung" after MessageTimeout - 2 s, so a
-# service that takes longer than this is better reported as down than waited for.
+# Acquiring takes two or three requests. Slurm tells the user "Prolog hung" after MessageTimeout - 2 s, so it is better
+# to report a slower service as down than to wait for it.
 DEFAULT_ACQUIRE_TIMEOUT_S: Final = 30.0
 DEFAULT_RELEASE_TIMEOUT_S: Final = 30.0
 
-# Longer waits would hold a node for hours; Slurm's own time values are unsigned 16 bit.
+# Longer waits would block a node for hours; Slurm's own time values are unsigned 16 bit.
 MAX_TIMEOUT_S: Final = 3600.0
 
-# Slurm follows includes without a bound; a loop there would hang every command, here it is an error.
-_MAX_INCLUDE_DEPTH: Final = 16
-
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FIX_HINT: Final = "an admin has to mend the line; see the plugstack line in README"
+_FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
 Requirement = Literal["any", "all"]
 
 
 class SiteOptions(NamedTuple):
-    """What the admin said for the whole site.
+    """The options that the admin set for the whole site.
 
     Args:
-        config_path: the config with the resources; root reads it, on the compute nodes only.
-        state_dir: where records live.
-        acquire_timeout_s: the longest that acquiring a job's QPUs may take, in seconds.
-        release_timeout_s: the longest that releasing them may take, in seconds.
+        config_path: the config with the resources; only root reads it, on the compute nodes.
+        state_dir: the state directory, which holds the records.
+        acquire_timeout_s: how long acquiring a job's QPUs may take, in seconds.
+        release_timeout_s: how long releasing them may take, in seconds.
         require: whether a job may start with some of its QPUs (`any`) or only with `all`.
-        env: variables for QRMI's calls and for the tasks; never in a repr.
-        source: file and line that said so; empty where nothing did and all is default.
+        env: variables for QRMI's calls and for the tasks; never shown in a repr.
+        source: file and number of the line; empty if there is no line and all options have their defaults.
     """
 
     config_path: Path
@@ -65,7 +61,7 @@ class SiteOptions(NamedTuple):
 
 
 class PluginLine(NamedTuple):
-    """One line that loads the plugin: its arguments, and where it stands."""
+    """A line that loads the plugin: its arguments, and its file and number."""
 
     path: str
     arguments: tuple[str, ...]
@@ -83,7 +79,7 @@ def read(slurm_conf: Path) -> SiteOptions:
         slurm_conf: Slurm's configuration file, usually from `$SLURM_CONF`.
 
     Raises:
-        PlugstackError: a file cannot be read, or the line holds what we do not know: never a silent default.
+        PlugstackError: a file cannot be read, or the line has an unknown or invalid option.
     """
     line = plugin_line(plugstack_path(slurm_conf))
     if line is None:
@@ -92,7 +88,7 @@ def read(slurm_conf: Path) -> SiteOptions:
 
 
 def plugin_line(plugstack: Path) -> PluginLine | None:
-    """Return the first line that loads the plugin, or None; Slurm refuses to load it a second time."""
+    """Return the first line that loads the plugin, or None; Slurm does not load it a second time."""
     return next(iter(_plugin_lines(plugstack, depth=0)), None)
 
 
@@ -106,15 +102,15 @@ def plugin_lines(plugstack: Path) -> list[PluginLine]:
 
 
 def empty_includes(plugstack: Path, depth: int = 0) -> list[str]:
-    """Return the `include` patterns that match no file, those of included files too; Slurm says nothing of them.
+    """Return the `include` patterns that match no file, also in included files; Slurm does not report them.
 
     Raises:
         PlugstackError: a file cannot be read.
     """
     found = []
-    for text in _lines(plugstack):
+    for text in conf_file.lines(plugstack):
         words = text.partition("#")[0].split()
-        if len(words) > 1 and words[0] == "include" and depth <= _MAX_INCLUDE_DEPTH:
+        if len(words) > 1 and words[0] == "include" and depth <= conf_file.MAX_INCLUDE_DEPTH:
             pattern = str(plugstack.parent / words[1])
             included = _matching(pattern)
             found += [inner for path in included for inner in empty_includes(Path(path), depth + 1)] or (
@@ -127,48 +123,30 @@ def plugstack_path(slurm_conf: Path) -> Path:
     """Return where Slurm looks for plugstack.conf: `PlugStackConfig=`, or beside slurm.conf.
 
     Raises:
-        PlugstackError: slurm.conf is there and cannot be read.
+        PlugstackError: slurm.conf exists and cannot be read.
     """
-    configured = _slurm_conf_value(slurm_conf, "plugstackconfig", depth=0)
+    configured = conf_file.setting(slurm_conf, "PlugStackConfig")
     if configured is None:
         return slurm_conf.parent / "plugstack.conf"
-    # get_extra_conf_path() in src/common/read_config.c: relative paths stand beside slurm.conf.
+    # get_extra_conf_path() in src/common/read_config.c: paths are relative to slurm.conf.
     return slurm_conf.parent / configured
 
 
-def cluster_name(slurm_conf: Path) -> str | None:
-    """Return the cluster's name as slurm.conf says; None where it says none.
-
-    Raises:
-        PlugstackError: slurm.conf is there and cannot be read.
-    """
-    return setting(slurm_conf, "ClusterName")
-
-
-def setting(slurm_conf: Path, name: str) -> str | None:
-    """Return a setting's value as slurm.conf says, the last one where there are several; None where it says none.
-
-    Raises:
-        PlugstackError: slurm.conf is there and cannot be read.
-    """
-    return _slurm_conf_value(slurm_conf, name.lower(), depth=0)
-
-
 def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
-    """Return the options that a plugin line holds.
+    """Return the options on a plugin line.
 
     Args:
-        line: the line's arguments, and where they stand for messages.
-        default_dir: the directory of `qrmi_config.json` where the line names none.
+        line: the line; its source is used in messages.
+        default_dir: the directory of `qrmi_config.json` if the line does not name it.
 
     Raises:
-        PlugstackError: an option is unknown, malformed, or stands twice.
+        PlugstackError: an option is unknown, invalid, or given twice.
     """
     paths = [argument for argument in line.arguments if not argument.startswith("-")]
     if len(paths) > 1:
-        # Not the words themselves: a blank in --env:NAME=VALUE makes the rest of a value one of them.
+        # Do not show the words: after a blank in --env:NAME=VALUE, they are the rest of the value.
         raise PlugstackError(
-            f"{line.source}: {len(paths)} words that are no option; only the config's path is", _FIX_HINT
+            f"{line.source}: {len(paths)} words are not options; only the config's path may be one", _FIX_HINT
         )
     env: dict[str, str] = {}
     values: dict[str, str] = {}
@@ -178,22 +156,22 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             if not equals or not _VARIABLE_NAME.fullmatch(name) or not is_one_line(value):
                 raise PlugstackError(f"{line.source}: --env:{printable(name)} is not --env:NAME=VALUE", _FIX_HINT)
             if name in env:
-                raise PlugstackError(f"{line.source}: --env:{name} stands twice", _FIX_HINT)
+                raise PlugstackError(f"{line.source}: --env:{name} is given twice", _FIX_HINT)
             if name.startswith(JOB_PREFIX) or f"_{JOB_PREFIX}" in name:
-                raise PlugstackError(f"{line.source}: --env:{name} is for the hooks alone to set", _FIX_HINT)
+                raise PlugstackError(f"{line.source}: only the hooks may set {name}, not --env:", _FIX_HINT)
             env[name] = value
         elif argument.startswith("-"):
             name, equals, value = argument.partition("=")
             if name not in _VALUE_OPTIONS:
                 raise PlugstackError(
-                    f"{line.source}: unknown option {printable(name)}; known are "
+                    f"{line.source}: unknown option {printable(name)}; the options are "
                     f"{', '.join(_VALUE_OPTIONS)}, --env:NAME",
                     _FIX_HINT,
                 )
             if not equals or not value:
-                raise PlugstackError(f"{line.source}: {name} has no value", _FIX_HINT)
+                raise PlugstackError(f"{line.source}: {name} needs a value", _FIX_HINT)
             if name in values:
-                raise PlugstackError(f"{line.source}: {name} stands twice", _FIX_HINT)
+                raise PlugstackError(f"{line.source}: {name} is given twice", _FIX_HINT)
             values[name] = value
     config_path = Path(paths[0]) if paths else default_dir / "qrmi_config.json"
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
@@ -227,7 +205,7 @@ def _seconds(line: PluginLine, values: Mapping[str, str], option: str, default_s
     seconds = float(text) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) else 0.0
     if not 0 < seconds <= MAX_TIMEOUT_S:
         raise PlugstackError(
-            f"{line.source}: {option}={printable(text)} is not a number of seconds in (0, {MAX_TIMEOUT_S:.0f}]",
+            f"{line.source}: {option}={printable(text)} is not a number of seconds above 0, up to {MAX_TIMEOUT_S:.0f}",
             _FIX_HINT,
         )
     return seconds
@@ -242,9 +220,10 @@ def _requirement(line: PluginLine, text: str) -> Requirement:
 
 
 def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
-    if depth > _MAX_INCLUDE_DEPTH:
-        raise PlugstackError(f"{plugstack}: include within include, {depth} deep", _FIX_HINT)
-    for number, text in enumerate(_lines(plugstack), start=1):
+    if depth > conf_file.MAX_INCLUDE_DEPTH:
+        depth_text = f"include is nested more than {conf_file.MAX_INCLUDE_DEPTH} deep"
+        raise PlugstackError(f"{plugstack}: {depth_text}", conf_file.LOOP_HINT)
+    for number, text in enumerate(conf_file.lines(plugstack), start=1):
         words = [word for word in re.split("[ \\t]", text.partition("#")[0]) if word]
         if len(words) < 2:
             continue
@@ -257,48 +236,7 @@ def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Return the files that an `include` names, in Slurm's order."""
-    import glob  # only where there is an include
+    """Return the files that match the pattern of an `include`, in Slurm's order."""
+    import glob  # only needed for an include
 
     return sorted(glob.glob(pattern))
-
-
-def _slurm_conf_value(slurm_conf: Path, key: str, depth: int) -> str | None:
-    """Return the last value of a one-word key, `Include` followed; keys are case-insensitive in slurm.conf."""
-    if depth > _MAX_INCLUDE_DEPTH:
-        raise PlugstackError(f"{slurm_conf}: Include within Include, {depth} deep", _FIX_HINT)
-    found = None
-    for content in _slurm_conf_lines(slurm_conf):
-        lowered = content[: len(key) + 8].lower()
-        if lowered.startswith("include "):
-            included = slurm_conf.parent / content.split(None, 1)[1].strip()
-            nested = _slurm_conf_value(included, key, depth + 1)
-            found = nested if nested is not None else found
-        elif lowered.startswith(key):
-            name, equals, value = content.partition("=")
-            if equals and name.strip().lower() == key:
-                found = value.strip().strip('"')
-    return found
-
-
-def _slurm_conf_lines(path: Path) -> Iterator[str]:
-    """Return slurm.conf's lines without comments; one that ends with a backslash goes on (parse_config.c)."""
-    begun = ""
-    for text in _lines(path):
-        content = begun + text.partition("#")[0].rstrip()
-        begun = content[:-1] if content.endswith("\\") else ""
-        if not begun:
-            yield content.strip()
-    if begun:
-        yield begun.strip()
-
-
-def _lines(path: Path) -> list[str]:
-    """Return a file's lines; a missing file is an empty one, as for Slurm."""
-    try:
-        # Not splitlines(), for which a form feed ends a line as well.
-        return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise PlugstackError(f"cannot read {path}: {error.strerror}", _FIX_HINT) from error

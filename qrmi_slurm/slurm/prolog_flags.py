@@ -1,18 +1,18 @@
-"""The settings of slurm.conf that say when Prolog runs, and how long it is waited for."""
+"""The settings of slurm.conf that decide when Prolog runs, and how long Slurm waits for it."""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-# Each of them makes slurmctld have Prolog run at the job's start (read_config.c, prolog_str2flags()).
+# With any of these flags, Prolog runs at the job's start (read_config.c, prolog_str2flags()).
 _AT_START: Final = frozenset({"alloc", "nohold", "contain", "x11", "deferbatch", "runinjob", "forcerequeueonfail"})
 
-# Prolog and Epilog end within their option and a second (acquire.py, hooks.py); this is for a slow start of Python.
+# Prolog and Epilog end within their option and deadline.HOOK_GRACE_S; the rest allows for a slow start of Python.
 GRACE_S: Final = 3.0
 
 
 def runs_at_start(flags: Iterable[str]) -> bool:
-    """Tell whether Prolog runs when a job starts, not at its first step on a node.
+    """Tell whether Prolog runs when a job starts, rather than at its first step on a node.
 
     Args:
         flags: PrologFlags, in upper or lower case.
@@ -21,7 +21,7 @@ def runs_at_start(flags: Iterable[str]) -> bool:
 
 
 def step_waits(flags: Iterable[str]) -> bool:
-    """Tell whether it is the step that waits for Prolog, in slurmd, and not srun and salloc before it.
+    """Tell whether a step waits for Prolog in slurmd, rather than srun and salloc before it.
 
     Args:
         flags: PrologFlags, in upper or lower case.
@@ -31,18 +31,19 @@ def step_waits(flags: Iterable[str]) -> bool:
 
 
 def wanted_flags(present: Sequence[str]) -> list[str]:
-    """Return what PrologFlags should be.
+    """Return the PrologFlags that the hooks need.
 
     Args:
-        present: what it is; the site's own stay, in their order.
+        present: the site's own flags; they are kept, in their order.
     """
     return [*present] if runs_at_start(present) else ["Alloc", *present]
 
 
 def start_timeout_s(acquire_timeout_s: float) -> int:
-    """Return the least BatchStartTimeout, in seconds, with which neither srun nor slurmctld gives up a step that waits.
+    """Return the least BatchStartTimeout, in seconds, with which srun and slurmctld wait long enough for Prolog.
 
-    slurm.conf(5): after it a batch job counts as missing, and it is added to the time in which a step has to start.
+    slurm.conf(5): after this time a batch job counts as missing; it is also added to the time in which a step has to
+    start.
 
     Args:
         acquire_timeout_s: the site's --acquire-timeout, in seconds.

@@ -1,7 +1,7 @@
-"""The selection: which QPUs a job asked for, from the text of `--qpu`.
+"""The selection: which QPUs a job asked for, from the value of `--qpu`.
 
-Each term of it asks for one QPU: by its name, or for one of several. Which terms mean what is written in
-cli_filter/qrmi_slurm.lua as well, where the controller reads them.
+Each term asks for one QPU, by its name or as a choice among several. cli_filter/qrmi_slurm.lua, which slurmctld runs,
+has the same rules.
 """
 
 from fnmatch import fnmatchcase
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from qrmi_slurm.errors import SelectionError
 from qrmi_slurm.text import is_one_line, printable
 
-# The stub refuses longer lists at submission (cli_filter/selection.h); this holds where somebody forged one.
+# The stub refuses longer lists at submission (cli_filter/selection.h); this catches forged ones.
 MAX_SELECTION_BYTES: Final = 4096
 
 ANY: Final = "any:"
@@ -22,8 +22,8 @@ class Term(NamedTuple):
 
     Args:
         text: as the user wrote it.
-        pattern: the name, the pattern of names or the type that it asks for.
-        prefix: `any:`, `least-busy:` or nothing.
+        pattern: the name, the pattern for names or the type that it asks for.
+        prefix: `any:`, `least-busy:` or empty.
     """
 
     text: str
@@ -32,22 +32,22 @@ class Term(NamedTuple):
 
     @property
     def is_choice(self) -> bool:
-        """Whether it leaves open which QPU it stands for, unless a QPU has just this name."""
+        """Whether the hooks choose the QPU, unless a QPU has exactly this name."""
         return bool(self.prefix) or any(char in self.pattern for char in "*?[")
 
     def fits_name(self, name: str) -> bool:
-        """Tell whether a QPU's name is one that the term stands for; a choice may also fit by the QPU's type."""
+        """Tell whether the term matches a QPU's name; a choice may also match the QPU's type."""
         return fnmatchcase(name, self.pattern) if self.is_choice else name == self.text
 
 
 def parse(text: str) -> tuple[Term, ...]:
-    """Return the terms of a `--qpu` list, in its order: a name once, a choice as often as it is there.
+    """Return the terms of a `--qpu` list in order: each name once, a choice as often as it is listed.
 
     Args:
-        text: terms between commas; blanks around one do not belong to it.
+        text: terms separated by commas; spaces and tabs around them are ignored.
 
     Raises:
-        SelectionError: the list or a name in it is empty, too long, or cannot be a name.
+        SelectionError: the list is too long, or a name in it is empty or invalid.
     """
     if len(text.encode("utf-8", "surrogateescape")) > MAX_SELECTION_BYTES:
         raise SelectionError(f"--qpu has more than {MAX_SELECTION_BYTES} bytes", "name fewer QPUs in one job")
@@ -66,10 +66,10 @@ def _term(text: str) -> Term:
 
 
 def name_fault(name: str) -> str:
-    """Say why `name` cannot be a QPU's name in a `--qpu` list; empty where it can.
+    """Return why `name` cannot be a QPU's name in a `--qpu` list; empty if it can.
 
-    A name becomes the front part of environment variables' names, hence no `=`; it stands in one line of
-    TaskProlog's output, hence no control characters.
+    Environment variables' names begin with it, so it cannot contain `=`. It is part of a line of TaskProlog's output,
+    so it cannot contain control characters.
     """
     if not name:
         return "a name is empty"

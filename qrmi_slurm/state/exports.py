@@ -1,7 +1,8 @@
-"""The exports: what Prolog leaves for a job's tasks, and what of it one task gets.
+"""The exports: the environment and notes that Prolog leaves for a job's tasks, and what a task or step gets of them.
 
-The file is a script of assignments for sh(1), which TaskProlog's shell reads in the user's name: whose it is, and
-TaskProlog's own lines (slurm.conf: `export NAME=value`, `print text`). Its last line shows that it is whole.
+The file is a script of assignments for sh(1), which TaskProlog's shell runs as the user. It contains the job's id and
+the lines that TaskProlog prints (slurm.conf: `export NAME=value`, `print text`). The last line shows that it is
+complete.
 """
 
 import os
@@ -18,21 +19,21 @@ from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.slurm.selection import Term
 from qrmi_slurm.text import is_one_line, printable
 
-# 64 QPUs with a dozen variables each are 100 kB; the rest is room for long values.
+# 64 QPUs with a dozen variables each take 100 kB; the rest is room for long values.
 _MAX_EXPORTS_BYTES: Final = 16 * 1024 * 1024
 
-# execve(2): MAX_ARG_STRLEN, name, '=' and NUL included; slurmstepd leaves out what is longer, without a word.
+# execve(2): MAX_ARG_STRLEN, including name, '=' and NUL; slurmstepd silently drops longer variables.
 MAX_VARIABLE_BYTES: Final = 128 * 1024
 
-# SRUN_DEBUG where nobody asked for more or less.
+# SRUN_DEBUG without -v or -q.
 _USUAL_SRUN_DEBUG: Final = 3
 
-# How we begin what a user reads in a job's output.
+# The beginning of our lines in a job's output.
 PREFIX: Final = "qrmi-slurm"
 
 _HEAD: Final = f"# {PREFIX} exports 2"
 _QUOTE_IN_QUOTES: Final = "'\\''"
-# Possessive: without a way back there is nothing to remember of 16 MiB.
+# Possessive: without backtracking, matching 16 MiB takes no extra memory.
 _QUOTED: Final = r"'([^']*+(?:'\\''[^']*+)*+)'"
 _FILE: Final = (
     rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) outcome=(ready|failed)\n"
@@ -41,14 +42,14 @@ _FILE: Final = (
 
 
 class Exports(NamedTuple):
-    """What a job's tasks get.
+    """The environment and notes for a job's tasks.
 
     Args:
         job_id: Slurm's id.
         restart_count: which run of the job they are for.
-        is_ready: whether the job's QPUs are there; otherwise its tasks must not run.
-        notes: sentences for the job's output; where it is not ready, the reasons.
-        variables: the environment, secrets in it; never in a repr.
+        is_ready: whether the job has its QPUs; if not, its tasks must not run.
+        notes: sentences for the job's output; if it is not ready, the reasons.
+        variables: the environment, including secrets; never shown in a repr.
     """
 
     job_id: int
@@ -65,7 +66,7 @@ def render(exports: Exports) -> str:
     """Return the text of the exports file.
 
     Raises:
-        ExportsError: a value would end its line, and with that begin another directive.
+        ExportsError: a name or value would begin a new line and so another directive.
     """
     lines = export_lines(exports.variables)
     level = rust_log_level(_USUAL_SRUN_DEBUG)
@@ -76,7 +77,7 @@ def render(exports: Exports) -> str:
         "lines": _joined(lines),
         "level": _joined(levels if names.RUST_LOG not in exports.variables else []),
     }
-    # Which node a broker is on, and what proxies there are, is nothing for a shell.
+    # With a broker, Python has to compare nodes and proxies.
     by_shell = exports.is_ready and names.QRMI_SLURM_BROKER not in exports.variables
     outcome = "ready" if exports.is_ready else "failed"
     whose = f"job={exports.job_id} restart={exports.restart_count} outcome={outcome}"
@@ -89,7 +90,7 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as one word of sh(1)."""
+    """Return `text` quoted for sh(1)."""
     return "'" + text.replace("'", _QUOTE_IN_QUOTES) + "'"
 
 
@@ -97,28 +98,28 @@ def export_lines(variables: Mapping[str, str]) -> list[str]:
     """Return `export NAME=value` lines.
 
     Raises:
-        ExportsError: a name or a value does not fit into one line.
+        ExportsError: a name or value is invalid, too long, or not one line.
     """
     for name, value in variables.items():
         # _proc_stdout() in slurmstepd/task.c splits at the first '=', and drops blanks before it.
         if not name or "=" in name or not is_one_line(name) or name != name.strip():
-            raise ExportsError(f"{printable(name)} cannot be a variable's name")
+            raise ExportsError(f"{printable(name)} is not a valid variable name")
         if not is_one_line(value):
-            raise ExportsError(f"the value of {printable(name)} holds a control character")
+            raise ExportsError(f"the value of {printable(name)} contains a control character")
         try:
             size_bytes = len(f"{name}={value}\0".encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
-            raise ExportsError(f"the value of {printable(name)} is no text") from None
+            raise ExportsError(f"the value of {printable(name)} is not valid Unicode") from None
         if size_bytes >= MAX_VARIABLE_BYTES:
             raise ExportsError(f"the value of {printable(name)} is too long for an environment ({size_bytes} bytes)")
     return [f"export {name}={value}" for name, value in variables.items()]
 
 
 def parse(text: str) -> Exports:
-    """Return the exports that a file's text holds.
+    """Return the exports in a file's text.
 
     Raises:
-        ExportsError: it is not whole, or not ours.
+        ExportsError: the text is incomplete, or not from Prolog.
     """
     match = re.fullmatch(_FILE, text)
     if match is None:
@@ -129,16 +130,16 @@ def parse(text: str) -> Exports:
     for rest in _unjoined(exported, "export "):
         name, equals, value = rest.partition("=")
         if not equals:
-            raise ExportsError("holds a line that is not ours")
+            raise ExportsError("contains a line that qrmi-slurm did not write")
         variables[name] = value
     return Exports(int(job_id), int(restart_count), outcome == "ready", tuple(_unjoined(noted, "print ")), variables)
 
 
 def _unjoined(quoted: str, directive: str) -> list[str]:
-    """Return what stands behind the directive in each line of a quoted text."""
+    """Return each line of a quoted text without its directive."""
     lines = quoted.replace(_QUOTE_IN_QUOTES, "'").split("\n")
     if lines[-1] or not all(line.startswith(directive) for line in lines[:-1]):
-        raise ExportsError("holds a line that is not ours")
+        raise ExportsError("contains a line that qrmi-slurm did not write")
     return [line.removeprefix(directive) for line in lines[:-1]]
 
 
@@ -147,12 +148,12 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
 
     Args:
         path: the file.
-        uid: who must own it.
-        job_id: whose it must be.
+        uid: the user id that must own it.
+        job_id: the job that it must be for.
 
     Raises:
-        FileNotFoundError: it is not there (yet).
-        ExportsError: it is not whole, another user's or another job's.
+        FileNotFoundError: it does not exist (yet).
+        ExportsError: it is incomplete, or belongs to another user or job.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -160,7 +161,7 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
         raise
     except PermissionError as error:
         raise ExportsError(
-            f"cannot read {path}: {error.strerror}", "an admin has to let users pass through the folders above it"
+            f"cannot read {path}: {error.strerror}", "an admin has to let users enter the folders above it (chmod a+x)"
         ) from error
     except OSError as error:
         raise ExportsError(f"cannot read {path}: {error.strerror}") from error
@@ -183,21 +184,21 @@ def read(path: Path, uid: int, job_id: int) -> Exports:
 
 
 def assigned(variables: Mapping[str, str], terms: Sequence[Term]) -> list[str | None]:
-    """Return which of the QPUs that a job holds each term of a step's `--qpu` stands for; None where it is none.
+    """Return the job's QPU for each term of a step's `--qpu`; None for a term without a match.
 
     Args:
         variables: the job's environment.
-        terms: the step's own `--qpu`, in its order.
+        terms: the terms of the step's `--qpu`, in order.
     """
     held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
     types = variables.get(names.QRMI_JOB_QPU_TYPES, "").split(",")
     pairs = [pair.rpartition("=")[::2] for pair in variables.get(names.QRMI_SLURM_CHOICES, "").split(",")]
     found: dict[int, str] = {}
     for place, term in sorted(enumerate(terms), key=lambda item: item[1].is_choice and item[1].text not in held):
-        candidates = [name for text, name in pairs if text == term.text]  # what Prolog chose for the very same words
+        candidates = [name for text, name in pairs if text == term.text]  # Prolog's choice for the same term
         candidates += [name for name in held if term.text == name or (term.is_choice and term.fits_name(name))]
         if term.prefix:
-            from qrmi_slurm.config import resource_types  # only here does a task need it
+            from qrmi_slurm.config import resource_types  # few tasks need it
 
             candidates += [
                 name for name, type_ in zip(held, types, strict=False) if resource_types.are_one(type_, term.pattern)
@@ -209,14 +210,14 @@ def assigned(variables: Mapping[str, str], terms: Sequence[Term]) -> list[str | 
 
 
 def narrowed(variables: Mapping[str, str], terms: Sequence[Term]) -> dict[str, str]:
-    """Return the two lists, in each of their spellings, cut down to the QPUs that a step asked for.
+    """Return the lists of names and types, under each of their variables, with only the QPUs of a step.
 
     Args:
         variables: the job's environment.
-        terms: the step's own `--qpu`, in its order.
+        terms: the terms of the step's `--qpu`, in order.
 
     Raises:
-        ExportsError: the job does not hold one of them.
+        ExportsError: the job does not hold one of the QPUs.
     """
     held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
     chosen = assigned(variables, terms)
@@ -234,7 +235,7 @@ def narrowed(variables: Mapping[str, str], terms: Sequence[Term]) -> dict[str, s
     return result
 
 
-# The lists that go together: the n-th type is that of the n-th resource.
+# Parallel lists: the n-th type is that of the n-th resource.
 LISTS: Final = (
     names.QRMI_JOB_QPU_RESOURCES,
     names.QRMI_JOB_QPU_TYPES,

@@ -16,8 +16,8 @@ class Item:
 
     Args:
         folder: the folder.
-        record: what it holds; None where it holds none, or none that can be read.
-        fault: why the record cannot be read; None where it can.
+        record: the record in it; None if there is none, or it cannot be read.
+        fault: why the record cannot be read; None if it can, or there is none.
     """
 
     folder: JobFolder
@@ -26,10 +26,10 @@ class Item:
 
 
 def read(state_dir: Path) -> list[Item]:
-    """Return every job's record as it stands just now, by cluster and job id; no lock is taken.
+    """Return the records of all jobs, sorted by cluster and job id, without taking locks.
 
     Raises:
-        RecordError: the state directory is there and cannot be read.
+        RecordError: the state directory exists and cannot be read.
     """
     items = []
     for folder in _folders(state_dir):
@@ -41,10 +41,10 @@ def read(state_dir: Path) -> list[Item]:
 
 
 def set_aside(state_dir: Path) -> list[Path]:
-    """Return the folders of records that could not be read and wait for an admin.
+    """Return the folders that were set aside for an admin because their records could not be read.
 
     Raises:
-        RecordError: the state directory is there and cannot be read.
+        RecordError: the state directory exists and cannot be read.
     """
     places = [state_dir / cluster / SET_ASIDE for cluster in names_in(state_dir)]
     return [place / name for place in places for name in names_in(place)]
@@ -58,10 +58,10 @@ def _folders(state_dir: Path) -> Iterator[JobFolder]:
 
 
 def names_in(path: Path) -> list[str]:
-    """Return what is in a folder of root's, sorted; nothing where there is none.
+    """Return the sorted names in a folder of root's; an empty list if there is no such folder.
 
     Raises:
-        RecordError: it cannot be read.
+        RecordError: the folder cannot be read.
     """
     try:
         return sorted(os.listdir(path))

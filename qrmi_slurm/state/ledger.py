@@ -1,10 +1,10 @@
-"""The ledger: one line for each acquisition, written when its life has ended; `qrmi-slurm report` reads it.
+"""The ledger: one line for each acquisition, written when it has ended; `qrmi-slurm report` reads it.
 
-`<state dir>/<cluster>/.accounting/<node>.<year>-<month>.jsonl`, root's, `0600`: JSON, one object a line. Each node has
-files of its own, since appending is not atomic over NFS, and begins another one each month (UTC).
+`<state dir>/<cluster>/.accounting/<node>.<year>-<month>.jsonl`, owned by root, mode 0600: JSON, one object per line.
+Each node has its own files, since appending is not atomic over NFS, and starts a new one each month (UTC).
 
-A line is on disk before the record goes. A crash in between leaves a second line with the same `id`, of which readers
-count the one that ended first. No line holds a secret: its token is a session's that has ended.
+A line is on disk before the record is removed. After a crash in between, a second line with the same `id` is written;
+readers count the one that ended first. No line contains a secret: the session of its token has ended.
 """
 
 import contextlib
@@ -21,33 +21,33 @@ from qrmi_slurm.names import SLURMD_NODENAME
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Ended, Entry, Record
 
-# Grows by one when a field is renamed, removed or changes its meaning; new fields may come.
+# Goes up by one when a field is renamed, removed or changes its meaning; new fields may be added without.
 LEDGER_VERSION: Final = 1
 
-# Where a cluster's files are; no job's id.
+# The folder in a cluster's folder; not a number, so it cannot be a job's.
 FOLDER: Final = ".accounting"
 
 
 def acquisition_id(record: Record, entry: Entry) -> str:
-    """Return what no other acquisition has: a journal's number and a job's id are used again, but not at that time."""
+    """Return an acquisition's unique id. Job ids and journal numbers are reused, so it includes the time."""
     asked_ms = round(entry.asked_s * 1000)
     return f"{record.cluster}/{record.job_id}/{entry.restart_count}/{entry.journal}/{asked_ms}"
 
 
 def line_of(record: Record, ended: Ended, array_ids: tuple[int, int] | None, by: str) -> dict[str, Any]:
-    """Return the line of an acquisition.
+    """Return the fields of an acquisition's line.
 
     Args:
-        record: the job's.
+        record: the job's record.
         ended: the acquisition.
-        array_ids: of the job array and of the job in it; None where it is in none, or that is not known.
+        array_ids: the ids of the job array and of the task in it; None if it is not in one, or unknown.
         by: who ended it: `prolog`, `epilog`, `recover` or `release`.
     """
     entry = ended.entry
     array_job_id, array_task_id = array_ids or (None, None)
     acquired_s = entry.acquired_s
     if acquired_s is None and entry.token is not None:
-        acquired_s = entry.asked_s  # the record is of a program that did not note it
+        acquired_s = entry.asked_s  # a record of an older version does not have it
     return {
         "version": LEDGER_VERSION,
         "id": acquisition_id(record, entry),
@@ -70,20 +70,20 @@ def line_of(record: Record, ended: Ended, array_ids: tuple[int, int] | None, by:
         "asked_s": round(entry.asked_s, 3),
         "acquired_s": None if acquired_s is None else round(acquired_s, 3),
         "ended_s": round(ended.ended_s, 3),
-        # A clock that was set back meanwhile makes no time negative.
+        # Never negative, even if the clock was set back meanwhile.
         "held_s": 0.0 if acquired_s is None else round(max(0.0, ended.ended_s - acquired_s), 3),
     }
 
 
 def write(folder: JobFolder, lines: Sequence[dict[str, Any]]) -> None:
-    """Put lines on disk for good, at the end of this node's file.
+    """Append lines to this node's file and sync it to disk.
 
     Args:
-        folder: the job's.
-        lines: of its acquisitions.
+        folder: the job's folder.
+        lines: the lines of its acquisitions.
 
     Raises:
-        RecordError: the disk did not take them.
+        RecordError: they could not be written.
     """
     content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
     place = folder.path.parent / FOLDER
@@ -101,7 +101,7 @@ def _append(path: Path, content: bytes) -> None:
     try:
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
-            content = b"\n" + content  # a crash or a full disk has cut the last line: it does not spoil this one
+            content = b"\n" + content  # the last line was cut off by a crash or a full disk
         if os.write(fd, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fdatasync(fd)
@@ -110,6 +110,6 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def _this_node() -> str:
-    """Return this node's name, as slurmd tells it its hooks; on a shared state directory a record may be another's."""
+    """Return this node's name as slurmd calls it; on a shared state directory the record may be another node's."""
     name = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
     return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

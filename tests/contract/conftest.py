@@ -1,4 +1,4 @@
-"""The two sides of the contract: the stand-in for QRMI, and the real one against a stand-in of its service."""
+"""The two sides of the contract: the fake QRMI, and the real one against a stand-in for its service."""
 
 import ctypes
 import json
@@ -30,7 +30,7 @@ def service_url():
 
 @dataclass
 class Side:
-    """How one side is told what the service does: from a scenario to a resource's variables."""
+    """How one side is told what the service does: maps a scenario to a resource's variables."""
 
     name: str
     variables: Callable[[str], dict[str, str]]
@@ -77,7 +77,7 @@ def _real_variables(url, scenario):
 
 @pytest.fixture
 def requests_made(service_url):
-    """Ask the stand-in of the service what it was asked."""
+    """Ask the stand-in for the service which requests it has received."""
 
     def ask():
         with urllib.request.urlopen(f"{service_url}/requests", timeout=5) as answer:
@@ -96,13 +96,13 @@ def munge():
 
 @pytest.fixture(scope="session")
 def fake_libraries(tmp_path_factory, munge):
-    """Path of OQTOPUS's bridge; libmunge is loaded here, so that QRMI in the forked children finds it."""
+    """Path of OQTOPUS's bridge. libmunge is loaded here, so that QRMI in the forked children finds it."""
     ctypes.CDLL(str(munge))
     return libraries.build_oqtopus_bridge(tmp_path_factory.mktemp("libraries"))
 
 
 class Services:
-    """Stand-ins for the services behind each type: where they are, and what they were asked."""
+    """Stand-ins for the services behind each type: their addresses and their requests."""
 
     def __init__(self, url):
         self.url = url

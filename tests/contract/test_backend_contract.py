@@ -1,4 +1,4 @@
-"""What the backend is to expect of QRMI: the same for the stand-in as for the package that is installed."""
+"""What the backend may expect of QRMI: the same from the fake as from the installed package."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def test_acquire_returns_a_token_of_one_line(side):
     assert answer.reason == ""
 
 
-def test_release_of_what_was_acquired_is_done(side):
+def test_release_after_acquire_succeeds(side):
     token = ask(side, "acquire").token.reveal()
     assert ask(side, "release", token=token).verdict is Verdict.DONE
 
@@ -39,7 +39,7 @@ def test_release_of_what_was_acquired_is_done(side):
 @pytest.mark.parametrize("where", ["iam", "sessions"])
 @pytest.mark.parametrize("what", ["400", "401", "403", "404", "429", "500", "503", "garbage", "refused"])
 def test_a_failing_service_gives_a_reason_without_the_key(side, where, what):
-    """A plain no, and a failed login, are a refusal; after anything else a session may have been opened."""
+    """A refusal or a failed login is a refusal; after any other failure a session may have been opened."""
     answer = ask(side, "acquire", f"{where}-{what}")
     plain_no = where == "iam" or what.startswith("4")
     assert answer.verdict is (Verdict.REFUSED if plain_no else Verdict.UNANSWERED)
@@ -58,11 +58,11 @@ def test_a_hanging_service_costs_the_deadline(side, where):
 
 
 @pytest.mark.parametrize("what", ["401", "429", "500", "503"])
-def test_a_release_that_the_service_refuses_is_no_release(side, what):
+def test_a_release_refused_by_the_service_has_failed(side, what):
     assert ask(side, "release", f"close-{what}").verdict is Verdict.REFUSED
 
 
-def test_a_session_that_the_service_does_not_know_is_gone(side):
+def test_a_session_unknown_to_the_service_is_gone(side):
     assert ask(side, "release", "close-404").verdict is Verdict.GONE
 
 
@@ -71,20 +71,20 @@ def test_a_hanging_release_costs_the_deadline(side):
 
 
 @pytest.mark.parametrize("what", ["401", "404", "500", "refused", "garbage"])
-def test_where_only_the_login_fails_nothing_is_known_of_the_session(real_side, what):
-    """A 404 of the identity service must not pass for one of the session."""
+def test_a_failed_login_says_nothing_about_the_session(real_side, what):
+    """A 404 from the identity service must not be mistaken for one about the session."""
     assert ask(real_side, "release", f"iam-{what}").verdict is Verdict.REFUSED
 
 
 @pytest.mark.parametrize("where", ["jobs", "close"])
-def test_another_programs_404_does_not_pass_for_a_closed_session(real_side, where):
-    """A gateway's page, or a path that is wrong: the service itself answers in JSON."""
+def test_a_404_from_another_program_does_not_mean_a_closed_session(real_side, where):
+    """It may come from a gateway's page or a wrong path; the service itself answers in JSON."""
     assert ask(real_side, "release", f"{where}-page404").verdict is Verdict.REFUSED
 
 
 @pytest.mark.parametrize("what", ["400", "401", "refused"])
 def test_a_login_that_fails_is_named_in_the_reason(real_side, what):
-    """QRMI goes on without a bearer token, so that the service's 401 is all that its exception says."""
+    """QRMI goes on without a bearer token, and its exception mentions only the service's 401."""
     answer = ask(real_side, "acquire", f"iam-{what}")
     assert "identity/token" in answer.reason or "Token renewal failed" in answer.reason
 
@@ -97,7 +97,7 @@ def test_an_acquire_opens_one_session_and_a_release_closes_it(real_side, request
     assert f"/ok/sessions/{token}" in requests_made()
 
 
-def test_several_real_qpus_are_asked_at_once(real_side):
+def test_several_real_qpus_are_acquired_in_parallel(real_side):
     calls = []
     for number in range(4):
         environment = {f"q{number}_{name}": value for name, value in real_side.variables("ok").items()}
@@ -107,15 +107,15 @@ def test_several_real_qpus_are_asked_at_once(real_side):
     assert len({answer.token.reveal() for answer in answers}) == 4
 
 
-def test_a_missing_variable_is_a_refusal_that_names_it():
+def test_a_missing_variable_is_refused_by_name():
     answers = []
     backend.run([Call("x", TYPE, "acquire", {})], 10.0, answers.extend)
     assert answers[0].verdict is Verdict.REFUSED
     assert "x_QRMI_IBM_QCS_" in answers[0].reason
 
 
-def test_pasqal_local_without_the_jobs_owner_is_a_refusal_and_no_crash():
-    """It panics; a panic is no Exception."""
+def test_pasqal_local_without_the_jobs_owner_is_refused():
+    """It panics, and a panic is not an Exception."""
     answers = []
     backend.run(
         [Call("p", "pasqal-local", "acquire", {"p_QRMI_WARDEN_URL": "http://127.0.0.1:1"})], 10.0, answers.extend
@@ -134,8 +134,8 @@ print(reads() - before)
 """
 
 
-def test_told_so_qrmi_reads_no_folder_of_authorities(real_side, tmp_path):
-    """By itself it reads each file, for each of its clients: what authorities.py is there to spare."""
+def test_with_a_bundle_qrmi_reads_no_certificate_folder(real_side, tmp_path):
+    """By default it reads every file for each of its clients, which ca_bundle.py avoids."""
     bundle, folder = tmp_path / "bundle", tmp_path / "certs"
     bundle.write_text("")
     folder.mkdir()

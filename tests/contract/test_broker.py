@@ -25,7 +25,7 @@ from standins import quantum_system
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from test_qrmi_against_emulator import ACQUIRE, CRN, KEY, NAME, PRIMITIVES, emulator, python  # noqa: F401
 
-# What the broker may add to a request.
+# The time the broker may add to a request.
 MOST_ADDED_MS = 2.0
 
 
@@ -66,7 +66,7 @@ def job(emulator, started):  # noqa: F811
 
 
 def test_primitives_run_unmodified(job):
-    """A Bell pair by sampler and estimator, with logs and status; the program knows of no broker."""
+    """A Bell pair by sampler and estimator, with logs and status; the program is unaware of the broker."""
     program = (
         PRIMITIVES
         + """
@@ -107,7 +107,7 @@ print(json.dumps(job.result()[0].data.meas.num_shots))
 
 
 def test_a_program_may_release_its_own_session(job, emulator):  # noqa: F811
-    """QRMI's examples do; it cannot open another one."""
+    """As QRMI's examples do; it cannot open another one."""
     token = job[f"{NAME}_QRMI_JOB_ACQUISITION_TOKEN"]
     program = (
         ACQUIRE
@@ -141,7 +141,7 @@ print(json.dumps(qpu.task_start(payload)))
 
 
 def test_the_oldest_qrmi_works_through_it(job):
-    """It asks less of the service."""
+    """It needs less of the service."""
     oldest = environment.oldest_qrmi()
     program = ACQUIRE + "import warnings; warnings.simplefilter('ignore'); print(json.dumps(bool(qpu.is_accessible())))"
     assert python(program, {**job, "PYTHONPATH": str(oldest)}) is True
@@ -189,7 +189,7 @@ def objects(url):
 
 
 def test_the_stand_in_accepts_what_qrmi_signs_with_the_sites_key(system):
-    """So its verdict on a broker's signatures counts."""
+    """This makes its verdict on a broker's signatures count."""
     site = {f"ibm_system_{name}": value for name, value in quantum_system.variables(system).items()}
     task, status, state, result, logs, *_ = run_a_task({**site, "ibm_system_QRMI_JOB_TIMEOUT_SECONDS": "60"}, system)
     assert (status[-6:], state[-9:], logs) == ("Online", "Completed", "it ran")
@@ -197,8 +197,8 @@ def test_the_stand_in_accepts_what_qrmi_signs_with_the_sites_key(system):
     assert f"input_{task}.json" in objects(system)
 
 
-def test_a_systems_task_runs_with_the_jobs_own_keys(system, started):
-    """Requests to S3 are signed again, as are the URLs for the service; each job's objects are apart."""
+def test_a_task_of_a_system_runs_with_the_jobs_own_keys(system, started):
+    """Requests to S3 and the URLs for the service are signed again; each job's objects are separate."""
     variables = quantum_system.variables(system)
     job = started("ibm_system", "ibm-quantum-system", variables, "dummy")
     secrets = [quantum_system.KEY_ID, quantum_system.SECRET, quantum_system.API_KEY]
@@ -225,8 +225,8 @@ def ask_as_job(job, method, path, body=None):
     return answer.status, text
 
 
-def test_a_system_shows_no_other_users_job_and_no_key(system, started):
-    """Its answers contain URLs into S3, with the key's id and a signature."""
+def test_a_system_reveals_no_other_users_job_and_no_key(system, started):
+    """Its answers contain S3 URLs with the key's id and a signature."""
     job = started("ibm_system", "ibm-quantum-system", quantum_system.variables(system), "dummy")
     storage = {
         kind: {"presigned_url": f"http://x/{quantum_system.BUCKET}/{kind}_mine-1.json", "type": "s3_compatible"}
@@ -253,7 +253,7 @@ def test_a_system_shows_no_other_users_job_and_no_key(system, started):
 
 
 def test_the_broker_adds_less_than_two_milliseconds_to_a_request(job, emulator):  # noqa: F811
-    """Direct and through the broker by turns, so that both meet the same load; the fastest tenth of each."""
+    """Direct and through the broker in turn, so that both meet the same load; the fastest tenth of each."""
 
     def client(endpoint, iam, key):
         parts, login = urlsplit(endpoint), urlsplit(iam)

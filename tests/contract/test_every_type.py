@@ -1,4 +1,4 @@
-"""Each type that QRMI knows, called through the backend against a stand-in of what QRMI really asks there."""
+"""Each type QRMI knows, called through the backend against a stand-in that sees QRMI's actual requests."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from standins.resources import SECRET, VARIABLES, resource
 SESSION = "session-0"
 LOGIN = "POST /online/identity/token"
 
-# What is asked of a service to acquire and to release; a name and an id stand for those of the test.
+# The requests that acquire and release make, with placeholders for the test's name and id.
 REQUESTS = {
     "alice-bob-felis": [],
     "direct-access": [
@@ -42,17 +42,17 @@ REQUESTS = {
 REQUESTS["ibm-quantum-system"] = REQUESTS["direct-access"]
 REQUESTS["qiskit-runtime-service"] = REQUESTS["ibm-quantum-compute-service"]
 
-# What QRMI does not ask anybody before it says that it has acquired: a wrong key shows in the user's first task.
+# These are acquired without any request: a wrong key shows only in the user's first task.
 ASKS_NOBODY = "alice-bob-felis"
 SESSIONS_OF_IBM = {"ibm-quantum-compute-service", "qiskit-runtime-service"}
-# OQTOPUS's client is a library; its stand-in has no service to be wrong.
+# OQTOPUS's client is a library, and its stand-in has no service that could fail.
 BEHIND_HTTP = sorted(set(VARIABLES) - {ASKS_NOBODY, "oqtopus"})
 ASKED_FIRST = sorted(set(BEHIND_HTTP) - SESSIONS_OF_IBM)
 
 
 @pytest.fixture
 def ask(services, fake_libraries):
-    """Acquire or release a resource of a type, of a service in a scenario."""
+    """Acquire or release a resource of a type whose service plays a scenario."""
 
     def ask(type_name, scenario, action="acquire", *, token=SESSION, timeout_s=20.0, **more):
         described = resource(type_name, f"{services.url}/{scenario}")
@@ -79,14 +79,14 @@ def ask(services, fake_libraries):
     return ask
 
 
-def test_there_is_a_stand_in_for_every_type():
-    """A type that QRMI gets is missed here, once it is in our table."""
+def test_every_type_has_a_stand_in():
+    """Fails when our table gains a type that has no stand-in."""
     assert set(VARIABLES) == set(KNOWN) == set(REQUESTS)
 
 
 @pytest.mark.parametrize("type_name", sorted(VARIABLES))
-def test_what_is_acquired_is_released(ask, services, type_name):
-    """Both calls end well, with no other request than those that are needed."""
+def test_acquire_and_release_make_only_the_necessary_requests(ask, services, type_name):
+    """Both calls succeed, with only the necessary requests."""
     before = len(services.requests())
     acquired = ask(type_name, "online")
     assert (acquired.verdict, acquired.reason) == (Verdict.DONE, "")
@@ -95,13 +95,13 @@ def test_what_is_acquired_is_released(ask, services, type_name):
     assert ask(type_name, "online", "release", token=token).verdict is Verdict.DONE
     made = [f"{request['method']} {request['path']}" for request in services.requests()[before:]]
     name = resource(type_name, "")["name"]
-    # Those of a status are made side by side.
+    # A status makes its requests in parallel.
     assert sorted(path.replace(token, "ID").replace(name, "NAME") for path in made) == sorted(REQUESTS[type_name])
 
 
 @pytest.mark.parametrize("type_name", ["direct-access", "ibm-quantum-compute-service"])
-def test_the_sites_key_goes_to_its_service(ask, services, type_name):
-    """And nothing else that the environment holds."""
+def test_only_the_sites_service_gets_its_key(ask, services, type_name):
+    """And nowhere else in the environment."""
     before = len(services.requests())
     ask(type_name, "online")
     [login] = [request for request in services.requests()[before:] if request["path"].endswith("/identity/token")]
@@ -110,52 +110,52 @@ def test_the_sites_key_goes_to_its_service(ask, services, type_name):
 
 @pytest.mark.parametrize("scenario", ["offline", "paused"])
 @pytest.mark.parametrize("type_name", [*ASKED_FIRST, "oqtopus"])
-def test_a_qpu_that_is_not_online_is_a_refusal(ask, type_name, scenario):
-    """A job does not begin with a QPU that takes no work, where acquire itself would not have noticed."""
+def test_a_qpu_that_is_not_online_is_refused(ask, type_name, scenario):
+    """A job does not start with a QPU that takes no work, even if acquire alone would have succeeded."""
     if type_name == "oqtopus" and scenario == "paused":
-        scenario = "offline"  # the one other state that it has
+        scenario = "offline"  # its only other state
     answer = ask(type_name, scenario)
     assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
     assert answer.reason in ("the QPU is offline", "the QPU is paused")
 
 
 @pytest.mark.parametrize("type_name", sorted(SESSIONS_OF_IBM))
-def test_a_session_can_be_had_of_an_ibm_qpu_that_is_offline(ask, type_name):
-    """Its jobs wait there, so that we do not ask."""
+def test_an_offline_ibm_qpu_can_have_a_session(ask, type_name):
+    """Its jobs wait there, so the status is not requested."""
     assert ask(type_name, "offline").verdict is Verdict.DONE
 
 
 @pytest.mark.parametrize("scenario", ["401", "403", "404"])
 @pytest.mark.parametrize("type_name", BEHIND_HTTP)
-def test_a_service_that_refuses_is_a_refusal(ask, type_name, scenario):
-    """Nothing is held, so nothing stays to be released."""
+def test_a_refusing_service_leaves_nothing_to_release(ask, type_name, scenario):
+    """Nothing is held, so there is nothing to release."""
     answer = ask(type_name, scenario)
     assert (answer.verdict, answer.token) == (Verdict.REFUSED, None)
     assert answer.reason
 
 
 @pytest.mark.parametrize("type_name", ASKED_FIRST)
-def test_an_answer_that_nobody_can_read_is_a_refusal_before_anything_is_acquired(ask, type_name):
-    """A page of a proxy, with status 200."""
+def test_an_unreadable_answer_is_refused_before_acquiring(ask, type_name):
+    """A proxy's page with status 200."""
     answer = ask(type_name, "unreadable")
     assert answer.verdict is Verdict.REFUSED
     assert answer.reason.startswith("QRMI cannot get the QPU's status: ")
 
 
 @pytest.mark.parametrize("type_name", BEHIND_HTTP)
-def test_a_service_that_hangs_costs_the_deadline(ask, type_name):
+def test_a_hanging_service_costs_the_deadline(ask, type_name):
     answer = ask(type_name, "hang", timeout_s=0.3)
     assert (answer.verdict, answer.reason) == (Verdict.UNANSWERED, "no answer within 0.3 s")
 
 
-def test_alice_bob_felis_asks_nobody(ask, services):
-    """A wrong key or a service that is down shows in the user's first task only: QRMI has no call that would tell."""
+def test_alice_bob_felis_makes_no_request(ask, services):
+    """A wrong key or a dead service shows only in the user's first task: QRMI has no call that would tell."""
     before = len(services.requests())
     assert ask("alice-bob-felis", "401").verdict is Verdict.DONE
     assert len(services.requests()) == before
 
 
-def test_a_felis_key_that_is_none_is_a_refusal_that_does_not_show_it(ask):
+def test_an_invalid_felis_key_is_refused_without_showing_it(ask):
     """It is base64 of user:password."""
     name = resource("alice-bob-felis", "")["name"]
     key = "my-secret-not-base64"
@@ -166,17 +166,17 @@ def test_a_felis_key_that_is_none_is_a_refusal_that_does_not_show_it(ask):
 
 
 @pytest.mark.parametrize("type_name", ["direct-access", "ibm-quantum-system"])
-def test_an_older_ibm_system_that_tells_no_lanes_can_be_acquired(ask, type_name):
-    """Its state is all that counts here."""
+def test_an_older_ibm_system_without_lanes_can_be_acquired(ask, type_name):
+    """Only its state counts here."""
     assert ask(type_name, "nolanes").verdict is Verdict.DONE
 
 
 def test_an_unhealthy_iqm_machine_can_be_acquired(ask):
-    """It is online; whether it calibrates well enough is the user's to judge."""
+    """It is online; whether it calibrates well enough is for the user to judge."""
     assert ask("iqm-server", "unhealthy").verdict is Verdict.DONE
 
 
-def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
+def test_a_pasqal_cloud_resource_must_have_a_devices_name(services):
     answers = []
     variables = resource("pasqal-cloud", f"{services.url}/online")["environment"]
     call = Call("q", "pasqal-cloud", "acquire", {f"q_{name}": value for name, value in variables.items()})
@@ -189,8 +189,8 @@ def test_a_pasqal_cloud_resource_has_to_be_called_like_a_device(services):
 
 
 @pytest.mark.parametrize("uid", [None, 65534])
-def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, munge, monkeypatch, uid):
-    """Munge vouches for root, or for the user where the user supplied the variables."""
+def test_a_warden_learns_the_jobs_owner_and_the_caller(ask, services, munge, monkeypatch, uid):
+    """Munge vouches for root, or for the user if the user supplied the variables."""
     monkeypatch.setattr(child, "_START_AGAIN", f"import ctypes\nctypes.CDLL({str(munge)!r}){child._START_AGAIN}")
     before = len(services.requests())
     token = ask("pasqal-local", "online", run_as_uid=uid).token.reveal()
@@ -202,16 +202,16 @@ def test_a_warden_is_told_whose_job_it_is_and_who_calls(ask, services, munge, mo
 
 
 @pytest.mark.parametrize("code", ["401", "409"])
-def test_a_warden_that_says_no_has_opened_nothing(ask, code):
+def test_a_refusing_warden_has_opened_nothing(ask, code):
     assert ask("pasqal-local", f"sessions-{code}").verdict is Verdict.REFUSED
 
 
-def test_a_warden_that_fails_may_have_opened_a_session(ask):
+def test_a_failing_warden_may_have_opened_a_session(ask):
     assert ask("pasqal-local", "sessions-500").verdict is Verdict.UNANSWERED
 
 
 def test_without_munge_nothing_is_opened(ask):
-    """The reason names munge; no session is looked for later."""
+    """The reason names munge, and no session is looked for later."""
     answer = ask("pasqal-local", "online", environment={"QRMI_FAKE_MUNGE_DOWN": "1"})
     assert answer.verdict is Verdict.REFUSED
     assert answer.reason == "munge encode failed: Socket communication error"
@@ -221,12 +221,12 @@ def test_without_munge_nothing_is_opened(ask):
     ("scenario", "verdict"),
     [("sessions-404", Verdict.GONE), ("page404", Verdict.REFUSED), ("sessions-500", Verdict.REFUSED)],
 )
-def test_a_session_that_the_warden_does_not_know_is_gone(ask, scenario, verdict):
+def test_a_session_unknown_to_the_warden_is_gone(ask, scenario, verdict):
     """The Warden itself answers in JSON; a gateway's page proves nothing."""
     assert ask("pasqal-local", scenario, "release").verdict is verdict
 
 
-def test_the_wardens_older_variable_works(ask, services):
+def test_the_wardens_old_variable_works(ask, services):
     name = resource("pasqal-local", "")["name"]
     older = {f"{name}_QRMI_WARDEN_URL": None, f"{name}_QRMI_URL": f"{services.url}/online"}
     assert ask("pasqal-local", "online", environment=older).verdict is Verdict.DONE
@@ -235,13 +235,13 @@ def test_the_wardens_older_variable_works(ask, services):
 # --- OQTOPUS: through a library that its own project builds ---------------------------------------------------
 
 
-def test_without_its_bridge_oqtopus_is_a_refusal_that_names_it(ask):
+def test_without_its_bridge_oqtopus_is_refused_by_name(ask):
     answer = ask("oqtopus", "online", environment={"PY_BRIDGE_PATH": None})
     assert answer.verdict is Verdict.REFUSED
     assert "liboqtopus_py_bridge.so" in answer.reason
 
 
-def test_an_oqtopus_service_that_is_down_is_a_refusal(ask):
+def test_an_oqtopus_service_that_is_down_is_refused(ask):
     answer = ask("oqtopus", "broken")
     assert answer.verdict is Verdict.REFUSED
     assert answer.reason.endswith("the service cannot be reached")
@@ -251,17 +251,17 @@ def test_an_oqtopus_service_that_is_down_is_a_refusal(ask):
 
 
 @pytest.mark.parametrize("type_name", sorted(SESSIONS_OF_IBM))
-def test_where_login_and_service_answer_404_the_session_is_not_gone(ask, type_name):
-    """A gateway that knows neither says nothing of the session behind it."""
+def test_a_404_from_both_login_and_service_does_not_mean_a_closed_session(ask, type_name):
+    """A gateway that answers 404 to both says nothing about the session behind it."""
     assert ask(type_name, "404", "release").verdict is Verdict.REFUSED
 
 
-# --- A service that sends QRMI elsewhere ---------------------------------------------------------------------
+# --- A service that redirects QRMI ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def rogue(tmp_path_factory):
-    """A service that redirects to another one: its address, and what the other one has caught since the last look."""
+    """A service that redirects to another one: its address, and what the other one has received since the last look."""
     ports = tmp_path_factory.mktemp("rogue") / "ports"
     with subprocess.Popen([sys.executable, rogue_program.__file__, ports]) as process:
         while not ports.exists():
@@ -282,8 +282,8 @@ def rogue(tmp_path_factory):
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 @pytest.mark.parametrize("type_name", ["ibm-quantum-compute-service", "direct-access", "iqm-server", "pasqal-cloud"])
-def test_no_authorization_follows_a_redirection(rogue, type_name, code):
-    """QRMI follows it, and leaves the header behind; it cannot be told not to follow."""
+def test_a_redirection_does_not_carry_the_authorization_header(rogue, type_name, code):
+    """QRMI follows it without the header; following cannot be turned off."""
     url, caught = rogue
     described = resource(type_name, f"{url}/redirect-{code}")
     variables = with_successors(described["environment"])
@@ -296,8 +296,8 @@ def test_no_authorization_follows_a_redirection(rogue, type_name, code):
 
 
 @pytest.mark.parametrize(("code", "goes_along"), [(302, False), (307, True)])
-def test_a_login_that_redirects_with_307_is_followed_with_the_key(rogue, code, goes_along):
-    """Known, and QRMI's: docs/security.md says what it means. Where QRMI mends it, that page has to say so."""
+def test_a_307_redirection_of_the_login_carries_the_key(rogue, code, goes_along):
+    """A known fault of QRMI's, explained in docs/security.md. Once QRMI fixes it, update that page."""
     url, caught = rogue
     described = resource("ibm-quantum-compute-service", f"{url}/login-redirect-{code}")
     variables = with_successors(described["environment"])

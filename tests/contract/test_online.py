@@ -14,7 +14,7 @@ from qrmi_slurm.calls import backend, ca_bundle
 from qrmi_slurm.calls.protocol import Call
 from qrmi_slurm.checks.online import check as online_check
 from qrmi_slurm.config import config_file
-from qrmi_slurm.slurm import plugstack
+from qrmi_slurm.slurm import conf_file, plugstack
 from standins import network, resources
 
 SECRET = resources.SECRET
@@ -39,7 +39,7 @@ def openssl(folder, *words):
 
 
 def make_authority(folder, name):
-    """Leave an authority's certificate and key in a folder, and return the certificate."""
+    """Write an authority's certificate and key into a folder, and return the certificate."""
     subject = ["-days", "90", "-subj", f"/O={name}/CN={name} CA"]
     openssl(folder, "req", "-x509", *NEW_KEY, "-keyout", "ca.key", "-out", "ca.pem", *subject)
     return (folder / "ca.pem").read_text()
@@ -47,7 +47,7 @@ def make_authority(folder, name):
 
 @pytest.fixture(scope="session")
 def between(tmp_path_factory):
-    """Servers with certificates of a lab's own authority, and what else lies between a node and a service."""
+    """Servers with certificates from a private authority, and obstacles between a node and a service."""
     folder = tmp_path_factory.mktemp("tls")
     make_authority(folder, "Lab")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
@@ -68,7 +68,7 @@ def between(tmp_path_factory):
 def check(*items, of_shell=None, **env):
     """Return the lines of each resource, with their order."""
     loaded = config_file.parse(json.dumps({"resources": list(items)})).resources
-    options = plugstack.SiteOptions(config_path=plugstack.DEFAULT_SLURM_CONF, env=env)
+    options = plugstack.SiteOptions(config_path=conf_file.DEFAULT_SLURM_CONF, env=env)
     reports = online_check.run(list(loaded.values()), options, LIMITS, of_shell or {})
     shown = repr(reports)
     assert SECRET not in shown
@@ -86,14 +86,14 @@ def steps(lines):
 
 
 def fault(lines):
-    """Return the one line that is an error, of those before QRMI's own."""
+    """Return the only error among the lines before QRMI's own."""
     (line,) = [line for line in lines if line.level == "error" and line.name != "qrmi"]
     return line
 
 
 @pytest.mark.parametrize("type_name", TYPES)
-def test_the_way_to_each_type(services, type_name):
-    """Each step up to QRMI's word is ok for a service that answers, with its time, and no session is opened."""
+def test_the_route_to_each_type(services, type_name):
+    """Each step up to QRMI's answer is ok with its duration for a working service, and no session is opened."""
     before = len(services.requests())
     (lines,) = check(resources.resource(type_name, f"{services.url}/online"))
     assert {line.level.value for line in lines} == {"ok"}, lines
@@ -106,7 +106,7 @@ def test_the_way_to_each_type(services, type_name):
 
 @pytest.mark.parametrize("scenario", ["offline", "paused"])
 def test_a_qpu_that_is_down(services, scenario):
-    """A service in order whose QPU is not is a warning, with QRMI's word."""
+    """A working service whose QPU is down gives a warning with QRMI's message."""
     (lines,) = check(resources.resource("ibm-quantum-system", f"{services.url}/{scenario}"))
     assert steps(lines)[-1] == ("qrmi", "warning")
     assert "the QPU is " in lines[-1].message
@@ -120,7 +120,7 @@ def test_a_qpu_that_is_down(services, scenario):
     ],
 )
 def test_a_service_that_refuses(services, status, name, words):
-    """A rejected key and a service that is out of order look different."""
+    """A rejected key and a broken service are told apart."""
     (lines,) = check(resources.resource("ibm-quantum-compute-service", f"{services.url}/{status}"))
     line = next(line for line in lines if line.level == "error")
     assert line.name == name
@@ -128,14 +128,14 @@ def test_a_service_that_refuses(services, status, name, words):
 
 
 def test_a_name_that_does_not_resolve():
-    """A host that no resolver knows ends the way at its name."""
+    """The check of an unresolvable host stops at its name."""
     (lines,) = check(iqm("https://nowhere.invalid"))
     assert steps(lines) == [("proxy", "ok"), ("name", "error"), ("qrmi", "error")]
     assert "nowhere.invalid does not resolve" in lines[1].message
 
 
-def test_a_port_that_nobody_listens_at():
-    """A refused connection ends the way at TCP."""
+def test_a_closed_port():
+    """The check stops at TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     line = fault(check(iqm(f"http://127.0.0.1:{port}"))[0])
@@ -143,7 +143,7 @@ def test_a_port_that_nobody_listens_at():
 
 
 def test_a_signer_that_is_not_trusted(between):
-    """A certificate of an unknown authority is told with who signed it, and QRMI agrees."""
+    """The error names the certificate's unknown signer, and QRMI agrees."""
     (lines,) = check(iqm(between.url("tls", "https", "localhost")))
     line = fault(lines)
     assert line.name == "tls"
@@ -152,7 +152,7 @@ def test_a_signer_that_is_not_trusted(between):
     assert steps(lines)[-1] == ("qrmi", "error")
 
 
-def test_a_signer_that_the_site_trusts(between):
+def test_a_signer_trusted_by_the_site(between):
     """With --env:SSL_CERT_FILE the same certificate is accepted, here and by QRMI, whose request arrives."""
     (lines,) = check(iqm(between.url("tls", "https", "localhost")), SSL_CERT_FILE=between.authority)
     tls = next(line for line in lines if line.name == "tls")
@@ -166,8 +166,8 @@ def test_a_signer_that_the_site_trusts(between):
 @pytest.mark.parametrize(
     ("where", "words"), [("bundle", "no to Bearer"), ("folder", "no to Bearer"), ("nowhere", "sending request")]
 )
-def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, words):
-    """QRMI believes it, whether the bundle is read alone since it has all, or the folder has one more."""
+def test_an_authority_trusted_by_the_machine(between, tmp_path, monkeypatch, where, words):
+    """QRMI trusts it, whether the bundle alone is read because it has everything, or the folder has one more."""
     labs, other = Path(between.authority).read_text(), make_authority(tmp_path, "Other")
     folder = tmp_path / "certs"
     folder.mkdir()
@@ -177,7 +177,7 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     found = ca_bundle.variables(str(bundle), str(folder), ())
     assert bool(found) == (where != "folder")
     monkeypatch.setattr(ca_bundle, "variables", lambda: found)
-    # What QRMI would find by itself on a machine with that bundle and that folder.
+    # What QRMI would find by default on a machine with that bundle and that folder.
     default = {} if found else {ca_bundle.FILE: str(bundle), ca_bundle.DIR: str(folder)}
     described = iqm(between.url("tls", "https", "localhost"))["environment"]
     environment = {f"garnet_{name}": value for name, value in described.items()}
@@ -186,8 +186,8 @@ def test_an_authority_of_the_machines(between, tmp_path, monkeypatch, where, wor
     assert words in answers[0].reason, answers
 
 
-def test_a_certificate_that_ends_soon(between):
-    """It is still trusted, with a warning that it has to be renewed."""
+def test_a_certificate_that_expires_soon(between):
+    """It is still trusted, with a warning to renew it."""
     (lines,) = check(iqm(between.url("ends_soon", "https", "localhost")), SSL_CERT_FILE=between.authority)
     line = next(line for line in lines if line.name == "tls")
     assert (line.level, line.message) == ("warning", "signed by Lab, Lab CA, ends in 4 days")
@@ -206,17 +206,17 @@ def test_a_certificate_that_ends_soon(between):
     ],
 )
 def test_a_certificate_that_is_refused(between, which, host, message):
-    """The reason is told with who signed it, whatever the reason is."""
+    """The error names the signer, whatever the reason."""
     (lines,) = check(iqm(between.url(which, "https", host)), SSL_CERT_FILE=between.authority)
     assert (fault(lines).name, fault(lines).message) == ("tls", message)
 
 
-def test_no_tls_where_tls_should_be(between):
-    """What answers with something else than TLS is told so."""
+def test_a_server_without_tls(between):
+    """The error says that the server speaks something other than TLS."""
     assert fault(check(iqm(between.url("garbage", "https")))[0]).name == "tls"
 
 
-def test_silence_costs_a_bounded_time(between):
+def test_a_silent_service_costs_a_bounded_time(between):
     """A service that accepts and never answers costs the deadlines, for ten resources as for one."""
     items = [iqm(between.url("silent")) | {"name": f"garnet{number}"} for number in range(10)]
     began_s = time.monotonic()
@@ -226,8 +226,8 @@ def test_silence_costs_a_bounded_time(between):
     assert time.monotonic() - began_s < LIMITS.step_s + LIMITS.qrmi_s + 3
 
 
-def test_through_the_proxy_of_the_plugins_line(between):
-    """With --env:https_proxy the tunnel is a step of its own, TLS is the service's, and QRMI goes the same way."""
+def test_through_the_proxy_in_the_plugins_line(between):
+    """With --env:https_proxy the tunnel is a separate step, the TLS is the service's, and QRMI takes the same route."""
     proxy = between.url("proxy")
     (lines,) = check(iqm(between.url("tls", "https", "localhost")), SSL_CERT_FILE=between.authority, https_proxy=proxy)
     names = [line.name for line in lines]
@@ -238,14 +238,14 @@ def test_through_the_proxy_of_the_plugins_line(between):
 
 @pytest.mark.parametrize(("host", "words"), [("iqm.invalid", "403 Forbidden from the proxy"), ("login.invalid", "407")])
 def test_a_proxy_that_refuses_the_tunnel(between, host, words):
-    """A proxy's 403 and 407 are called the proxy's."""
+    """A 403 or 407 from the proxy is attributed to the proxy."""
     line = fault(check(iqm(f"https://{host}"), https_proxy=between.url("proxy"))[0])
     assert line.name == "tunnel"
     assert words in line.message
 
 
 def test_a_proxy_that_refuses_a_request_without_tls(between):
-    """A proxy's own page in answer to a plain request is not taken for the service's."""
+    """A proxy's page in answer to a plain request is not mistaken for the service's."""
     line = fault(check(iqm("http://iqm.invalid"), http_proxy=between.url("proxy"))[0])
     assert (line.name, line.message) == ("endpoint", "403 Forbidden from the proxy for iqm.invalid")
 
@@ -258,23 +258,23 @@ def test_a_proxys_password_is_not_shown(between):
     assert "403" in fault(lines).message, "the login was sent"
 
 
-def test_a_shells_proxy_is_not_the_hooks(between, services):
-    """A proxy that only the shell has is not used, and it is said what the hooks would need."""
+def test_the_hooks_ignore_a_proxy_set_in_the_shell(between, services):
+    """A proxy set only in the shell is not used, and the message says what the hooks would need."""
     (lines,) = check(iqm(f"{services.url}/online"), of_shell={"HTTP_PROXY": between.url("proxy")})
     assert steps(lines)[0] == ("proxy", "warning")
     assert "--env:http_proxy=URL" in lines[0].hint
     assert {level for _, level in steps(lines)[1:]} == {"ok"}
 
 
-def test_users_bring_their_own():
-    """Where users bring the variables nothing is asked, and nothing is called an error."""
+def test_users_supply_all_variables():
+    """If users supply the variables, no request is made and nothing is an error."""
     (lines,) = check({"name": "garnet", "type": "iqm-server", "environment": {}})
     assert steps(lines) == [("qrmi", "ok")]
     assert "each job brings QRMI_IQM_ISA_ENDPOINT" in lines[0].message
 
 
-def test_users_bring_their_keys(services):
-    """Where the site gives the address alone, the way there is tried and QRMI is not asked."""
+def test_users_supply_their_keys(services):
+    """If the site sets only the address, the route is tried and QRMI is not called."""
     item = iqm(f"{services.url}/online")
     del item["environment"]["QRMI_IQM_ISA_TOKEN"]
     (lines,) = check(item)
@@ -282,8 +282,8 @@ def test_users_bring_their_keys(services):
     assert lines[-1].message == "not asked: each job brings QRMI_IQM_ISA_TOKEN"
 
 
-def test_qrmi_takes_the_proxy_of_the_plugins_line(services):
-    """A host that only the proxy knows is reached by each step, and by QRMI."""
+def test_qrmi_uses_the_proxy_in_the_plugins_line(services):
+    """Each step and QRMI reach a host that only the proxy knows."""
     (lines,) = check(iqm("http://iqm.invalid/online"), http_proxy=services.url)
     assert {line.level.value for line in lines} == {"ok"}, lines
     assert lines[0].message == f"{services.url} for iqm.invalid, from --env:"

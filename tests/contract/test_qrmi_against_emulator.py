@@ -1,7 +1,6 @@
-"""The real QRMI against a really running emulator: what an unmodified program sees.
+"""The real QRMI against a running emulator: what an unmodified program sees.
 
-Each program runs in a process of its own: QRMI reads its variables from the environment, and its own warnings are
-not ours.
+Each program runs in its own process: QRMI reads its variables from the environment and prints warnings of its own.
 """
 
 import json
@@ -139,7 +138,7 @@ passes = generate_preset_pass_manager(optimization_level=1, target=get_target(qp
 
 
 def test_acquire_and_release_open_and_close_a_session(emulator):
-    """The token is a session, open until released; an unused one is closed, not cancelled."""
+    """The token is a session, open until released; an unused one is closed, not canceled."""
     program = ACQUIRE + "token = qpu.acquire(); qpu.release(token); print(json.dumps(token))"
     token = python(program, emulator.environment(**{f"{NAME}_QRMI_IBM_QCS_SESSION_MAX_TTL": "77"}))
     session = emulator.session(token)
@@ -149,7 +148,7 @@ def test_acquire_and_release_open_and_close_a_session(emulator):
 
 @pytest.mark.parametrize("path", ["", "/api", "/api/v1"])
 def test_every_documented_endpoint_works(emulator, path):
-    """With and without what stands behind the host."""
+    """With and without the path after the host."""
     program = ACQUIRE + "token = qpu.acquire(); qpu.release(token); print(json.dumps(token))"
     assert emulator.session(python(program, emulator.environment(path=path)))["state"] == "closed"
 
@@ -185,7 +184,7 @@ print(json.dumps([token, before, str(qpu.task_status(task))]))
 
 
 def test_a_wrong_key_acquires_nothing(emulator):
-    """IAM refuses, and then the service does; the key stands in no line."""
+    """First IAM refuses, then the service; no line shows the key."""
     program = ACQUIRE + "print(json.dumps(attempt(qpu.acquire)))"
     before = len(emulator.control("GET", "sessions"))
     wrong = {f"{NAME}_QRMI_IBM_QCS_IAM_APIKEY": "wrong-planted-key"}
@@ -196,8 +195,8 @@ def test_a_wrong_key_acquires_nothing(emulator):
     assert "wrong-planted-key" not in printed and KEY not in printed
 
 
-def test_what_the_service_refuses_is_an_error(emulator):
-    """A closed session takes no job; an unknown one cannot be released; another instance is refused."""
+def test_requests_refused_by_the_service_are_errors(emulator):
+    """A closed session takes no job, an unknown one cannot be released, and another instance is refused."""
     program = (
         ACQUIRE
         + f"""
@@ -227,7 +226,7 @@ def test_an_unknown_backend_has_no_session(emulator):
     assert statuses == [404]
 
 
-def test_the_status_is_what_a_test_sets(emulator):
+def test_a_test_can_set_the_status(emulator):
     """QRMI sees a backend go offline."""
     program = ACQUIRE + "import warnings; warnings.simplefilter('ignore'); print(json.dumps(qpu.is_accessible()))"
     assert python(program, emulator.environment()) is True
@@ -266,7 +265,7 @@ print(json.dumps([counts, evs, sample.logs(), sample.job_id()]))
 
 
 def test_a_circuit_as_wide_as_the_device_runs(emulator):
-    """A parametrised linear circuit over all 127 qubits."""
+    """A parametrized linear circuit over all 127 qubits."""
     program = (
         PRIMITIVES
         + """
@@ -284,8 +283,8 @@ print(json.dumps([bits.num_shots, bits.num_bits, job.logs()]))
     assert (shots, bits) == (300, 127) and "matrix product state" in logs
 
 
-def test_what_cannot_run_fails_as_a_job(emulator):
-    """A circuit that was not transpiled, and one that is no circuit, fail with the reason in their logs."""
+def test_a_circuit_that_cannot_run_fails_as_a_job(emulator):
+    """An untranspiled circuit and an invalid one fail with the reason in their logs."""
     program = (
         ACQUIRE
         + f"""
@@ -306,7 +305,7 @@ print(json.dumps(found))
 
 
 def long_circuit(folder):
-    """A circuit that takes a state vector of 24 qubits minutes, in a file."""
+    """A circuit, in a file, for which a 24-qubit state vector takes minutes."""
     lines = [HEADER, "bit[24] c;"]
     for _ in range(3000):
         lines += [f"rz(0.3) ${at}; sx ${at};" for at in range(0, 24, 6)]
@@ -333,7 +332,7 @@ task = start(open({str(path)!r}).read())
 
 
 def test_a_running_job_can_be_cancelled(emulator, tmp_path):
-    """A simulation that would take long is killed, and the next job runs."""
+    """A long simulation is killed, and the next job runs."""
     program = (
         start_long(long_circuit(tmp_path))
         + f"""
@@ -360,8 +359,8 @@ print(json.dumps([running, stopped, str(qpu.task_status(task))]))
         ([], {f"{NAME}_QRMI_JOB_TIMEOUT_SECONDS": "2"}, "Cancelled", "longer than the 2 seconds"),
     ],
 )
-def test_a_job_that_takes_too_much_ends(tmp_path, arguments, variables, status, reason):
-    """Time, memory and the job's own cost are bounds; the log says which was passed."""
+def test_a_job_that_exceeds_a_limit_ends(tmp_path, arguments, variables, status, reason):
+    """Time, memory and the job's own cost are limited; the log says which limit was exceeded."""
     program = (
         start_long(long_circuit(tmp_path))
         + """
@@ -398,7 +397,7 @@ def test_the_task_runner_runs(emulator, tmp_path):
 
 
 def test_a_lost_answer_leaves_a_session_behind(emulator):
-    """What a fault after the call means for QRMI: an error, and a session that it does not know of."""
+    """A fault after the call means an error for QRMI, and a session it does not know of."""
     emulator.control("POST", "faults", {"call": "create_session", "kind": "reset", "when": "after"})
     before = {s["id"] for s in emulator.control("GET", "sessions")}
     assert python(ACQUIRE + "print(json.dumps(attempt(qpu.acquire)))", emulator.environment()).startswith("refused")
@@ -408,7 +407,7 @@ def test_a_lost_answer_leaves_a_session_behind(emulator):
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_cleanly(tmp_path, end):
-    """A signal ends it at once, exit 0, with its worker, also while requests hang."""
+    """A signal ends it and its worker at once with exit status 0, even while requests hang."""
     with running(tmp_path, "--fault", "create_session:hang") as started:
         assert started.output.read_text().splitlines()[0] == f"listening on {started.url}"
         children = Path(f"/proc/{started.process.pid}/task").glob("*/children")
@@ -420,7 +419,7 @@ def test_it_ends_cleanly(tmp_path, end):
         assert "Traceback" not in started.output.read_text()
 
 
-def test_a_killed_emulator_takes_its_worker_along(tmp_path):
+def test_killing_the_emulator_kills_its_worker(tmp_path):
     """SIGKILL leaves no worker behind."""
     with running(tmp_path) as started:
         children = Path(f"/proc/{started.process.pid}/task").glob("*/children")

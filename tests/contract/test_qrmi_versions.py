@@ -1,4 +1,4 @@
-"""The oldest QRMI that pyproject.toml allows does all that the newest does, which every other test runs with."""
+"""The oldest QRMI that pyproject.toml allows does everything the newest does; all other tests use the newest."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from setup import environment
 from standins.resources import resource
 
 HERE = Path(__file__).resolve().parent
-# What the oldest release has; pasqal-local wants munge, with which QRMI is built from 0.26.1 on.
+# The oldest release's types. pasqal-local needs munge, which QRMI includes from 0.26.1 on.
 TYPES = (
     "alice-bob-felis",
     "direct-access",
@@ -39,7 +39,7 @@ print(json.dumps([qrmi.__file__, exports, [str(path) for path in Path(sys.argv[2
 
 @pytest.fixture(scope="module")
 def oldest():
-    """The folder that the oldest QRMI is in."""
+    """The folder of the oldest QRMI."""
     return environment.oldest_qrmi()
 
 
@@ -55,12 +55,12 @@ def run(oldest, *command):
     )
 
 
-def test_it_is_another_one_than_the_newest(oldest):
-    """Where both are one, one of them is not tested."""
+def test_the_oldest_differs_from_the_newest(oldest):
+    """If they were the same, one of them would go untested."""
     assert not (oldest / f"qrmi-{version('qrmi')}.dist-info").exists()
 
 
-def test_the_backends_whole_contract_holds_with_it(oldest):
+def test_the_whole_backend_contract_holds_with_it(oldest):
     """Acquiring, releasing, refusals and hangs."""
     contract = HERE / "test_backend_contract.py"
     options = ["-q", "-p", "no:cacheprovider", "-k", "not fake"]
@@ -70,7 +70,7 @@ def test_the_backends_whole_contract_holds_with_it(oldest):
 
 
 def test_prolog_and_epilog_serve_a_job_with_it(oldest, services, tmp_path):
-    """A QPU of each type that it has: acquired, exported, released."""
+    """A QPU of each of its types: acquired, exported, released."""
     resources = [resource(kind, f"{services.url}/online") for kind in TYPES]
     (tmp_path / "slurm.conf").write_text("ClusterName=test\n")
     (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": resources}))

@@ -1,7 +1,8 @@
 """A stand-in for the IBM quantum compute service; the first part of a request's path says how it answers.
 
-Run as a program it prints its port. `/<scenario>/...`: `ok`, or `<where>-<what>` with where one of `iam`,
-`sessions`, `jobs`, `close` and what a status code, `garbage`, `hang` or `page404`. `/requests` tells what was asked.
+Run as a program it prints its port. The path is `/<scenario>/...`, with scenario `ok` or `<where>-<what>`: where is one
+of `iam`, `sessions`, `jobs`, `close`, and what is a status code, `garbage`, `hang` or `page404`. `/requests` lists the
+requests.
 """
 
 import http.server

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["qrmi_slurm"]):
         RecordFormatError,
         SelectionError,
     )
-    from qrmi_slurm.slurm import environ, job_context, plugstack, selection
+    from qrmi_slurm.slurm import conf_file, environ, job_context, plugstack, selection
     from qrmi_slurm.state import exports, record
     from qrmi_slurm.text import is_one_line, printable
 
@@ -71,11 +71,11 @@ def fuzz_context(data):
 def fuzz_plugstack(data):
     """Of a line its arguments; of slurm.conf and plugstack.conf the lines."""
     lines = text_of(data).split("\n")
-    plugstack._lines = lambda _path: lines
+    conf_file.lines = lambda _path: lines
     glob.glob = lambda _pattern: []  # what an include names
     try:
         plugstack.plugstack_path(NOWHERE)
-        plugstack.cluster_name(NOWHERE)
+        conf_file.cluster_name(NOWHERE)
     except PlugstackError:
         pass
     try:

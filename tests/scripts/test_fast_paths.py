@@ -1,4 +1,4 @@
-"""The three scripts as Slurm runs them: which of them start Python at all, and what each exit status is."""
+"""The three scripts as Slurm runs them: when they start Python, and their exit statuses."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Bin:
             shutil.copy(SCRIPTS / f"{script}.py", path / name)
 
     def python(self, body):
-        """Put a python3 there that leaves a mark and then does what `body` says, in sh."""
+        """Install a python3 that leaves a mark and then runs `body` in sh."""
         self.interpreter(f'#!/bin/sh\necho "$*" >> "{self.mark}"\n{body}\n')
 
     def interpreter(self, text):
@@ -37,7 +37,7 @@ class Bin:
         (self.path / "python3").chmod(0o755)
 
     def run(self, script, environment=None, path=None):
-        """Run a script as slurmd does: by absolute path, with nothing in its environment that is not given."""
+        """Run a script as slurmd does: by absolute path, with only the given environment."""
         return subprocess.run(
             [path or self.path / NAMES[script]],
             env={os.fsencode(name): os.fsencode(value) for name, value in (environment or {}).items()},
@@ -80,7 +80,7 @@ IN_STEP = {**QPU_TASK, "QRMI_JOB_ID": "12", "QRMI_JOB_QPU_RESOURCES": "a"}
         ("task_prolog", {**IN_STEP, "SLURMD_NODENAME": "n1"}),
     ],
 )
-def test_where_there_is_nothing_to_do_no_python_starts(folder, script, environment):
+def test_without_work_no_python_starts(folder, script, environment):
     done = folder.run(script, environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert folder.python_runs == 0
@@ -104,21 +104,21 @@ def test_where_there_is_nothing_to_do_no_python_starts(folder, script, environme
         ("task_prolog", {**IN_STEP, "QRMI_SLURM_BROKER": "n1", "SLURMD_NODENAME": "n2"}),
     ],
 )
-def test_where_there_is_something_to_do_python_runs_once_isolated(folder, script, environment):
+def test_with_work_python_runs_once_isolated(folder, script, environment):
     done = folder.run(script, environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert folder.python_runs == 1
     assert folder.mark.read_text().startswith("-I -X utf8 ")
 
 
-def test_a_task_that_inherited_the_job_id_alone_does_not_run_without_its_qpus(folder):
-    """`srun --export=QRMI_JOB_ID` carries nothing else along."""
+def test_a_task_that_inherited_only_the_job_id_does_not_run_without_its_qpus(folder):
+    """`srun --export=QRMI_JOB_ID` passes nothing else along."""
     folder.run("task_prolog", {**QPU_TASK, "QRMI_JOB_ID": "12"})
     assert folder.python_runs == 1
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_a_link_leads_to_the_python_beside_the_real_script(folder, tmp_path, script):
+def test_a_symlinked_script_uses_the_python_beside_its_target(folder, tmp_path, script):
     (tmp_path / "prolog.d").mkdir()
     first, second = tmp_path / "prolog.d" / "50-qrmi", tmp_path / "second link"
     first.symlink_to(folder.path / NAMES[script])
@@ -158,7 +158,7 @@ BROKEN = ["missing", "dangling", "not executable", "another machine's", "folder"
 
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("script", ["prolog", "epilog"])
-def test_whatever_is_wrong_with_python_the_node_stays(folder, script, how):
+def test_a_broken_python_does_not_drain_the_node(folder, script, how):
     break_python(folder, how)
     done = folder.run(script, QPU_HOOK)
     assert done.returncode == 0
@@ -166,7 +166,7 @@ def test_whatever_is_wrong_with_python_the_node_stays(folder, script, how):
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_whatever_is_wrong_with_python_the_task_fails_and_says_so(folder, how):
+def test_a_broken_python_fails_the_task_with_a_message(folder, how):
     break_python(folder, how)
     done = folder.run("task_prolog", QPU_TASK)
     assert done.returncode == 1
@@ -177,8 +177,8 @@ def test_whatever_is_wrong_with_python_the_task_fails_and_says_so(folder, how):
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_job_without_qpus_runs_whatever_is_wrong_with_python(folder, how):
-    """It was submitted from within a QPU job and has inherited its variables; that is no reason to fail it."""
+def test_a_broken_python_does_not_stop_a_job_without_qpus(folder, how):
+    """Submitted from within a QPU job, it has inherited that job's variables, which is no reason to fail it."""
     break_python(folder, how)
     assert folder.run("task_prolog", {"SLURM_JOB_ID": "12", "QRMI_JOB_ID": "7"}).returncode == 0
 
@@ -197,7 +197,7 @@ def test_exit_statuses(folder, script, status, expected):
     assert folder.run(script, {**QPU_HOOK, **QPU_TASK}).returncode == expected
 
 
-def test_a_refusal_that_was_said_already_is_not_said_twice(folder):
+def test_a_refusal_is_not_printed_twice(folder):
     folder.python("echo print why; exit 64")
     assert folder.run("task_prolog", QPU_TASK).stdout == "print why\n"
 
@@ -207,7 +207,7 @@ def test_a_refusal_that_was_said_already_is_not_said_twice(folder):
 
 @pytest.fixture
 def site(folder, tmp_path):
-    """A site whose python3 finds the package under test and a stand-in for qrmi."""
+    """A site whose python3 finds the package under test and a fake qrmi."""
     import qrmi_slurm
 
     package = Path(qrmi_slurm.__file__).resolve().parents[1]
@@ -238,7 +238,7 @@ def environment_of(tmp_path, selection):
 
 
 def test_a_job_from_prolog_to_epilog(site, tmp_path):
-    """With a variable whose name no shell passes on."""
+    """Including a variable whose name no shell passes on."""
     environment = environment_of(tmp_path, "ibm-x")
     environment["SPANK_ibm-x_QRMI_OQTOPUS_API_TOKEN"] = "test-secret-mine"
     prolog = site.run("prolog", environment)
@@ -253,7 +253,7 @@ def test_a_job_from_prolog_to_epilog(site, tmp_path):
     assert not (tmp_path / "state" / "cluster" / "12").exists()
 
 
-def test_a_job_that_gets_no_qpu_is_told_why_and_only_once(site, tmp_path):
+def test_a_job_without_a_qpu_is_told_why_only_once(site, tmp_path):
     environment = environment_of(tmp_path, "unknown")
     assert site.run("prolog", environment).returncode == 0
     task = site.run("task_prolog", environment)
@@ -265,7 +265,7 @@ def test_a_job_that_gets_no_qpu_is_told_why_and_only_once(site, tmp_path):
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_a_venv_that_has_lost_the_package_is_no_reason_to_drain(folder, script):
+def test_a_venv_that_lost_the_package_does_not_drain_the_node(folder, script):
     """The machine's Python was upgraded under the venv."""
     folder.interpreter(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$4" "$5"\n')
     done = folder.run(script, {**QPU_HOOK, **QPU_TASK})
@@ -274,7 +274,7 @@ def test_a_venv_that_has_lost_the_package_is_no_reason_to_drain(folder, script):
 
 
 @pytest.mark.parametrize("script", ["prolog", "epilog"])
-def test_a_standard_output_that_takes_nothing_is_no_reason_to_drain(site, tmp_path, script):
+def test_an_unwritable_standard_output_does_not_drain_the_node(site, tmp_path, script):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [site.path / NAMES[script]],
@@ -299,7 +299,7 @@ def test_prolog_with_all_standard_files_closed_still_acquires(site, tmp_path):
     assert "session-a" in (tmp_path / "state" / "cluster" / "12" / "exports").read_text()
 
 
-# --- What the shell prints of the exports by itself ---------------------------------------------------------
+# --- What the shell itself prints of the exports -------------------------------------------------------------
 
 TEXT = "\"double\" 'single' $HOME `id` \\n \\\\ %s * # é 量子 \udc81\udc88\udcff end "
 VARIABLES = {
@@ -314,7 +314,7 @@ TASK = {**environment_of(Path("/nowhere"), "a,ibm-x"), "SLURM_CLUSTER_NAME": "c"
 
 
 class Job:
-    """What Prolog has left for job 12, and the task that is to have it."""
+    """The exports Prolog left for job 12, and the task that gets them."""
 
     def __init__(self, folder, state_dir):
         self.folder = folder
@@ -328,7 +328,7 @@ class Job:
         self.exports.write_bytes(text.encode("utf-8", "surrogateescape"))
 
     def task(self, shell="/bin/sh", **environment):
-        """Return TaskProlog's lines; empty where it has left them to Python."""
+        """Return TaskProlog's lines; empty if it has handed over to Python."""
         env = {**TASK, "QRMI_SLURM_STATE_DIR": str(self.state_dir), **environment}
         done = subprocess.run(
             [shell, self.folder.path / NAMES["task_prolog"]],
@@ -360,7 +360,7 @@ def job(folder, tmp_path):
         {"SLURM_SPANK_QRMI_QPU": "a,unknown", "QRMI_SLURM_QPU": "a,unknown"},
     ],
 )
-def test_the_shell_prints_what_python_would(job, monkeypatch, shell, environment):
+def test_the_shell_prints_the_same_as_python(job, monkeypatch, shell, environment):
     options = plugstack.SiteOptions(Path("/nowhere"), job.state_dir)
     monkeypatch.setattr(plugstack, "read", lambda _slurm_conf: options)
     told = {name: value for name, value in {**TASK, **environment}.items() if value is not None}
@@ -370,7 +370,7 @@ def test_the_shell_prints_what_python_would(job, monkeypatch, shell, environment
     assert job.folder.python_runs == 0
 
 
-def test_the_sites_own_log_level_stands(job):
+def test_the_sites_own_log_level_is_kept(job):
     job.leave(exports.render(READY._replace(variables={**VARIABLES, "RUST_LOG": "warn"})))
     assert [line for line in job.task() if "RUST_LOG" in line] == ["export RUST_LOG=warn"]
     assert job.folder.python_runs == 0
@@ -398,7 +398,7 @@ def test_the_sites_own_log_level_stands(job):
         {"SLURM_JOB_RESTART_COUNT": "*"},
     ],
 )
-def test_what_is_not_the_usual_is_left_to_python(job, environment):
+def test_unusual_exports_are_left_to_python(job, environment):
     assert job.task(**environment) == []
     assert job.folder.python_runs == 1
 
@@ -426,8 +426,8 @@ RENDERED = exports.render(READY)
         bytes(range(1, 256)).decode("latin-1"),
     ],
 )
-def test_exports_that_are_not_this_jobs_or_not_whole_are_left_to_python(job, shell, text):
-    """Python says what is wrong with them; nothing of them has been printed by then, not even by a shell that ends."""
+def test_foreign_or_damaged_exports_are_left_to_python(job, shell, text):
+    """Python reports the fault, and nothing from them has been printed by then, not even by a shell that dies."""
     job.leave(text)
     assert job.task(shell) == []
     assert job.folder.python_runs == 1
@@ -435,8 +435,8 @@ def test_exports_that_are_not_this_jobs_or_not_whole_are_left_to_python(job, she
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 @pytest.mark.parametrize("head", ["", "# qrmi-slurm exports 1 job=12 restart=1 ready\n", "# qrmi-slurm exports 20\n"])
-def test_nothing_of_another_file_is_run(job, tmp_path, shell, head):
-    """One of another version of ours, in which values stand as they are, or anything else of the user's."""
+def test_nothing_in_another_file_is_run(job, tmp_path, shell, head):
+    """Such as those of another version of ours, with unescaped values, or any other file of the user's."""
     job.leave(f"{head}export A=$(touch '{tmp_path}/it-ran')\ntouch '{tmp_path}/it-ran'\n")
     assert job.task(shell) == []
     assert job.folder.python_runs == 1
@@ -452,17 +452,17 @@ def test_exports_of_another_user_are_left_to_python(job):
     assert job.folder.python_runs == 2
 
 
-# --- What Python loads where it does start ------------------------------------------------------------------
+# --- What Python loads when it starts ------------------------------------------------------------------------
 
-# Each of these was weighed: `dataclasses` alone takes 5 ms, `subprocess` as much, and a QPU job pays it twice. What is
-# added here is paid by every QPU job of a cluster; docs/benchmarks.md says what each of the large ones costs.
+# Each of these was weighed: `dataclasses` alone takes 5 ms, `subprocess` as much, and a QPU job pays it twice. Every
+# QPU job of a cluster pays for additions; docs/benchmarks.md gives the cost of the large ones.
 COMMON = """
     collections collections.abc contextlib copyreg enum errno fnmatch functools gc ipaddress itertools keyword
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
     typing.io typing.re urllib urllib.parse warnings
     qrmi_slurm qrmi_slurm.errors qrmi_slurm.hooks qrmi_slurm.names qrmi_slurm.secret qrmi_slurm.slurm
-    qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack qrmi_slurm.slurm.selection
-    qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
+    qrmi_slurm.slurm.conf_file qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack
+    qrmi_slurm.slurm.selection qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner resource select signal syslog
@@ -485,7 +485,7 @@ MAY_LOAD = {
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_a_hook_loads_no_module_that_is_not_listed(site, tmp_path, script):
+def test_a_hook_loads_only_the_listed_modules(site, tmp_path, script):
     """From its first line to its last, in a usual QPU job."""
     environment = environment_of(tmp_path, "a")
     for before in {"prolog": [], "task_prolog": ["prolog"], "epilog": ["prolog"]}[script]:
@@ -503,6 +503,6 @@ def test_a_hook_loads_no_module_that_is_not_listed(site, tmp_path, script):
     bare = [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"]
     loaded = set((tmp_path / "loaded").read_text().split())
     loaded -= set(subprocess.run(bare, capture_output=True, text=True, check=True).stdout.split())
-    # Without the C halves of modules, and the stand-in for QRMI.
+    # Without the C halves of modules, and the fake QRMI.
     ours = {name for name in loaded if not name.startswith("_") and name.partition(".")[0] != "qrmi"}
     assert ours - set(MAY_LOAD[script].split()) == set()

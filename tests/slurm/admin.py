@@ -1,4 +1,4 @@
-"""An admin, and a user, who type what the pages say on a machine; what a page shows against what is printed."""
+"""An admin and a user who type the pages' commands on a machine, and the comparison of output with the pages."""
 
 import re
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from slurm.machine import Machine
 from slurm.pages import Block
 
-# What nothing types, and why not. `make` is asked whether it knows what to do.
+# Commands that are not typed, and why. For `make`, its targets are checked.
 NOT_TYPED = {
     "/opt/qrmi-slurm-0.1.0/bin/pip install --no-deps --no-index --no-build-isolation .": "test_supply_chain.py",
     "/opt/qrmi-slurm-0.1.0/bin/pip install --require-hashes -r requirements.lock": "test_supply_chain.py",
@@ -31,7 +31,7 @@ NOT_TYPED = {
 
 @dataclass
 class Admin:
-    """Who types what the pages say on a machine, as root and as its user, and keeps what each command printed."""
+    """Types the pages' commands on a machine, as root and as its user, and keeps the output of each."""
 
     machine: Machine
     printed: dict[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Admin:
     def type(
         self, command: str, *, as_user: bool = False, status: int = 0, env: Mapping[str, str] | None = None
     ) -> str:
-        """Type a command, which must end with that status, and return what it printed."""
+        """Type a command, check its exit status, and return its output."""
         cluster = self.machine.cluster
         done = self.machine.type(command, user=cluster.user if as_user else None, env=env)
         logs = "\n".join(cluster.log_tail(name) for name in ("slurmctld", "n1"))
@@ -54,12 +54,11 @@ class Admin:
                 self.type(command, as_user=f"$ {command}\n" in block.text)
 
     def play(self, block: Block, names: Mapping[str, str]) -> None:
-        """Type a console's commands, each of which has to print what is shown below it.
+        """Type a console's commands, and compare the output of each with what the block shows.
 
         Args:
             block: the console.
-            names: what the page calls something, to what it is called here. Of a job that is submitted in the console
-                the id is found out.
+            names: maps names on the page to names here. The id of a job submitted in the console is found out.
         """
         names = dict(names)
         for written, shown in block.session:
@@ -67,7 +66,7 @@ class Admin:
             status = 1 if any(" error: " in line for line in shown) else 0
             as_user = f"$ {written}\n" in block.text
             printed = self.type(command, as_user=as_user, status=status)
-            # Slurm finds out why a job waits when it next looks at all of them.
+            # Slurm determines why a job waits on its next pass over all jobs.
             end_s = time.monotonic() + 10
             while command.startswith("squeue ") and not shows(printed.splitlines(), wanted.splitlines()):
                 assert time.monotonic() < end_s, f"{command}\n{printed}\nis not\n{wanted}"
@@ -80,16 +79,16 @@ class Admin:
         """Submit a job as the user, and return its id."""
         words = " ".join(["sbatch", "--parsable", *options])
         printed = self.type(f"{words} <<'END'\n#!/bin/bash\n{script}\nEND", as_user=True)
-        return int(printed.splitlines()[-1])  # the site may have said something before
+        return int(printed.splitlines()[-1])  # the site may have printed something before
 
     def output(self, job_id: int) -> str:
-        """Wait until a job has ended and all nodes are idle, and return what it printed."""
+        """Wait until a job has ended and all nodes are idle, and return the job's output."""
         self.machine.cluster.wait_job_over(job_id)
         return self.machine.cluster.job_output(job_id)
 
 
 def shows(printed: Sequence[str], shown: Sequence[str]) -> bool:
-    """Tell whether lines were printed as a page shows them, but for `...`, which stands for any number of lines."""
+    """Tell whether the output matches the page, where `...` stands for any number of lines."""
     parts: list[list[str]] = [[]]
     for line in masked(shown):
         if line in ("...", "| ..."):
@@ -113,7 +112,7 @@ def shows(printed: Sequence[str], shown: Sequence[str]) -> bool:
 
 
 def masked(lines: Sequence[str]) -> list[str]:
-    """Return lines without what differs from run to run: numbers, ids, users, bars, blanks."""
+    """Return lines without what differs between runs: numbers, ids, users, bars, blanks."""
     text = "\n".join(lines)
     text = re.sub(r"\b[0-9a-f]{8}\b|\d+(\.\d+)*", "0", text)
     text = re.sub(r"^\S+\$ ", "$ ", text, flags=re.MULTILINE)
@@ -121,7 +120,7 @@ def masked(lines: Sequence[str]) -> list[str]:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """Return a page's text with the names that things have here."""
+    """Return a page's text with the names used here."""
     for there, here in names.items():
         text = text.replace(there, here)
     return text

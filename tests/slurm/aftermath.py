@@ -1,4 +1,4 @@
-"""What must be so after every fault: no session open, no node drained, later jobs fine."""
+"""What must hold after every fault: no open session, no drained node, and later jobs run."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ LONG_SCRIPT = "#!/bin/sh\necho begun\nwhile [ ! -e go-$SLURM_JOB_ID ]; do sleep 
 
 
 def start_long_job(site: Site, *options: str, then: str = "") -> int:
-    """Submit a job that holds its QPU until `let_go`, and wait until its script has begun; `then` is its last lines."""
+    """Submit a job that holds its QPU until `let_go`, and wait until its script has begun; `then` is appended to it."""
     job_id = site.cluster.sbatch(LONG_SCRIPT + then, "--qpu=ibm_demo", "--nodelist=n1", *options)
     wait_for(lambda: "begun" in site.cluster.job_output(job_id), f"job {job_id} to begin", 30)
     return job_id
@@ -23,7 +23,7 @@ def let_go(site: Site, job_id: int) -> None:
 
 
 def finish_with(site: Site, make_fault: Callable[[int], object]) -> int:
-    """Run a job to its end with a fault that is made between its last line and Epilog; return its id."""
+    """Run a job to its end, with a fault between its last line and Epilog; return its id."""
     with site.hold("before-epilog"):
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         site.wait_hook_run("before-epilog", job_id)
@@ -32,14 +32,14 @@ def finish_with(site: Site, make_fault: Callable[[int], object]) -> int:
 
 
 def assert_nothing_left(site: Site, job_id: int) -> None:
-    """The nodes are idle, no session is open, nothing is recorded of the job."""
+    """The nodes are idle, no session is open, and the job has no record."""
     site.cluster.wait_nodes_idle()
     assert site.emulator.open_sessions() == []
     assert not site.folder_of(job_id).exists()
 
 
 def assert_next_job_is_fine(site: Site) -> None:
-    """A job on the same node gets the QPU and gives it back."""
+    """A job on the same node gets the QPU and releases it."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert_nothing_left(site, job_id)

@@ -1,4 +1,4 @@
-"""What an attacker has: programs of his own, a service of his own, and what a successful attack leaves behind."""
+"""An attacker's equipment: programs and a service of their own, and the mark a successful attack leaves."""
 
 import shlex
 import subprocess
@@ -19,7 +19,7 @@ HOLDING = "#!/bin/sh\nenv\necho begun\nwhile [ ! -e go-$SLURM_JOB_ID ]; do sleep
 
 
 class Attacker:
-    """A user of the cluster who means harm: the first one. The second is whom he harms."""
+    """A malicious user of the cluster, its first user. The second user is the victim."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -51,10 +51,10 @@ class Attacker:
         return made
 
     def submit(self, *control: str, own: Sequence[str] = ()) -> int:
-        """Submit a job past sbatch and our plugin, with a job-control environment of the attacker's own.
+        """Submit a job that bypasses sbatch and our plugin, with a job-control environment of the attacker's choice.
 
         Args:
-            control: `NAME=VALUE`, or `NAME@COUNT` for so many bytes.
+            control: `NAME=VALUE`, or `NAME@COUNT` for a value of that many bytes.
             own: variables of the job.
 
         Raises:
@@ -72,7 +72,7 @@ class Attacker:
         return int(done.stdout)
 
     def hold(self, user: User, *options: str) -> tuple[int, str]:
-        """Let a user have a job with ibm_demo on n1 that goes on; return its id and its output so far."""
+        """Start a long job with ibm_demo on n1 for a user; return its id and its output so far."""
         cluster = self.site.cluster
         job_id = cluster.sbatch(HOLDING, "--qpu=ibm_demo", "--nodelist=n1", *options, user=user)
         wait_for(lambda: "begun" in cluster.job_output(job_id), f"job {job_id} to begin", 30)
@@ -92,7 +92,7 @@ def _compile(source: Path, program: Path, *options: str) -> None:
 
 
 class RogueService:
-    """A service of the attacker's own; see standins/rogue.py for what a path makes it do."""
+    """A service under the attacker's control; standins/rogue.py says what each path makes it do."""
 
     def __init__(self, site: Site, name: str = "rogue") -> None:
         self._site = site
@@ -104,7 +104,7 @@ class RogueService:
         self.url = f"http://127.0.0.1:{ports[0]}"
 
     def resource(self, what: str) -> dict[str, Any]:
-        """Return the config's entry of ibm_demo for an attack that its service makes."""
+        """Return the config's entry for ibm_demo, for an attack by its service."""
         resource = self._site.emulator.resource("ibm_demo")
         url = f"{self.url}/{what}"
         resource["environment"] = {

@@ -1,4 +1,4 @@
-"""A private Slurm cluster on this machine: own ports, folders, munge and user; gone without a trace.
+"""A private Slurm cluster on this machine with its own ports, folders, munge and user, removed without a trace.
 
 `python -m slurm.cluster` lists and stops clusters that were left up.
 """
@@ -27,26 +27,26 @@ from slurm.polling import DeadlineError, wait_for
 from slurm.processes import Belongings, end_all, start_ticks
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Not $TMPDIR: the job's user has to get in, and munge's socket path must stay below 108 characters.
+# Not $TMPDIR: the job's user needs access, and munge's socket path must stay below 108 characters.
 PARENT = Path("/tmp")
 FOLDER_PREFIX = "qrmi-slurm-"
 USER_PREFIX = "qrmi-"
 
-START_ATTEMPTS = 3  # another program may take a port between our looking and slurmd's binding
+START_ATTEMPTS = 3  # another program may take a port before slurmd binds to it
 DAEMON_DEADLINE_S = 20.0
 COMMAND_DEADLINE_S = 60.0
 LOG_TAIL_LINES = 15
-# What Slurm logs at each start of a cluster like this one, and what nobody who looks for a reason wants to see.
+# What Slurm logs at every start of such a cluster, which only distracts from the reason of a failure.
 EXPECTED_IN_LOGS = re.compile(
     r"mpi/pmix|hwloc_topo_load|Node configuration differs|CPU frequency|state file|state save"
 )
-# Outside Linux's ephemeral range (32768 and up), from which srun takes its ports while we run.
+# Outside Linux's ephemeral range (32768 and up), from which srun takes its ports.
 PORTS = range(20000, 32000)
 
 OWNER = "owner.json"  # which process started the cluster, and the users it has made
-KEEP = "keep"  # it is there: the cluster outlives that process on purpose
+KEEP = "keep"  # present if the cluster outlives that process on purpose
 
-# PLANNED is a note of the backfill scheduler on an idle node; it stays a while after the planned job has run.
+# PLANNED is a note of the backfill scheduler on an idle node; it stays for a while after the planned job has run.
 IDLE = frozenset({"idle", "planned"})
 TERMINAL_STATES = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
@@ -60,7 +60,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What slurm.conf names as Prolog, TaskProlog and Epilog: paths, the first and last also globs."""
+    """The Prolog, TaskProlog and Epilog of slurm.conf: paths; the first and last may be globs."""
 
     prolog: str | Path | None = None
     task_prolog: str | Path | None = None
@@ -69,7 +69,7 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """What a cluster is made of.
+    """What a cluster consists of.
 
     Args:
         nodes: how many slurmd; they are called n1, n2, ...
@@ -79,11 +79,11 @@ class ClusterOptions:
         plugstack: lines of plugstack.conf.
         settings: settings of slurm.conf, over ours; an empty one is left out.
         conf_lines: whole lines to add to slurm.conf.
-        path: folders in front of the PATH of the users' commands.
-        slurmdbd: have a slurmdbd, with a MariaDB of its own, in which the users have no account yet.
-        requeue_after_s: how long a requeued job waits before it starts again. It is the lifetime of a job's
-            credential (cred_expire in slurm.conf(5)), so Prolog must not take longer; and slurmd runs no Prolog
-            for a job whose earlier credential it still has, which is what StartTime=now would bring about.
+        path: folders to put first in the PATH of the users' commands.
+        slurmdbd: run a slurmdbd with its own MariaDB, in which the users have no account yet.
+        requeue_after_s: how long a requeued job waits before it starts again. This is the lifetime of a job's
+            credential (cred_expire in slurm.conf(5)), so Prolog must not take longer. slurmd runs no Prolog for a job
+            whose earlier credential it still has, so StartTime=now would not do.
     """
 
     nodes: int = 2
@@ -134,16 +134,16 @@ class Cluster:
         self.token = secrets.token_hex(4)
         self.folder = PARENT / f"{FOLDER_PREFIX}{self.token}"
         self.users: list[User] = []
-        # In front of each daemon and each of root's Slurm commands: nsenter, where they are to see another machine.
+        # Prefix of each daemon and of root's Slurm commands: nsenter, if they are to run on another machine.
         self.enter: tuple[str, ...] = ()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._sessions: set[int] = set()
 
-    # --- where things are ---------------------------------------------------------------------------
+    # --- paths --------------------------------------------------------------------------------------
 
     @property
     def etc(self) -> Path:
-        """The folder of slurm.conf, plugstack.conf and whatever else is configuration."""
+        """The folder of slurm.conf, plugstack.conf and all other configuration."""
         return self.folder / "etc"
 
     @property
@@ -186,7 +186,7 @@ class Cluster:
         """Start all daemons and wait until every node is idle; stop everything again if that fails.
 
         Raises:
-            ClusterError: it did not start; the message ends with the last lines of the log that says why.
+            ClusterError: it did not start; the message ends with the last lines of the relevant log.
         """
         try:
             self.make()
@@ -203,7 +203,7 @@ class Cluster:
             raise
 
     def make(self) -> None:
-        """Make the folder and the users; `start` does so where it has not been done."""
+        """Make the folder and the users; `start` does so if needed."""
         if not self.users:
             self._require_root()
             self._make_folders()
@@ -228,14 +228,14 @@ class Cluster:
         as_user += [f"{name}={env[name]}" for name in ("HOME", "USER", "LOGNAME", "SHELL")]
         env_sh = self.folder / "env.sh"
         env_sh.write_text(
-            f"# To be sourced: the commands of this throwaway cluster, and `as_user` to run one as {user.name}.\n"
+            f"# Source this: the commands of this throwaway cluster, and `as_user` to run one as {user.name}.\n"
             f'{ours}:"$PATH"\n'
             f'as_user() {{ (cd {user.home} && {shlex.join(as_user)} "$@"); }}\n'
         )
         return env_sh
 
     def start_daemon(self, name: str, command: Sequence[str | Path], env: Mapping[str, str]) -> int:
-        """Start a program that ends with the cluster, its output in its log; return its process id."""
+        """Start a program that ends with the cluster, with its output in its log; return its process id."""
         with self.log(name).with_suffix(".out").open("ab") as output:
             daemon = subprocess.Popen(
                 [*self.enter, *command],
@@ -266,7 +266,7 @@ class Cluster:
         return name in self._daemons and self._daemons[name].poll() is None
 
     def kill_daemon(self, name: str) -> None:
-        """Kill one daemon, not what it started, as a crash would."""
+        """Kill one daemon but not its children, as a crash would."""
         daemon = self._daemons.pop(name)
         daemon.kill()
         daemon.wait()
@@ -286,7 +286,7 @@ class Cluster:
         self.start_daemon(node, ["slurmd", "-D", "-N", node], {})
 
     def restart_slurmd(self, node: str) -> None:
-        """Kill a node's slurmd where it lives, start it again and wait until it answers."""
+        """Kill a node's slurmd if it is running, start it again and wait until it answers."""
         if node in self._daemons:
             self.kill_slurmd(node)
         self.start_slurmd(node)
@@ -295,7 +295,7 @@ class Cluster:
     # --- commands -----------------------------------------------------------------------------------
 
     def env(self, user: User | None = None) -> dict[str, str]:
-        """Return the environment of a user's commands (of the first user, where none is named)."""
+        """Return the environment for a user's commands (the first user by default)."""
         user = user or self.user
         return {
             "PATH": os.pathsep.join([*map(str, self.options.path), SYSTEM_PATH]),
@@ -336,8 +336,8 @@ class Cluster:
 
         Args:
             command: what to run.
-            user: as whom; the first user, where None.
-            env: variables over the usual ones of `env()`.
+            user: as whom; the first user by default.
+            env: variables over those of `env()`.
             stdin: text for its standard input.
             deadline_s: killed after this many seconds.
 
@@ -391,10 +391,10 @@ class Cluster:
         """Submit a batch job and return its id.
 
         Args:
-            script: the path of a job script, or the text of one (a text has more than one line).
+            script: the path of a job script, or its text (a text has more than one line).
             args: options of sbatch.
-            user: as whom; the first user, where None.
-            env: variables over the usual ones.
+            user: as whom; the first user by default.
+            env: variables over those of `env()`.
 
         Raises:
             ClusterError: sbatch refused.
@@ -411,7 +411,7 @@ class Cluster:
         return self.jobs(job_id)[0]
 
     def jobs(self, job_id: int | str) -> list[JobInfo]:
-        """Return what Slurm knows of a job; of each task of an array, each component of a het job."""
+        """Return what Slurm knows of a job: for an array, of each task; for a het job, of each component."""
         lines = self.slurm("scontrol", "show", "job", "--oneliner", str(job_id)).splitlines()
         return [_parse_job(line) for line in lines if line.strip()]
 
@@ -421,9 +421,9 @@ class Cluster:
         states: frozenset[str] | set[str] = TERMINAL_STATES,
         deadline_s: float = 30.0,
     ) -> JobInfo:
-        """Wait until a job is in one of the states (COMPLETING is none of the final ones).
+        """Wait until a job is in one of the states (COMPLETING does not count as a final one).
 
-        RUNNING counts from the end of Prolog on: Slurm says RUNNING before, with the reason "Prolog".
+        RUNNING means that Prolog has ended: before that Slurm says RUNNING with the reason "Prolog".
 
         Raises:
             DeadlineError: it was not; the message has what Slurm says of it and the nodes' logs.
@@ -440,13 +440,13 @@ class Cluster:
         return wait_for(in_state, f"job {job_id} in {sorted(states)}", deadline_s, on_timeout=last_words)
 
     def wait_job_over(self, job_id: int | str, deadline_s: float = 30.0) -> JobInfo:
-        """Wait until a job has ended and Epilog has run on each of its nodes, all of which are idle again."""
+        """Wait until a job and the Epilogs on all its nodes have ended and the nodes are idle again."""
         info = self.wait_job(job_id, deadline_s=deadline_s)
         self.wait_nodes_idle(deadline_s)
         return info
 
     def job_output(self, job_id: int | str) -> str:
-        """Return what a batch job has written to its standard output; empty where there is no file."""
+        """Return a batch job's standard output, or an empty string if there is no file."""
         path = Path(self.job(job_id).fields["StdOut"])
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -458,13 +458,13 @@ class Cluster:
         return dict(line.split() for line in lines)
 
     def node_reason(self, node: str) -> str:
-        """Return why a node is down or drained; empty where it is not."""
+        """Return why a node is down or drained, or an empty string."""
         shown = self.slurm("scontrol", "show", "node", node)
         reason = re.search(r"^\s*Reason=(.*)$", shown, re.MULTILINE)
         return reason.group(1) if reason else ""
 
     def wait_nodes_idle(self, deadline_s: float = 20.0) -> None:
-        """Wait until every node is idle: nothing runs, no Prolog or Epilog either, none is drained."""
+        """Wait until every node is idle: none drained, nothing running, no Prolog or Epilog either."""
 
         def idle() -> bool:
             return set(self.node_states().values()) <= IDLE
@@ -475,7 +475,7 @@ class Cluster:
         wait_for(idle, "all nodes to be idle", deadline_s, on_timeout=states)
 
     def revive_nodes(self) -> None:
-        """Start the slurmds that do not run, resume drained and down nodes, and wait until all are idle."""
+        """Start dead slurmds, resume drained and down nodes, and wait until all are idle."""
         for node in self.nodes:
             if node not in self._daemons or self._daemons[node].poll() is not None:
                 self._daemons.pop(node, None)
@@ -487,7 +487,7 @@ class Cluster:
 
     def log_tail(self, daemon: str) -> str:
         """Return the last lines of a daemon's log, headed by its path."""
-        # A daemon that fails before it has read its configuration says so on its standard error only.
+        # A daemon that fails before it reads its configuration says so only on standard error.
         paths = (self.log(daemon), self.log(daemon).with_suffix(".out"))
         path = next((path for path in paths if path.exists() and path.stat().st_size), paths[0])
         text = path.read_text(errors="replace") if path.exists() else "(nothing)"
@@ -501,7 +501,7 @@ class Cluster:
             raise ClusterError("the cluster needs root: slurmd starts each job as the user who submitted it")
         for program in ("munged", "slurmctld", "slurmd", "sbatch"):
             if shutil.which(program, path=SYSTEM_PATH) is None:
-                raise ClusterError(f"there is no {program} on this machine; `make setup` installs it")
+                raise ClusterError(f"{program} is not installed; run `make setup`")
 
     def _make_folders(self) -> None:
         self.folder.mkdir(mode=0o700)
@@ -555,7 +555,7 @@ class Cluster:
         self._wait_until(self.nodes[0], self._all_idle, "the nodes to be idle")
 
     def _start_slurmdbd(self, port: int) -> None:
-        """Start MariaDB and slurmdbd, and let it know of this cluster, without which slurmctld would not start."""
+        """Start MariaDB and slurmdbd, and register this cluster, without which slurmctld does not start."""
         database = Database(self.folder / "mariadb")
         database.make()
         self.start_daemon("mariadbd", database.command(), {})
@@ -572,7 +572,7 @@ class Cluster:
         return lines is not None and set(lines.split()) <= IDLE
 
     def _wait_until(self, log_of: str, ask: Callable[[], object], what: str) -> None:
-        """Wait for something about the daemons, all of which must go on living meanwhile."""
+        """Wait for a condition of the daemons, all of which must stay alive."""
 
         def so_far() -> bool:
             self.check_daemons()
@@ -615,7 +615,7 @@ class Cluster:
             "SlurmdParameters": "config_overrides",
             "ReturnToService": "2",
             "PrologFlags": "Alloc",
-            # Everything that makes Slurm wait a little is set to wait less.
+            # All of Slurm's short waits are made shorter.
             "SchedulerParameters": "sched_min_interval=0,batch_sched_delay=0,sched_interval=2,bf_interval=1",
             "KillWait": "2",
             "CompleteWait": "0",
@@ -666,7 +666,7 @@ def left_up() -> list[Path]:
 
 
 def sweep() -> list[Path]:
-    """Stop the clusters whose owner died without doing so (SIGKILL), and return what were their folders."""
+    """Stop the clusters whose owner died without doing so (SIGKILL), and return their former folders."""
     stopped = []
     for path in PARENT.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
         with contextlib.suppress(FileNotFoundError):  # its owner is just removing it
@@ -687,7 +687,7 @@ def stop_left_up(folder: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
+    """Return ports that nothing is listening on."""
     ports: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -711,19 +711,19 @@ def _uids(names: Iterable[str]) -> list[int]:
 
 def _remove_user(name: str) -> None:
     if _find_user(name) is not None:
-        # --force: where process 1 does not reap, zombies of the user stay, and userdel takes them for a login.
+        # --force: if process 1 does not reap, zombies of the user stay, and userdel takes them for a login.
         _change_users("userdel", "--force", name)
 
 
 def _change_users(*command: str) -> None:
-    """Run useradd or userdel; where another program has /etc/passwd locked, again.
+    """Run useradd or userdel, and retry while another program has /etc/passwd locked.
 
     Raises:
         ClusterError: it failed for another reason, or the lock stayed for 20 s.
     """
 
     def changed() -> bool:
-        # To its end, whatever comes meanwhile: one that is killed half-way leaves the lock, or a user behind our back.
+        # Never interrupted: if it is killed half-way, it leaves the lock or an unrecorded user.
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -747,7 +747,7 @@ def _change_users(*command: str) -> None:
 
 
 def _parse_job(line: str) -> JobInfo:
-    """Read a line of `scontrol show job --oneliner`: `Name=value` pairs, whose values may hold spaces."""
+    """Read a line of `scontrol show job --oneliner`: `Name=value` pairs, whose values may contain spaces."""
     pairs = re.findall(r"(?:^|\s)([A-Z][\w/:]*)=(.*?)(?=\s+[A-Z][\w/:]*=|\s*$)", line)
     fields = dict(pairs)
     return JobInfo(
@@ -765,13 +765,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """List or stop the clusters that were left up.
 
     Returns:
-        The exit status: 0, or 1 where the named folder is no cluster.
+        The exit status: 0, or 1 if the given folder is not a cluster's.
     """
     parser = argparse.ArgumentParser(prog="slurm.cluster", description="Clusters that were left up.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="print their folders")
     stop = commands.add_parser("stop", help="end their processes, remove their users and folders")
-    stop.add_argument("folder", nargs="?", type=Path, help="which one; all that were left up, where none is named")
+    stop.add_argument("folder", nargs="?", type=Path, help="which one; by default all that were left up")
     chosen = parser.parse_args(arguments)
 
     folders = [chosen.folder] if getattr(chosen, "folder", None) else left_up()

@@ -1,4 +1,4 @@
-"""The site that the tests on real Slurm share, and the end of its logs beside each failure."""
+"""The site shared by the tests on real Slurm; its daemons' last log lines are shown with each failure."""
 
 import signal
 from collections.abc import Generator, Iterator
@@ -13,7 +13,7 @@ from slurm.standins import Services
 
 
 def pytest_configure() -> None:
-    """Let SIGTERM end the run as Ctrl-C does: with every cluster stopped."""
+    """Let SIGTERM end the run like Ctrl-C: every cluster is stopped."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -23,7 +23,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the daemons of the shared site have logged last, where a test has failed."""
+    """When a test fails, show the last log lines of the shared site's daemons."""
     report = yield
     site = getattr(item, "funcargs", {}).get("site")
     if report.failed and isinstance(site, Site):
@@ -47,12 +47,12 @@ def shared_site() -> Iterator[Site]:
 
 @pytest.fixture
 def site(shared_site: Site) -> Site:
-    """Return the shared site as it was when it started: idle nodes, no jobs, no faults."""
+    """Return the shared site in its initial state: idle nodes, no jobs, no faults."""
     shared_site.reset()
     return shared_site
 
 
 @pytest.fixture(scope="session")
 def services(shared_site: Site) -> Services:
-    """Return stand-ins for the services of all types but IBM's sessions, for the whole session."""
+    """Return stand-ins for the services of all types except IBM's sessions, for the whole session."""
     return Services(shared_site.cluster)

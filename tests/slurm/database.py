@@ -1,4 +1,4 @@
-"""What slurmdbd needs: a MariaDB of its own in one folder, reached by a socket there alone."""
+"""What slurmdbd needs: a MariaDB server in one folder, reachable only through its socket."""
 
 import subprocess
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ class Database:
     """One MariaDB server.
 
     Args:
-        folder: where its data and its socket are; made by `make`.
+        folder: holds its data and its socket; made by `make`.
     """
 
     folder: Path
 
     @property
     def socket(self) -> Path:
-        """Where it listens, and nowhere else."""
+        """Its only socket."""
         return self.folder / "socket"
 
     def make(self) -> None:
-        """Make the data folder with the system tables, from nothing."""
+        """Create the data folder with the system tables."""
         self.socket.unlink(missing_ok=True)
         data = self.folder / "data"
         if data.exists():
@@ -43,15 +43,15 @@ class Database:
         )
 
     def command(self) -> list[str]:
-        """Return the server's command line: no network, no grant tables, nothing of the machine's own settings."""
+        """Return the server's command line: no network, no grant tables, none of the machine's settings."""
         return [*self._options(), f"--socket={self.socket}", "--skip-networking", "--skip-grant-tables"]
 
     def client_env(self) -> dict[str, str]:
-        """Return what its clients' library looks at."""
+        """Return the environment for its client library."""
         return {"MYSQL_UNIX_PORT": str(self.socket)}
 
     def _options(self) -> list[str]:
-        # The machine may lose it all: no syncing, no logs beside the smallest.
+        # The data is disposable: no syncing, the smallest logs.
         fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-log-file-size=8M"]
         small = ["--innodb-buffer-pool-size=16M", "--skip-log-bin", f"--pid-file={self.folder}/pid"]
         return [MARIADBD, "--no-defaults", "--user=root", f"--datadir={self.folder}/data", *fast, *small]

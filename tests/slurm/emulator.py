@@ -1,4 +1,4 @@
-"""The emulated quantum service of a test site: its process, its sessions, its faults."""
+"""A test site's emulated quantum service: its process, its sessions, its faults."""
 
 import json
 import sys
@@ -21,18 +21,18 @@ TYPE = "ibm-quantum-compute-service"
 
 
 class Emulator:
-    """One `qrmi-slurm emulator`, a daemon of a cluster, which ends it.
+    """One `qrmi-slurm emulator`, run as a daemon of a cluster and ended with it.
 
     Args:
         cluster: a started cluster.
-        backends: resource name to the fake backend that it stands for: `{"ibm_demo": "FakeSherbrooke"}`.
+        backends: maps resource names to fake backends: `{"ibm_demo": "FakeSherbrooke"}`.
     """
 
     def __init__(self, cluster: Cluster, backends: Mapping[str, str]) -> None:
         self.backends = dict(backends)
         self._cluster = cluster
         self._port_file = cluster.folder / "emulator.port"
-        # The service may answer anything; the environment's proxies have nothing to do with it.
+        # The service may send any answer, and the environment's proxies do not apply to it.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.url = ""
 
@@ -75,7 +75,7 @@ class Emulator:
         return {"name": name, "type": TYPE, "environment": environment}
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Return every session there was, oldest first."""
+        """Return all sessions so far, oldest first."""
         sessions: list[dict[str, Any]] = self.control("GET", "sessions")
         return sessions
 
@@ -84,12 +84,12 @@ class Emulator:
         return [session for session in self.sessions() if session["state"] in OPEN_STATES]
 
     def requests(self) -> list[dict[str, Any]]:
-        """Return every request that the emulator has answered."""
+        """Return every request the emulator has answered."""
         requests: list[dict[str, Any]] = self.control("GET", "requests")
         return requests
 
     def control(self, method: str, what: str, body: object = None) -> Any:
-        """Call the emulator's control interface and return its JSON answer, None where it is empty."""
+        """Call the emulator's control interface and return its JSON answer, or None if it is empty."""
         request = urllib.request.Request(
             f"{self.url}/_emulator/{what}",
             method=method,
@@ -102,7 +102,7 @@ class Emulator:
 
     @contextmanager
     def fault(self, **what: Any) -> Iterator["Fault"]:
-        """Let the emulator misbehave until the block ends: `fault(call="create_session", kind="hang")`."""
+        """Make the emulator misbehave until the block ends: `fault(call="create_session", kind="hang")`."""
         fault = Fault(self, self.control("POST", "faults", what)["id"])
         try:
             yield fault
@@ -110,40 +110,40 @@ class Emulator:
             self.control("DELETE", f"faults/{fault.fault_id}")
 
     def held(self, call: str, when: str = "before") -> AbstractContextManager["Fault"]:
-        """Keep requests of a call waiting until the block ends; they are answered then.
+        """Hold requests of a call until the block ends, then answer them.
 
         Args:
-            call: the call's name, `create_session` for one.
+            call: the call's name, such as `create_session`.
             when: `before` or `after` the service has carried it out.
         """
         return self.fault(call=call, kind="hold", when=when)
 
     def clear_faults(self) -> None:
-        """Let the emulator behave; what is held goes on."""
+        """Clear all faults except those that hold requests."""
         self.control("DELETE", "faults")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that is set now."""
+    """An active fault."""
 
     emulator: Emulator
     fault_id: str
 
     def hits(self) -> int:
-        """Return how many requests it has hit so far."""
+        """Return how many requests it has affected so far."""
         return int(self._shown()["hits"])
 
     def count(self) -> int:
-        """Return how many requests it holds now."""
+        """Return how many requests it is holding."""
         return int(self._shown()["holding"])
 
     def go_on(self) -> None:
-        """Let go what it holds, and what it would hold from now on."""
+        """Release the held requests, and hold none from now on."""
         self.emulator.control("POST", f"release/{self.fault_id}", {})
 
     def wait_for(self, count: int, deadline_s: float = 20.0) -> None:
-        """Wait until it holds so many requests at the same time.
+        """Wait until it is holding that many requests at once.
 
         Raises:
             DeadlineError: it did not.

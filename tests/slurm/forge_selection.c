@@ -1,4 +1,4 @@
-/* A SPANK plugin of a user's own: puts a selection into the job-control environment of any srun, step or job. */
+/* A user's own SPANK plugin: puts a selection into the job-control environment of any srun, step or job. */
 #include <slurm/spank.h>
 
 SPANK_PLUGIN(forge_selection, 1)

@@ -1,4 +1,4 @@
-"""A gate in front of the emulator that can be shut: connections are refused then, as where a service is down."""
+"""A gate in front of the emulator. Shut, it refuses connections, as when a service is down."""
 
 import contextlib
 import socket
@@ -12,10 +12,10 @@ CONNECT_DEADLINE_S = 5.0
 
 
 class Gate:
-    """Passes connections on to a URL's host and port; `with Gate(url) as gate:`, and `gate.url` is its own.
+    """Forwards connections to a URL's host and port; `with Gate(url) as gate:`, and `gate.url` is its own.
 
     Args:
-        url: where to.
+        url: where to forward.
     """
 
     def __init__(self, url: str) -> None:
@@ -29,11 +29,11 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """The gate's own URL; the same after it was shut and opened again."""
+        """The gate's own URL, which stays the same when it is shut and opened again."""
         return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
-        """Return the gate, which is open."""
+        """Open the gate and return it."""
         return self
 
     def __exit__(
@@ -49,7 +49,7 @@ class Gate:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def shut(self) -> None:
-        """Refuse connections from now on, and end those that are open."""
+        """Refuse new connections and end open ones."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
@@ -76,7 +76,7 @@ class Gate:
 
 
 def _carry(near: socket.socket, far: socket.socket) -> None:
-    """Carry both ways until both ends are shut."""
+    """Forward both ways until both ends are shut."""
     with near, far:
         back = threading.Thread(target=_pump, args=(far, near), daemon=True)
         back.start()

@@ -1,7 +1,7 @@
-"""A machine to follow the admin's pages on: a cluster without the suite, where /opt, /etc and the like are its own.
+"""A machine on which to follow the admin's pages: a cluster without the suite, with its own /opt, /etc and the like.
 
-It is a mount and a network namespace of this machine, so what the pages say is typed as it stands, and the machine's
-own folders and ports are left alone. What systemd would do there, stand-ins do.
+It is a mount and a network namespace of this machine, so the pages' commands are typed verbatim, and the real machine's
+folders and ports are left alone. Scripts stand in for systemd.
 """
 
 import importlib.util
@@ -24,18 +24,18 @@ MAX_DATAGRAM_BYTES = 65536
 
 
 def _packages() -> Path:
-    """Return the folder of the packages in the lower layer of the tests' environment."""
+    """Return the package folder in the lower layer of the tests' environment."""
     found = importlib.util.find_spec("qiskit")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parents[1]
 
 
-# Qiskit and what else the emulator and the example need are too large to be installed again.
+# Qiskit and the other packages of the emulator and the example are too large to install again.
 BASE_PACKAGES = _packages()
 BASE_BIN = BASE_PACKAGES.parents[2] / "bin"
 
-# What a folder of the cluster takes the place of. Slurm's own configuration is then where the pages have it.
+# The folders replaced by folders of the cluster. Slurm's own configuration is then where the pages expect it.
 OWN_PLACES = ("opt", "etc", "srv", "var/spool", "usr/local/bin", "dev")
 
 SET_UP = """
@@ -61,8 +61,8 @@ python3 -c "{loopback}"
 touch {folder}/machine.ready
 exec sleep infinity
 """
-# A new network namespace has its loopback down, and Debian may have no ip(8): SIOCSIFFLAGS, IFF_UP | IFF_RUNNING. Slurm
-# resolves 127.0.0.1 only where there is another address as well (AI_ADDRCONFIG): SIOCSIFADDR, RFC 5737's first.
+# The loopback of a new network namespace is down, and Debian may lack ip(8): SIOCSIFFLAGS, IFF_UP | IFF_RUNNING. Slurm
+# resolves 127.0.0.1 only if there is another address as well (AI_ADDRCONFIG): SIOCSIFADDR, RFC 5737's first.
 LOOPBACK_UP = """
 import fcntl, socket, struct
 end = socket.socket()
@@ -71,7 +71,8 @@ address = socket.inet_aton('192.0.2.1')
 fcntl.ioctl(end, 0x8916, struct.pack('16sH2x4s8x', b'lo:1', socket.AF_INET, address))
 """
 
-# Each does what the pages use of the program, by the same files: units in /etc/systemd/system, messages of /dev/log.
+# Each does what the pages need from the program, using the same files: units in /etc/systemd/system, messages of
+# /dev/log.
 SYSTEMCTL = """#!/bin/bash
 units=/etc/systemd/system
 case "$1 $2" in
@@ -105,17 +106,17 @@ for line in open("{syslog}", errors="replace"):
 SSH = """#!/bin/sh
 exec sh -c "$2"
 """
-# The admin's hands in an editor: the configuration that belongs to the emulator.
+# The edits an admin would make by hand: the configuration for the emulator.
 EDITOR = """#!/bin/sh
 cat {checkout}/examples/qrmi_config.emulator.json >"$1"
 """
 
 
 class Machine:
-    """A cluster of two nodes on a machine of its own; `with Machine() as machine:`."""
+    """A two-node cluster on a machine of its own; `with Machine() as machine:`."""
 
     def __init__(self) -> None:
-        # PrologFlags is the page's to set.
+        # the page sets PrologFlags
         self.cluster = Cluster(ClusterOptions(nodes=2, settings={"PrologFlags": "", "SlurmdDebug": "debug"}))
         self.folder = self.cluster.folder
         self.checkout = self.folder / "checkout"
@@ -136,24 +137,24 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it; nothing of it is left."""
+        """Stop it and remove everything."""
         self.stop()
 
     def stop(self) -> None:
-        """End every process in it, and with them its mounts; remove its folder."""
+        """End every process inside, and with them its mounts; remove its folder."""
         if self._end is not None:
             self._end.close()
         self.cluster.stop()
 
     def path(self, path: str) -> Path:
-        """Return where a path of the machine is seen from outside, for those that are its own."""
+        """Return the path outside the namespace for one of the machine's own paths."""
         assert path.startswith(tuple(f"/{place}/" for place in OWN_PLACES)), path
         return self.cluster.etc / path[11:] if path.startswith("/etc/slurm/") else self._own / path[1:]
 
     def type(
         self, command: str, *, user: User | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in bash: as root in the checkout, or as a user at home. Both outputs are one."""
+        """Run a command in bash, as root in the checkout or as a user at home, with stdout and stderr merged."""
         return subprocess.run(
             self._words(command, user),
             stdin=subprocess.DEVNULL,
@@ -163,16 +164,16 @@ class Machine:
             errors="replace",
             timeout=COMMAND_DEADLINE_S,
             env={**self._env(user), **(env or {})},
-            umask=0o077 if user is None else 0o022,  # root's habit at many sites; what users need is the page's to say
+            umask=0o077 if user is None else 0o022,  # many sites set this for root; the page has to say what users need
         )
 
     def start(self, name: str, command: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a command that goes on as root's, its output in the log of that name."""
+        """Start a long-running command as root, with its output in the log of that name."""
         words = self._words(f"exec {command}", None, enter=False)
         self.cluster.start_daemon(name, words, {**self._env(None), **(env or {})})
 
     def emulator(self, method: str, what: str, body: object = None) -> Any:
-        """Call the control interface of the emulator on its usual port; return its answer, None where it is empty."""
+        """Call the emulator's control interface on its usual port, and return its answer, or None if it is empty."""
         program = (
             "import sys, urllib.request as u; method, what, body = sys.argv[1:];"
             "request = u.Request('http://127.0.0.1:8290/_emulator/' + what, body.encode() or None,"
@@ -185,13 +186,13 @@ class Machine:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def open_sessions(self) -> list[dict[str, Any]]:
-        """Return the sessions that hold a QPU of the emulator now."""
+        """Return the sessions that currently hold one of the emulator's QPUs."""
         return [one for one in self.emulator("GET", "sessions") if one["state"] in ("open", "active")]
 
     # --- inside -------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.cluster.make()  # its users stand in the /etc that is copied
+        self.cluster.make()  # its users are in the copied /etc
         ignored = shutil.ignore_patterns(".git", "build", "dist", "__pycache__", ".*_cache", "*.so")
         shutil.copytree(CHECKOUT, self.checkout, ignore=ignored, symlinks=True)
         script = SET_UP.format(folder=self.folder, places=" ".join(OWN_PLACES), loopback=LOOPBACK_UP)
@@ -213,7 +214,7 @@ class Machine:
         self.cluster.start()
 
     def _listen(self) -> None:
-        """Be the machine's syslog."""
+        """Act as the machine's syslog."""
         self.syslog.touch(mode=0o600)
         end = self._end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         end.bind(str(self.path("/dev/log")))
@@ -237,10 +238,10 @@ class Machine:
         return [*words, "bash", "-c", command]
 
     def _env(self, user: User | None) -> dict[str, str]:
-        """Return the environment of a shell on the machine: nothing that the pages do not say, but for an index."""
+        """Return the environment of a shell on the machine: only what the pages mention, and a package index."""
         common = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1"}
         if user is not None:
-            path = f"{BASE_BIN}:{SYSTEM_PATH}"  # a Python of the user's own, with what the example imports
+            path = f"{BASE_BIN}:{SYSTEM_PATH}"  # a Python for the user, with the packages that the example imports
             who = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name, "SHELL": "/bin/bash"}
             return {**common, **who, "PATH": path}
         return {
@@ -250,7 +251,7 @@ class Machine:
             "APT_CONFIG": str(self.folder / "apt.conf"),
             "PIP_FIND_LINKS": str(self.wheels),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            # Two nodes share this machine, whose name is neither's.
+            # Two nodes share this machine, and its host name matches neither.
             "SLURMD_NODENAME": "n1",
         }
 

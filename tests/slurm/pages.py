@@ -1,4 +1,4 @@
-"""What the pages tell people to type: the commands of their blocks and those within their sentences."""
+"""What the pages tell people to type: the commands in code blocks and in the text."""
 
 import re
 import shlex
@@ -8,13 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# An inline span that begins with one of these and goes on is a command; the others are names, options, values.
+# An inline span that starts with one of these and has arguments is a command; others are names, options, values.
 PROGRAMS = frozenset(
     {"apt-get", "dnf", "env", "export", "install", "journalctl", "ln", "make", "man", "pip", "qrmi-slurm", "rm"}
     | {"sacct", "sacctmgr", "salloc", "sbatch", "scontrol", "sed", "sinfo", "sprio", "squeue", "sreport", "srun", "ssh"}
     | {"systemctl", "systemd-analyze", "touch"}
 )
-# Those that need slurmdbd; tests/slurm/test_accounting.py has one.
+# These need slurmdbd; tests/slurm/test_accounting.py covers one.
 OF_SLURMDBD = ("sacct ", "sacctmgr ", "sreport ")
 _LAUNCHERS = frozenset({"salloc", "sbatch", "srun"})
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -27,7 +27,7 @@ class Block:
     Args:
         page: the page's path below the checkout.
         section: the heading above it.
-        language: what stands behind the fence; empty where nothing does.
+        language: the language after the fence; may be empty.
         text: its lines.
     """
 
@@ -38,22 +38,22 @@ class Block:
 
     @property
     def is_typed(self) -> bool:
-        """Whether there are commands in it, and not a script."""
+        """Whether it contains commands rather than a script."""
         return self.language in ("sh", "console") and not self.text.startswith("#!")
 
     @property
     def commands(self) -> list[str]:
-        """The commands in it, comments left out: those of `sh`, and each line with a prompt of `console`."""
+        """The commands in it without comments: those of `sh`, and each line with a prompt of `console`."""
         if self.language == "sh":
             return _commands_of_script(self.text)
         return [command for command, _ in self.session]
 
     @property
     def session(self) -> list[tuple[str, list[str]]]:
-        """The commands of a console, each with the lines that are shown below it; root's have the prompt `# `."""
+        """The commands of a console, each with its output below; root's have the prompt `# `."""
         found: list[tuple[str, list[str]]] = []
         for line in self.text.splitlines():
-            # What make prints shows other prompts, which are its output, and so are comments in a printed file.
+            # Prompts in make's output are part of the output, as are comments in a printed file.
             is_prompt = line.startswith("$ ") or (line.startswith("# ") and line.split()[1] in PROGRAMS)
             if is_prompt and not (found and found[0][0].startswith("make ")):
                 found.append((line[2:], []))
@@ -63,7 +63,7 @@ class Block:
 
 
 def _commands_of_script(text: str) -> list[str]:
-    """Return each command of a script; one that goes on over several lines is one."""
+    """Return each command of a script; lines continued with a backslash are one command."""
     commands: list[str] = []
     lines = iter(text.splitlines())
     for line in lines:
@@ -79,12 +79,12 @@ def _commands_of_script(text: str) -> list[str]:
 
 
 def pages() -> list[str]:
-    """Return the paths of all pages for people, below the checkout."""
+    """Return the paths of all documentation pages, below the checkout."""
     return ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: str) -> list[Block]:
-    """Return the fenced blocks of a page, in their order."""
+    """Return the fenced blocks of a page, in order."""
     text = (ROOT / page).read_text()
     found = []
     for match in _FENCE.finditer(text):
@@ -119,6 +119,6 @@ def _is_command(span: str) -> bool:
 
 
 def commands(page: str) -> list[str]:
-    """Return all commands of a page, each once, in the order of the page's blocks and then its sentences."""
+    """Return each command of a page once: first those in blocks, then those in the text."""
     in_blocks = [command for one in blocks(page) if one.is_typed for command in one.commands]
     return list(dict.fromkeys([*in_blocks, *inline_commands(page)]))

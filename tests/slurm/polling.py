@@ -1,4 +1,4 @@
-"""Waiting: ask again until something is so, but not for ever."""
+"""Polling with a deadline."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ INTERVAL_S = 0.03
 
 
 class DeadlineError(Exception):
-    """What was waited for did not come about in time."""
+    """The condition did not become true in time."""
 
 
 def wait_for(
@@ -20,13 +20,13 @@ def wait_for(
     *,
     on_timeout: Callable[[], str] = lambda: "",
 ) -> Answer:
-    """Return the first answer that is not None (nor False).
+    """Poll until the answer is neither None nor False, and return it.
 
     Args:
-        ask: asked every 30 ms; an exception it raises ends the waiting.
+        ask: called every 30 ms; an exception it raises ends the waiting.
         what: completes the sentence "waited 10 s for ...".
-        deadline_s: how long to ask, in seconds; it is asked once at least.
-        on_timeout: text to add to the error: the end of the log that says more.
+        deadline_s: how long to poll, in seconds; `ask` is called at least once.
+        on_timeout: returns text to add to the error, such as the end of a log.
 
     Raises:
         DeadlineError: there was no answer in time.

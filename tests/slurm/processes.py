@@ -1,4 +1,4 @@
-"""Processes on this machine: which of them belong to a cluster's folder, and ending those."""
+"""Processes on this machine: which belong to a cluster's folder, and how to end them."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ END_DEADLINE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One living process; zombies are none."""
+    """One living process, not a zombie."""
 
     pid: int
     parent: int
@@ -33,8 +33,8 @@ def living() -> Iterator[Process]:
             stat = (folder / "stat").read_text(errors="replace")
             status = (folder / "status").read_text(errors="replace")
         except OSError:
-            continue  # gone meanwhile
-        # proc(5): the second field is the name in parentheses, which may hold anything.
+            continue  # it has ended meanwhile
+        # proc(5): the second field is the name in parentheses, which may contain anything.
         state, parent, _group, session, terminal = stat.rpartition(")")[2].split()[:5]
         if state in "ZX":
             continue
@@ -43,9 +43,9 @@ def living() -> Iterator[Process]:
 
 
 def start_ticks(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot, or None where there is none.
+    """Return when a process started, in clock ticks since boot, or None if there is no such process.
 
-    Together with the id this names one process for good: ids are used again.
+    Ids are reused; together with the id this identifies a process.
     """
     try:
         return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19]
@@ -55,12 +55,12 @@ def start_ticks(pid: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """What makes a process one of a cluster's.
+    """What identifies a cluster's processes.
 
     Args:
-        folder: the cluster's folder. The daemons have SLURM_CONF below it, and open files.
+        folder: the cluster's folder. The daemons' SLURM_CONF is below it, and they have files open there.
         uids: the users made for this cluster; whatever runs as them is the cluster's.
-        sessions: the session ids of the daemons started so far; what they start stays in these.
+        sessions: the session ids of the daemons started so far, which their children share.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class Belongings:
     def pids(self) -> set[int]:
         """Return the ids of the cluster's processes, never those of the caller and its ancestors.
 
-        A root process with a terminal is somebody's shell or editor, not a daemon: it is left alone.
+        A root process with a terminal is somebody's shell or editor, not a daemon, and is left out.
         """
         everything = {process.pid: process for process in living()}
         spared = _with_ancestors(os.getpid(), everything)
@@ -107,7 +107,7 @@ class Belongings:
 
 
 def _with_ancestors(pid: int, everything: dict[int, Process]) -> set[int]:
-    """Return a process and those above it."""
+    """Return a process and its ancestors."""
     line = set()
     while pid in everything and pid not in line:
         line.add(pid)

@@ -1,4 +1,4 @@
-"""A site: a private cluster with qrmi-slurm installed in it as an admin would, and an emulated QPU service."""
+"""A site: a private cluster with qrmi-slurm installed as an admin would, and an emulated QPU service."""
 
 import json
 import os
@@ -25,7 +25,7 @@ HOLDABLE = ("before-prolog", "after-prolog", "before-epilog", "after-epilog")
 HOLD_AT_MOST_S = 60
 
 WATCHER = f"""#!/bin/sh
-# Notes that a hook has come to this moment, and keeps it there while a test wants that.
+# Notes that a hook has reached this moment, and holds it there while a test asks for that.
 echo "$SLURM_JOB_ID $SLURMD_NODENAME" >>{{marks}}/{{moment}}
 left={HOLD_AT_MOST_S * 20}
 while [ -e {{holds}}/{{moment}} ] && [ $left -gt 0 ]; do
@@ -35,24 +35,24 @@ done
 """
 
 LOGGER = """#!/bin/sh
-# Runs the installed hook, and keeps what it says: slurmd throws that away, and no syslog may be there.
+# Runs the installed hook and keeps its output: slurmd discards it, and the machine may have no syslog.
 exec {installed} >>{log} 2>&1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SiteOptions:
-    """What a site is made of.
+    """What a site consists of.
 
     Args:
-        cluster: the cluster; its hooks and plugstack lines are the site's to set.
-        backends: resource name to the fake backend of the emulator.
+        cluster: the cluster; the site sets its hooks and plugstack lines.
+        backends: maps resource names to the emulator's fake backends.
         plugstack_args: arguments on the plugin's line, after the config and the state directory.
-        watched: put scripts around Prolog and Epilog that note each run and can be held.
-        hooks_log: keep what Prolog and Epilog print, which else only syslog has; False, and slurm.conf names
-            the installed scripts themselves, as an admin's does.
-        licenses: what `Licenses=` of slurm.conf counts; with any, Slurm has job_submit.lua and cli_filter.lua, and each
-            new config comes with its catalogue.
+        watched: wrap Prolog and Epilog in scripts that note each run and can be held.
+        hooks_log: keep the output of Prolog and Epilog, which otherwise only syslog has. If False, slurm.conf names
+            the installed scripts directly, as an admin's does.
+        licenses: the counts for `Licenses=` in slurm.conf. With any, Slurm loads job_submit.lua and cli_filter.lua, and
+            each new config is written together with its catalogue.
     """
 
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
@@ -76,7 +76,7 @@ class Site:
 
     def __init__(self, options: SiteOptions | None = None) -> None:
         self.options = options or SiteOptions()
-        # The hooks' paths lie in the cluster's folder, whose name the cluster chooses.
+        # The hooks' paths are in the cluster's folder, whose name the cluster chooses.
         self.cluster = Cluster(self.options.cluster)
         self.emulator = Emulator(self.cluster, self.options.backends)
         self.config_path = self.cluster.etc / "qrmi_config.json"
@@ -100,11 +100,11 @@ class Site:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the site and remove what it has made."""
+        """Stop the site and remove what it has created."""
         self.stop()
 
     def start(self) -> None:
-        """Start everything, stop it again if that fails.
+        """Start everything, or stop it all again if that fails.
 
         Raises:
             ClusterError: a daemon did not start; the message has the end of its log.
@@ -151,11 +151,11 @@ class Site:
         return " ".join(words)
 
     def plugstack(self, *lines: str) -> None:
-        """Write plugstack.conf; it holds from the next job on."""
+        """Write plugstack.conf; it takes effect with the next job."""
         (self.cluster.etc / "plugstack.conf").write_text("".join(f"{line}\n" for line in lines))
 
     def reset(self) -> None:
-        """Bring a shared site back to how it started: no jobs, records, faults or held hooks, all nodes idle."""
+        """Reset a shared site to its initial state: no jobs, records, faults or held hooks, all nodes idle."""
         for hold in self._holds.glob("*"):
             hold.unlink()
         self.emulator.clear_faults()
@@ -167,14 +167,14 @@ class Site:
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
     def hooks_log(self) -> str:
-        """Return what Prolog and Epilog have said so far, on all nodes."""
+        """Return the output of Prolog and Epilog so far, on all nodes."""
         path = self.cluster.log("hooks")
         return path.read_text(errors="replace") if path.exists() else ""
 
-    # --- the admin's command, and what it looks at ---------------------------------------------------
+    # --- the admin's command and the hooks' state ---------------------------------------------------
 
     def command(self, *words: str, node: str = "n1", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run `qrmi-slurm` as root on a node, with that node's name for this machine's boot id."""
+        """Run `qrmi-slurm` as root on a node, under that node's name and boot id."""
         return subprocess.run(
             [BIN / "qrmi-slurm", *words],
             env=self.root_env(node),
@@ -196,7 +196,7 @@ class Site:
         )
 
     def recover(self, *words: str, node: str = "n1") -> dict[str, Any]:
-        """Run `qrmi-slurm recover --json`, and return what it says; its exit status must say the same."""
+        """Run `qrmi-slurm recover --json`, check that its exit status agrees, and return its output."""
         done = self.command("recover", "--json", *words, node=node)
         if done.returncode not in (0, 1):
             raise ClusterError(f"recover: exit status {done.returncode}\n{done.stderr}")
@@ -232,11 +232,11 @@ class Site:
         }
 
     def folder_of(self, job_id: int) -> Path:
-        """Return a job's folder in the state directory, whether it is there or not."""
+        """Return the path of a job's folder in the state directory."""
         return self.state_dir / f"throwaway-{self.cluster.token}" / str(job_id)
 
     def record_of(self, job_id: int) -> dict[str, Any] | None:
-        """Return a job's record; None where there is none."""
+        """Return a job's record, or None if it has none."""
         path = self.folder_of(job_id) / "record.json"
         try:
             record: dict[str, Any] = json.loads(path.read_text())
@@ -245,24 +245,24 @@ class Site:
         return record
 
     def change_record(self, job_id: int, change: Callable[[dict[str, Any]], object]) -> None:
-        """Change what stands in a job's record."""
+        """Change a job's record."""
         record = self.record_of(job_id)
         assert record is not None
         change(record)
         (self.folder_of(job_id) / "record.json").write_text(json.dumps(record))
 
     def hook_pids(self, hook: str) -> list[int]:
-        """Return the Python processes of the hooks that run now; not their shells, nor QRMI's calls."""
+        """Return the hooks' running Python processes, without their shells and QRMI's calls."""
         return [pid for pid, is_call in self._pythons_of(hook) if not is_call]
 
     def kill_prolog(self) -> None:
-        """Kill Prolog's Python, as the kernel does when memory is out."""
+        """Kill Prolog's Python, as the kernel does when memory runs out."""
         for pid in wait_for(lambda: self.hook_pids("prolog") or None, "Prolog's Python", 20):
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self.hook_pids("prolog"), "it to end", 5)
 
     def call_pids(self, hook: str) -> list[int]:
-        """Return the processes in which a hook calls QRMI now."""
+        """Return the processes in which a hook is calling QRMI."""
         return [pid for pid, is_call in self._pythons_of(hook) if is_call]
 
     def _pythons_of(self, hook: str) -> list[tuple[int, bool]]:
@@ -273,7 +273,7 @@ class Site:
                 words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
                 environ = Path(f"/proc/{process.pid}/environ").read_bytes()
             except OSError:
-                continue  # gone meanwhile
+                continue  # it has ended meanwhile
             is_ours = f"SLURM_CONF={self.cluster.slurm_conf}".encode() in environ.split(b"\0")
             if is_ours and words[0].endswith(b"python3") and any(word.endswith(name) for word in words):
                 found.append((process.pid, process.session == process.pid))
@@ -282,7 +282,7 @@ class Site:
     # --- watched hooks ------------------------------------------------------------------------------
 
     def hook_runs(self, moment: str) -> list[HookRun]:
-        """Return the runs so far that reached a moment: before-prolog, after-epilog, ..."""
+        """Return the runs that have reached a moment so far: before-prolog, after-epilog, ..."""
         path = self._marks / _holdable(moment)
         lines = path.read_text().splitlines() if path.exists() else []
         return [HookRun(int(job_id), node) for job_id, node in map(str.split, lines)]
@@ -297,7 +297,7 @@ class Site:
 
     @contextmanager
     def hold(self, moment: str) -> Iterator[None]:
-        """Keep every hook at a moment (before-prolog, ...) until the block ends, for 60 s at most."""
+        """Hold every hook at a moment (before-prolog, ...) until the block ends, for 60 s at most."""
         path = self._holds / _holdable(moment)
         path.touch()
         try:
@@ -307,7 +307,7 @@ class Site:
 
     @contextmanager
     def hooks_of(self, folder: Path) -> Iterator[None]:
-        """Let Prolog and Epilog be those of another installation until the block ends."""
+        """Use another installation's Prolog and Epilog until the block ends."""
         paths = [self.cluster.etc / f"{hook}.d" / "50-qrmi" for hook in ("prolog", "epilog")]
         kept = [path.read_text() for path in paths]
         try:
@@ -325,13 +325,13 @@ class Site:
         return {"Licenses": counts, "JobSubmitPlugins": "lua", "CliFilterPlugins": "lua"}
 
     def _path_of(self, hook: str) -> Path:
-        """Return what slurm.conf names as Prolog or Epilog: the installed script, ours around it, or a glob."""
+        """Return what slurm.conf names as Prolog or Epilog: the installed script, our wrapper, or a glob."""
         if self.options.watched:
             return self.cluster.etc / f"{hook}.d" / "*"
         return self.cluster.etc / hook if self.options.hooks_log else BIN / f"qrmi-slurm-{hook}"
 
     def _install(self, hook: str) -> None:
-        """Put what slurm.conf names in place."""
+        """Install what slurm.conf names."""
         path = self._path_of(hook)
         if self.options.watched:
             self._marks.mkdir(exist_ok=True)

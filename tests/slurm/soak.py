@@ -1,4 +1,4 @@
-"""The soak: many short QPU jobs while the service fails and processes die; then nothing may be left open.
+"""The soak: many short QPU jobs while the service fails and processes die; in the end nothing may be left open.
 
 `make soak JOBS=300`. Exit status 0: no session leaked, no node drained, every job ended.
 """
@@ -19,14 +19,14 @@ from slurm.polling import DeadlineError, wait_for
 from slurm.processes import living
 from slurm.site import Site, SiteOptions
 
-FAULT_SHARE = 0.1  # of the calls that acquire and release; half of them before, half after they take effect
+FAULT_SHARE = 0.1  # of the acquire and release calls; half of the faults before, half after the call takes effect
 CALLS = ("iam_token", "create_session", "list_jobs", "update_session")
-# A service that has done what it was asked for does not answer that it has not.
+# A service that carried out a request does not deny it.
 BEFORE = ({"kind": "error", "status": 500}, {"kind": "error", "status": 429}, {"kind": "reset"}, {"kind": "hang"})
 AFTER = ({"kind": "error", "status": 500}, {"kind": "garbage"}, {"kind": "reset"}, {"kind": "hang"})
 KILLS_A_SECOND = 1.0
 JOBS_AT_ONCE = 16
-SESSION_TTL_S = 90  # longer than a job takes by far: a session that ends by itself within the soak is counted apart
+SESSION_TTL_S = 90  # far longer than a job takes: sessions that expire during the soak are counted separately
 LAST_JOB_DEADLINE_S = 120.0
 RECOVERY_DEADLINE_S = 240.0
 SCRIPT = "#!/bin/sh\nsleep 0.$(($SLURM_JOB_ID % 10))\n"
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and print its figures.
 
     Returns:
-        The exit status: 0, or 1 where something leaked, drained or did not end.
+        The exit status: 0, or 1 if something leaked, drained or did not end.
     """
     parser = argparse.ArgumentParser(prog="slurm.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=300)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     sweep()
     options = SiteOptions(
-        # Half of the jobs wait for a slot; a drained node has to show, so nothing resumes one.
+        # Half of the jobs wait for a slot. A drained node has to show, so nothing resumes one.
         cluster=ClusterOptions(nodes=2, cpus_per_node=JOBS_AT_ONCE // 2),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
         plugstack_args=("--acquire-timeout=2", "--release-timeout=2"),
@@ -76,7 +76,7 @@ def _soak(site: Site, count: int, chance: random.Random, seed: int) -> int:
         ended = len(job_ids) - len(active)
         for _ in range(min(JOBS_AT_ONCE * 2 - len(active), len(waiting))):
             job_ids.append(site.cluster.sbatch(SCRIPT, f"--qpu={waiting.pop()}", "--time=1", "--no-requeue"))
-        if recover.poll() is not None:  # as the timer does, more often
+        if recover.poll() is not None:  # as the timer does, but more often
             recover = site.popen_command("recover", "--now")
         if time.monotonic() >= next_kill_s:
             next_kill_s += chance.expovariate(KILLS_A_SECOND)
@@ -93,7 +93,7 @@ def _soak(site: Site, count: int, chance: random.Random, seed: int) -> int:
 
 
 def _kill_one(site: Site, chance: random.Random) -> str:
-    """Kill one of the processes that are there now; return which kind it was."""
+    """Kill one of the running processes, and return its kind."""
     kinds = {
         "prolog": site.hook_pids("prolog"),
         "prolog's call": site.call_pids("prolog"),
@@ -124,14 +124,14 @@ def _slurmstepds(site: Site) -> list[int]:
 
 
 def _end_orphans(site: Site) -> None:
-    """End the jobs whose slurmstepd was killed: nothing else tells Slurm of that before their time limit."""
+    """End the jobs whose slurmstepd was killed; Slurm would not notice before their time limit."""
     site.cluster.slurm("scancel", f"--user={site.cluster.user.name}")
     with contextlib.suppress(DeadlineError):
         site.cluster.wait_nodes_idle(60)
 
 
 def _recover(site: Site) -> None:
-    """Recover until nothing is recorded; what no token came of takes until its end."""
+    """Recover until there are no records; an acquire without a token is waited for until it expires."""
 
     def nothing_left() -> bool:
         site.recover("--now")

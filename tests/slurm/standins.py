@@ -1,4 +1,4 @@
-"""The stand-ins for QPU services other than the emulator's, on a test site: where they are and what they were asked."""
+"""A test site's stand-ins for QPU services other than the emulator's: their addresses and their requests."""
 
 import contextlib
 import fcntl
@@ -14,13 +14,13 @@ from slurm.cluster import Cluster
 from slurm.polling import wait_for
 from standins import libraries, services
 
-# Where libmunge looks, and QRMI gives it no other place (pasqal-local).
+# libmunge's default path, which QRMI cannot change (pasqal-local).
 MUNGE_SOCKET = Path("/run/munge/munge.socket.2")
 MUNGE_LOCK = Path("/run/lock/qrmi-slurm-test-munge")
 
 
 class Services:
-    """One process of stand-ins, a daemon of a cluster, which ends it; the first part of a path is the scenario.
+    """One process of stand-ins, run as a daemon of a cluster and ended with it. A path's first part is the scenario.
 
     Args:
         cluster: a started cluster.
@@ -46,7 +46,7 @@ class Services:
 
 @contextmanager
 def munge_at_its_usual_place(cluster: Cluster) -> Iterator[None]:
-    """Let programs find munge where it is on any cluster: this one's, unless the machine has one of its own."""
+    """Link this cluster's munge socket to the default path, unless the machine has a munge of its own."""
     MUNGE_LOCK.parent.mkdir(exist_ok=True)
     with MUNGE_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -54,7 +54,7 @@ def munge_at_its_usual_place(cluster: Cluster) -> Iterator[None]:
             yield
             return
         MUNGE_SOCKET.parent.mkdir(mode=0o755, exist_ok=True)
-        MUNGE_SOCKET.unlink(missing_ok=True)  # of a run that was killed
+        MUNGE_SOCKET.unlink(missing_ok=True)  # left by a killed run
         MUNGE_SOCKET.symlink_to(cluster.folder / "munge" / "socket")
         try:
             yield

@@ -1,6 +1,6 @@
 /*
- * Submits a batch job with the SPANK environment that the arguments are, as a user's own program may: no plugin of the
- * site's runs in it. Prints the job's id, or why it was refused.
+ * Submits a batch job with its arguments as the SPANK environment. A user's own program may do so, and the site's plugins
+ * do not run in it. Prints the job's id, or why it was refused.
  */
 #include <stdio.h>
 #include <stdlib.h>

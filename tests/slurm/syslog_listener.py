@@ -1,4 +1,4 @@
-"""Syslog's end of /dev/log, where a machine has none: what the hooks send there."""
+"""A reader for /dev/log on machines without syslog: what the hooks send there."""
 
 import contextlib
 import fcntl
@@ -14,9 +14,9 @@ MAX_DATAGRAM_BYTES = 65536
 
 
 class Syslog:
-    """The messages of every program on the machine, as they came: priority, time, tag, text.
+    """The messages of every program on the machine, as received: priority, time, tag, text.
 
-    A thread takes them: syslog(3) waits where nobody does, and the kernel keeps ten.
+    A thread reads them: without a reader syslog(3) blocks once the kernel has queued ten.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -35,14 +35,14 @@ class Syslog:
 
 @contextmanager
 def listening() -> Iterator[Syslog | None]:
-    """Listen until the block ends; None where the machine has a syslog of its own, which is left alone."""
+    """Listen until the block ends. None if the machine has a syslog of its own, which is left alone."""
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("w") as lock, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if DEV_LOG.exists() and _is_answered():
             yield None
             return
-        DEV_LOG.unlink(missing_ok=True)  # of a run that was killed
+        DEV_LOG.unlink(missing_ok=True)  # left by a killed run
         end.bind(str(DEV_LOG))
         DEV_LOG.chmod(0o666)
         try:

@@ -30,12 +30,12 @@ def ledger_files(site: Site) -> list[Path]:
 
 
 def lines(site: Site) -> list[dict[str, Any]]:
-    """Return the ledger's lines, in the order in which they were written."""
+    """Return the ledger's lines in the order they were written."""
     return [json.loads(line) for path in ledger_files(site) for line in path.read_text().splitlines()]
 
 
 def report(site: Site, *words: str) -> Any:
-    """Return the report's JSON; nothing may be on standard error."""
+    """Return the report's JSON; standard error must be empty."""
     done = site.command("report", "--json", *words)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
@@ -48,7 +48,7 @@ def acquisitions(site: Site, *words: str) -> list[dict[str, Any]]:
 
 
 def test_a_job_of_two_qpus_leaves_a_line_for_each(site: Site) -> None:
-    """For root alone, with the sessions' ids and no secret; while the job runs, the report has them as held."""
+    """For root only, with the sessions' ids and no secret; while the job runs, the report shows them as held."""
     user = site.cluster.user
     job_id = site.cluster.sbatch(
         f"#!/bin/sh\necho begun\nwhile [ ! -e {user.home}/go ]; do sleep 0.05; done\n",
@@ -88,7 +88,7 @@ def test_a_job_of_two_qpus_leaves_a_line_for_each(site: Site) -> None:
 
 
 def test_users_cannot_read_the_ledger(site: Site) -> None:
-    """Neither by the report, which says so, nor from the file."""
+    """The report says so, and the file cannot be opened."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     site.cluster.wait_job_over(job_id)
     done = site.cluster.run_as_user([BIN / "qrmi-slurm", "report"])
@@ -99,7 +99,7 @@ def test_users_cannot_read_the_ledger(site: Site) -> None:
 
 
 def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
-    """Each has its line; tasks have the array's id as Slurm knows it, not as the user's environment has it."""
+    """Each has its line; tasks have the array id from Slurm, not from the user's environment."""
     long_id = start_long_job(site)
     site.cluster.slurm("scancel", str(long_id))
     site.cluster.wait_job_over(long_id)
@@ -132,7 +132,7 @@ def test_an_acquire_that_fails(site: Site) -> None:
 
 
 def test_both_runs_of_a_requeued_job(site: Site) -> None:
-    """Each run has its own line, with the number of the run."""
+    """Each run has its own line with the run's number."""
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     site.cluster.slurm("scontrol", "requeue", str(job_id))
     site.cluster.wait_job(job_id, {"PENDING"})
@@ -151,7 +151,7 @@ def test_both_runs_of_a_requeued_job(site: Site) -> None:
     assert (row["jobs"], row["acquired"]) == (1, 2)
 
 
-def test_recover_accounts_for_what_a_killed_epilog_left(site: Site) -> None:
+def test_recover_accounts_for_a_qpu_left_by_a_killed_epilog(site: Site) -> None:
     """It counts as held until then; the line is in the file of the node where recover ran."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
@@ -169,7 +169,7 @@ def test_recover_accounts_for_what_a_killed_epilog_left(site: Site) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_does_not_stop_a_release(site: Site) -> None:
-    """The node is free, and the log has what the line would have said, but for the token."""
+    """The node is free, and the log has everything the line would have had, except the token."""
     job_id = start_long_job(site)
     place = site.folder_of(job_id).parent / ".accounting"
     place.touch()
@@ -202,7 +202,7 @@ def billed() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def accounts(billed: Site) -> dict[str, str]:
-    """Give each user an account, and return the accounts by the users' names."""
+    """Give each user an account, and return the accounts by user name."""
     cluster = billed.cluster
     found = dict(zip((user.name for user in cluster.users), ("physics", "chemistry"), strict=True))
     cluster.slurm("sacctmgr", "--immediate", "add", "account", ",".join(found.values()))
@@ -218,7 +218,7 @@ def submit(site: Site, user: User, seconds: int, *options: str) -> int:
 
 
 def sacct(site: Site, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
-    """Return slurmdbd's jobs by their ids, once it knows the end of each."""
+    """Return slurmdbd's jobs by id, once it knows when each one ended."""
     fields = "JobIDRaw,JobID,User,Account,ElapsedRaw,AllocTRES,State,Start,End"
 
     def ended() -> dict[int, dict[str, str]] | None:
@@ -233,7 +233,7 @@ def sacct(site: Site, job_ids: Sequence[int]) -> dict[int, dict[str, str]]:
 
 
 def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[str, str]) -> None:
-    """With sacct job by job, in user, account, array and, but for the hooks, seconds; with sreport by account."""
+    """With sacct job by job, in user, account, array and, except for the hooks, seconds; with sreport by account."""
     began_s = time.time()
     first, second = billed.cluster.users
     jobs = [submit(billed, first, 2), submit(billed, second, 1), submit(billed, second, 300)]
@@ -253,7 +253,8 @@ def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[s
         assert (row["user"], row["account"]) == (job["User"], job["Account"])
         assert row["account"] == accounts[row["user"]]
         assert job["AllocTRES"].count("license/qpu_ibm_demo=1") == 1
-        # Held from within Prolog, which Slurm counts, to Epilog, which it does not; Slurm cuts times to seconds.
+        # A QPU is held from within Prolog, which Slurm counts, to Epilog, which it does not; Slurm truncates to
+        # seconds.
         prolog_s, epilog_s = row["acquired_s"] - epoch_s(job["Start"]), row["ended_s"] - epoch_s(job["End"])
         assert 0 < prolog_s < HOOKS_S
         assert -1 < epilog_s < HOOKS_S
@@ -278,7 +279,7 @@ def epoch_s(text: str) -> float:
 
 
 def hours_around(began_s: float) -> tuple[str, str]:
-    """Return the full hours around a moment and the present, as Slurm writes them; slurmdbd adds up full hours."""
+    """Return the full hours that enclose a moment and now, as Slurm writes them; slurmdbd adds up full hours."""
     since = datetime.fromtimestamp(began_s).replace(minute=0, second=0, microsecond=0)
     until = datetime.now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     return since.isoformat(), until.isoformat()
@@ -293,8 +294,8 @@ def sreport(site: Site, account: str, since: str, until: str) -> int:
     return sum(int(used) for name, login, used in rows if name == account and not login)
 
 
-def test_table_csv_and_pictures_of_a_site(billed: Site, tmp_path: Path) -> None:
-    """What the commands in the admin's page print and write."""
+def test_a_sites_table_csv_and_charts(billed: Site, tmp_path: Path) -> None:
+    """The commands in the admin's page and their output."""
     heading, *rows = billed.command("report", "--since", "1h", "--by", "account", "--csv").stdout.splitlines()
     assert heading == "account,jobs,acquired,failed,held_s,utilization"
     assert sorted(row.partition(",")[0] for row in rows) == ["chemistry", "physics"]
@@ -316,8 +317,8 @@ def test_table_csv_and_pictures_of_a_site(billed: Site, tmp_path: Path) -> None:
         command for page in pages.pages() for command in pages.commands(page) if command.startswith(pages.OF_SLURMDBD)
     ),
 )
-def test_a_command_of_the_pages_that_asks_slurmdbd(billed: Site, accounts: dict[str, str], command: str) -> None:
-    """Typed by root as it is on the page, and answered with yes."""
+def test_a_command_in_the_pages_that_queries_slurmdbd(billed: Site, accounts: dict[str, str], command: str) -> None:
+    """Typed by root as on the page, and confirmed with yes."""
     assert accounts
     if " qos " in command:
         billed.cluster.slurm("sacctmgr", "--immediate", "add", "qos", "quantum")

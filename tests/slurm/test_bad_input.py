@@ -1,4 +1,4 @@
-"""What is wrong is said plainly to the user, the job fails at once, and nothing else is harmed."""
+"""Wrong input is reported plainly to the user, the job fails at once, and nothing else is affected."""
 
 import pytest
 
@@ -11,9 +11,9 @@ SCRIPT = f"#!/bin/sh\necho {MARK}\n"
 
 
 def assert_refused(site: Site, qpu: str, *reasons: str) -> None:
-    """The job fails at its first task with the reasons on its output; its node stays; nothing is open."""
+    """The job fails at its first task and prints the reasons, its node stays in service, and no session is open."""
     job_id = site.cluster.sbatch(SCRIPT, f"--qpu={qpu}")
-    info = site.cluster.wait_job_over(job_id)  # waits for idle nodes: a drained one would never be
+    info = site.cluster.wait_job_over(job_id)  # waits for idle nodes, which a drained one never is
     output = site.cluster.job_output(job_id)
     assert (info.state, info.exit_code) == ("FAILED", "1:0"), output
     assert MARK not in output
@@ -27,7 +27,7 @@ def assert_refused(site: Site, qpu: str, *reasons: str) -> None:
 
 
 def test_an_unknown_qpu_among_known_ones_is_ignored_with_a_line(site: Site) -> None:
-    """The job runs with what is known, and reads in one line what is not."""
+    """The job runs with the known ones, and one line in its output names the unknown."""
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=nowhere,ibm_demo")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
     output = site.cluster.job_output(job_id)
@@ -37,12 +37,12 @@ def test_an_unknown_qpu_among_known_ones_is_ignored_with_a_line(site: Site) -> N
 
 
 def test_only_unknown_qpus_fail_the_job(site: Site) -> None:
-    """The job reads which names the site does not know."""
+    """The job's output names the QPUs unknown to the site."""
     assert_refused(site, "nowhere,neither", "unknown QPUs: nowhere, neither; known QPUs: ")
 
 
 def test_a_service_that_is_down_fails_the_job(site: Site) -> None:
-    """The job reads that the service could not be reached."""
+    """The job's output says that the service could not be reached."""
     resource = site.emulator.resource("ibm_demo")
     nobody_listens = "http://127.0.0.1:9"
     resource["environment"] |= {
@@ -54,7 +54,7 @@ def test_a_service_that_is_down_fails_the_job(site: Site) -> None:
 
 
 def test_a_wrong_key_fails_the_job(site: Site) -> None:
-    """The job reads that its credentials were refused, and never the key."""
+    """The job's output says that its credentials were refused, and never shows the key."""
     key = "test-key-that-nobody-knows"
     resource = site.emulator.resource("ibm_demo")
     resource["environment"] |= {"QRMI_IBM_QCS_IAM_APIKEY": key}
@@ -66,13 +66,13 @@ def test_a_wrong_key_fails_the_job(site: Site) -> None:
 
 @pytest.mark.parametrize("content", ['{"resources": [', "[]", ""])
 def test_a_broken_config_fails_the_job(site: Site, content: str) -> None:
-    """The job reads that the site's configuration is at fault and whom to tell; not what stands in it."""
+    """The job's output says that the site's configuration is at fault and whom to tell, but not its contents."""
     site.config_path.write_text(content)
     assert_refused(site, "ibm_demo", "configuration cannot be used", "tell an admin")
 
 
 def test_a_service_that_never_answers_fails_the_job_in_time(site: Site) -> None:
-    """A hanging service costs the acquire timeout and no more; the node is free again after it."""
+    """A hanging service costs no more than the acquire timeout, after which the node is free again."""
     site.plugstack(site.plugstack_line("--acquire-timeout=2"))
     with site.emulator.fault(call="create_session", kind="hang"):
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
@@ -84,7 +84,7 @@ def test_a_service_that_never_answers_fails_the_job_in_time(site: Site) -> None:
 
 
 def test_one_of_two_qpus_that_fails_is_named_and_the_job_runs_with_the_other(site: Site) -> None:
-    """By default a job runs with what could be acquired."""
+    """By default a job runs with the QPUs that could be acquired."""
     second = site.emulator.resource("ibm_second")
     second["environment"] |= {"QRMI_IBM_QCS_IAM_APIKEY": "test-key-that-nobody-knows"}
     site.config([site.emulator.resource("ibm_demo"), second])
@@ -106,13 +106,13 @@ def test_one_of_two_qpus_that_fails_is_named_and_the_job_runs_with_the_other(sit
     ],
 )
 def test_a_malformed_list_is_refused_at_submission(site: Site, qpu: str, sentence: str) -> None:
-    """sbatch itself refuses, before there is a job."""
+    """sbatch itself refuses, so there is no job."""
     with pytest.raises(ClusterError, match=sentence):
         site.cluster.sbatch(SCRIPT, f"--qpu={qpu}")
 
 
 def test_an_unknown_option_on_the_plugin_line_fails_the_job(site: Site) -> None:
-    """A typing error of the admin is never a silent default."""
+    """A typo in an option never means that the default is used silently."""
     site.plugstack(site.plugstack_line("--aquire-timeout=5"))
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
     info = site.cluster.wait_job_over(job_id)
@@ -121,8 +121,8 @@ def test_an_unknown_option_on_the_plugin_line_fails_the_job(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
-def test_a_plugin_line_that_stands_twice_counts_once(site: Site) -> None:
-    """Who installs twice still has working jobs, and reads on submission what to mend."""
+def test_a_duplicate_plugin_line_counts_once(site: Site) -> None:
+    """Jobs still work after a double installation, and a message at submission says what to fix."""
     site.plugstack(site.plugstack_line(), site.plugstack_line())
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
@@ -133,7 +133,7 @@ def test_a_plugin_line_that_stands_twice_counts_once(site: Site) -> None:
 
 
 def test_an_unknown_qpu_among_known_ones_is_ignored_for_a_direct_step_too(site: Site) -> None:
-    """`srun --qpu` without an allocation runs with what is known, and reads in one line what is not."""
+    """`srun --qpu` without an allocation runs with the known ones, and one line in its output names the unknown."""
     done = site.cluster.run_as_user(["srun", "--qpu=ibm_demo,nowhere", "env"])
     site.cluster.wait_nodes_idle()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Names and values of any kind reach a task as they are, or are refused in one sentence that names the variable."""
+"""Any name or value reaches a task unchanged, or is refused in one sentence that names the variable."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from slurm.site import Site, SiteOptions
 from slurm.standins import Services
 from standins.resources import resource
 
-# dash and bash keep or drop variables whose names are none to them; Python as the script itself sees all there are.
+# dash and bash may drop variables with invalid names; a Python script sees them all.
 SHOW_ALL = """#!/usr/bin/env python3
 import os, subprocess
 print(*(f"{name}={value}" for name, value in os.environ.items()), sep="\\n")
@@ -39,8 +39,9 @@ def run(site: Site, script: str, *args: str, env: dict[str, str] | None = None, 
 
 @pytest.fixture
 def plain_site() -> Iterator[Site]:
-    """A site whose slurm.conf names the installed hooks: a shell script around them, as the shared site has, would
-    drop variables whose names are none to it before ours begin."""
+    """A site whose slurm.conf names the installed hooks directly: the shared site's shell wrapper would drop variables
+    with invalid names before our hooks start.
+    """
     site = Site(SiteOptions(cluster=ClusterOptions(nodes=1), hooks_log=False))
     try:
         site.start_cluster()
@@ -49,8 +50,8 @@ def plain_site() -> Iterator[Site]:
         site.stop()
 
 
-def test_a_qpu_may_be_called_anything_that_fits_into_a_line(plain_site: Site, services: Services) -> None:
-    """In the script and in steps, with the user's own variables; a name that stands twice counts once."""
+def test_a_qpus_name_may_be_any_single_line(plain_site: Site, services: Services) -> None:
+    """In the script and in steps, with the user's own variables; a duplicate name counts once."""
     site = plain_site
     site.config([named(services, name) for name in NAMES])
     qpu = f"--qpu={','.join(NAMES)}, {NAMES[3]} ,{NAMES[0]}"
@@ -67,7 +68,7 @@ def test_a_qpu_may_be_called_anything_that_fits_into_a_line(plain_site: Site, se
 
 
 def test_sixty_four_qpus_in_one_job(site: Site, services: Services) -> None:
-    """All are acquired side by side, exported, and released."""
+    """All are acquired in parallel, exported, and released."""
     names = [f"qpu{number}" for number in range(64)]
     site.config([named(services, name) for name in names])
     before = len(services.requests())
@@ -81,7 +82,7 @@ def test_sixty_four_qpus_in_one_job(site: Site, services: Services) -> None:
 
 
 @pytest.mark.parametrize("whose", ["the site's", "the user's"])
-def test_a_value_reaches_script_and_step_as_it_is(site: Site, services: Services, whose: str) -> None:
+def test_a_value_reaches_script_and_step_unchanged(site: Site, services: Services, whose: str) -> None:
     """Quotes, equal signs, dollars, backslashes; nothing is expanded on the way."""
     variable = "q_QRMI_IBM_QCS_IAM_APIKEY"
     site.config([named(services, "q", QRMI_IBM_QCS_IAM_APIKEY=SHORT if whose == "the site's" else "other")])
@@ -93,24 +94,24 @@ def test_a_value_reaches_script_and_step_as_it_is(site: Site, services: Services
 
 
 def test_a_value_of_100_kb_in_the_config_reaches_the_task(site: Site, services: Services) -> None:
-    """A certificate chain, for one."""
+    """A certificate chain, for example."""
     value = "x" * 100_000
     site.config([named(services, "q", QRMI_CHAIN=value)])
     assert environment_of(run(site, SHOW_ALL, "--qpu=q"))["q_QRMI_CHAIN"] == value
 
 
-def test_a_value_that_no_environment_holds_fails_the_job_with_its_name(site: Site, services: Services) -> None:
-    """Slurm would leave the variable out without a word."""
+def test_a_value_too_long_for_an_environment_fails_the_job(site: Site, services: Services) -> None:
+    """Slurm would silently leave the variable out."""
     site.config([named(services, "q", QRMI_CHAIN="x" * 140_000)])
     output = run(site, SHOW_ALL, "--qpu=q", state="FAILED")
     assert "q could not be acquired: the value of q_QRMI_CHAIN is too long for an environment" in output
 
 
 @pytest.mark.parametrize("char", ["\n", "\0", "\r", "\x1b"])
-def test_a_control_character_in_the_config_is_told_to_the_admin_with_its_variable(
+def test_a_control_character_in_the_config_is_reported_with_its_variable(
     site: Site, services: Services, char: str
 ) -> None:
-    """A line break would begin another directive of TaskProlog. The user reads whom to tell."""
+    """A line break would start another directive of TaskProlog. The user is told whom to tell."""
     site.config([named(services, "q", QRMI_NOTE=f"before{char}export LD_PRELOAD=/evil.so")])
     output = run(site, SHOW_ALL, "--qpu=q", state="FAILED")
     assert "the site's QPU configuration cannot be used; please tell an admin" in output
@@ -125,7 +126,7 @@ def test_a_control_character_in_the_config_is_told_to_the_admin_with_its_variabl
     ids=["newline", "100 kB"],
 )
 def test_a_users_value_that_cannot_be_passed_on_is_refused_at_submission(site: Site, value: str, fault: str) -> None:
-    """sbatch names the variable, and shows no value."""
+    """sbatch names the variable but shows no value."""
     variable = "ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"
     with pytest.raises(ClusterError, match=f"{variable} to the job for --qpu=ibm_demo: its value {fault}") as caught:
         site.cluster.sbatch(SHOW_ALL, "--qpu=ibm_demo", env={variable: value})
@@ -157,13 +158,11 @@ def slip_in(exports: Path) -> None:
         (remove, "Prolog left nothing at"),
         (cut, "exports is cut off or changed"),
         (give_away, "does not belong to uid"),
-        (slip_in, "exports holds a line that is not ours"),
+        (slip_in, "exports contains a line that qrmi-slurm did not write"),
     ],
 )
-def test_exports_that_are_not_the_jobs_own_and_whole_fail_it(
-    site: Site, change: Callable[..., None], sentence: str
-) -> None:
-    """The job reads one sentence and has nothing of them; its QPU is released all the same."""
+def test_foreign_or_damaged_exports_fail_the_job(site: Site, change: Callable[..., None], sentence: str) -> None:
+    """The job prints one sentence and gets none of their variables; its QPU is released all the same."""
     with site.hold("after-prolog"):
         job_id = site.cluster.sbatch(SHOW_ALL, "--qpu=ibm_demo")
         site.wait_hook_run("after-prolog", job_id)

@@ -1,4 +1,4 @@
-"""The credential broker: a QRMI program runs, the site's key is nowhere in its job, and nothing outlives the job."""
+"""The credential broker: a QRMI program runs without the site's key in its job, and the broker ends with the job."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ from slurm.polling import wait_for
 from slurm.processes import living
 from slurm.site import BIN, Site
 
-# An ordinary QRMI program that knows of no broker. It stays for a while, so that its memory can be searched.
+# An ordinary QRMI program, unaware of the broker. It lingers so that its memory can be searched.
 PROGRAM = """
 import json, os, pathlib, time
 from qiskit import QuantumCircuit
@@ -41,7 +41,7 @@ for run in (1, 2):
         time.sleep(0.05)
 """
 
-# What a hostile job may try with its own key; it prints the status of each answer.
+# What a hostile job may try with its own key. It prints the status of each answer.
 ATTEMPTS = """
 import http.client, json, os, sys, urllib.parse
 endpoint = urllib.parse.urlsplit(os.environ["ibm_demo_QRMI_IBM_QCS_ENDPOINT"])
@@ -66,7 +66,7 @@ print("tried")
 
 
 def with_broker(site: Site, *names: str) -> None:
-    """Write a config whose resources all have a broker."""
+    """Write a config in which every resource has a broker."""
     site.config([{**site.emulator.resource(name), "slurm": {"broker": True}} for name in names or ("ibm_demo",)])
 
 
@@ -78,7 +78,7 @@ def broker_site(site: Site) -> Site:
 
 
 def brokers(site: Site, job_id: int) -> list[int]:
-    """Return the live brokers of a job of this site: each has a file in the site's state directory open."""
+    """Return the live brokers of a job on this site: processes with one of the state directory's files open."""
     found = []
     for process in living():
         try:
@@ -98,12 +98,12 @@ def record_of_broker(site: Site, job_id: int) -> dict[str, Any]:
 
 
 def assert_no_broker(site: Site, job_id: int) -> None:
-    """Wait until it is gone; it ends by itself where nobody could identify its process."""
+    """Wait until the job has no broker. It ends by itself where its process could not be identified."""
     wait_for(lambda: not brokers(site, job_id), f"the broker of job {job_id} to end", 10)
 
 
 def write_program(site: Site, name: str, text: str) -> str:
-    """Put a program into the job user's home, and return the line that runs it."""
+    """Put a program into the job user's home, and return the command that runs it."""
     path = site.cluster.user.home / name
     path.write_text(text)
     path.chmod(0o644)
@@ -125,7 +125,7 @@ def start_program(site: Site, *options: str) -> int:
 
 
 def holds(pid: int, secret: bytes) -> bool:
-    """Tell whether a secret is in a process's environment, arguments or memory."""
+    """Tell whether a secret appears in a process's environment, arguments or memory."""
     process = Path(f"/proc/{pid}")
     if any(secret in (process / name).read_bytes() for name in ("environ", "cmdline")):
         return True
@@ -145,7 +145,7 @@ def holds(pid: int, secret: bytes) -> bool:
 
 
 def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:
-    """Ask a broker as some user; the status is 0 if it does not answer."""
+    """Ask a broker as some user; status 0 means that it did not answer."""
     code = (
         "import http.client, sys\n"
         "c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10)\n"
@@ -162,8 +162,8 @@ def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:
 LOGIN = "/qrmi-slurm-broker/0/iam/identity/token"
 
 
-def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site: Site) -> None:
-    """Not in the environment, arguments or memory of the user's processes; and the user cannot read the broker's."""
+def test_a_qrmi_program_runs_without_the_sites_key_in_its_job(broker_site: Site) -> None:
+    """Not in the environment, arguments or memory of the user's processes; nor can the user read the broker's."""
     site = broker_site
     job_id = start_program(site)
     (broker,) = brokers(site, job_id)
@@ -190,8 +190,8 @@ def test_a_qrmi_program_runs_and_nowhere_in_its_job_is_the_sites_key(broker_site
     assert API_KEY not in site.hooks_log()
 
 
-def test_a_jobs_environment_leads_to_its_broker(broker_site: Site) -> None:
-    """Addresses on loopback, a key of its own, and the instance, which is not secret."""
+def test_a_jobs_environment_points_to_its_broker(broker_site: Site) -> None:
+    """Loopback addresses, a key of the job's own, and the instance, which is not secret."""
     site = broker_site
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
@@ -205,7 +205,7 @@ def test_a_jobs_environment_leads_to_its_broker(broker_site: Site) -> None:
 
 
 def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> None:
-    """The kernel says whose the connection is: not root, not nobody, no other user."""
+    """The kernel identifies the connecting process: root, nobody and other users are all rejected."""
     site = broker_site
     job_id = start_long_job(site)
     broker = record_of_broker(site, job_id)
@@ -221,8 +221,8 @@ def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> Non
     assert_nothing_left(site, job_id)
 
 
-def test_what_is_not_this_jobs_gets_403(broker_site: Site) -> None:
-    """Another session, another user's job, another backend, however they are spelled."""
+def test_requests_outside_this_job_get_403(broker_site: Site) -> None:
+    """Another session, another user's job, another backend, however it is spelled."""
     site = broker_site
     site.config(
         [
@@ -270,7 +270,7 @@ def record_session(site: Site, job_id: int) -> str:
 
 
 def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
-    """Neither accepts the other's key, and one goes on when the other ends."""
+    """Neither accepts the other's key, and each ends with its own job."""
     site = broker_site
     first, second = start_long_job(site), start_long_job(site)
     one, two = record_of_broker(site, first), record_of_broker(site, second)
@@ -297,8 +297,8 @@ def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -> None:
-    """It has another key, and the first broker is gone."""
+def test_a_requeued_jobs_second_run_gets_a_new_broker(broker_site: Site) -> None:
+    """It has a new key, and the first broker is gone."""
     site = broker_site
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     before = record_of_broker(site, job_id)
@@ -318,7 +318,7 @@ def test_a_requeued_jobs_second_run_has_a_broker_of_its_own(broker_site: Site) -
 
 
 def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
-    """`status` reports it; at its old port it knows its key and its jobs, and the program goes on."""
+    """`status` reports it. It comes back on its old port, still knows its key and its jobs, and the program goes on."""
     site = broker_site
     job_id = start_program(site)
     before = record_of_broker(site, job_id)
@@ -339,7 +339,7 @@ def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
 
 
 def test_prolog_killed_as_soon_as_the_broker_runs(broker_site: Site) -> None:
-    """It does not outlive the job, whether it was already recorded or not."""
+    """The broker does not outlive the job, whether or not it was already recorded."""
     site = broker_site
     job_id = site.cluster.sbatch("#!/bin/sh\nsleep 60\n", "--qpu=ibm_demo", "--nodelist=n1")
     wait_for(lambda: brokers(site, job_id), "a broker", 20)
@@ -373,7 +373,7 @@ def test_epilog_that_never_ran(broker_site: Site) -> None:
 
 
 def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
-    """The broker is not slurmd's child: the job goes on, and the next slurmd's Epilog ends it."""
+    """The broker is not a child of slurmd: the job goes on, and the new slurmd's Epilog ends the broker."""
     site = broker_site
     job_id = start_program(site)
     site.cluster.kill_slurmd("n1")
@@ -387,7 +387,7 @@ def test_slurmd_restarted_under_a_job(broker_site: Site) -> None:
 
 
 def test_prolog_that_runs_again_restarts_a_dead_broker(broker_site: Site) -> None:
-    """A restarted slurmd may run it again during the job."""
+    """A restarted slurmd may run Prolog again during the job."""
     site = broker_site
     job_id = start_long_job(site)
     os.kill(record_of_broker(site, job_id)["pid"], signal.SIGKILL)
@@ -400,7 +400,7 @@ def test_prolog_that_runs_again_restarts_a_dead_broker(broker_site: Site) -> Non
 
 
 def test_a_task_on_another_node_sees_where_the_broker_is(broker_site: Site) -> None:
-    """It sends the job's key to nobody there, and QRMI's error would name the right node."""
+    """The task never sends the job's key to that node, and QRMI's error names the right node."""
     site = broker_site
     variables = ("ENDPOINT", "IAM_ENDPOINT")
     show = " ".join(f"$SLURMD_NODENAME=$ibm_demo_QRMI_IBM_QCS_{name}" for name in variables)
@@ -416,8 +416,8 @@ def test_a_task_on_another_node_sees_where_the_broker_is(broker_site: Site) -> N
     assert_nothing_left(site, job_id)
 
 
-def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) -> None:
-    """What it inherits from the surrounding job does not count as its user's credentials."""
+def test_a_job_submitted_from_within_a_job_gets_its_own_broker(broker_site: Site) -> None:
+    """Variables inherited from the surrounding job do not count as the user's own credentials."""
     site = broker_site
     (site.cluster.user.home / "inner.sh").write_text(PRINT_ENVIRONMENT)
     script = "#!/bin/sh\nsbatch --qpu=ibm_demo --output=inner.txt --wait inner.sh\n"
@@ -442,7 +442,7 @@ def test_a_job_submitted_from_within_has_a_broker_of_its_own(broker_site: Site) 
     ],
 )
 def test_what_users_may_set_with_the_sites_key(broker_site: Site, own: Mapping[str, str], state: str) -> None:
-    """Only what tunes a session; nothing that would use the site's key for something else."""
+    """Only tunables of a session, nothing that would use the site's key for something else."""
     site = broker_site
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", env=dict(own))
     assert site.cluster.wait_job_over(job_id).state == state, site.cluster.job_output(job_id)
@@ -452,7 +452,7 @@ def test_what_users_may_set_with_the_sites_key(broker_site: Site, own: Mapping[s
 
 
 def test_users_with_their_own_key_need_no_broker(broker_site: Site) -> None:
-    """It is theirs, so their job may see it."""
+    """The key is their own, so their job may see it."""
     site = broker_site
     resource = {**site.emulator.resource("ibm_demo"), "slurm": {"broker": True}}
     own = {f"ibm_demo_{name}": value for name, value in resource["environment"].items()}
@@ -466,8 +466,8 @@ def test_users_with_their_own_key_need_no_broker(broker_site: Site) -> None:
     assert "another-key-of-the-site" not in str(env)
 
 
-def test_a_type_that_cannot_have_a_broker_is_refused(site: Site) -> None:
-    """The key is not handed to the job instead."""
+def test_a_type_without_broker_support_is_refused(site: Site) -> None:
+    """The job does not get the key instead."""
     environment = {"QRMI_IQM_ISA_ENDPOINT": "http://127.0.0.1:1", "QRMI_IQM_ISA_TOKEN": "test-secret-of-iqm"}
     site.config([{"name": "ibm_demo", "type": "iqm-server", "environment": environment, "slurm": {"broker": True}}])
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
@@ -476,8 +476,8 @@ def test_a_type_that_cannot_have_a_broker_is_refused(site: Site) -> None:
     assert "test-secret-of-iqm" not in site.cluster.job_output(job_id)
 
 
-def test_a_port_that_was_taken_in_the_meantime(broker_site: Site) -> None:
-    """recover says so, and leaves the job alone."""
+def test_the_brokers_port_was_taken_in_the_meantime(broker_site: Site) -> None:
+    """recover reports it and leaves the job alone."""
     site = broker_site
     job_id = start_long_job(site)
     broker = record_of_broker(site, job_id)

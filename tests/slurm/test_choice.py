@@ -1,4 +1,4 @@
-"""A job may leave open which QPU it gets, and gets one that is there; who may have it is the site's to say."""
+"""A job may leave open which QPU it gets, and gets an available one; the site decides who may have it."""
 
 import contextlib
 import grp
@@ -13,7 +13,7 @@ from slurm.site import Site
 
 @contextlib.contextmanager
 def devices(site: Site, **states: tuple[str, int]) -> Iterator[None]:
-    """Let the service's devices be in these states, with as many jobs waiting, until the block ends."""
+    """Set the states of the service's devices and their numbers of waiting jobs until the block ends."""
     try:
         for name, (status, queue) in states.items():
             site.emulator.control("POST", f"backends/{name}", {"status": status, "queue": queue})
@@ -39,7 +39,7 @@ def held_by(output: str) -> str:
     "selection", ["any:ibm-quantum-compute-service", "any:qiskit-runtime-service", "ibm_*", "least-busy:ibm_*"]
 )
 def test_a_choice_is_the_least_busy_that_fits(site: Site, selection: str) -> None:
-    """The environment names the QPU that the job got, its own variables alone, and its session is released."""
+    """The environment has only the variables of the QPU the job got, and its session is released."""
     with devices(site, ibm_demo=("online", 9), ibm_second=("online", 2)):
         state, output = run(site, selection)
     assert state == "COMPLETED", output
@@ -51,8 +51,10 @@ def test_a_choice_is_the_least_busy_that_fits(site: Site, selection: str) -> Non
     assert not site.emulator.open_sessions()
 
 
-def test_one_that_is_offline_or_cannot_be_acquired_is_passed_over(site: Site) -> None:
-    """First by what the service says of it, then by what comes of it; where none is left, the job says why of each."""
+def test_a_qpu_that_is_offline_or_cannot_be_acquired_is_skipped(site: Site) -> None:
+    """First by the status the service reports, then by the failed acquire; if none is left, the job's output gives each
+    reason.
+    """
     with devices(site, ibm_demo=("offline", 0), ibm_second=("online", 5)):
         assert held_by(run(site, "least-busy:ibm_*")[1]) == "ibm_second"
     with site.emulator.fault(call="create_session", kind="error", status=503, times=1):
@@ -67,7 +69,7 @@ def test_one_that_is_offline_or_cannot_be_acquired_is_passed_over(site: Site) ->
 
 
 def test_steps_choose_among_what_the_job_holds(site: Site) -> None:
-    """By the job's own words, by another pattern, by name; one that the job does not hold ends the step."""
+    """By the job's own terms, by another pattern, by name; a step that asks for a QPU the job does not hold fails."""
     steps = ["ibm_*", "any:ibm-quantum-compute-service", "ibm_second"]
     script = "#!/bin/sh\n" + "".join(f"srun --qpu='{step}' printenv QRMI_JOB_QPU_RESOURCES\n" for step in steps)
     with devices(site, ibm_demo=("online", 3)):
@@ -78,8 +80,8 @@ def test_steps_choose_among_what_the_job_holds(site: Site) -> None:
 
 
 @pytest.mark.parametrize("command", [["srun"], ["salloc", "srun"]])
-def test_a_choice_in_every_launch_form(site: Site, command: Sequence[str]) -> None:
-    """srun and salloc give the task what Prolog chose."""
+def test_a_choice_works_in_every_launch_form(site: Site, command: Sequence[str]) -> None:
+    """In srun and salloc the task has the QPU that Prolog chose."""
     with devices(site, ibm_demo=("online", 3)):
         words = [command[0], "--qpu=any:ibm_*", *command[1:], "printenv", "QRMI_JOB_QPU_RESOURCES"]
         done = site.cluster.run_as_user(words)
@@ -90,13 +92,13 @@ def test_a_choice_in_every_launch_form(site: Site, command: Sequence[str]) -> No
 
 
 def test_two_choices_get_two_qpus(site: Site) -> None:
-    """No QPU goes to two terms."""
+    """No QPU is used for two terms."""
     state, output = run(site, "ibm_*,ibm_*")
     assert (state, set(held_by(output).split(","))) == ("COMPLETED", {"ibm_demo", "ibm_second"})
 
 
 def test_the_users_own_variables_reach_the_qpu_that_is_chosen(site: Site) -> None:
-    """The stub does not know which one that will be, and passes on what may be needed."""
+    """The stub cannot know which QPU will be chosen, and passes on all candidates' variables."""
     resources = [site.emulator.resource("ibm_demo"), site.emulator.resource("ibm_second")]
     own = resources[1]["environment"]
     resources[1]["environment"] = {}
@@ -108,8 +110,8 @@ def test_the_users_own_variables_reach_the_qpu_that_is_chosen(site: Site) -> Non
     assert held_by(site.cluster.job_output(job_id)) == "ibm_second"
 
 
-def test_a_dynamic_resource_comes_to_a_device_that_qrmi_finds(site: Site) -> None:
-    """The real QRMI asks the service for its devices; the job has the least busy one under its own name."""
+def test_a_dynamic_resource_resolves_to_a_device_found_by_qrmi(site: Site) -> None:
+    """The real QRMI asks the service for its devices; the job gets the least busy one under its own name."""
     site.config([{**site.emulator.resource("instance"), "is_dynamic": True}])
     with devices(site, ibm_demo=("online", 4), ibm_second=("online", 1)):
         state, output = run(site, "instance")
@@ -144,7 +146,7 @@ def test_a_killed_job_of_a_dynamic_resource_is_released(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
-# --- who may use it ----------------------------------------------------------------------------------------
+# --- access rules -----------------------------------------------------------------------------------------
 
 
 def with_rules(site: Site, allow: dict[str, list[str]]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def with_rules(site: Site, allow: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def rules_of(site: Site) -> dict[str, tuple[dict[str, list[str]], dict[str, list[str]], str]]:
-    """Return for each kind of rule one that lets the user in, one that does not, and what the user is told then."""
+    """For each kind of rule, return one that admits the user, one that does not, and the message for the latter."""
     user = site.cluster.user
     group = grp.getgrgid(user.gid).gr_name
     denied = "may not use ibm_demo: it is for"
@@ -165,8 +167,8 @@ def rules_of(site: Site) -> dict[str, tuple[dict[str, list[str]], dict[str, list
 
 
 @pytest.mark.parametrize("rule", ["users", "groups", "partitions", "accounts"])
-def test_prolog_holds_the_access_rules(site: Site, rule: str) -> None:
-    """Whatever job_submit has let through: who is not meant reads for whom the QPU is, and nothing was acquired."""
+def test_prolog_enforces_the_access_rules(site: Site, rule: str) -> None:
+    """Whatever job_submit let through: a user without access is told whom the QPU is for, and nothing is acquired."""
     allowed, refused, sentence = rules_of(site)[rule]
     site.config([with_rules(site, allowed)])
     state, output = run(site, "ibm_demo", "--account=physics")
@@ -180,8 +182,8 @@ def test_prolog_holds_the_access_rules(site: Site, rule: str) -> None:
     assert held_by(run(site, "ibm_*", "--account=physics")[1]) == "ibm_second"
 
 
-def test_a_forged_environment_opens_nothing(site: Site) -> None:
-    """What a user sets before submitting is not what Slurm says of the job."""
+def test_a_forged_environment_gives_no_access(site: Site) -> None:
+    """What a user sets before submitting does not override what Slurm says of the job."""
     site.config([with_rules(site, {"accounts": ["physics"]})])
     forged = {
         name: "physics" for name in ("SLURM_JOB_ACCOUNT", "SPANK_SLURM_JOB_ACCOUNT", "SLURM_SPANK_SLURM_JOB_ACCOUNT")

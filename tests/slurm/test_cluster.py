@@ -1,4 +1,4 @@
-"""The throwaway cluster is a real one, keeps to itself, and leaves nothing behind."""
+"""The throwaway cluster is a real one, is isolated, and leaves nothing behind."""
 
 import os
 import pwd
@@ -35,7 +35,7 @@ def test_a_batch_job_runs_as_the_user_on_all_its_nodes(cluster: Cluster) -> None
 
 
 def test_srun_and_salloc_run_at_once(cluster: Cluster) -> None:
-    """An interactive job gives its output and its exit status to the caller."""
+    """An interactive job returns its output and exit status to the caller."""
     done = cluster.run_as_user(["srun", "--nodes=2", "--label", "sh", "-c", "echo $SLURM_NODEID; exit 3"])
     assert (sorted(done.stdout.splitlines()), done.returncode) == (["0: 0", "1: 1"], 3)
     done = cluster.run_as_user(["salloc", "srun", "id", "-un"], user=cluster.users[1])
@@ -50,14 +50,14 @@ def test_an_array_has_a_record_for_each_task(cluster: Cluster) -> None:
     assert [info.state for info in cluster.jobs(job_id)] == ["COMPLETED"] * 2
 
 
-def test_a_refused_submission_is_told_with_sbatchs_words(cluster: Cluster) -> None:
-    """What sbatch says is in the error."""
+def test_a_refused_submission_raises_with_sbatchs_message(cluster: Cluster) -> None:
+    """The error contains sbatch's message."""
     with pytest.raises(ClusterError, match="invalid partition"):
         cluster.sbatch("#!/bin/sh\ntrue\n", "--partition=none")
 
 
 def test_waiting_has_a_deadline(cluster: Cluster) -> None:
-    """A job that does not end is told with what Slurm knows of it."""
+    """The error for a job that does not end has what Slurm knows of it."""
     job_id = cluster.sbatch("#!/bin/sh\nsleep 300\n")
     cluster.wait_job(job_id, {"RUNNING"})
     with pytest.raises(DeadlineError, match="state='RUNNING'"):
@@ -77,8 +77,8 @@ def test_a_job_outlives_its_nodes_slurmd(cluster: Cluster) -> None:
     assert cluster.wait_job_over(job_id).state == "COMPLETED"
 
 
-def test_a_prolog_that_fails_drains_its_node_and_can_be_forgiven(tmp_path: Path) -> None:
-    """Hooks are run; the node's state and its reason are told."""
+def test_a_failing_prolog_drains_its_node_until_it_is_resumed(tmp_path: Path) -> None:
+    """Hooks run, and the node's state and reason are available."""
     failing = tmp_path / "prolog"
     failing.write_text("#!/bin/sh\nexit 1\n")
     failing.chmod(0o755)
@@ -91,7 +91,7 @@ def test_a_prolog_that_fails_drains_its_node_and_can_be_forgiven(tmp_path: Path)
         assert cluster.node_states() == {"n1": "idle"}
 
 
-def test_two_clusters_at_once_do_not_meet() -> None:
+def test_two_clusters_at_once_are_independent() -> None:
     """Each has its own ports, munge, users and job ids."""
     with Cluster(ClusterOptions(nodes=1)) as one, Cluster(ClusterOptions(nodes=1)) as other:
         assert one.sbatch("#!/bin/sh\ntrue\n") == other.sbatch("#!/bin/sh\ntrue\n") == 1
@@ -99,8 +99,8 @@ def test_two_clusters_at_once_do_not_meet() -> None:
         assert other.wait_job_over(1).state == "COMPLETED"
 
 
-def test_stop_ends_what_a_job_has_left_and_removes_everything() -> None:
-    """Neither a process that fled its job, nor the user, nor the folder remains."""
+def test_stop_ends_leftover_processes_and_removes_everything() -> None:
+    """A process that escaped its job, the user and the folder are all removed."""
     with Cluster(ClusterOptions(nodes=1)) as cluster:
         script = "#!/bin/sh\nsetsid sleep 300 &\ntouch fled\nwait\n"
         cluster.sbatch(script)
@@ -112,8 +112,8 @@ def test_stop_ends_what_a_job_has_left_and_removes_everything() -> None:
         pwd.getpwnam(user.name)
 
 
-def test_a_daemon_that_does_not_start_is_told_with_its_log() -> None:
-    """The exception has the daemon's own words, and nothing is left."""
+def test_a_daemon_that_does_not_start_raises_with_its_log() -> None:
+    """The exception has the daemon's log, and nothing is left."""
     cluster = Cluster(ClusterOptions(settings={"SchedulerType": "sched/none-such"}))
     with pytest.raises(ClusterError, match="none-such"):
         cluster.start()
@@ -121,8 +121,8 @@ def test_a_daemon_that_does_not_start_is_told_with_its_log() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_any_time_of_the_start_leaves_nothing(number: signal.Signals) -> None:
-    """Whether folders, users, some or all daemons are there: the cluster is taken down."""
+def test_a_signal_at_any_point_of_the_start_leaves_nothing(number: signal.Signals) -> None:
+    """Whether folders, users, some or all daemons exist: the cluster is taken down."""
     program = (
         "import signal, sys, time\n"
         "from slurm.cluster import Cluster\n"
@@ -151,8 +151,8 @@ def test_a_signal_at_any_time_of_the_start_leaves_nothing(number: signal.Signals
             pwd.getpwnam(f"qrmi-{folder.name.rpartition('-')[2]}-1")
 
 
-def test_what_a_killed_run_has_left_is_swept() -> None:
-    """A cluster whose owner was killed is removed by the next run; one that was left up on purpose is not."""
+def test_the_next_run_removes_what_a_killed_run_left() -> None:
+    """The next run removes a cluster whose owner was killed, but not one left up on purpose."""
     program = (
         "import os, signal, sys\n"
         "from slurm.cluster import Cluster\n"

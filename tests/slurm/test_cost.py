@@ -1,4 +1,4 @@
-"""What each kind of job costs on real Slurm, by counting: Python processes and RPCs to slurmctld, never by a clock."""
+"""What each kind of job costs on real Slurm, counted in Python processes and RPCs to slurmctld, never in time."""
 
 import sys
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class CountedSite:
         for name in names:
             self._script(name, (BIN / name).read_text())
         self._runs.touch()
-        self._runs.chmod(0o666)  # tasks' Pythons are their users'
+        self._runs.chmod(0o666)  # tasks' Pythons run as their users
         self._script("python3", f'#!/bin/sh\necho "$4" >>{self._runs}\nexec {sys.executable} "$@"\n')
 
     def _script(self, name: str, text: str) -> None:
@@ -42,7 +42,7 @@ class CountedSite:
         (self._bin / name).chmod(0o755)
 
     def python_runs(self) -> list[str]:
-        """Return the hooks that have started Python since the last question."""
+        """Return the hooks that have started Python since the last call."""
         self.site.cluster.wait_nodes_idle()
         found = [Path(line).name.removeprefix("qrmi-slurm-") for line in self._runs.read_text().splitlines()]
         self._runs.write_text("")
@@ -83,7 +83,7 @@ def test_a_job_without_qpu_starts_no_python(counted: CountedSite) -> None:
 
 
 def test_a_qpu_job_starts_python_twice_whatever_the_number_of_its_tasks(counted: CountedSite) -> None:
-    """To acquire and to release; its script and its steps' tasks get what Prolog has left from a shell."""
+    """To acquire and to release; a shell hands Prolog's result to the script and to its steps' tasks."""
     run_batch(counted, "--qpu=ibm_demo")
     assert counted.python_runs() == ["prolog", "epilog"]
     run_direct(counted, "--qpu=ibm_demo")
@@ -91,13 +91,13 @@ def test_a_qpu_job_starts_python_twice_whatever_the_number_of_its_tasks(counted:
 
 
 def test_a_task_asks_slurmctld_for_nothing(counted: CountedSite) -> None:
-    """A QPU job of many tasks takes as many RPCs as one of few, and no more than one that a plain job does not take."""
+    """A QPU job's RPCs do not grow with its tasks, and are no more than one above a plain job's."""
     cluster = counted.site.cluster
 
     def calls(tasks: int, *options: str) -> int:
         return calls_during(cluster, lambda: run_direct(counted, *options, tasks=tasks))
 
-    calls(1, "--qpu=ibm_demo")  # what a command asks for once
+    calls(1, "--qpu=ibm_demo")  # a command's one-time queries
     few, many = calls(2, "--qpu=ibm_demo"), calls(4 * TASKS, "--qpu=ibm_demo")
     plain = calls(2)
     assert many == few
@@ -105,8 +105,8 @@ def test_a_task_asks_slurmctld_for_nothing(counted: CountedSite) -> None:
     assert few - plain <= (0 if slurm_release(cluster) >= (23, 2) else 1)
 
 
-def test_the_hooks_are_there_at_all(counted: CountedSite) -> None:
-    """The sessions that were counted on here were really opened, and closed."""
+def test_the_hooks_really_run(counted: CountedSite) -> None:
+    """The sessions counted here were really opened and closed."""
     run_direct(counted, "--qpu=ibm_demo")
     wait_for(lambda: not counted.site.emulator.open_sessions(), "the session to be closed", 20)
     assert counted.site.emulator.sessions()

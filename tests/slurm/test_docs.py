@@ -1,4 +1,4 @@
-"""Each command of the user's page does what the page says, typed as it stands there."""
+"""Each command of the user's page does what the page says, typed verbatim."""
 
 import re
 import shutil
@@ -21,9 +21,9 @@ def users_own_set(site: Site) -> str:
 
 
 def test_every_command_of_the_users_page_works(site: Site) -> None:
-    """A researcher who types a section from its beginning to its end sees no error, and holds nothing after it.
+    """A researcher who types a section from beginning to end sees no error, and holds nothing afterwards.
 
-    The sections go side by side: `sbatch --wait` looks after its job every other second, and there are many of them.
+    The sections run side by side: `sbatch --wait` polls its job every two seconds, and there are many of them.
     """
     home = site.cluster.user.home
     for name in ("bell.sh", "bell.py"):
@@ -42,7 +42,7 @@ def test_every_command_of_the_users_page_works(site: Site) -> None:
     own = sections.pop(OWN)
     with ThreadPoolExecutor() as shells:
         printed = dict(zip(sections, shells.map(type_all, sections.values()), strict=True))
-    second = {**site.emulator.resource("ibm_second"), "environment": {}}  # the site has nothing of it but the name
+    second = {**site.emulator.resource("ibm_second"), "environment": {}}  # the site has only its name
     site.config([site.emulator.resource("ibm_demo"), second])
     printed[OWN] = type_all(own)
     sections[OWN] = own
@@ -59,8 +59,8 @@ def test_every_command_of_the_users_page_works(site: Site) -> None:
     assert f"ibm_second_QRMI_IBM_QCS_ENDPOINT={site.emulator.url}\n" in printed[OWN].stdout
 
 
-def test_the_script_on_the_users_page_is_one(site: Site) -> None:
-    """The page's first script, as a file, submitted without an option."""
+def test_the_script_on_the_users_page_runs(site: Site) -> None:
+    """The page's first script, saved to a file and submitted without an option."""
     home = site.cluster.user.home
     shutil.copy(ROOT / "examples" / "bell.py", home)
     (home / "first.sh").write_text(pages.block(PAGE, "Your first job", "bash").text)

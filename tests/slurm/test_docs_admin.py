@@ -1,4 +1,4 @@
-"""Each command of the pages for admins does what its page says, typed as it stands, on a machine of its own."""
+"""Every command in the admin pages does what its page says, typed verbatim on a machine of its own."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from slurm.pages import ROOT
 from slurm.polling import wait_for
 
 ADMIN, README = "docs/admin.md", "README.md"
-# Followed from the first line to the last by the fixture `admin`.
+# The fixture `admin` follows these from the first line to the last.
 INSTALLING = (
     "1. Packages, on every node",
     "2. The suite, on every compute node",
@@ -36,14 +36,15 @@ INSTALLING = (
 )
 UPGRADING, REMOVING = "Upgrading qrmi-slurm", "Removing"
 THE_EMULATOR = "The emulator"
-DEMO = "qrmi-slurm"  # the section of README in which it is
+DEMO = "qrmi-slurm"  # the README section that shows it
+INSTALL_IN_README = "Install it on a cluster"
 
 Given = Callable[[Admin], str]
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """A cluster that has never seen the suite, and a user with the example."""
+    """A cluster without the suite, and a user with the example."""
     with Machine() as machine:
         for name in ("bell.sh", "bell.py"):
             shutil.copy(ROOT / "examples" / name, machine.cluster.user.home)
@@ -52,12 +53,12 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def admin(machine: Machine) -> Admin:
-    """Follow docs/admin.md from the first package to the last timer, with the emulator of README as the service."""
+    """Follow docs/admin.md from the first package to the last timer, with README's emulator as the service."""
     found = Admin(machine)
     assert found.output(found.sbatch("echo a job before")) == "a job before\n"
     machine.path("/etc/systemd/system").mkdir(parents=True, exist_ok=True)
     machine.path("/opt/slurm").mkdir()
-    machine.path("/opt/slurm/include").symlink_to("/usr/include")  # as if Slurm had been built by hand
+    machine.path("/opt/slurm/include").symlink_to("/usr/include")  # as if Slurm had been built from source
     with ThreadPoolExecutor() as side:
         emulator = side.submit(start_emulator, found)
         for section in INSTALLING:
@@ -73,7 +74,7 @@ def admin(machine: Machine) -> Admin:
 
 
 def start_emulator(admin: Admin) -> None:
-    """Install and start what README says; Qiskit is there already."""
+    """Install and start what README says; Qiskit is already there."""
     install, serve = pages.block(README, THE_EMULATOR, "sh").commands
     env = {"PYTHONPATH": str(BASE_PACKAGES), "PIP_NO_COMPILE": "1"}
     admin.type(install, env=env)
@@ -86,8 +87,8 @@ def start_emulator(admin: Admin) -> None:
 # --- docs/admin.md, from its top ---------------------------------------------------------------------------
 
 
-def test_the_page_leads_to_a_job(admin: Admin) -> None:
-    """The doctor finds no error, the job sees what the page shows, and a job without a QPU nothing of it."""
+def test_following_the_page_ends_in_a_running_job(admin: Admin) -> None:
+    """The doctor finds no error, the job sees what the page shows, and a job without a QPU is unaffected."""
     assert "error" not in admin.printed["qrmi-slurm doctor"]
     [(command, shown)] = pages.block(ADMIN, INSTALLING[6], "console").session
     assert masked(admin.printed[command].splitlines()) == masked(shown)
@@ -95,30 +96,31 @@ def test_the_page_leads_to_a_job(admin: Admin) -> None:
     assert not admin.machine.open_sessions()
 
 
-def test_wheels_are_enough_for_a_node_without_an_index(admin: Admin) -> None:
-    """`pip download` brings all that `pip install` takes elsewhere: what the tests' own folder of wheels has."""
+def test_wheels_suffice_for_a_node_without_an_index(admin: Admin) -> None:
+    """`pip download` fetches everything `pip install` needs elsewhere, here from the tests' own wheel folder."""
     assert any("pip download --dest wheels" in command for command in admin.printed)
     downloaded = {path.name for path in (admin.machine.checkout / "wheels").glob("*.whl")}
     assert {path.name for path in admin.machine.wheels.glob("*.whl")} <= downloaded
 
 
 def test_readme_says_the_same_in_short(admin: Admin) -> None:
-    """What README types to install is typed by the page as well, and the lines for slurm.conf are equal."""
-    for number in range(3):
-        for command in pages.block(README, "Install it on a cluster", "sh", number).commands:
-            assert command in admin.printed
-    lines = pages.block(README, "Install it on a cluster", "").text
+    """The page types every install command of README, and the slurm.conf lines are identical."""
+    blocks = [block for block in pages.blocks(README) if (block.section, block.language) == (INSTALL_IN_README, "sh")]
+    assert len(blocks) > 1
+    for command in [command for block in blocks for command in block.commands]:
+        assert command in admin.printed
+    lines = pages.block(README, INSTALL_IN_README, "").text
     assert lines == pages.block(ADMIN, INSTALLING[4], "").text
 
 
 # --- what the pages show ------------------------------------------------------------------------------------
 
 
-def test_what_validate_config_shows_in_readme(admin: Admin) -> None:
-    """README's example of a config is the file in examples/, and the command says of it what README shows."""
-    example = pages.block(README, "Install it on a cluster", "json").text
+def test_what_validate_config_shows_about_the_example(admin: Admin) -> None:
+    """README's example of a config is the file in examples/, and the command prints what the page shows."""
+    example = pages.block(README, INSTALL_IN_README, "json").text
     assert example == (ROOT / "examples" / "qrmi_config.json").read_text()
-    [(command, shown)] = pages.block(README, "Install it on a cluster", "console").session
+    [(command, shown)] = pages.block(ADMIN, "What validate-config says about the example", "console").session
     config = admin.machine.path("/etc/slurm/qrmi_config.json")
     before = config.read_text()
     try:
@@ -129,7 +131,7 @@ def test_what_validate_config_shows_in_readme(admin: Admin) -> None:
 
 
 def test_the_refusal_in_readme(admin: Admin) -> None:
-    """A QPU's name with a typing error: what README shows, under this cluster's own job id."""
+    """A mistyped QPU name: the output matches README, under this cluster's own job id."""
     (submit, shown), (look, reason) = pages.block(README, DEMO, "console", 1).session
     printed = admin.type(submit, as_user=True)
     assert masked(printed.splitlines()) == masked(shown)
@@ -140,7 +142,7 @@ def test_the_refusal_in_readme(admin: Admin) -> None:
 
 
 def test_the_demo_in_readme() -> None:
-    """`make demo KEEP=1` prints what README shows of `make demo`, and then how to go on."""
+    """`make demo KEEP=1` prints what README shows for `make demo`, then how to continue."""
     [(command, shown)] = pages.block(README, DEMO, "console").session
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
@@ -158,21 +160,21 @@ def test_the_demo_in_readme() -> None:
             stop_left_up(Path(left_up[1]))
 
 
-# --- every command that no section above or below types ------------------------------------------------------
+# --- every command outside the sections above and below -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a command of a page is typed.
+    """How one of a page's commands is typed.
 
     Args:
-        given: makes what the command is about, and returns what it is called here, in place of `stands_for`.
-        stands_for: what the page writes for it.
+        given: sets up what the command is about, and returns its name here, which replaces `stands_for`.
+        stands_for: the name the page uses.
         shows: what the command prints, as a regular expression.
-        then: words behind the command.
+        then: words to append to the command.
         as_user: whether a user types it.
-        status: how it ends.
-        env: variables that the page has said nothing of.
+        status: its exit status.
+        env: variables the page does not mention.
     """
 
     shows: str = ""
@@ -185,7 +187,7 @@ class Step:
 
 
 def a_pending_release(admin: Admin) -> str:
-    """Let a job end while the service refuses to close its session, and return its id."""
+    """End a job while the service refuses to close its session, and return its id."""
     fault = admin.machine.emulator("POST", "faults", {"call": "update_session", "kind": "error", "status": 500})
     job_id = admin.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1")
     admin.output(job_id)
@@ -195,12 +197,12 @@ def a_pending_release(admin: Admin) -> str:
 
 
 def a_held_job(admin: Admin) -> str:
-    """Submit a job that waits to be released, and return its id."""
+    """Submit a held job, and return its id."""
     return str(admin.sbatch("true", "--hold"))
 
 
 def a_drained_node(admin: Admin) -> str:
-    """Drain n1, as a Prolog that is not there does."""
+    """Drain n1, as a missing Prolog would."""
     admin.type("scontrol update NodeName=n1 State=DRAIN Reason=test")
     return "n1"
 
@@ -213,31 +215,31 @@ def a_qpu_job(admin: Admin) -> str:
 
 
 def a_drained_qpu(admin: Admin) -> str:
-    """Take ibm_demo out of service, and return what root tries it with."""
+    """Take ibm_demo out of service, and return root's command to try it."""
     admin.type("qrmi-slurm drain ibm_demo --reason test")
     return "--wait --wrap true"
 
 
 def a_course(admin: Admin) -> str:
-    """Let those exist who have the course, and return when it is."""
+    """Create the people of the course, and return its time."""
     make_people(admin)
     return "tomorrow"
 
 
 def make_people(admin: Admin) -> None:
-    """Make those of whom the page speaks; only this machine knows them, and nothing runs as them."""
+    """Create the people the page mentions. Only this machine knows them, and nothing runs as them."""
     admin.type(
         "groupadd --force quantum; for name in alice bob; do id -u $name || useradd --groups quantum $name; done"
     )
 
 
 def a_waiting_choice(admin: Admin) -> str:
-    """Submit a job that leaves open which QPU it gets, and return what `scontrol update` is to say."""
+    """Submit a job with a choice of QPUs, and return the values for `scontrol update`."""
     return f"{admin.sbatch('true', '--qpu=any:ibm_demo', '--hold')} Licenses=qpu_ibm_demo"
 
 
 def the_sensors_units(admin: Admin) -> str:
-    """Put the units in their place."""
+    """Install the units."""
     admin.type("install -m 0644 systemd/qrmi-slurm-sensor.* /etc/systemd/system/")
     return "4711"
 
@@ -250,7 +252,7 @@ def a_program(admin: Admin) -> str:
 
 SCHEDULING, ACCOUNTING = "docs/scheduling.md", "docs/accounting.md"
 SETTING_IT_UP, SWITCH = "Setting it up", "Taking a QPU out of service"
-# What the pages call things, and what they are called here.
+# Names in the pages, and their counterparts here.
 NAMES = {", ibm_kingston": "", "ibm_quebec": "ibm_demo", "ibm_qebec": "ibm_dmeo"}
 ACCOUNTING_TITLE = "Accounting: who held which QPU, and for how long"
 COLLECTING = "Collecting ledgers from the nodes"
@@ -302,7 +304,7 @@ STEPS = {
 }
 
 
-# Those that need the QPUs to be licenses, which the fixture `scheduled` makes of them.
+# These need QPUs as licenses, which the fixture `scheduled` sets up.
 SCHEDULED_STEPS = {
     'qrmi-slurm drain ibm_quebec --reason "..."': Step("ibm_demo: drained", then="; qrmi-slurm resume ibm_demo"),
     "qrmi-slurm catalogue --check": Step(),
@@ -331,7 +333,7 @@ SCHEDULED_STEPS = {
 
 
 def typed_elsewhere() -> set[str]:
-    """Return what the sections type that are followed as a whole, and what the tests of whole sessions type."""
+    """Return the commands of sections followed as a whole, and of sessions typed by the tests of whole sections."""
     whole = {(ADMIN, section) for section in (*INSTALLING, UPGRADING, REMOVING)} | {(README, THE_EMULATOR)}
     whole |= {(ACCOUNTING, COLLECTING)}
     found = {
@@ -346,8 +348,8 @@ def typed_elsewhere() -> set[str]:
     return found | {"make demo KEEP=1", *GOING_BACK, *TO_SET_UP}
 
 
-def commands_by_themselves() -> list[str]:
-    """Return every other command of every page."""
+def other_commands() -> list[str]:
+    """Return all other commands of all pages."""
     found = dict.fromkeys(command for page in pages.pages() for command in pages.commands(page))
     others = typed_elsewhere() | NOT_TYPED.keys()
     return [command for command in found if command not in others]
@@ -362,9 +364,9 @@ TO_SET_UP = (
 GOING_BACK = ("ln -sfn qrmi-slurm-0.1.0 /opt/qrmi-slurm",)
 
 
-@pytest.mark.parametrize("command", [command for command in commands_by_themselves() if command not in SCHEDULED_STEPS])
-def test_a_command_within_the_text(admin: Admin, command: str) -> None:
-    """It ends well and shows what the page says; one that is new to the pages needs a line in STEPS."""
+@pytest.mark.parametrize("command", [command for command in other_commands() if command not in SCHEDULED_STEPS])
+def test_a_command_in_the_text(admin: Admin, command: str) -> None:
+    """It exits as expected and prints what the page says. A command new to the pages needs a line in STEPS."""
     take(admin, command, STEPS[command])
 
 
@@ -377,16 +379,16 @@ def take(admin: Admin, command: str, step: Step) -> None:
     admin.machine.cluster.wait_nodes_idle()
 
 
-def test_no_step_is_left_of_a_command_that_is_gone() -> None:
-    """What STEPS and NOT_TYPED have stands in a page, but for what a whole section types now."""
+def test_every_step_belongs_to_a_command_in_the_pages() -> None:
+    """Every entry of STEPS and NOT_TYPED is still in a page, and not in a section that is typed as a whole."""
     on_pages = {command for page in pages.pages() for command in pages.commands(page)}
-    assert STEPS.keys() | SCHEDULED_STEPS.keys() == set(commands_by_themselves())
+    assert STEPS.keys() | SCHEDULED_STEPS.keys() == set(other_commands())
     assert NOT_TYPED.keys() <= on_pages
 
 
 @pytest.mark.parametrize("command", [command for command in NOT_TYPED if command.startswith("make ")])
-def test_make_knows_what_takes_too_long_to_be_typed(command: str) -> None:
-    """The target exists, and the program behind `make bench` has the options."""
+def test_make_targets_too_slow_to_type_exist(command: str) -> None:
+    """The target exists, and the program behind `make bench` has the options shown."""
     dry = command.replace("make", "make --dry-run", 1)
     done = subprocess.run(["bash", "-c", dry], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -402,7 +404,7 @@ def test_make_knows_what_takes_too_long_to_be_typed(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def scheduled(admin: Admin) -> Admin:
-    """Follow docs/scheduling.md's section on setting up, without cli_filter.lua; the site has a license already."""
+    """Follow the setup section of docs/scheduling.md without cli_filter.lua, on a site that already has a license."""
     machine = admin.machine
     conf = machine.path("/etc/slurm/slurm.conf")
     before = conf.read_text()
@@ -419,7 +421,7 @@ def scheduled(admin: Admin) -> Admin:
 
 
 def restart_slurmctld(machine: Machine) -> None:
-    """Restart the controller, as with systemctl."""
+    """Restart the controller, as systemctl would."""
     machine.cluster.slurm("scontrol", "shutdown", "slurmctld")
     wait_for(lambda: not machine.cluster.is_alive("slurmctld"), "slurmctld to end", 20)
     machine.cluster.kill_daemon("slurmctld")
@@ -430,9 +432,9 @@ def restart_slurmctld(machine: Machine) -> None:
 
 @contextmanager
 def another_holds_the_qpu(admin: Admin) -> Iterator[None]:
-    """Let a job hold ibm_demo until the block ends, and no other job outlive it."""
+    """Let another job hold ibm_demo until the block ends, and end all other jobs with it."""
     cluster = admin.machine.cluster
-    # Root's, so that it is not in the list of the user's own.
+    # As root, so that it is not in the user's own list.
     holding = int(admin.type("sbatch --parsable --qpu=ibm_demo --nodelist=n1 --output=/dev/null --wrap 'sleep 600'"))
     cluster.wait_job(holding, {"RUNNING"})
     try:
@@ -442,23 +444,21 @@ def another_holds_the_qpu(admin: Admin) -> Iterator[None]:
         cluster.wait_nodes_idle()
 
 
-def test_what_users_see_of_licenses(scheduled: Admin) -> None:
-    """A job waits for the QPU that another holds, and a QPU's name with a typing error is refused at submission."""
+def test_what_users_see_with_licenses(scheduled: Admin) -> None:
+    """A job waits for the QPU another job holds, and a mistyped QPU name is refused at submission."""
     user = scheduled.machine.cluster.user.name
     with another_holds_the_qpu(scheduled):
         scheduled.play(pages.block(SCHEDULING, "What users see", "console"), {**NAMES, "alice": user[:8]})
-        of_readme = pages.block(README, "QPUs in Slurm's queue", "console")
-        scheduled.play(of_readme, {"known QPUs: ibm_demo, ibm_second": "known QPUs: ibm_demo"})
 
 
 def test_the_switch_in_the_page(scheduled: Admin) -> None:
-    """A QPU is drained under a running job, another job waits and is told why, and the QPU comes back."""
+    """A QPU is drained under a running job, another job waits and is told why, and the QPU returns to service."""
     with another_holds_the_qpu(scheduled):
         scheduled.play(pages.block(SCHEDULING, SWITCH, "console"), NAMES)
 
 
 def test_the_refusal_by_an_access_rule_in_the_page(scheduled: Admin) -> None:
-    """With the page's rules, under the name of this user."""
+    """With the page's rules, under this user's name."""
     config = scheduled.machine.path("/etc/slurm/qrmi_config.json")
     before = config.read_text()
     make_people(scheduled)
@@ -476,12 +476,12 @@ def test_the_refusal_by_an_access_rule_in_the_page(scheduled: Admin) -> None:
 
 @pytest.mark.parametrize("command", SCHEDULED_STEPS)
 def test_a_command_about_licenses(scheduled: Admin, command: str) -> None:
-    """It ends well and shows what the page says."""
+    """It succeeds and prints what the page says."""
     take(scheduled, command, SCHEDULED_STEPS[command])
 
 
 def test_the_report_in_the_page(admin: Admin) -> None:
-    """The same columns, of this cluster's jobs."""
+    """The same columns, for this cluster's jobs."""
     a_qpu_job(admin)
     [(command, shown)] = pages.block(ACCOUNTING, ACCOUNTING_TITLE, "console").session
     printed = admin.type(command.replace("--since 2026-01 --until 2026-02", "--since today")).splitlines()
@@ -489,8 +489,8 @@ def test_the_report_in_the_page(admin: Admin) -> None:
     assert [line.split()[0] for line in printed].count("total") == 1
 
 
-def test_the_ledger_is_collected_as_the_page_says(admin: Admin) -> None:
-    """From each node, by ssh, and read where it was collected."""
+def test_collecting_the_ledgers_as_the_page_says(admin: Admin) -> None:
+    """Fetched from each node by ssh, and readable in the folder it was copied to."""
     a_qpu_job(admin)
     admin.machine.path("/srv/www").mkdir(exist_ok=True)
     admin.follow(pages.block(ACCOUNTING, COLLECTING, "sh"))
@@ -498,18 +498,18 @@ def test_the_ledger_is_collected_as_the_page_says(admin: Admin) -> None:
     assert "<svg" in admin.machine.path("/srv/www/qpus.html").read_text()
 
 
-# --- docs/admin.md, to its end: these change the installation, in this order ----------------------------------
+# --- the rest of docs/admin.md: these change the installation, in this order -----------------------------------
 
 
-def test_the_credentials_in_slurmds_log_that_the_page_warns_of(admin: Admin) -> None:
-    """At SlurmdDebug=debug slurmstepd logs what TaskProlog exports; our own messages never have a value."""
+def test_slurmds_debug_log_shows_credentials_as_the_page_warns(admin: Admin) -> None:
+    """At SlurmdDebug=debug slurmstepd logs what TaskProlog exports; our own messages never contain a value."""
     admin.output(admin.sbatch("true", "--qpu=ibm_demo", "--nodelist=n1"))
     assert API_KEY in admin.machine.cluster.slurmd_log("n1")
     assert API_KEY not in admin.machine.syslog.read_text()
 
 
 def test_upgrading_while_jobs_run(admin: Admin) -> None:
-    """One job after another meets the switch to the new version and back; none fails, no node drains."""
+    """One job after another runs through the switch to the new version and back; none fails, no node drains."""
     machine = admin.machine
     project = machine.checkout / "pyproject.toml"
     project.write_text(re.sub("(?m)^version = .*$", 'version = "0.2.0"', project.read_text()))
@@ -540,10 +540,10 @@ def wait_some_jobs(admin: Admin) -> None:
 
 
 def test_removing_while_jobs_run(admin: Admin) -> None:
-    """A job that holds a QPU ends well, one that waits for its start is told, no node drains, other jobs go on."""
+    """A running QPU job finishes, a job about to start is told, no node drains, and other jobs go on."""
     machine = admin.machine
     plugstack = machine.path("/etc/slurm/plugstack.conf")
-    # An option of the site's own: the hooks have to find it until the last record is gone.
+    # A site option that the hooks need until the last record is gone.
     plugstack.write_text(plugstack.read_text().replace("config.json", "config.json --state-dir=/var/spool/our-own"))
     go_on = machine.cluster.user.home / "go-on"
     script = f"until [ -e {go_on} ]; do sleep 0.1; done; srun env"
@@ -566,7 +566,7 @@ def test_removing_while_jobs_run(admin: Admin) -> None:
     assert "no job holds a QPU" in admin.printed["qrmi-slurm status"]
     assert not re.search("(Prolog|Epilog)=", machine.path("/etc/slurm/slurm.conf").read_text())
     wait_for(lambda: all(now > read_before[node] for node, now in times_read(machine).items()), "slurmd to read it", 20)
-    take_licenses_away(machine)
+    remove_licenses(machine)
     admin.follow(last)
 
     for node in machine.cluster.nodes:
@@ -576,8 +576,8 @@ def test_removing_while_jobs_run(admin: Admin) -> None:
     assert not [*left, *machine.path("/etc/slurm/").glob("qrmi*")]
 
 
-def take_licenses_away(machine: Machine) -> None:
-    """Do what the page says of licenses in words."""
+def remove_licenses(machine: Machine) -> None:
+    """Do what the page describes in words about licenses."""
     conf = machine.path("/etc/slurm/slurm.conf")
     conf.write_text(re.sub("(?m)^(JobSubmitPlugins|CliFilterPlugins|Licenses)=.*\n", "", conf.read_text()))
     for name in ("job_submit.lua", "cli_filter.lua", "qrmi_catalogue.lua"):
@@ -586,5 +586,5 @@ def take_licenses_away(machine: Machine) -> None:
 
 
 def times_read(machine: Machine) -> dict[str, int]:
-    """Return how often each slurmd has read its configuration again."""
+    """Return how often each slurmd has reread its configuration."""
     return {node: machine.cluster.slurmd_log(node).count("Log file re-opened") for node in machine.cluster.nodes}

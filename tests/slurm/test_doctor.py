@@ -1,4 +1,4 @@
-"""`qrmi-slurm doctor` finds nothing wrong with a sound cluster, and finds each fault made on one."""
+"""`qrmi-slurm doctor` finds nothing wrong with a sound cluster, and finds each fault planted in one."""
 
 import json
 import re
@@ -25,7 +25,7 @@ HEALTHY = {
     "users": "ok",
     "PrologFlags": "ok",
     "BatchStartTimeout": "ok",
-    "MessageTimeout": "warning",  # 10 s by default: users of a slow service see that Prolog hangs
+    "MessageTimeout": "warning",  # 10 s by default: longer, and users of a slow service see that Prolog hangs
     "config": "ok",
     "licenses": "ok",  # not used here
     "QRMI": "ok",
@@ -109,7 +109,7 @@ def test_a_login_node_needs_less(site: Site) -> None:
 
 
 def test_a_user_learns_what_was_not_checked(site: Site) -> None:
-    """For a user, what only root can see is a warning, never an error."""
+    """For a user, a check that needs root is a warning, never an error."""
     site.state_dir.mkdir(mode=0o711)
     done = site.cluster.run_as_user([BIN / "qrmi-slurm", "doctor", "--json"])
     lines = {line["name"]: line for line in json.loads(done.stdout)["lines"]}
@@ -227,9 +227,9 @@ def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]
 
 
 def test_a_plugin_of_another_release(site: Site) -> None:
-    """A plugin built for another Slurm is reported with both releases, and srun proves that it is not loaded."""
+    """A plugin built for another Slurm is reported with both releases, and srun shows that it is not loaded."""
     content = STUB.read_bytes()
-    # What Slurm reads, plugin_version, and what doctor reads: both as the headers of 22.05.8 have it.
+    # What Slurm reads, plugin_version, and what doctor reads, both as in the headers of 22.05.8.
     for built, other_release in (
         (bytes([8, 5, 22, 0]), bytes([1, 11, 23, 0])),
         (b"Slurm\x0022.05.8\0", b"Slurm\x0023.11.1\0"),
@@ -245,7 +245,7 @@ def test_a_plugin_of_another_release(site: Site) -> None:
 
 
 def test_another_plugin_of_the_same_name(site: Site) -> None:
-    """A plugin that Slurm loads but that has not our marker is reported."""
+    """A plugin that Slurm loads but that lacks our marker is reported."""
     other = site.cluster.etc / "spank_qrmi.so"
     other.write_bytes(STUB.read_bytes().replace(b"qrmi-slurm stub", b"another's stub "))
     site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")

@@ -13,18 +13,18 @@ from standins.resources import SECRET, resource
 
 UNLIMITED_S = "2147483647"
 
-# Slurm's own carriers of the selection and the marks of TaskProlog and stub, which are no part of the contract.
+# Slurm's own carriers of the selection and the marks of TaskProlog and stub, which are not part of the contract.
 NOT_IN_THE_CONTRACT = re.compile(r"SLURM_SPANK_.*|QRMI_SLURM_.*")
 
 
 def contract_part(env: Mapping[str, str], *more: str) -> dict[str, str]:
-    """Return all that a job without --qpu would not have, under whatever name."""
+    """Return everything that a job without --qpu would not have, under whatever name."""
     ours = {name for name in env if "QRMI" in name or "QPU" in name} | {"RUST_LOG", *more}
     return {name: env[name] for name in sorted(ours) if name in env and not NOT_IN_THE_CONTRACT.fullmatch(name)}
 
 
 def test_a_task_sees_the_whole_table_and_nothing_else(site: Site, services: Services) -> None:
-    """Four QPUs, one of them unknown, in their order: every variable of the contract with its value, no other."""
+    """Four QPUs in order, one of them unknown: exactly the contract's variables, each with its value."""
     session = site.emulator.resource("ibm_demo")
     session["environment"] |= {"QRMI_IBM_QCS_SESSION_MODE": "dedicated", "OTHER": 'a "b" $c \\d=é'}
     direct, older = (resource(kind, f"{services.url}/online") for kind in ("direct-access", "qiskit-runtime-service"))
@@ -79,7 +79,7 @@ def test_a_task_sees_the_whole_table_and_nothing_else(site: Site, services: Serv
     ("limit", "seconds"), [("UNLIMITED", UNLIMITED_S), ("3-04:05", str(((3 * 24 + 4) * 60 + 5) * 60))]
 )
 def test_the_time_limit_is_in_seconds(site: Site, limit: str, seconds: str) -> None:
-    """Slurm says UNLIMITED or days: QRMI gets a number that each of its clients can read."""
+    """Slurm says UNLIMITED or days; QRMI gets a number that all of its clients can read."""
     done = site.cluster.run_as_user(["srun", f"--time={limit}", "--qpu=ibm_demo", "env"])
     assert done.returncode == 0, done.stderr
     assert environment_of(done.stdout)["ibm_demo_QRMI_JOB_TIMEOUT_SECONDS"] == seconds
@@ -96,7 +96,7 @@ for found in QRMIService().resources():
 
 
 def test_qrmi_itself_finds_every_qpu_of_the_job(site: Site, services: Services) -> None:
-    """A job with a QPU of each type: QRMIService in the task lists all that were acquired, and all are released."""
+    """A job with a QPU of each type: QRMIService in the task lists all acquired QPUs, and all are released."""
     kinds = {
         "alice-bob-felis": "AliceBobFelis",
         "direct-access": "IBMQuantumSystem",
@@ -108,7 +108,7 @@ def test_qrmi_itself_finds_every_qpu_of_the_job(site: Site, services: Services) 
     }
     resources = [resource(kind, f"{services.url}/online") for kind in kinds]
     resources[2] = site.emulator.resource("ibm_demo")
-    resources[4]["type"] = "OQTOPUS"  # as QRMI's class has it
+    resources[4]["type"] = "OQTOPUS"  # as in QRMI's class
     site.config(resources)
     bridge = services.oqtopus_bridge
     site.plugstack(site.plugstack_line(f"--env:PY_BRIDGE_PATH={bridge}", f"--env:PYTHON_LIBRARY={bridge}"))
@@ -120,7 +120,7 @@ def test_qrmi_itself_finds_every_qpu_of_the_job(site: Site, services: Services) 
     output = site.cluster.job_output(job_id)
     assert info.state == "COMPLETED", output
     found = {line for line in output.splitlines() if "ResourceType." in line}
-    shown = [name.replace("my_iqm_server", "my_iqm:server") for name in names]  # IQM's own way to write it
+    shown = [name.replace("my_iqm_server", "my_iqm:server") for name in names]  # IQM's own spelling
     assert found == {f"{name} ResourceType.{kind}" for name, kind in zip(shown, kinds.values(), strict=True)}, output
     assert not site.emulator.open_sessions()
     made = [(request["method"], request["path"]) for request in services.requests()[before:]]

@@ -1,4 +1,4 @@
-"""However long the service takes, Prolog and Epilog end within their timeouts and two seconds, and stay small."""
+"""However slow the service is, Prolog and Epilog end within their timeouts plus two seconds, and stay small."""
 
 import fcntl
 import subprocess
@@ -20,7 +20,7 @@ MAX_MEMORY_KB = 80 * 1024
 
 @pytest.fixture
 def timed(site: Site) -> Iterator[Site]:
-    """Return a site with timeouts of a second; what the tests leave at the service is closed again."""
+    """Return a site with timeouts of a second. Sessions that a test leaves open are closed again."""
     site.plugstack(site.plugstack_line(f"--acquire-timeout={TIMEOUT_S:g}", f"--release-timeout={TIMEOUT_S:g}"))
     yield site
     site.emulator.clear_faults()
@@ -45,7 +45,7 @@ def hang(site: Site, *calls: str) -> None:
 
 @contextmanager
 def record_locked(site: Site) -> Iterator[None]:
-    """Hold the record of the job, as another process would that hangs in it."""
+    """Lock the record of the job, as a hanging process would."""
     with (site.folder_of(JOB_ID) / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -60,8 +60,8 @@ def test_prolog_with_a_service_that_hangs(timed: Site, call: str) -> None:
     timed.command("release", "--forget", "--yes", str(JOB_ID))
 
 
-def test_prolog_that_has_an_earlier_run_to_release_first(timed: Site) -> None:
-    """Both hang: releasing gets half of the time, acquiring the rest; the bound is one."""
+def test_prolog_that_first_releases_an_earlier_run(timed: Site) -> None:
+    """Both hang: releasing gets half of the time, acquiring the rest; the bound stays the same."""
     timed.run_hook("prolog", JOB_ID)
     assert len(timed.emulator.open_sessions()) == 1
     hang(timed, "update_session", "create_session")
@@ -71,8 +71,8 @@ def test_prolog_that_has_an_earlier_run_to_release_first(timed: Site) -> None:
     timed.command("release", "--forget", "--yes", str(JOB_ID))
 
 
-def test_prolog_that_has_to_give_one_of_two_back(timed: Site) -> None:
-    """--require=all, one QPU hangs: the other is given back within the bound, or by recover at once."""
+def test_prolog_that_has_to_release_one_of_two(timed: Site) -> None:
+    """--require=all, one QPU hangs: the other is released within the bound, or by recover at once."""
     timed.plugstack(timed.plugstack_line(f"--acquire-timeout={TIMEOUT_S:g}", "--release-timeout=30", "--require=all"))
     timed.emulator.control("POST", "faults", {"call": "create_session", "kind": "hang", "times": 1})
     hang(timed, "update_session")
@@ -95,15 +95,15 @@ def test_epilog_with_a_service_that_hangs(timed: Site, call: str) -> None:
 
 
 @pytest.mark.parametrize("hook", ["prolog", "epilog"])
-def test_a_record_that_another_process_holds(timed: Site, hook: str) -> None:
-    """It is waited for within the same bound."""
+def test_a_record_locked_by_another_process(timed: Site, hook: str) -> None:
+    """The hook waits for it within the same bound."""
     timed.run_hook("prolog", JOB_ID)
     with record_locked(timed), bounded():
         assert timed.run_hook(hook, JOB_ID).returncode == 0
 
 
 def test_prolog_with_sixteen_qpus_takes_less_than_80_mb(site: Site) -> None:
-    """All processes of the hook together, pages that they share counted once, while all sixteen requests wait."""
+    """All processes of the hook together, with shared pages counted once, while all sixteen requests wait."""
     names = [f"qpu_{number}" for number in range(16)]
     resources = [{**site.emulator.resource("ibm_demo"), "name": name} for name in names]
     site.config(resources)
@@ -120,6 +120,6 @@ def test_prolog_with_sixteen_qpus_takes_less_than_80_mb(site: Site) -> None:
 
 
 def _memory_kb(pid: int) -> int:
-    """Return a process's proportional set size: its own pages, and its share of those that it has in common."""
+    """Return a process's proportional set size: its own pages, and its share of the shared ones."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

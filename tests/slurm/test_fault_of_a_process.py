@@ -1,4 +1,4 @@
-"""Whatever is killed, and whenever: what was acquired is released, no node is drained, later jobs are fine."""
+"""Whatever is killed, and whenever: acquired QPUs are released, no node is drained, later jobs run."""
 
 import contextlib
 import os
@@ -17,7 +17,9 @@ from slurm.site import Site, SiteOptions
 
 @pytest.fixture(scope="module", autouse=True)
 def job_at_its_limit() -> Iterator[tuple[Site, int]]:
-    """Start a job on a cluster of its own whose time is up while the other tests run; Slurm looks twice a minute."""
+    """Start a job on its own cluster that reaches its time limit while the other tests run; Slurm checks twice a
+    minute.
+    """
     with Site(SiteOptions(cluster=ClusterOptions(nodes=1))) as site:
         resource = site.emulator.resource("ibm_demo")
         resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "600"  # or the service ends it at the same time
@@ -29,7 +31,7 @@ def job_at_its_limit() -> Iterator[tuple[Site, int]]:
 
 
 def slurmstepds(site: Site, job_id: int) -> list[int]:
-    """Return the slurmstepds of a job; their title says which (`slurmstepd: [12.batch]`)."""
+    """Return a job's slurmstepds; their titles say which (`slurmstepd: [12.batch]`)."""
     found = []
     for process in living():
         try:
@@ -50,7 +52,7 @@ def processes_of_user(site: Site) -> list[int]:
 
 
 def test_prolog_killed_before_it_acquires(site: Site) -> None:
-    """It waits for the config, which is a pipe here: nothing was acquired, and the job reads where to look."""
+    """It is waiting for the config, a pipe here. Nothing was acquired, and the job's output says where to look."""
     site.config_path.unlink()
     os.mkfifo(site.config_path)
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
@@ -65,7 +67,7 @@ def test_prolog_killed_before_it_acquires(site: Site) -> None:
 
 
 def test_prolog_killed_while_it_acquires(site: Site) -> None:
-    """The call goes on alone and journals its token; Epilog has come and gone by then, but recover finds it."""
+    """The call goes on alone and journals its token. Epilog has already run by then, but recover finds it."""
     with site.emulator.held("create_session", when="after") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
@@ -85,7 +87,7 @@ def test_prolog_killed_while_it_acquires(site: Site) -> None:
 
 
 def test_prolog_killed_with_one_qpu_acquired_and_one_under_way(site: Site) -> None:
-    """Epilog releases the one that is recorded, recover the other."""
+    """Epilog releases the recorded one, recover the other."""
     with site.emulator.fault(call="create_session", kind="hold", when="before", times=1) as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo,ibm_second", "--nodelist=n1")
         hold.wait_for(1)
@@ -105,7 +107,7 @@ def test_prolog_killed_with_one_qpu_acquired_and_one_under_way(site: Site) -> No
 
 
 def test_a_call_to_qrmi_killed(site: Site) -> None:
-    """The job is told; a session that may have come of it is named, and nothing else is."""
+    """The job is told, and a session the call may have opened is reported; nothing else is."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
@@ -118,7 +120,7 @@ def test_a_call_to_qrmi_killed(site: Site) -> None:
 
 
 def test_epilog_killed_while_it_releases(site: Site) -> None:
-    """Its shell still ends well, so the node stays; recover finishes."""
+    """Its shell still exits 0, so the node stays in service; recover finishes."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
@@ -130,7 +132,7 @@ def test_epilog_killed_while_it_releases(site: Site) -> None:
 
 
 def test_slurmd_killed_and_restarted_under_a_job(site: Site) -> None:
-    """The job ends while no slurmd is there; the next one runs Epilog."""
+    """The job ends while no slurmd is running; the next one runs Epilog."""
     job_id = start_long_job(site)
     site.cluster.kill_slurmd("n1")
     let_go(site, job_id)
@@ -145,7 +147,7 @@ def test_slurmd_killed_and_restarted_under_a_job(site: Site) -> None:
 
 
 def test_slurmd_killed_and_restarted_while_prolog_acquires(site: Site) -> None:
-    """Prolog lives on without its slurmd; whatever Slurm does with the job then, nothing stays open."""
+    """Prolog outlives its slurmd; whatever Slurm then does with the job, no session stays open."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
         hold.wait_for(1)
@@ -168,7 +170,7 @@ def test_slurmstepd_killed(site: Site) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     site.cluster.slurm("scancel", str(job_id))
-    for pid in processes_of_user(site):  # nobody else does
+    for pid in processes_of_user(site):  # nothing else kills them
         with contextlib.suppress(ProcessLookupError):  # a script's `sleep` comes and goes
             os.kill(pid, signal.SIGKILL)
     site.cluster.wait_job_over(job_id)
@@ -197,7 +199,7 @@ def test_a_node_that_rebooted(site: Site) -> None:
 
 
 def test_epilog_twice_and_without_a_prolog(site: Site) -> None:
-    """The second finds nothing and says so; both end well."""
+    """The second run finds nothing and says so; both exit 0."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     site.cluster.wait_job_over(job_id)
     closed = [session["state"] for session in site.emulator.sessions()]
@@ -209,7 +211,7 @@ def test_epilog_twice_and_without_a_prolog(site: Site) -> None:
 
 
 def test_prolog_again_under_a_running_job(site: Site) -> None:
-    """A slurmd that was restarted may run it again: the job keeps what it holds."""
+    """A restarted slurmd may run Prolog again: the job keeps what it holds."""
     job_id = start_long_job(site)
     before = site.emulator.open_sessions()
     assert site.run_hook("prolog", job_id).returncode == 0
@@ -220,7 +222,7 @@ def test_prolog_again_under_a_running_job(site: Site) -> None:
 
 
 def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
-    """Who comes second leaves the record to the first, without alarm."""
+    """The second one leaves the record to the first, without raising an alarm."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         hold.wait_for(1)
@@ -231,7 +233,7 @@ def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
 
 
 def test_an_epilog_beside_recover(site: Site) -> None:
-    """Epilog waits half of its time for the record, leaves it to recover, and ends well."""
+    """Epilog waits for the record for half of its time, leaves it to recover, and exits 0."""
     site.plugstack(site.plugstack_line("--release-timeout=4"))
     fault = {"call": "update_session", "kind": "error", "status": 500}
     job_id = finish_with(site, lambda _job_id: site.emulator.control("POST", "faults", fault))
@@ -248,7 +250,7 @@ def test_an_epilog_beside_recover(site: Site) -> None:
 
 
 def test_a_requeued_jobs_first_session_is_released_while_its_second_run_lives(site: Site) -> None:
-    """Neither Epilog nor the next Prolog could close it; recover takes it, and leaves the living run its own."""
+    """Neither Epilog nor the next Prolog could close it; recover does, and leaves the running job its own."""
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     fault = {"call": "update_session", "kind": "error", "status": 500}
     site.emulator.control("POST", "faults", fault)
@@ -270,7 +272,7 @@ def test_a_requeued_jobs_first_session_is_released_while_its_second_run_lives(si
 
 
 def test_two_jobs_of_one_user_on_the_same_qpu(site: Site) -> None:
-    """Each has its session, and the end of one closes its own alone."""
+    """Each has its session, and the end of one closes only its own."""
     first, second = start_long_job(site), start_long_job(site)
     assert len(site.emulator.open_sessions()) == 2
     token = (site.record_of(second) or {})["entries"][0]["token"]
@@ -284,7 +286,7 @@ def test_two_jobs_of_one_user_on_the_same_qpu(site: Site) -> None:
 
 
 def test_release_takes_a_living_jobs_qpu_only_on_an_admins_word(site: Site) -> None:
-    """It refuses without one; with it the session is closed, and the job's next step reads who did it."""
+    """It refuses unless forced; then the session is closed, and the job's next step says who did it."""
     job_id = start_long_job(site, then="srun --export=NONE /bin/true\n")
     refused = site.command("release", str(job_id))
     assert refused.returncode == 2
@@ -298,7 +300,7 @@ def test_release_takes_a_living_jobs_qpu_only_on_an_admins_word(site: Site) -> N
     assert_nothing_left(site, job_id)
 
 
-# The last one here: its time has passed while the others ran.
+# Last here, so that its time has passed while the others ran.
 def test_a_job_that_reaches_its_time_limit(job_at_its_limit: tuple[Site, int]) -> None:
     """Slurm ends it, and Epilog closes its session."""
     site, job_id = job_at_its_limit

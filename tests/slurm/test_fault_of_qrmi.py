@@ -1,4 +1,4 @@
-"""Whatever QRMI itself does, raise, panic, exit or crash: it costs one QPU of one job and no node."""
+"""Whether QRMI raises, panics, exits or crashes: it costs one QPU of one job and no node."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ WORDS = ["raise", "panic", "exit", "segv"]
 
 @pytest.fixture
 def fake_qrmi(site: Site) -> Iterator[Path]:
-    """Let Prolog and Epilog run with a QRMI that does what the config tells it; return the file of its calls."""
+    """Run Prolog and Epilog with a QRMI that does what the config says; return the file of its calls."""
     venv = site.cluster.folder / "venv-with-fake-qrmi"
     packages = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     if not venv.exists():
@@ -38,7 +38,7 @@ def fake_qrmi(site: Site) -> Iterator[Path]:
 
 
 def configure(site: Site, calls: Path, **words: str) -> None:
-    """Tell the stand-in what to do: `acquire="panic"`."""
+    """Tell the fake what to do: `acquire="panic"`."""
     resource: dict[str, Any] = site.emulator.resource("ibm_demo")
     told = {f"QRMI_FAKE_{action.upper()}": word for action, word in words.items()}
     resource["environment"] |= {"QRMI_FAKE_CALLS": str(calls), **told}
@@ -76,7 +76,7 @@ def test_while_releasing(site: Site, fake_qrmi: Path, word: str) -> None:
 
 @pytest.mark.parametrize("how", ["raise ImportError('libquantum.so: cannot open')", "import os; os._exit(9)"])
 def test_a_qrmi_that_cannot_be_imported(site: Site, fake_qrmi: Path, how: str) -> None:
-    """The job fails, the node stays, and with another QRMI all is well again."""
+    """The job fails, the node stays in service, and with another QRMI everything works again."""
     broken = fake_qrmi.parent / "broken" / "qrmi"
     broken.mkdir(parents=True, exist_ok=True)
     (broken / "__init__.py").write_text(f"{how}\n")

@@ -1,4 +1,4 @@
-"""Whatever the service does to a call of acquire or release: the job is told, no session stays, no node is drained."""
+"""Whatever the service does to an acquire or release: the job is told, no session stays open, no node is drained."""
 
 import sys
 from typing import Any
@@ -17,7 +17,7 @@ FAULTS = {
     "answers 500": {"kind": "error", "status": 500},
     "answers garbage": {"kind": "garbage"},
 }
-# QRMI takes any answer of 2xx to the closing request itself for done, and reads no body: there is no telling then.
+# QRMI takes any 2xx answer to the close request as success and reads no body, so it cannot tell.
 LOUD_FAULTS = {name: fault for name, fault in FAULTS.items() if name != "answers garbage"}
 every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 
@@ -42,7 +42,7 @@ def short_sessions(site: Site, **changes: str) -> None:
 
 
 def assert_job_fails(site: Site, *reasons: str) -> int:
-    """A job with a QPU fails at once, and reads why."""
+    """A job with a QPU fails at once, and its output says why."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     info = site.cluster.wait_job_over(job_id)
     output = site.cluster.job_output(job_id)
@@ -54,7 +54,7 @@ def assert_job_fails(site: Site, *reasons: str) -> int:
 
 
 def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
-    """What the service may have opened ends by itself; recover says so without alarm, and then forgets it."""
+    """A session the service may have opened ends by itself; recover says so without alarm, then drops the record."""
 
     def forgotten() -> bool:
         said = site.recover()
@@ -71,7 +71,7 @@ def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
 @every_fault
 @pytest.mark.parametrize("call", ["iam_token", "create_session"])
 def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
-    """The job fails with the reason; where nobody can tell whether a session was opened, that is recorded."""
+    """The job fails with the reason; if it is unknown whether a session was opened, that is recorded."""
     short_sessions(site)
     with site.emulator.fault(call=call, **fault) as injected:
         job_id = assert_job_fails(site)
@@ -84,8 +84,8 @@ def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hang", "garbage"])
-def test_a_session_that_was_opened_but_never_told_is_named_and_ends_by_itself(site: Site, kind: str) -> None:
-    """The answer comes after our deadline, or is lost: log and `status` say indeterminate, and when it ends."""
+def test_a_session_opened_without_an_answer_is_reported_and_ends_by_itself(site: Site, kind: str) -> None:
+    """The answer comes too late or is lost: log and `status` say indeterminate, and when the session ends."""
     short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="2")
     with site.emulator.fault(call="create_session", kind=kind, when="after"):
         job_id = assert_job_fails(site)
@@ -97,7 +97,7 @@ def test_a_session_that_was_opened_but_never_told_is_named_and_ends_by_itself(si
 
 
 def test_a_service_that_refuses_connections_while_acquiring(site: Site) -> None:
-    """Nothing was asked, so nothing stays recorded as a session that may be open longer than it may live."""
+    """Nothing was requested, so no possibly open session stays recorded beyond its longest possible life."""
     with Gate(site.emulator.url) as gate:
         gate.shut()
         short_sessions(site, QRMI_IBM_QCS_ENDPOINT=gate.url, QRMI_IBM_QCS_IAM_ENDPOINT=gate.url)
@@ -109,7 +109,7 @@ def test_a_service_that_refuses_connections_while_acquiring(site: Site) -> None:
 
 
 def assert_recovered(site: Site, job_id: int) -> None:
-    """The job has ended well, its node is free, its session is still open; recover closes it."""
+    """The job has ended normally, its node is free, its session is still open; recover closes it."""
     info = site.cluster.wait_job_over(job_id)
     assert info.state == "COMPLETED", site.cluster.job_output(job_id)
     assert len(site.emulator.open_sessions()) == 1
@@ -136,7 +136,7 @@ def assert_recovered(site: Site, job_id: int) -> None:
     ],
 )
 def test_while_releasing(site: Site, call: str, fault: dict[str, Any]) -> None:
-    """The session stays recorded with its token until recover closes it; the job and its node know nothing of it."""
+    """The session stays recorded with its token until recover closes it; the job and its node are unaffected."""
     site.plugstack(site.plugstack_line("--release-timeout=1"))
     injected = []
 
@@ -151,7 +151,7 @@ def test_while_releasing(site: Site, call: str, fault: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fault", LOUD_FAULTS.values(), ids=LOUD_FAULTS.keys())
 def test_while_cancelling_a_session_with_tasks(site: Site, fault: dict[str, Any]) -> None:
-    """QRMI cancels a session in which the job has left a task: the same holds for that call."""
+    """QRMI cancels a session in which the job has left a task: the same applies to that call."""
     site.plugstack(site.plugstack_line("--release-timeout=1"))
     site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})
     try:
@@ -178,7 +178,7 @@ def test_a_service_that_refuses_connections_while_releasing(site: Site) -> None:
     assert_next_job_is_fine(site)
 
 
-def test_a_session_that_the_service_does_not_know_any_more_is_released(site: Site) -> None:
+def test_a_session_unknown_to_the_service_counts_as_released(site: Site) -> None:
     """A 404 with the service's own JSON is proof; nothing stays recorded."""
     body = {"errors": [{"code": 1291, "message": "session not found"}]}
     with site.emulator.fault(call="update_session", kind="error", status=404, body=body, when="after"):

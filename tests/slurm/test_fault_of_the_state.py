@@ -19,7 +19,7 @@ PAGE_BYTES = 4096
 
 @contextmanager
 def file_system(place: Path, size: str) -> Iterator[Path]:
-    """Mount one in memory of that size, and take it away again."""
+    """Mount a tmpfs of that size, and unmount it again."""
     place.mkdir(mode=0o711, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "tmpfs", place], check=True)
     try:
@@ -30,7 +30,7 @@ def file_system(place: Path, size: str) -> Iterator[Path]:
 
 @pytest.fixture
 def own_device(site: Site) -> Iterator[Path]:
-    """Have the state directory on a file system of its own."""
+    """Put the state directory on a file system of its own."""
     with file_system(site.cluster.folder / "qrmi-state-mount", "1m") as place:
         kept, site.state_dir = site.state_dir, place
         site.plugstack(site.plugstack_line())
@@ -39,7 +39,7 @@ def own_device(site: Site) -> Iterator[Path]:
 
 
 def fill(place: Path) -> None:
-    """Leave no room on a file system."""
+    """Fill a file system."""
     with (place / "filler").open("wb", buffering=0) as filler:
         try:
             while True:
@@ -57,10 +57,8 @@ def remount(place: Path, option: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_state_directory_that_takes_nothing_fails_the_job_before_anything_is_acquired(
-    site: Site, own_device: Path, fault: str
-) -> None:
-    """What cannot be recorded is not acquired; the job reads that, and where an admin looks."""
+def test_an_unwritable_state_directory_fails_the_job_before_acquiring(site: Site, own_device: Path, fault: str) -> None:
+    """What cannot be recorded is not acquired; the job's output says so and where an admin should look."""
     count = len(site.emulator.sessions())
     fill(own_device) if fault == "full" else remount(own_device, "ro")
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
@@ -73,8 +71,8 @@ def test_a_state_directory_that_takes_nothing_fails_the_job_before_anything_is_a
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_state_directory_that_takes_nothing_keeps_no_session_open(site: Site, own_device: Path, fault: str) -> None:
-    """Epilog releases all the same; what is recorded still is found released by recover, once the disk takes that."""
+def test_an_unwritable_state_directory_leaves_no_session_open(site: Site, own_device: Path, fault: str) -> None:
+    """Epilog releases all the same. The leftover record is resolved by recover once the disk is writable again."""
     change = fill if fault == "full" else lambda place: remount(place, "ro")
     job_id = finish_with(site, lambda _job_id: change(own_device))
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
@@ -86,7 +84,7 @@ def test_a_state_directory_that_takes_nothing_keeps_no_session_open(site: Site, 
 
 
 def test_a_state_directory_that_was_missing_comes_back_with_its_records(site: Site) -> None:
-    """A file system that was not mounted at the job's end: Epilog says that it finds nothing, recover finds all."""
+    """A file system missing at the job's end: Epilog reports that it finds nothing, and recover finds everything."""
     away = site.state_dir.with_name("qrmi-state-away")
     job_id = finish_with(site, lambda _job_id: site.state_dir.rename(away))
     site.cluster.wait_job_over(job_id)
@@ -100,7 +98,7 @@ def test_a_state_directory_that_was_missing_comes_back_with_its_records(site: Si
 
 
 def test_a_state_directory_on_a_device_of_its_own(site: Site, own_device: Path) -> None:
-    """Nothing is moved from one file system to another; a record that nobody can read neither."""
+    """Nothing is moved between file systems, not even an unreadable record."""
     short_sessions(site)
     job_id = finish_with(site, lambda job_id: (site.folder_of(job_id) / "record.json").write_text("{"))
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
@@ -115,8 +113,8 @@ def test_a_state_directory_on_a_device_of_its_own(site: Site, own_device: Path) 
 @pytest.mark.parametrize(
     "content", ["", '{"version": 1, "clus', '{"version": 2}', "\0" * 100], ids=["empty", "cut", "newer", "foreign"]
 )
-def test_a_record_that_nobody_can_read_is_set_aside_and_blocks_nothing(site: Site, content: str) -> None:
-    """Log, `status` and `recover` name the place; the node stays, and the job's folder is gone."""
+def test_an_unreadable_record_is_set_aside_and_blocks_nothing(site: Site, content: str) -> None:
+    """Log, `status` and `recover` name its path; the node stays in service, and the job's folder is gone."""
     short_sessions(site)
     job_id = finish_with(site, lambda job_id: (site.folder_of(job_id) / "record.json").write_text(content))
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
@@ -129,14 +127,14 @@ def test_a_record_that_nobody_can_read_is_set_aside_and_blocks_nothing(site: Sit
 
 
 def short_sessions(site: Site) -> None:
-    """Let the service end each session by itself after two seconds: a record that is lost leaves no other end."""
+    """Let the service end each session by itself after two seconds: nothing else ends the session of a lost record."""
     resource = site.emulator.resource("ibm_demo")
     resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "2"
     site.config([resource])
 
 
 def assert_ended_by_itself(site: Site) -> None:
-    """The session that no record names any more has ended with its time to live, and later jobs are fine."""
+    """The session without a record has reached its time to live, and later jobs run."""
     wait_for(lambda: not site.emulator.open_sessions(), "the session's own end", 10)
     assert_next_job_is_fine(site)
 
@@ -154,14 +152,14 @@ def assert_ended_by_itself(site: Site) -> None:
     ids=["removed", "broken", "without the QPU"],
 )
 def test_a_config_that_has_changed_under_the_job(site: Site, change: Callable[[Site, int], None]) -> None:
-    """Epilog needs nothing of it: the record has what release takes."""
+    """Epilog does not need it: the record has everything a release takes."""
     job_id = finish_with(site, lambda job_id: change(site, job_id))
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
     assert_nothing_left(site, job_id)
 
 
 def test_a_key_that_was_rotated_under_the_job(site: Site) -> None:
-    """The key of the record is refused, so Epilog takes the config's new one at once."""
+    """The recorded key is refused, so Epilog uses the config's new one at once."""
 
     def rotate(job_id: int) -> None:
         name = "ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"

@@ -1,4 +1,4 @@
-"""However a job is started, its QPUs are acquired once and released once, and each task has the same token."""
+"""However a job is launched, its QPUs are acquired once and released once, and all tasks have the same token."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from slurm.site import HookRun, Site
 
 
 class Sessions:
-    """The sessions that the emulator has opened since this was made."""
+    """The sessions that the emulator has opened since this object was created."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -25,14 +25,14 @@ class Sessions:
         return [session["id"] for session in self.opened()]
 
     def assert_all_closed(self, count: int) -> None:
-        """That many were opened, and none is open."""
+        """Check that this many were opened, and that none is still open."""
         assert len(self.ids()) == count
         assert not self._site.emulator.open_sessions()
 
 
 @pytest.fixture
 def sessions(site: Site) -> Sessions:
-    """What the test itself opens."""
+    """The sessions that the test opens."""
     return Sessions(site)
 
 
@@ -40,7 +40,7 @@ def sessions(site: Site) -> Sessions:
 
 
 def test_a_direct_step_over_several_nodes_has_one_session(site: Site, sessions: Sessions) -> None:
-    """All tasks of `srun -N2 -n4 --qpu` have the token that the first node has acquired."""
+    """All tasks of `srun -N2 -n4 --qpu` have the token that the first node acquired."""
     done = site.cluster.run_as_user(["srun", "-N2", "-n4", "--qpu=ibm_demo", "sh", "-c", print_token("ibm_demo")])
     site.cluster.wait_nodes_idle()
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_a_direct_step_over_several_nodes_has_one_session(site: Site, sessions: 
 
 
 def test_every_step_of_an_salloc_has_its_session(site: Site, sessions: Sessions) -> None:
-    """Two steps on two nodes of one allocation share what it holds."""
+    """Two steps on two nodes of one allocation share its session."""
     step = f"srun -n2 sh -c '{print_token('ibm_demo')}'"
     done = site.cluster.run_as_user(["salloc", "-N2", "-n2", "--qpu=ibm_demo", "sh", "-c", f"{step}; {step}"])
     site.cluster.wait_nodes_idle()
@@ -58,7 +58,7 @@ def test_every_step_of_an_salloc_has_its_session(site: Site, sessions: Sessions)
     sessions.assert_all_closed(1)
 
 
-def test_a_step_without_the_scripts_environment_gets_it_again(site: Site, sessions: Sessions) -> None:
+def test_a_step_without_the_scripts_environment_still_has_the_qpu(site: Site, sessions: Sessions) -> None:
     """`srun --export=NONE` in a batch job, on both nodes."""
     script = f"#!/bin/sh\nsrun --export=NONE -N2 -n2 /bin/sh -c '{print_token('ibm_demo')}'\n"
     job_id = site.cluster.sbatch(script, "-N2", "--qpu=ibm_demo")
@@ -95,7 +95,7 @@ def test_a_step_may_narrow_to_some_of_the_jobs_qpus(site: Site, sessions: Sessio
 
 
 def test_a_step_cannot_have_a_qpu_that_its_job_does_not_hold(site: Site, sessions: Sessions) -> None:
-    """The step fails with a sentence that says so; the job goes on."""
+    """The step fails with a message that says so; the job goes on."""
     script = "#!/bin/sh\nsrun --qpu=ibm_second true || echo refused\n"
     job_id = site.cluster.sbatch(script, "--qpu=ibm_demo")
     info = site.cluster.wait_job_over(job_id)
@@ -117,8 +117,8 @@ def test_a_step_cannot_have_a_qpu_where_its_job_has_none(site: Site, sessions: S
     sessions.assert_all_closed(0)
 
 
-def test_a_verbose_step_in_a_batch_job_gets_trace_and_the_users_own_level_stays(site: Site) -> None:
-    """SRUN_DEBUG sets RUST_LOG step by step, and never over what the user set."""
+def test_a_verbose_step_gets_trace_unless_the_user_set_a_level(site: Site) -> None:
+    """SRUN_DEBUG sets RUST_LOG for each step, and never overrides the user's value."""
     show = "sh -c 'echo level=$RUST_LOG'"
     script = (
         f"#!/bin/sh\necho level=$RUST_LOG\nsrun {show}\nsrun -Q {show}\nsrun -v {show}\nsrun -vv {show}\n"
@@ -132,8 +132,8 @@ def test_a_verbose_step_in_a_batch_job_gets_trace_and_the_users_own_level_stays(
 
 
 @pytest.mark.parametrize(("option", "level"), [("-Q", "error"), ("-v", "debug"), ("-vv", "trace")])
-def test_sruns_own_verbosity_is_qrmis_level_where_srun_is_the_job(site: Site, option: str, level: str) -> None:
-    """`srun -v --qpu`: the table of levels holds in a job without a batch script too."""
+def test_a_direct_steps_verbosity_sets_qrmis_log_level(site: Site, option: str, level: str) -> None:
+    """`srun -v --qpu`: the table of levels also applies to a job without a batch script."""
     done = site.cluster.run_as_user(["srun", option, "--qpu=ibm_demo", "sh", "-c", "echo level=$RUST_LOG"])
     assert done.stdout == f"level={level}\n", done.stderr
     site.cluster.wait_nodes_idle()
@@ -143,7 +143,7 @@ def test_sruns_own_verbosity_is_qrmis_level_where_srun_is_the_job(site: Site, op
 
 
 def test_each_task_of_an_array_has_its_own_session(site: Site, sessions: Sessions) -> None:
-    """Two array tasks are two jobs for us."""
+    """Two array tasks are two separate jobs."""
     script = f"#!/bin/sh\n{print_token('ibm_demo')}\n"
     job_id = site.cluster.sbatch(script, "--array=1-2", "--qpu=ibm_demo", "--output=array-%a.txt")
     wait_for(lambda: all(info.state == "COMPLETED" for info in site.cluster.jobs(job_id)), "both array tasks", 30)
@@ -153,8 +153,8 @@ def test_each_task_of_an_array_has_its_own_session(site: Site, sessions: Session
     sessions.assert_all_closed(2)
 
 
-def test_components_of_a_heterogeneous_job_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
-    """`--qpu=a : --qpu=b : (none)`: two acquisitions, each in its own component, nothing in the third."""
+def test_components_of_a_heterogeneous_job_have_their_own_qpus(site: Site, sessions: Sessions) -> None:
+    """`--qpu=a : --qpu=b : (none)`: two acquisitions, each for its own component, none for the third."""
     show = 'echo has=$QRMI_JOB_QPU_RESOURCES; env | grep -cE "QRMI_JOB|QPU_RES|QPU_TYPES|QCS_" || true'
     step = f"srun --het-group=%d sh -c '{show}'"
     script = "#!/bin/sh\n" + "".join(f"{step % n}\n" for n in range(3))
@@ -173,7 +173,7 @@ def test_components_of_a_heterogeneous_job_have_what_each_asked_for(site: Site, 
 
 
 def test_a_component_of_several_nodes_has_its_qpu_on_each(site: Site, sessions: Sessions) -> None:
-    """The script begins when the first component's Prolog is over; a step in the second waits for that one's."""
+    """The script starts after the first component's Prolog; a step in the second component waits for that one's."""
     step = f"srun --het-group=1 sh -c '{print_token('ibm_demo')}'"
     with site.emulator.fault(call="*", kind="delay", delay_s=1.0):
         job_id = site.cluster.sbatch(f"#!/bin/sh\n{step}\n", "-N1", ":", "-N2", "-n2", "--qpu=ibm_demo")
@@ -188,8 +188,8 @@ def test_a_component_of_several_nodes_has_its_qpu_on_each(site: Site, sessions: 
 SHOW_BOTH = "echo $QRMI_JOB_QPU_RESOURCES=$ibm_demo_QRMI_JOB_ACQUISITION_TOKEN$ibm_second_QRMI_JOB_ACQUISITION_TOKEN"
 
 
-def test_components_of_a_direct_heterogeneous_step_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
-    """`srun --qpu=a -n2 : --qpu=b -n2 : (none)`: in each component all tasks have its own QPU's token."""
+def test_components_of_a_direct_heterogeneous_step_have_their_own_qpus(site: Site, sessions: Sessions) -> None:
+    """`srun --qpu=a -n2 : --qpu=b -n2 : (none)`: all tasks of a component have the token of its QPU."""
     show = ["sh", "-c", SHOW_BOTH]
     first, second, none = ["-n2", "--qpu=ibm_demo", *show], ["-n2", "--qpu=ibm_second", *show], ["-n1", *show]
     done = site.cluster.run_as_user(["srun", *first, ":", *second, ":", *none])
@@ -201,7 +201,7 @@ def test_components_of_a_direct_heterogeneous_step_have_what_each_asked_for(site
     sessions.assert_all_closed(2)
 
 
-def test_components_of_a_heterogeneous_salloc_have_what_each_asked_for(site: Site, sessions: Sessions) -> None:
+def test_components_of_a_heterogeneous_salloc_have_their_own_qpus(site: Site, sessions: Sessions) -> None:
     """`salloc --qpu=a : --qpu=b`: a step in each group has that group's token."""
     steps = "; ".join(f"srun --het-group={group} sh -c '{SHOW_BOTH}'" for group in (0, 1, 0))
     command = ["salloc", "-N1", "--qpu=ibm_demo", ":", "-N1", "--qpu=ibm_second", "sh", "-c", steps]
@@ -215,8 +215,8 @@ def test_components_of_a_heterogeneous_salloc_have_what_each_asked_for(site: Sit
 
 
 @pytest.mark.parametrize("own", ["", "--qpu=ibm_second"])
-def test_a_job_submitted_within_a_qpu_job_has_only_its_own(site: Site, sessions: Sessions, own: str) -> None:
-    """sbatch in a QPU job: `--qpu` of its own replaces, and by Slurm's inheritance no `--qpu` repeats."""
+def test_a_job_submitted_within_a_qpu_job_has_only_its_own_qpu(site: Site, sessions: Sessions, own: str) -> None:
+    """For sbatch in a QPU job, its own `--qpu` replaces the outer one; without one, Slurm passes on the outer one."""
     inner = site.cluster.user.home / "inner.sh"
     inner.write_text(PRINT_ENVIRONMENT)
     script = f"#!/bin/sh\nsbatch --wait {own} --output=inner.txt {inner}\n{print_token('ibm_demo')}\n"
@@ -235,7 +235,7 @@ def test_a_job_submitted_within_a_qpu_job_has_only_its_own(site: Site, sessions:
 
 
 def test_a_job_without_qpu_submitted_within_a_qpu_job_sees_nothing_of_it(site: Site, sessions: Sessions) -> None:
-    """What came along in the environment is taken out again, for the script and for its steps, the site's --env too."""
+    """Inherited variables are removed for the script and its steps, including the site's --env."""
     site.plugstack(site.plugstack_line("--env:QPU_PROXY=http://127.0.0.1:1"))
     inner = site.cluster.user.home / "inner.sh"
     inner.write_text("#!/bin/sh\nenv\nsrun env\n")
@@ -252,17 +252,17 @@ def test_a_job_without_qpu_submitted_within_a_qpu_job_sees_nothing_of_it(site: S
 # --- requeue and cancel --------------------------------------------------------------------------------------
 
 
-def test_a_requeued_job_gives_its_session_back_and_takes_a_new_one(site: Site, sessions: Sessions) -> None:
-    """`scontrol requeue` of a running job: the first session is closed, the second run has a second one."""
-    # exec: a shell may still say that its sleep was "Terminated", before its own turn comes.
+def test_a_requeued_job_releases_its_session_and_opens_a_new_one(site: Site, sessions: Sessions) -> None:
+    """`scontrol requeue` of a running job: the first session is closed, and the second run gets another one."""
+    # exec: otherwise the shell may first report that its sleep was "Terminated".
     script = f'#!/bin/sh\n{print_token("ibm_demo")}\n[ "$SLURM_RESTART_COUNT" = 1 ] || exec sleep 300\n'
     job_id = site.cluster.sbatch(script, "--qpu=ibm_demo", "--requeue", "--open-mode=append")
     wait_for(lambda: site.cluster.job_output(job_id) or None, "the first run to begin", 30)
     site.cluster.slurm("scontrol", "requeue", str(job_id))
     site.cluster.wait_job(job_id, {"PENDING"})
     site.cluster.wait_nodes_idle()
-    # Slurm lets a requeued job begin again two minutes after its end. Within the same second it could not: slurmd takes
-    # the new credential for the old one, which it has revoked (src/common/slurm_cred.c, times in seconds).
+    # Slurm lets a requeued job start again two minutes after its end. It could not within the same second: slurmd would
+    # take the new credential for the old, revoked one (src/common/slurm_cred.c, times in seconds).
     site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
     info = site.cluster.wait_job(job_id, {"COMPLETED"}, deadline_s=60)
     site.cluster.wait_nodes_idle()
@@ -272,10 +272,10 @@ def test_a_requeued_job_gives_its_session_back_and_takes_a_new_one(site: Site, s
     sessions.assert_all_closed(2)
 
 
-def test_a_job_whose_node_failed_gives_its_session_back_before_it_takes_a_new_one(
+def test_after_a_node_failure_the_old_session_is_released_before_a_new_one_opens(
     site: Site, sessions: Sessions
 ) -> None:
-    """Its node goes without Epilog; its Prolog on another one closes the first session, and only then opens a second.
+    """The node fails without running Epilog; Prolog on another node closes the first session before it opens a second.
 
     When the node comes back, its late Epilog leaves the second run's session alone.
     """
@@ -315,8 +315,8 @@ def test_cancelling_a_pending_job_acquires_nothing(site: Site, sessions: Session
     sessions.assert_all_closed(0)
 
 
-def test_cancelling_a_job_in_prolog_releases_what_it_was_about_to_get(site: Site, sessions: Sessions) -> None:
-    """The session request is under way when the job is cancelled: what it opens is closed again."""
+def test_cancelling_a_job_in_prolog_releases_its_pending_session(site: Site, sessions: Sessions) -> None:
+    """The job is cancelled during the session request; the session it opens is closed again."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
         hold.wait_for(1)

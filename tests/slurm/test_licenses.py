@@ -16,7 +16,7 @@ from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.site import LUA_DIR, Site, SiteOptions
 
-# ibm_demo is for one job at a time, ibm_second for two, ibm_guarded for the first user in the partition quantum.
+# Jobs at a time: ibm_demo one, ibm_second two; ibm_guarded is for the first user in the partition quantum.
 BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
 LICENSES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 
@@ -38,7 +38,7 @@ def slurm_keys(site: Site) -> Mapping[str, Mapping[str, Any]]:
 
 
 def write_config(site: Site, **keys: Mapping[str, Any]) -> None:
-    """Write the config and its catalogue, with other `slurm` sections than usual for some resources."""
+    """Write the config and its catalogue, with changed `slurm` sections for some resources."""
     wanted = {**slurm_keys(site), **keys}
     site.config([{**site.emulator.resource(name), "slurm": dict(wanted.get(name, {}))} for name in BACKENDS])
 
@@ -58,7 +58,7 @@ def licensed_site() -> Iterator[Site]:
 
 @pytest.fixture
 def site(licensed_site: Site) -> Iterator[Site]:
-    """Return the module's site without jobs; jobs that a test has held end with it."""
+    """Return the module's site without jobs. Jobs held by a test end with it."""
     write_config(licensed_site)
     gate(licensed_site).unlink(missing_ok=True)
     yield licensed_site
@@ -96,7 +96,7 @@ def licenses_of(site: Site, job_id: int | str) -> list[str]:
 
 
 def counted(site: Site, license: str) -> dict[str, int]:
-    """Return the numbers that `scontrol show lic` has for a license."""
+    """Return scontrol's numbers for a license."""
     shown = site.cluster.slurm("scontrol", "--oneliner", "show", "lic", license)
     return {name: int(count) for name, count in re.findall(r"(Total|Used|Free|Reserved)=(\d+)", shown)}
 
@@ -111,7 +111,7 @@ def refusal(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def test_the_second_job_on_a_qpu_waits_in_the_queue_without_a_node(site: Site) -> None:
-    """It starts when the first has ended, and has the QPU then."""
+    """It starts when the first has ended, and then has the QPU."""
     first = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(first, {"RUNNING"})
     second = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo")
@@ -138,7 +138,7 @@ def test_a_capacity_of_two_runs_two(site: Site) -> None:
 
 
 def test_srun_and_salloc_wait_as_well(site: Site) -> None:
-    """Their jobs get the license, and run when it is free."""
+    """Their jobs wait for the license, and run when it is free."""
     first = hold(site, "--qpu=ibm_demo")
     site.cluster.wait_job(first, {"RUNNING"})
     commands = (
@@ -160,8 +160,8 @@ def test_srun_and_salloc_wait_as_well(site: Site) -> None:
         assert process.returncode == 0, err
 
 
-def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
-    """Each task asks for the license, which one at a time holds."""
+def test_array_tasks_run_one_after_another(site: Site) -> None:
+    """Each task needs the license, which only one at a time can hold."""
     job_id = hold(site, "--qpu=ibm_demo", "--array=1-3")
     wait_for(lambda: counted(site, "qpu_ibm_demo")["Used"] == 1, "the first task to run", 20)
 
@@ -175,7 +175,7 @@ def test_tasks_of_an_array_run_one_after_another(site: Site) -> None:
 
 
 def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
-    """A component without --qpu has none; from 23.02 Slurm takes licenses from the first component alone."""
+    """A component without --qpu has none. From 23.02 on, Slurm takes licenses only from the first component."""
     if slurm_release(site.cluster) >= (23, 2):
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
         sentence = "only in a heterogeneous job's first component: put --qpu=ibm_second there"
@@ -192,7 +192,7 @@ def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
 
 
 def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
-    """With sbatch in a QPU job, the inner job inherits the outer one's --qpu."""
+    """An sbatch inside a QPU job inherits the outer job's --qpu."""
     outer = site.cluster.sbatch(f"#!/bin/sh\nsbatch --parsable {write_script(site)}\n", "--qpu=ibm_demo")
     site.cluster.wait_job_over(outer)
     inner = int(site.cluster.job_output(outer).strip())
@@ -201,14 +201,14 @@ def test_a_job_that_inherits_qpu_waits_like_any_other(site: Site) -> None:
 
 
 def write_script(site: Site) -> Path:
-    """Return a batch script that the user can read."""
+    """Write a batch script that the user can read, and return its path."""
     path = site.cluster.user.home / "inner.sh"
     path.write_text(PRINT_ENVIRONMENT)
     path.chmod(0o644)
     return path
 
 
-def test_a_choice_waits_for_one_of_its_qpus_and_says_which_others_would_do(site: Site) -> None:
+def test_a_choice_waits_for_one_qpu_and_lists_its_alternatives(site: Site) -> None:
     """The jobs get its QPUs in turn."""
     jobs = [site.cluster.sbatch(PRINT_ENVIRONMENT, "--hold", "--qpu=any:ibm_[ds]*") for _ in range(4)]
     found = [site.cluster.job(job_id).fields for job_id in jobs]
@@ -226,7 +226,7 @@ def commands(*options: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("has_filter", [True, False])
 def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -> None:
-    """By cli_filter on a login node that has it, and otherwise by the controller."""
+    """By cli_filter on a login node that has it, otherwise by the controller."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     before = site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i")
     for command in commands("--qpu=ibm_dmeo"):
@@ -238,7 +238,7 @@ def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -
 
 
 @pytest.mark.parametrize("has_filter", [True, False])
-def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
+def test_a_user_without_access_is_told_so(site: Site, has_filter: bool) -> None:
     """At submission, by the config's access rules."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     owner, other = site.cluster.users
@@ -259,8 +259,8 @@ def test_who_may_not_use_a_qpu_is_told_so(site: Site, has_filter: bool) -> None:
     assert licenses_of(site, job_id) == ["qpu_ibm_guarded:1"]
 
 
-def test_a_group_and_an_account_are_known(site: Site) -> None:
-    """The catalogue has the group's members; without accounting, the account is what --account says."""
+def test_access_rules_by_group_and_account(site: Site) -> None:
+    """The catalogue lists the group's members; without accounting, the account is the one in --account."""
     owner, other = site.cluster.users
     write_config(site, ibm_demo={"allow": {"groups": [owner.name], "accounts": ["physics"]}})
     job_id = hold(site, "--qpu=ibm_demo", "--account=Physics")
@@ -306,7 +306,7 @@ def forge(licensed_site: Site) -> Path:
 
 @pytest.mark.parametrize("entry", ["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU= ibm_demo,ibm_demo"])
 def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: Path, entry: str) -> None:
-    """Slurm makes Prolog's SPANK_QRMI_QPU from either name, so job_submit looks for both."""
+    """Slurm makes Prolog's SPANK_QRMI_QPU from either of two names, so job_submit looks for both."""
     done = site.cluster.run_as_user([forge, entry])
     job_id = int(done.stdout)
     assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
@@ -319,7 +319,7 @@ def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: 
     "entry",
     ["SPANK_SPANK_QRMI_QPU=ibm_demo", "qrmi_qpu=ibm_demo", "QRMI_QPU =ibm_demo", " QRMI_QPU=ibm_demo", "QRMI_QPU"],
 )
-def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, forge: Path, entry: str) -> None:
+def test_prolog_sees_no_selection_that_job_submit_does_not_see(site: Site, forge: Path, entry: str) -> None:
     """The job gets no license and no session."""
     count = len(site.emulator.sessions())
     job_id = int(site.cluster.run_as_user([forge, entry]).stdout)
@@ -329,7 +329,7 @@ def test_what_job_submit_does_not_see_prolog_does_not_see_either(site: Site, for
     assert "QRMI_JOB_QPU_RESOURCES" not in site.cluster.job_output(job_id)
 
 
-def test_a_selection_that_is_there_twice_is_refused(site: Site, forge: Path) -> None:
+def test_two_different_selections_are_refused(site: Site, forge: Path) -> None:
     """Prolog might see one of them and job_submit the other."""
     for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
         said = refusal(site.cluster.run_as_user([forge, *entries]))
@@ -346,7 +346,7 @@ def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
 
 
 def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
-    """In a job without --qpu, run a step whose srun loads a plugin of the user's own."""
+    """In a job without --qpu, run a step whose srun loads the user's own plugin."""
     home = site.cluster.user.home
     plugin = site.cluster.folder / "forge_selection.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, FORGED.with_name("forge_selection.c")], check=True)
@@ -364,7 +364,7 @@ def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> None:
-    """Prolog has run by then, for what the controller has seen."""
+    """Prolog has already run, for the selection that the controller has seen."""
     count = len(site.emulator.sessions())
     done = forged_step(site)
     assert done.returncode == 0, done.stderr
@@ -372,8 +372,8 @@ def test_a_forged_step_gets_no_qpu_with_prolog_at_the_jobs_start(site: Site) -> 
     assert len(site.emulator.sessions()) == count
 
 
-def test_without_prologflags_alloc_it_would() -> None:
-    """Why the doctor calls that an error: at a job's first step, slurmd takes the SPANK environment from srun."""
+def test_a_forged_step_gets_a_qpu_without_prologflags_alloc() -> None:
+    """The reason for the doctor's error: at a job's first step, slurmd takes the SPANK environment from srun."""
     cluster = ClusterOptions(nodes=1, settings={"PrologFlags": "Serial"})
     with Site(SiteOptions(cluster, licenses={"qpu_ibm_demo": 1})) as site:
         forged_step(site)
@@ -383,11 +383,11 @@ def test_without_prologflags_alloc_it_would() -> None:
         assert [line["level"] for line in said if line["name"] == "licenses"] == ["error"]
 
 
-# --- how a site has it --------------------------------------------------------------------------------------
+# --- setting it up ------------------------------------------------------------------------------------------
 
 
-def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> None:
-    """The site's other licenses stay in them, and the files that they name exist."""
+def test_the_printed_lines_match_this_site(site: Site) -> None:
+    """The site's other licenses are kept, and all named files exist."""
     done = site.command("slurm-conf")
     part = done.stdout.partition(f"### {site.cluster.slurm_conf}: add, to let jobs wait for QPUs (optional)\n")[2]
     lines = [line for line in part.splitlines() if not line.startswith("# ")]
@@ -401,8 +401,8 @@ def test_the_printed_lines_are_those_that_this_site_works_with(site: Site) -> No
         assert Path(path).read_text().count(f'"{LUA_DIR}/?.lua;') == 1
 
 
-def test_the_doctor_finds_licenses_in_order_and_says_what_is_not(site: Site) -> None:
-    """An outdated catalogue is a warning; a license that Slurm does not have is an error."""
+def test_the_doctor_checks_licenses(site: Site) -> None:
+    """An outdated catalogue is a warning; a license missing in Slurm is an error."""
     names = ("JobSubmitPlugins", "catalogue", "Licenses", "licenses")
 
     def levels() -> dict[str, str]:
@@ -461,7 +461,7 @@ def test_a_waiting_job_keeps_its_qpus_licenses_through_changes(site: Site) -> No
     assert licenses_of(site, plain) == ["(null)"]
 
 
-def test_a_waiting_choice_can_be_moved_to_another_license_of_it(site: Site) -> None:
+def test_a_waiting_choice_can_be_moved_to_another_of_its_licenses(site: Site) -> None:
     """As `qrmi-slurm sensor` does, but not to a license outside the choice."""
     job_id = str(hold(site, "--hold", "--qpu=any:ibm_[ds]*"))
     for license in ("second:1", "qpu_ibm_demo:1", "second:1"):
@@ -499,7 +499,7 @@ def test_a_change_must_fit_the_access_rules(site: Site) -> None:
 # --- reservations ------------------------------------------------------------------------------------------
 
 
-def test_a_reserved_license_is_for_those_of_the_reservation(site: Site) -> None:
+def test_only_jobs_in_the_reservation_get_a_reserved_license(site: Site) -> None:
     """Slurm's own way to keep a QPU for a class: other jobs wait, and start when it is over."""
     owner, other = site.cluster.users
     create = ["ReservationName=class", "StartTime=now", "Duration=60", f"Users={owner.name}", "Flags=LICENSE_ONLY"]
@@ -516,8 +516,8 @@ def test_a_reserved_license_is_for_those_of_the_reservation(site: Site) -> None:
     assert site.cluster.wait_job_over(outside).state == "COMPLETED"
 
 
-def test_a_partitions_limits_are_those_of_a_qpu_that_is_for_it_alone(site: Site) -> None:
-    """The partition's MaxTime holds for each job on the QPU."""
+def test_a_partitions_limits_apply_to_a_qpu_restricted_to_it(site: Site) -> None:
+    """The partition's MaxTime applies to each job on the QPU."""
     job_id = hold(site, "--qpu=ibm_guarded", "--partition=quantum", "--time=90")
     info = wait_for(lambda: _with_reason(site, job_id), "the job to be held back", 20)
     assert info.reason in ("PartitionTimeLimit", "PartitionConfig")

@@ -22,33 +22,33 @@ DAEMON_INFO, DAEMON_ERROR = 3 * 8 + 6, 3 * 8 + 3  # facility and level, RFC 3164
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """Values that nobody but QRMI and the job may see, each another one in each run."""
+    """Values that only QRMI and the job may see, different in each run."""
 
     site_key: str
     user_key: str
     proxy_password: str
 
     def all(self) -> list[str]:
-        """Every one of them, and what the service gives out for a key."""
+        """All of them, and the token the service issues for a key."""
         return [self.site_key, self.user_key, self.proxy_password, BEARER]
 
 
 @pytest.fixture
 def syslog() -> Iterator[Syslog | None]:
-    """What reaches syslog during the test."""
+    """The messages sent to syslog during the test."""
     with listening() as end:
         yield end
 
 
 def sent_once(syslog: Syslog, pattern: str) -> bool:
-    """Tell whether one message of syslog looks so."""
+    """Tell whether a matching message was sent to syslog."""
     return len([text for text in syslog.messages() if re.fullmatch(pattern, text)]) == 1
 
 
 def test_each_event_is_a_line_with_job_qpu_and_duration(site: Site, services: Services, syslog: Syslog | None) -> None:
-    """In syslog and on standard output alike: acquired and released, and what was not acquired, at its level."""
+    """In syslog and on standard output alike: acquisitions, releases and failures, each at its level."""
     kind = "ibm-quantum-compute-service"
-    # Names of this run alone: other runs on this machine may be writing to syslog as well.
+    # Names unique to this run: other runs on this machine may be writing to syslog as well.
     good, bad = (f"{name}_{secrets.token_hex(4)}" for name in ("good", "bad"))
     site.config(
         [
@@ -77,7 +77,7 @@ def test_each_event_is_a_line_with_job_qpu_and_duration(site: Site, services: Se
 def test_no_secret_is_anywhere_but_in_the_jobs_own_environment(
     site: Site, services: Services, syslog: Syslog | None
 ) -> None:
-    """Planted: the site's key, a user's key, a proxy's password, a token. One service repeats what it was sent."""
+    """Planted: the site's key, a user's key, a proxy's password, a token. One service echoes what it was sent."""
     planted = Planted(*(f"planted-{secrets.token_hex(12)}" for _ in range(3)))
     session, echoing, users = (
         resource(kind, "http://qpu.invalid/online")
@@ -112,7 +112,7 @@ def test_no_secret_is_anywhere_but_in_the_jobs_own_environment(
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
 
-    # It was said why the two could not be had, with the request in it.
+    # The reasons for both failures were given, including the request.
     output = site.cluster.job_output(job_id)
     assert f"{echoing['name']} could not be acquired: invalid input" in output
     assert f"{users['name']} could not be acquired: QRMI cannot get the QPU's status: invalid input" in output

@@ -1,11 +1,11 @@
-"""The first host that we read from a node list is the one that Slurm itself expands it to."""
+"""The first host we read from a node list is the one Slurm itself expands it to."""
 
 import pytest
 
 from qrmi_slurm.slurm import job_context
 from slurm.site import Site
 
-# Slurm 22.05 expands none that goes on behind its last bracket.
+# Slurm 22.05 cannot expand a list with text after its last bracket.
 NODE_LISTS = (
     "n1",
     "n[1-3]",
@@ -24,6 +24,6 @@ NODE_LISTS = (
 
 @pytest.mark.parametrize("node_list", NODE_LISTS)
 def test_the_first_host_is_slurms(shared_site: Site, node_list: str) -> None:
-    """Whatever its shape, padding and suffixes."""
+    """Whatever its form, padding and suffixes."""
     expanded = shared_site.cluster.slurm("scontrol", "show", "hostnames", node_list).split()
     assert job_context.first_host(node_list) == expanded[0]

@@ -1,4 +1,4 @@
-"""Jobs wait for a QPU that is offline or drained, and start when it is back; jobs with a choice get another one."""
+"""Jobs wait for a QPU that is offline or drained, and start when it is back; jobs with a choice get another QPU."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def site(counted_site: Site) -> Site:
 
 
 def state(site: Site, name: str, status: str) -> None:
-    """Make the service report another state of a QPU."""
+    """Make the service report a different state for a QPU."""
     site.emulator.control("POST", f"backends/{name}", {"status": status})
 
 
@@ -77,7 +77,7 @@ def begun(site: Site, *args: str) -> int:
 
 
 def wait_for_license(site: Site, job_id: int) -> None:
-    """Wait until Slurm has tried to start a job and says that it waits for a license."""
+    """Wait until Slurm has tried to start a job and reports that it waits for a license."""
     wait_for(lambda: site.cluster.job(job_id).reason == "Licenses", f"job {job_id} to wait", 20)
 
 
@@ -91,7 +91,7 @@ def stays_pending(site: Site, *job_ids: int) -> None:
 
 @pytest.mark.parametrize(("status", "word"), [("offline", "offline"), ("paused", "offline: paused")])
 def test_jobs_wait_while_the_service_is_offline(site: Site, status: str, word: str) -> None:
-    """From the sensor's run that sees it offline to the one that sees it back, with and without a time limit."""
+    """From the sensor run that sees the QPU offline to the one that sees it back, with and without a time limit."""
     state(site, "ibm_demo", status)
     said = sensor(site)
     assert said["changes"] == [{"license": "qpu_ibm_demo", "qpus": ["ibm_demo"], "notice": word}]
@@ -110,7 +110,7 @@ def test_jobs_wait_while_the_service_is_offline(site: Site, status: str, word: s
 
 
 def test_one_missing_answer_changes_nothing(site: Site) -> None:
-    """Neither for a QPU that is in service nor for one that is out; the second in a row counts."""
+    """Whether the QPU is in or out of service; only the second missing answer in a row counts."""
     with site.emulator.fault(call="iam_token", kind="error", status=503):
         assert sensor(site)["changes"] == []
     assert sensor(site)["changes"] == []
@@ -127,7 +127,7 @@ def test_one_missing_answer_changes_nothing(site: Site) -> None:
 
 
 def test_an_outage_of_the_sensor_ends_by_itself(site: Site) -> None:
-    """A dead sensor keeps a QPU from jobs for no more than an hour; a living one renews the reservation in time."""
+    """A dead sensor keeps a QPU from jobs for an hour at most; a running one renews the reservation in time."""
     state(site, "ibm_demo", "offline")
     sensor(site)
     assert " Duration=01:00:00 " in reservations(site)["qpu_out_qpu_ibm_demo"]
@@ -141,7 +141,9 @@ def test_an_outage_of_the_sensor_ends_by_itself(site: Site) -> None:
 
 
 def test_a_drained_qpu(site: Site) -> None:
-    """Its job keeps it, other jobs wait, users read the reason, the sensor leaves it alone, and resume ends it."""
+    """The running job keeps it, other jobs wait, users can read the reason, the sensor leaves it alone, and resume ends
+    it.
+    """
     sensor(site)
     running = begun(site, DEMO)
     out = printed(site, "drain", "ibm_demo", "--reason", "new fridge [bold] = 5%, Flags=x")
@@ -268,13 +270,13 @@ def licenses_of(site: Site, job_id: int | str) -> str:
 
 
 def test_a_job_with_a_choice_is_moved_to_the_free_qpu(site: Site) -> None:
-    """The job whose turn it is; the next one waits, and so does a job that named its QPU."""
+    """Only the job whose turn it is moves; the next one waits, and so does a job that named its QPU."""
     holders = {"qpu_ibm_demo:1": begun(site, DEMO), "qpu_ibm_second:1": begun(site, SECOND)}
     named = site.cluster.sbatch(SLEEP, DEMO)
     jobs = [site.cluster.sbatch(SLEEP, ANY) for _ in range(3)]
     for job_id in (named, *jobs):
         wait_for_license(site, job_id)
-    # slurmctld's Lua takes turns: the first and the third job have the same license, the second has the other.
+    # slurmctld's Lua alternates: the first and third job have the same license, the second has the other.
     mine, others = licenses_of(site, jobs[0]), licenses_of(site, jobs[1])
     assert {mine, others} == holders.keys()
     site.cluster.slurm("scancel", str(jobs[1]), *([str(named)] if others == "qpu_ibm_demo:1" else []))
@@ -317,11 +319,11 @@ def tasks(site: Site, array: int) -> dict[str, tuple[str, str]]:
 
 
 def test_users_cannot_write_a_choice(site: Site) -> None:
-    """It counts in the admin comment alone, whatever a user writes into a job's name and comment."""
+    """Only the admin comment counts, whatever a user writes into a job's name and comment."""
     choice = "qrmi-slurm:any=qpu_ibm_demo|qpu_ibm_second"
     begun(site, DEMO)
     job_id = site.cluster.sbatch(QUICK, DEMO, f"--job-name=x\n9|1|Licenses|a|{choice}", f"--comment={choice}")
-    # The tests' own reader of scontrol's output does not cope with a line break in a job's name.
+    # The tests' parser of scontrol output cannot handle a line break in a job's name.
     reason = ("squeue", "--noheader", f"--jobs={job_id}", "--format=%r")
     wait_for(lambda: site.cluster.slurm(*reason).strip() == "Licenses", f"job {job_id} to wait", 20)
     assert sensor(site)["moves"] == []
@@ -330,7 +332,7 @@ def test_users_cannot_write_a_choice(site: Site) -> None:
 
 
 def test_two_runs_of_the_sensor_at_once(site: Site) -> None:
-    """The second says that the first is still running, and changes nothing."""
+    """The second reports that the first is still running, and changes nothing."""
     state(site, "ibm_demo", "offline")
     with site.emulator.held("iam_token") as fault:
         first = site.popen_command("sensor", "--json")
@@ -344,7 +346,7 @@ def test_two_runs_of_the_sensor_at_once(site: Site) -> None:
 
 
 def test_the_sensor_without_slurmctld(site: Site) -> None:
-    """Exit status 2 with the reason; users still have their list, and the next run does what this one could not."""
+    """Exit status 2 with the reason. Users still have their list, and the next run does what this one could not."""
     state(site, "ibm_demo", "offline")
     site.cluster.stop_daemon("slurmctld")
     done = site.command("sensor")

@@ -1,4 +1,4 @@
-"""A user's own credentials: they work without any in the config, and the site's never go where a user points."""
+"""A user's own credentials work without any in the config, and the site's never go where a user points."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ SHOW = f"/bin/sh -c 'echo ${TOKEN} ${KEY}'"
 
 
 def batch(*args: str, script: str = f"{SHOW}\n") -> Callable[[Site, dict[str, str]], list[str]]:
-    """Return a launch by sbatch; it returns the lines of the job's output."""
+    """Return a launch by sbatch, which returns the lines of the job's output."""
 
     def launch(site: Site, env: dict[str, str]) -> list[str]:
         job_id = site.cluster.sbatch(f"#!/bin/sh\n{script}", "--qpu=ibm_demo", *args, env=env)
@@ -28,7 +28,7 @@ def batch(*args: str, script: str = f"{SHOW}\n") -> Callable[[Site, dict[str, st
 
 
 def direct(*command: str) -> Callable[[Site, dict[str, str]], list[str]]:
-    """Return a launch by srun or salloc; it returns the lines of its output."""
+    """Return a launch by srun or salloc, which returns the lines of its output."""
 
     def launch(site: Site, env: dict[str, str]) -> list[str]:
         done = site.cluster.run_as_user([command[0], "--qpu=ibm_demo", *command[1:]], env=env)
@@ -48,7 +48,7 @@ def array(site: Site, env: dict[str, str]) -> list[str]:
     return [(site.cluster.user.home / f"own-{n}.txt").read_text().strip() for n in (1, 2)]
 
 
-# How a job is started, how many lines it prints, and how many sessions it has.
+# How a job is launched, how many lines it prints, and how many sessions it has.
 LAUNCHES = {
     "sbatch": (batch(), 1, 1),
     "sbatch --export=NONE": (batch("--export=NONE"), 1, 1),
@@ -66,8 +66,8 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("form", LAUNCHES)
-def test_an_empty_environment_in_the_config_is_filled_by_the_user(site: Site, form: str) -> None:
-    """However the job is started, its QPU is acquired with the user's variables, which each task has as well."""
+def test_users_can_set_everything_that_the_config_leaves_empty(site: Site, form: str) -> None:
+    """However the job is launched, its QPU is acquired with the user's variables, and each task has them as well."""
     launch, lines, count = LAUNCHES[form]
     own = {f"ibm_demo_{name}": value for name, value in site.emulator.resource("ibm_demo")["environment"].items()}
     site.config([{**site.emulator.resource("ibm_demo"), "environment": {}}])
@@ -79,8 +79,8 @@ def test_an_empty_environment_in_the_config_is_filled_by_the_user(site: Site, fo
     assert not site.emulator.open_sessions()
 
 
-def test_without_the_users_variables_the_job_reads_which_are_missing(site: Site) -> None:
-    """The sentence names them, and what to do."""
+def test_a_job_without_its_users_variables_says_which_are_missing(site: Site) -> None:
+    """The message names them and says what to do."""
     site.config([{**site.emulator.resource("ibm_demo"), "environment": {}}])
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", env={KEY: API_KEY})
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
@@ -91,7 +91,7 @@ def test_without_the_users_variables_the_job_reads_which_are_missing(site: Site)
     )
 
 
-# What a user sets of a resource whose other variables are the site's, and what the user has to bring then as well.
+# A variable that a user sets while the site has the others, and what they then have to set as well.
 ENDPOINTS = [
     ("ibm-quantum-compute-service", "QRMI_IBM_QCS_ENDPOINT"),
     ("ibm-quantum-compute-service", "QRMI_IBM_QCS_IAM_ENDPOINT"),
@@ -106,7 +106,7 @@ ENDPOINTS = [
 def test_no_secret_of_the_site_goes_to_an_endpoint_that_a_user_set(
     site: Site, services: Services, kind: str, variable: str
 ) -> None:
-    """A listener there hears of none, and neither does the job: it has its QPU without them, or a clear reason."""
+    """A listener there sees none, and neither does the job: it has its QPU without them, or a clear reason."""
     site.config([resource(kind, f"{services.url}/offline")])
     name = resource(kind, "")["name"]
     before = len(services.requests())
@@ -126,7 +126,7 @@ def test_no_secret_of_the_site_goes_to_an_endpoint_that_a_user_set(
     assert SECRET not in str(services.requests()[before:])
 
 
-def test_who_sets_an_endpoint_and_brings_the_whole_set_has_the_qpu_there(site: Site, services: Services) -> None:
+def test_a_user_with_an_endpoint_and_all_credentials_gets_the_qpu_there(site: Site, services: Services) -> None:
     """The user's key goes to the user's service, the site's key nowhere."""
     site.config([resource("iqm-server", f"{services.url}/offline")])
     before = len(services.requests())

@@ -1,4 +1,4 @@
-"""The options on the plugin's line in plugstack.conf: each does what it says, and a wrong one is never passed over."""
+"""The options on the plugin's line in plugstack.conf: each does what it says, and a wrong one is never ignored."""
 
 import json
 import re
@@ -16,7 +16,7 @@ SCRIPT = "#!/bin/sh\necho the-script-ran\n"
 
 
 def test_a_proxy_is_used_for_qrmis_calls_and_is_in_the_tasks_environment(site: Site, services: Services) -> None:
-    """A service whose name only the proxy knows: both acquire and release reach it."""
+    """A service whose name only the proxy can resolve: both acquire and release reach it."""
     site.config([resource("ibm-quantum-compute-service", "http://qpu.invalid/online")])
     proxy = services.url.replace("http://", "http://user:proxy-password@")
     site.plugstack(site.plugstack_line(f"--env:http_proxy={proxy}", "--env:no_proxy=localhost"))
@@ -33,7 +33,7 @@ def test_a_proxy_is_used_for_qrmis_calls_and_is_in_the_tasks_environment(site: S
 
 
 def test_records_are_kept_in_the_state_directory(site: Site) -> None:
-    """While the job runs they are there and nobody else's to read; afterwards they are gone."""
+    """While the job runs they exist and only root can read them; afterwards they are gone."""
     elsewhere = site.cluster.folder / "another-state"
     site.plugstack(f"optional {STUB} {site.config_path} --state-dir={elsewhere}")
     job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
@@ -50,8 +50,8 @@ def test_records_are_kept_in_the_state_directory(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
-def test_where_the_state_directory_cannot_be_used_the_job_fails(site: Site) -> None:
-    """Nothing is acquired that could not be recorded; the node stays."""
+def test_without_a_usable_state_directory_the_job_fails(site: Site) -> None:
+    """What could not be recorded is not acquired, and the node stays in service."""
     in_the_way = site.cluster.folder / "no-folder"
     in_the_way.touch()
     site.plugstack(f"optional {STUB} {site.config_path} --state-dir={in_the_way}")
@@ -67,7 +67,7 @@ def test_where_the_state_directory_cannot_be_used_the_job_fails(site: Site) -> N
 
 
 def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site, services: Services) -> None:
-    """The node is free again, and the record stays with what is to be released."""
+    """The node is free again, and the record keeps what is to be released."""
     site.config([resource("ibm-quantum-compute-service", f"{services.url}/hang-release")])
     site.plugstack(site.plugstack_line("--release-timeout=0.5"))
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=my_ibm_quantum_compute_service")
@@ -76,14 +76,15 @@ def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site,
     [entry] = json.loads(record.read_text())["entries"]
     assert (entry["state"], entry["reason"]) == ("releasing", "no answer within 0.5 s")
     [line] = [line for line in site.hooks_log().splitlines() if f"not-released: job={job_id}" in line]
-    # Killed at its time, not when the service gives up; the figure is the call's, which begins a little after the time.
+    # Killed at its timeout, not when the service gives up; the time in the message starts with the call, a little
+    # later.
     [seconds] = re.findall(r" seconds=(\S+)", line)
     assert 0.3 < float(seconds) < 3
     assert not record.with_name("exports").exists()
 
 
-def test_a_job_that_needs_all_its_qpus_gives_back_what_it_got(site: Site) -> None:
-    """--require=all: one QPU fails, the other is released again, and the job reads why it does not run."""
+def test_a_job_that_needs_all_its_qpus_releases_those_it_got(site: Site) -> None:
+    """--require=all: one QPU fails, the other is released, and the job's output says why it does not run."""
     second = site.emulator.resource("ibm_second")
     second["environment"] |= {"QRMI_IBM_QCS_IAM_APIKEY": "nobody-knows-this-key"}
     site.config([site.emulator.resource("ibm_demo"), second])
@@ -102,7 +103,7 @@ def test_a_job_that_needs_all_its_qpus_gives_back_what_it_got(site: Site) -> Non
     assert not list(site.state_dir.glob(f"*/{job_id}"))
 
 
-def test_a_job_that_needs_all_its_qpus_does_not_begin_with_an_unknown_one(site: Site) -> None:
+def test_a_job_that_needs_all_its_qpus_does_not_start_with_an_unknown_one(site: Site) -> None:
     """--require=all: nothing is acquired at all."""
     site.plugstack(site.plugstack_line("--require=all"))
     before = len(site.emulator.sessions())
@@ -112,7 +113,7 @@ def test_a_job_that_needs_all_its_qpus_does_not_begin_with_an_unknown_one(site: 
     assert len(site.emulator.sessions()) == before
 
 
-def test_an_included_file_counts_as_the_line_would(site: Site) -> None:
+def test_the_plugins_line_may_be_in_an_included_file(site: Site) -> None:
     """`include` with a pattern relative to plugstack.conf, as Slurm itself reads it."""
     folder = site.cluster.etc / "plugstack.conf.d"
     folder.mkdir(exist_ok=True)
@@ -131,11 +132,11 @@ def test_an_included_file_counts_as_the_line_would(site: Site) -> None:
         ("--release-timeout=soon", "--release-timeout=soon is not a number of seconds"),
         ("--require=some", "--require=some is neither any nor all"),
         ("--env:NO-NAME=my-secret", "--env:NO-NAME is not --env:NAME=VALUE"),
-        ("--env:A=my-secret with-a-blank", "2 words that are no option"),
+        ("--env:A=my-secret with-a-blank", "2 words are not options"),
     ],
 )
-def test_a_wrong_option_is_told_to_admin_and_user(site: Site, option: str, sentence: str) -> None:
-    """The job fails and reads which line is wrong; so does the hooks' log. A value of --env: stands in neither."""
+def test_a_wrong_option_is_reported_to_admin_and_user(site: Site, option: str, sentence: str) -> None:
+    """The job fails; its output and the hooks' log say which line is wrong. Neither shows a value of --env:."""
     site.plugstack("# a comment", site.plugstack_line(option))
     before = len(site.emulator.sessions())
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")

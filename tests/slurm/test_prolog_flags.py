@@ -19,7 +19,7 @@ TOKEN = print_token("ibm_demo")
 
 
 def started(flags: str) -> Site:
-    """Return a site of three nodes, whose srun waits as long as Prolog may take."""
+    """Return a site of three nodes whose srun waits as long as Prolog may take."""
     start_timeout_s = prolog_flags.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S)
     settings = {"PrologFlags": flags, "BatchStartTimeout": str(start_timeout_s)}
     return Site(SiteOptions(ClusterOptions(nodes=3, settings=settings)))
@@ -34,7 +34,7 @@ def no_hold_site() -> Iterator[Site]:
 
 @pytest.fixture
 def no_hold(no_hold_site: Site) -> Site:
-    """Return it as it was when it started."""
+    """Return it in its initial state."""
     no_hold_site.reset()
     return no_hold_site
 
@@ -55,20 +55,20 @@ def assert_every_form_has_its_qpu(site: Site) -> None:
     assert [session["state"] for session in sessions] == ["closed"] * 4
 
 
-def test_every_form_has_its_qpu_where_a_site_has_contain() -> None:
-    """For pam_slurm_adopt; Slurm's daemons do not start with NoHold beside it."""
+def test_every_form_has_its_qpu_with_contain() -> None:
+    """For pam_slurm_adopt; Slurm's daemons do not start if NoHold is also set."""
     with started("Contain") as site:
         assert_every_form_has_its_qpu(site)
 
 
-def test_every_form_has_its_qpu_where_the_step_waits(no_hold: Site) -> None:
-    """Prolog on the first node is over before a task begins there, and other nodes' tasks wait for what it leaves."""
+def test_every_form_has_its_qpu_with_nohold(no_hold: Site) -> None:
+    """Prolog on the first node ends before a task starts there, and tasks on other nodes wait for its exports."""
     assert_every_form_has_its_qpu(no_hold)
 
 
 @pytest.mark.parametrize("form", [["srun"], ["salloc", "srun"]], ids=["srun", "salloc"])
 def test_the_step_waits_for_a_slow_service_on_every_node(no_hold: Site, form: list[str]) -> None:
-    """Longer than TaskProlog waits for a shared file system alone, and longer than MessageTimeout."""
+    """Longer than TaskProlog waits just for a shared file system, and longer than MessageTimeout."""
     command = [form[0], "-N2", "-n2", "--qpu=ibm_demo", *form[1:], "sh", "-c", TOKEN]
     with no_hold.emulator.fault(call="*", kind="delay", delay_s=5.5):  # two calls
         done = no_hold.cluster.run_as_user(command)
@@ -78,7 +78,7 @@ def test_the_step_waits_for_a_slow_service_on_every_node(no_hold: Site, form: li
 
 
 def test_a_component_of_several_nodes_waits_on_each(no_hold: Site) -> None:
-    """A step of salloc's in the second component of a heterogeneous job, of whose --qpu its tasks are told nothing."""
+    """A salloc step in the second component of a heterogeneous job, whose tasks do not know its --qpu."""
     command = ["salloc", "-N1", ":", "-N2", "-n2", "--qpu=ibm_demo", "srun", "--het-group=1", "sh", "-c", TOKEN]
     with no_hold.emulator.fault(call="*", kind="delay", delay_s=1.5):
         done = no_hold.cluster.run_as_user(command)
@@ -92,7 +92,7 @@ def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
     with no_hold.emulator.held("create_session", "after") as fault:
         srun = no_hold.cluster.popen_as_user(["srun", "--qpu=ibm_demo", "sleep", "60"])
         fault.wait_for(1)
-        for _ in range(4):  # srun asks for a second within a second, and counts seconds its own way
+        for _ in range(4):  # srun wants a second Ctrl-C within a second, by its own count of seconds
             srun.send_signal(signal.SIGINT)
             time.sleep(0.2)
         assert srun.poll() is None
@@ -104,7 +104,7 @@ def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
 
 
 def test_a_prolog_that_is_killed_behind_a_waiting_step(no_hold: Site) -> None:
-    """The first task says so, the second node's does not wait for ever, and recover releases what was acquired."""
+    """The first task says so, the second node's does not wait forever, and recover releases what was acquired."""
     no_hold.plugstack(no_hold.plugstack_line("--acquire-timeout=2"))
     with no_hold.emulator.held("create_session", "after") as fault:
         srun = no_hold.cluster.popen_as_user(["srun", "-N2", "-n2", "--qpu=ibm_demo", "true"])

@@ -1,4 +1,4 @@
-"""A job with `--qpu` has its QPUs from its first line on, and gives them back at its end."""
+"""A job with `--qpu` has its QPUs from its first line on, and releases them at its end."""
 
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -26,14 +26,14 @@ def test_a_batch_job_holds_a_session_while_it_runs_and_none_after(site: Site) ->
 
 
 def test_the_session_lives_no_longer_than_the_job_may(site: Site) -> None:
-    """A session that were lost would end with the job's time limit, not hours later."""
+    """A lost session would end with the job's time limit, not hours later."""
     job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--time=7")
     site.cluster.wait_job_over(job_id)
     assert site.emulator.sessions()[-1]["max_ttl"] == 7 * 60
 
 
-def test_two_qpus_are_acquired_side_by_side(site: Site) -> None:
-    """Both sessions are being opened at the same time, and the job has them in the order of `--qpu`."""
+def test_two_qpus_are_acquired_in_parallel(site: Site) -> None:
+    """Both sessions are opened at the same time, and the job has them in the order of `--qpu`."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_second,ibm_demo")
         hold.wait_for(2)
@@ -68,8 +68,8 @@ def test_srun_without_an_allocation_gets_a_qpu(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
-def test_a_job_without_qpu_sees_nothing_of_us(site: Site) -> None:
-    """No variable, no session, no folder, not even a Python process for a job that asked for nothing."""
+def test_a_job_without_qpu_is_left_alone(site: Site) -> None:
+    """A job that asked for nothing gets no variable, session or folder, and not even a Python process."""
     count = len(site.emulator.sessions())
     job_id = site.cluster.sbatch(PRINT_ENVIRONMENT)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"

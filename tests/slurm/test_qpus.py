@@ -1,4 +1,4 @@
-"""`qrmi-slurm qpus` shows root what QRMI says now, and everybody else what it said last."""
+"""`qrmi-slurm qpus` shows root QRMI's current answers, and everybody else its last ones."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from slurm.site import BIN, Site
 
 
 def qpus(site: Site, *words: str) -> dict[str, dict[str, Any]]:
-    """Return what root sees, by the QPUs' names."""
+    """Return what root sees, by QPU name."""
     done = site.command("qpus", "--json", *words)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -65,7 +65,7 @@ def test_the_public_list_holds_no_secret(site: Site) -> None:
 
 
 def test_online_checks_of_a_running_site(site: Site) -> None:
-    """validate-config --online goes all the way to the service, and names IAM if that rejects the key."""
+    """validate-config --online goes all the way to the service, and names IAM if IAM rejects the key."""
     done = site.command("validate-config", "--online")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok       credential  IAM gives a token for the key" in done.stdout

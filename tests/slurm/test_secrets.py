@@ -1,4 +1,4 @@
-"""Secrets are where they are needed, and in nothing that a reader of logs, outputs, processes or files comes across."""
+"""Secrets are only where they are needed, and in no log, output, process or file that others can read."""
 
 import base64
 import os
@@ -36,7 +36,7 @@ COMMANDS = (
 
 @dataclass
 class Planted:
-    """A secret for each place that one can stand in; each another one in each run."""
+    """A secret for each place, different in each run."""
 
     values: dict[str, str] = field(default_factory=dict)
 
@@ -45,12 +45,12 @@ class Planted:
         return self.values.setdefault(place, f"planted{secrets.token_hex(12)}")
 
     def found_in(self, text: str) -> list[str]:
-        """Return the places whose secrets a text has."""
+        """Return the places whose secrets appear in a text."""
         return [place for place, secret in self.values.items() if secret in text]
 
 
 class Watch:
-    """Every command line of the machine's processes, and the readable environments, looked at all the while."""
+    """Samples all command lines and readable environments on the machine, continuously."""
 
     def __init__(self) -> None:
         self.lines: set[str] = set()
@@ -58,7 +58,7 @@ class Watch:
         self._ends = threading.Event()
 
     def look(self) -> None:
-        """Look until the end is told."""
+        """Sample until told to end."""
         while not self._ends.is_set():
             self.samples += 1
             for folder in PROC.iterdir():
@@ -71,7 +71,7 @@ class Watch:
             self._ends.wait(0.02)
 
     def end(self) -> None:
-        """Tell the end."""
+        """End the sampling."""
         self._ends.set()
 
 
@@ -90,28 +90,28 @@ def watching() -> Iterator[Watch]:
 
 @pytest.fixture
 def syslog() -> Iterator[Syslog | None]:
-    """What reaches syslog during the test."""
+    """The messages sent to syslog during the test."""
     with listening() as end:
         yield end
 
 
 @pytest.fixture(scope="module")
 def rogue(shared_site: Site) -> RogueService:
-    """A service that repeats, redirects and rambles."""
+    """A service that echoes requests, redirects, and sends endless answers."""
     return RogueService(shared_site, "rogue-of-secrets")
 
 
 def said_by(site: Site, commands: Iterable[tuple[str, ...]]) -> dict[str, str]:
-    """Return what the admin's commands say, run side by side."""
+    """Return the output of the admin's commands, run side by side."""
     with ThreadPoolExecutor(4) as pool:
         done = {words: pool.submit(site.command, *words) for words in commands}
     return {f"qrmi-slurm {' '.join(words)}": one.result().stdout + one.result().stderr for words, one in done.items()}
 
 
 def world_readable(top: Path, *, since_s: float) -> Iterator[Path]:
-    """Yield each file below a folder that anybody may read, written since a moment."""
+    """Yield each world-readable file below a folder that was written since a moment."""
     for folder, folders, names in os.walk(top):
-        # What nobody may enter, nobody may read.
+        # Nobody can read what nobody can enter.
         folders[:] = [name for name in folders if os.lstat(Path(folder, name)).st_mode & stat.S_IXOTH]
         for name in names:
             path = Path(folder, name)
@@ -123,10 +123,10 @@ def world_readable(top: Path, *, since_s: float) -> Iterator[Path]:
                 yield path
 
 
-def test_no_secret_comes_out_whatever_happens_to_a_job(
+def test_no_secret_leaks_whatever_happens_to_a_job(
     site: Site, services: Services, rogue: RogueService, syslog: Syslog | None
 ) -> None:
-    """Planted in each place there is; jobs succeed and fail in every way; then all that is said and left is read."""
+    """Planted everywhere; jobs succeed and fail in every way; then all output and all leftovers are searched."""
     planted = Planted()
     began_s = site.config_path.stat().st_mtime
     key_file = site.cluster.etc / "planted.key"
@@ -201,7 +201,7 @@ def test_no_secret_comes_out_whatever_happens_to_a_job(
             cluster.wait_job(job_id)
             outputs[what] = cluster.job_output(job_id)
         direct = cluster.run_as_user(["srun", "-vvv", f"--qpu={good},{refusing}", "true"], env=mine)
-        # A record that nobody can use, one whose release fails, a config that is broken.
+        # An unusable record, one whose release fails, and a broken config.
         cluster.wait_nodes_idle()
         (site.folder_of(99001)).mkdir(parents=True, mode=0o711)
         (site.folder_of(99001) / "record.json").touch(mode=0o600)
@@ -241,7 +241,7 @@ def test_no_secret_comes_out_whatever_happens_to_a_job(
     }
     readable = list(world_readable(cluster.folder, since_s=began_s - 1))
     assert readable
-    # plugstack.conf is the admin's own text, readable by all: docs/admin.md says that a password there is seen.
+    # plugstack.conf is the admin's own text, readable by all: docs/admin.md warns that a password there can be seen.
     own = {cluster.etc / "plugstack.conf"}
     seen |= {str(path): path.read_text(errors="replace") for path in readable if path not in own}
     planted.values["a login's answer"] = BEARER

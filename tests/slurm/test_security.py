@@ -1,4 +1,4 @@
-"""Attacks by a user of the cluster, and by a service: each of them succeeds where its defence is taken out."""
+"""Attacks by users and by services. Each one was seen to succeed with its defense removed."""
 
 import json
 import re
@@ -19,26 +19,26 @@ KEY = "ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"
 
 @pytest.fixture
 def attacker(site: Site) -> Attacker:
-    """The user who attacks."""
+    """The attacking user."""
     return Attacker(site)
 
 
 @pytest.fixture(scope="session")
 def rogue(shared_site: Site) -> RogueService:
-    """The service that attacks, for the whole session."""
+    """The attacking service, one for the whole session."""
     return RogueService(shared_site)
 
 
 @pytest.fixture
 def victim(attacker: Attacker) -> Iterator[tuple[int, str]]:
-    """Another user's job that goes on meanwhile on n1, with a session on ibm_demo: its id, and its token."""
+    """A running job of another user on n1, which holds a session on ibm_demo: its id and its token."""
     job_id, output = attacker.hold(attacker.victim)
     yield job_id, environment_of(output)[TOKEN]
     attacker.let_go(attacker.victim, job_id)
 
 
 def assert_clean(*texts: str) -> None:
-    """Each line is one of ours or of slurmstepd's, and nothing in it moves a cursor or turns the text around."""
+    """Every line comes from us or from slurmstepd, and none contains terminal escapes or bidirectional controls."""
     for text in texts:
         assert all(re.match("qrmi-slurm|slurmstepd-n.: error: TaskProlog failed", line) for line in text.splitlines())
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
@@ -47,8 +47,8 @@ def assert_clean(*texts: str) -> None:
 # --- a forged job-control environment ------------------------------------------------------------------------------
 
 
-def test_nothing_forged_becomes_a_variable_that_a_hook_obeys(site: Site, attacker: Attacker) -> None:
-    """Neither what Slurm gives the hooks with SPANK_ in front, nor what slurmd itself was started with."""
+def test_forged_variables_never_configure_a_hook(site: Site, attacker: Attacker) -> None:
+    """Neither what Slurm passes to the hooks with a SPANK_ prefix, nor what slurmd itself was started with."""
     library, package = str(attacker.library()), str(attacker.package())
     forged = {
         "LD_PRELOAD": library,
@@ -65,13 +65,13 @@ def test_nothing_forged_becomes_a_variable_that_a_hook_obeys(site: Site, attacke
     job_id = attacker.submit("QRMI_QPU=ibm_demo", "noequalsign", "=x", *words)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
     assert f"acquired: job={job_id} " in site.hooks_log()
-    # The same where somebody has such variables in slurmd's own environment: the hooks' Python is told to heed none.
+    # The same with such variables in slurmd's own environment: the hooks' Python ignores all of them.
     for name in ("PYTHONPATH", "PYTHONUSERBASE", "PYTHONSTARTUP", "ENV", "BASH_ENV"):
         done = site.run_hook("prolog", 4000, **{name: forged[name], "HOME": package})
         assert "acquired: job=4000 " in done.stdout, done.stdout
         assert "released: job=4000 " in site.run_hook("epilog", 4000, **{name: forged[name]}).stdout
     assert not attacker.mark.exists(), attacker.mark.read_text()
-    # The trap is a good one.
+    # The trap works.
     attacker.run("true", LD_PRELOAD=library)
     assert attacker.mark.exists()
 
@@ -82,7 +82,7 @@ def test_nothing_forged_becomes_a_variable_that_a_hook_obeys(site: Site, attacke
     ids=["directive", "escapes", "120 kB"],
 )
 def test_a_forged_selection_is_refused_in_one_clean_line(site: Site, attacker: Attacker, selection: str) -> None:
-    """sbatch refuses these; who goes past it has no QPU, and nothing else either."""
+    """sbatch refuses these selections. A user who bypasses sbatch gets no QPU and no other variable."""
     before = len(site.hooks_log())
     word = f"QRMI_QPU{selection[1:]}" if selection.startswith("q@") else f"QRMI_QPU={selection}"
     own = ["QRMI_SLURM_QPU=ibm_demo", "SLURM_SPANK_QRMI_QPU=ibm_demo", f"QRMI_SLURM_STATE_DIR={site.state_dir}"]
@@ -96,13 +96,13 @@ def test_a_forged_selection_is_refused_in_one_clean_line(site: Site, attacker: A
 
 
 def test_a_megabyte_of_qpu_is_refused_at_submission(site: Site) -> None:
-    """The shell takes no argument of that length, a script's #SBATCH line does."""
+    """An argument of that length is too long for the shell, but not for a script's #SBATCH line."""
     with pytest.raises(ClusterError, match="--qpu is longer than 4096 bytes"):
         site.cluster.sbatch(f"#!/bin/sh\n#SBATCH --qpu={'q' * 1_000_000}\ntrue\n")
 
 
-def test_more_variables_than_prolog_can_be_started_with_drain_no_node(site: Site, attacker: Attacker) -> None:
-    """With a higher stack limit a user's environment has more room than slurmd's: execve() would refuse Prolog."""
+def test_too_many_variables_for_execve_do_not_drain_the_node(site: Site, attacker: Attacker) -> None:
+    """With a raised stack limit a user's environment can exceed what slurmd's execve() accepts for Prolog."""
     job = attacker.home / "job.sh"
     job.write_text("#!/bin/sh\ntrue\n")
     many = "for i in $(seq 40); do export ibm_demo_QRMI_A$i=$x; done"
@@ -124,16 +124,16 @@ def test_more_variables_than_prolog_can_be_started_with_drain_no_node(site: Site
     ],
     ids=["value", "name"],
 )
-def test_a_forged_variable_is_no_directive_of_taskprolog(
+def test_a_forged_variable_cannot_inject_a_taskprolog_directive(
     site: Site, attacker: Attacker, name: str, value: str, sentence: str
 ) -> None:
-    """A line break in it would begin one: that which puts a library into each program of the job."""
+    """A line break in the value would start a new directive, such as one that sets LD_PRELOAD for the job."""
     own = ["QRMI_SLURM_QPU=ibm_demo", "SLURM_SPANK_QRMI_QPU=ibm_demo"]
     job_id = attacker.submit("QRMI_QPU=ibm_demo", f"{name}={value}", own=own)
     site.cluster.wait_job_over(job_id)
     output = (attacker.home / f"forged-{job_id}.out").read_text()
     assert "LD_PRELOAD" not in environment_of(output)
-    # Slurm 22.05 passes such names on; a shell around the hooks, as there is one here, drops them.
+    # Slurm 22.05 passes such names on; a shell wrapper around the hooks, as in this test, drops them.
     done = site.run_hook("prolog", 4001, **{f"SPANK_{name}": value})
     assert sentence in done.stdout
     exports = (site.folder_of(4001) / "exports").read_text()
@@ -144,7 +144,7 @@ def test_a_forged_variable_is_no_directive_of_taskprolog(
 def test_a_forged_token_neither_uses_nor_closes_another_jobs_session(
     site: Site, attacker: Attacker, victim: tuple[int, str]
 ) -> None:
-    """Who has learned the token of another job gets a session of his own, and that is the one that is closed."""
+    """A user who knows another job's token gets a session of their own, and only that one is closed."""
     _, token = victim
     own = ["QRMI_SLURM_QPU=ibm_demo", "SLURM_SPANK_QRMI_QPU=ibm_demo"]
     names = (TOKEN, "ibm_demo_QRMI_IBM_QCS_SESSION_ID", "ibm_demo_QRMI_IBM_QRS_SESSION_ID")
@@ -157,8 +157,8 @@ def test_a_forged_token_neither_uses_nor_closes_another_jobs_session(
     assert session["id"] == token
 
 
-def test_a_forged_identity_opens_no_qpu_of_another_users(site: Site, attacker: Attacker) -> None:
-    """Who asks is what Slurm says: what a user hands on stands behind SPANK_, whatever its name."""
+def test_a_forged_identity_grants_no_access(site: Site, attacker: Attacker) -> None:
+    """The user's identity comes from Slurm; whatever they pass has a SPANK_ prefix."""
     victim = attacker.victim
     site.config([{**site.emulator.resource("ibm_demo"), "slurm": {"allow": {"users": [victim.name]}}}])
     forged = [f"SLURM_JOB_UID={victim.uid}", f"SLURM_JOB_USER={victim.name}", f"SLURM_JOB_ID={10**6}", "SLURM_UID=0"]
@@ -176,8 +176,10 @@ def test_a_forged_identity_opens_no_qpu_of_another_users(site: Site, attacker: A
 # --- the state directory -------------------------------------------------------------------------------------------
 
 
-def test_what_prolog_leaves_is_for_the_jobs_user_alone(site: Site, attacker: Attacker, victim: tuple[int, str]) -> None:
-    """Another user on the same node can neither read nor change, link, move, lock or remove anything of it."""
+def test_only_the_jobs_user_can_access_what_prolog_leaves(
+    site: Site, attacker: Attacker, victim: tuple[int, str]
+) -> None:
+    """Another user on the same node cannot read, change, link, move, lock or remove any of it."""
     job_id, token = victim
     folder = site.folder_of(job_id)
     assert {path.name for path in folder.iterdir()} >= {"exports", "record.json", "lock"}
@@ -196,7 +198,7 @@ def test_what_prolog_leaves_is_for_the_jobs_user_alone(site: Site, attacker: Att
         done = attacker.run(script)
         assert done.returncode != 0, (script, done.stdout)
         assert token not in done.stdout
-    # TaskProlog, which runs with the attacker's rights, is not talked into it either.
+    # TaskProlog, which runs with the attacker's rights, does not read it for them either.
     selection = {"SLURM_SPANK_QRMI_QPU": "ibm_demo", "QRMI_SLURM_QPU": "ibm_demo", "SLURMD_NODENAME": "n1"}
     cluster_name = {"SLURM_CLUSTER_NAME": f"throwaway-{site.cluster.token}"}
     job = {"SLURM_JOB_ID": str(job_id), "QRMI_SLURM_STATE_DIR": str(site.state_dir), "SLURM_PROCID": "0"}
@@ -205,10 +207,10 @@ def test_what_prolog_leaves_is_for_the_jobs_user_alone(site: Site, attacker: Att
     assert token not in done.stdout and "export " not in done.stdout
 
 
-def test_another_jobs_id_in_a_tasks_environment_opens_nothing(
+def test_another_jobs_id_in_a_tasks_environment_gives_no_access(
     site: Site, attacker: Attacker, victim: tuple[int, str]
 ) -> None:
-    """Within a job of the attacker's own, for its steps."""
+    """Not even for the steps of a job of the attacker's own."""
     job_id, token = victim
     script = (
         f"#!/bin/sh\nexport SLURM_JOB_ID={job_id} SLURM_JOBID={job_id}\n"
@@ -223,10 +225,10 @@ def test_another_jobs_id_in_a_tasks_environment_opens_nothing(
     assert token not in output
 
 
-def test_files_that_change_under_taskprolog_show_nothing_of_others(
+def test_swapping_files_under_taskprolog_reveals_nothing(
     site: Site, attacker: Attacker, victim: tuple[int, str]
 ) -> None:
-    """It looks at the exports more than once; in between the attacker puts a link to another job's in their place."""
+    """It checks the exports more than once; in between, the attacker swaps in a link to another job's file."""
     job_id, token = victim
     state = attacker.home / "state"
     folder = state / f"throwaway-{site.cluster.token}" / "4711"
@@ -244,12 +246,12 @@ def test_files_that_change_under_taskprolog_show_nothing_of_others(
         touch stop; wait
     """
     done = attacker.run(script)
-    assert "export MINE=1" in done.stdout  # the race was on
+    assert "export MINE=1" in done.stdout  # the swap did happen in between
     assert token not in done.stdout + done.stderr
 
 
-def test_a_race_for_the_next_jobs_folder_is_lost(site: Site, attacker: Attacker) -> None:
-    """Job ids are easy to guess; the attacker is there before Prolog is, and all the while."""
+def test_an_attacker_cannot_create_the_next_jobs_folder_first(site: Site, attacker: Attacker) -> None:
+    """Job ids are easy to guess: the attacker tries before Prolog starts and keeps trying."""
     first = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--nodelist=n1")
     site.cluster.wait_job_over(first)
     cluster_folder = site.folder_of(first).parent
@@ -272,8 +274,8 @@ def test_a_race_for_the_next_jobs_folder_is_lost(site: Site, attacker: Attacker)
     assert not site.emulator.open_sessions()
 
 
-def test_a_state_directory_that_users_can_swap_is_believed_by_no_hook(site: Site, attacker: Attacker) -> None:
-    """An admin has left the folder above it open to all: in the attacker's own place stands a record with a library."""
+def test_hooks_reject_a_state_directory_that_users_can_replace(site: Site, attacker: Attacker) -> None:
+    """The folder above is world-writable, and the attacker has planted a record there that names a library."""
     above = site.cluster.folder / "above"
     above.mkdir(mode=0o755, exist_ok=True)
     kept, site.state_dir = site.state_dir, above / "state"
@@ -312,8 +314,10 @@ def test_a_state_directory_that_users_can_swap_is_believed_by_no_hook(site: Site
 @pytest.mark.parametrize(
     ("what", "whose"), [("words", "the site's"), ("login-words", "the user's"), ("lines", "the user's")]
 )
-def test_a_services_words_are_words(site: Site, attacker: Attacker, rogue: RogueService, what: str, whose: str) -> None:
-    """Terminal escapes, directives and forged records in an error's text reach log and output escaped, in one line."""
+def test_a_services_error_text_is_escaped(
+    site: Site, attacker: Attacker, rogue: RogueService, what: str, whose: str
+) -> None:
+    """Terminal escapes, directives and forged log records in an error message are escaped and kept on one line."""
     resource = rogue.resource(what)
     own = {f"ibm_demo_{name}": value for name, value in resource["environment"].items()}
     site.config([resource] if whose == "the site's" else [site.emulator.resource("ibm_demo")])
@@ -330,10 +334,10 @@ def test_a_services_words_are_words(site: Site, attacker: Attacker, rogue: Rogue
 @pytest.mark.parametrize(
     ("what", "sentence"), [("flood", "QRMI was killed by signal 6"), ("drip", "no answer within 3 s")]
 )
-def test_an_answer_without_an_end_costs_the_job_alone(
+def test_an_endless_answer_costs_only_the_job(
     site: Site, attacker: Attacker, rogue: RogueService, what: str, sentence: str
 ) -> None:
-    """Neither the node's memory, nor more time than an admin allows: gigabytes at once, or a byte now and then."""
+    """It exhausts neither the node's memory nor the time limit: gigabytes at once, or a byte now and then."""
     site.plugstack(site.plugstack_line("--acquire-timeout=3"))
     site.config([site.emulator.resource("ibm_demo")])
     own = {f"ibm_demo_{name}": value for name, value in rogue.resource(what)["environment"].items()}

@@ -1,4 +1,4 @@
-"""The site on which the suite is tested is what an admin would have: the wheel's files, in Slurm's own places."""
+"""The test site is what an admin would have: the wheel's files, in Slurm's own places."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from slurm.cluster import ClusterOptions
 from slurm.site import BIN, STUB, HookRun, Site, SiteOptions
 
 
-def test_it_is_the_installed_wheel_that_is_tested() -> None:
+def test_the_installed_wheel_is_tested() -> None:
     """The package, the hooks and the stub are those of the environment, not of the checkout."""
     assert Path(qrmi_slurm.__file__).is_relative_to(sys.prefix)
     assert STUB.is_relative_to(sys.prefix)
@@ -20,7 +20,7 @@ def test_it_is_the_installed_wheel_that_is_tested() -> None:
 
 @pytest.mark.parametrize("watched", [False, True], ids=["by path", "by symlinks in a folder"])
 def test_hooks_as_an_admin_installs_them(watched: bool) -> None:
-    """Prolog and Epilog named in slurm.conf by their own paths, or linked into a folder that a glob names."""
+    """slurm.conf names Prolog and Epilog by their own paths, or by a glob over symlinks to them."""
     options = SiteOptions(cluster=ClusterOptions(nodes=1), watched=watched, hooks_log=False)
     with Site(options) as site:
         job_id = site.cluster.sbatch("#!/bin/sh\necho $QRMI_JOB_QPU_RESOURCES\n", "--qpu=ibm_demo")

@@ -1,4 +1,4 @@
-"""What `qrmi-slurm slurm-conf` prints works as it stands: hooks, plugin, and a site's own TaskProlog beside ours."""
+"""What `qrmi-slurm slurm-conf` prints works verbatim: hooks, plugin, and a site's own TaskProlog beside ours."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.site import BIN, STUB, Site
 
-# Its last line does not end, as in a script that somebody wrote with printf.
+# Its last line has no newline, as in a script that ends with printf.
 OWN = """#!/bin/sh
 [ -z "$FAIL_PLEASE" ] || { echo "print the site says no"; exit 3; }
 echo "print the site says hello"
@@ -17,7 +17,7 @@ printf 'export SITE_SCRATCH=/scratch/%s' "$SLURM_JOB_ID"
 
 
 def parts(text: str) -> dict[str, str]:
-    """Return what belongs into each file, comments left out, by the heading's path."""
+    """Return the lines for each file without comments, by the path in the heading."""
     found = {}
     for block in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         heading, _, content = block.partition("\n")
@@ -34,7 +34,7 @@ def printed(site: Site, *words: str) -> dict[str, str]:
 
 @contextmanager
 def task_prolog(site: Site, path: Path) -> Iterator[None]:
-    """Let n1 have another TaskProlog until the block ends."""
+    """Give n1 another TaskProlog until the block ends."""
     conf = site.cluster.slurm_conf
     before = conf.read_text()
     try:
@@ -45,14 +45,14 @@ def task_prolog(site: Site, path: Path) -> Iterator[None]:
 
 
 def _use(site: Site, conf: str) -> None:
-    """Write slurm.conf; slurmctld reads it now, and n1, whose jobs are looked at, for certain."""
+    """Write slurm.conf; slurmctld reads it now, and so does n1, on which the jobs run."""
     site.cluster.slurm_conf.write_text(conf)
     site.cluster.slurm("scontrol", "reconfigure")
     site.cluster.restart_slurmd("n1")
 
 
-def test_the_lines_are_those_of_this_installation(site: Site) -> None:
-    """The paths are absolute, exist, and are those that this very site works with."""
+def test_the_lines_match_this_installation(site: Site) -> None:
+    """The paths are absolute, exist, and are those this site works with."""
     found = printed(site)
     assert found[f"{site.cluster.slurm_conf}: add"] == (
         f"Prolog={BIN}/qrmi-slurm-prolog\nTaskProlog={BIN}/qrmi-slurm-task-prolog\n"
@@ -69,8 +69,8 @@ def test_the_lines_are_those_of_this_installation(site: Site) -> None:
         assert "/opt/qrmi-slurm" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def test_a_sites_own_task_prolog_goes_on(site: Site) -> None:
-    """With the printed script both TaskProlog run: every job gets the site's lines, and those with QPUs get ours."""
+def test_a_sites_own_task_prolog_still_runs(site: Site) -> None:
+    """With the printed script both TaskPrologs run: every job gets the site's lines, and those with QPUs get ours."""
     own = site.cluster.etc / "task_prolog.sh"
     own.write_text(OWN)
     own.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The config may say where a key is kept; a new one counts from the next job on, and nothing is restarted."""
+"""The config may say where a key is stored; a new key takes effect with the next job, and nothing is restarted."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def source_of(site: Site, kind: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", ["file", "command"])
 def test_a_stored_key_and_its_rotation(site: Site, kind: str) -> None:
-    """A job runs with the stored key; a wrong one fails the next job, the right one the next but one runs again."""
+    """The first job runs with the stored key, the second fails with a wrong one, the third has the right one again."""
     resource = site.emulator.resource("ibm_demo")
     del resource["environment"][KEY]
     site.config([{**resource, "slurm": {"secrets": {KEY: source_of(site, kind)}}}])
@@ -52,7 +52,7 @@ def test_a_stored_key_and_its_rotation(site: Site, kind: str) -> None:
 
 
 def test_a_key_rotated_under_a_running_job_still_releases(site: Site) -> None:
-    """Epilog reads the stored key again where the one that acquired is refused."""
+    """Epilog reads the stored key again if the one used to acquire is refused."""
     resource = site.emulator.resource("ibm_demo")
     del resource["environment"][KEY]
     path = keep(site.cluster.etc / "ibm.key", API_KEY, 0o600)
@@ -71,8 +71,8 @@ def test_a_key_rotated_under_a_running_job_still_releases(site: Site) -> None:
     assert site.record_of(job_id) is None
 
 
-def test_a_key_that_others_can_read_fails_the_job_with_a_sentence(site: Site) -> None:
-    """The user is told whom to ask; the admin's log names the file, and no text of it."""
+def test_a_key_that_others_can_read_fails_the_job(site: Site) -> None:
+    """The user is told whom to ask; the admin's log names the file but shows none of its contents."""
     resource = site.emulator.resource("ibm_demo")
     del resource["environment"][KEY]
     path = keep(site.cluster.etc / "open.key", "planted-open-key", 0o644)

@@ -1,1 +1,1 @@
-"""Stand-ins for what QRMI calls: the services of each type, and the native libraries that it loads."""
+"""Stand-ins for what QRMI calls: the services of each type, and the native libraries it loads."""

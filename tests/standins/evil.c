@@ -1,4 +1,4 @@
-/* A library that nobody asked for: where it is loaded, it leaves its user's id in the file MARK. */
+/* A malicious library: wherever it is loaded, it leaves the user's id in the file MARK. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>

@@ -1,10 +1,10 @@
-/* What an attacker writes: submits a batch job without sbatch, and so without our plugin's checks.
+/* An attacker's program: submits a batch job without sbatch, and so without our plugin's checks.
  *
  *   forged_submit SCRIPT OUTPUT [-q] [NAME=VALUE | NAME@COUNT] ...
  *
- * Each NAME=VALUE goes into the job-control environment as it is, which Slurm gives to Prolog and Epilog with SPANK_
- * before the name; NAME@COUNT is a value of so many bytes. Behind -q they go into the job's own environment instead.
- * Prints the job's id, or Slurm's reason and ends with 1.
+ * Each NAME=VALUE goes unchanged into the job-control environment, which Slurm gives to Prolog and Epilog with a SPANK_
+ * prefix. NAME@COUNT is a value of that many bytes. After -q they go into the job's own environment instead. Prints the
+ * job's id, or Slurm's reason with exit status 1.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* A stand-in for libmunge.so.2, with which QRMI proves to a Pasqal Warden who calls: the "credential" is the uid. */
+/* A stand-in for libmunge.so.2, with which QRMI identifies the caller to a Pasqal Warden: the "credential" is the uid. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

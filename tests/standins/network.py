@@ -1,10 +1,10 @@
-"""A stand-in for what lies between a node and a service: TLS servers, a proxy, and listeners that do not answer.
+"""Stand-ins for the network between a node and a service: TLS servers, a proxy, and listeners that do not answer.
 
     network.py KEY NAME=CERTIFICATE ...
 
 It starts a TLS server for each certificate, prints a JSON object of ports and serves until it is killed. The proxy
-connects only to the server `tls`, under the name `localhost`; it asks `login.invalid` for a password, and refuses all
-else as Squid does.
+connects only to the server `tls`, under the name `localhost`. For `login.invalid` it demands a password, and everything
+else it refuses as Squid does.
 """
 
 import http.server
@@ -78,7 +78,7 @@ def _serve(handler, context=None):
 
 
 def _listen(answer):
-    """Listen and accept; say `answer`, if anything, and nothing more."""
+    """Listen and accept; send `answer`, if any, and nothing more."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept():

@@ -1,8 +1,8 @@
-"""A stand-in for an IBM Quantum System and its S3: it holds objects and checks every signature with the site's key.
+"""A stand-in for an IBM Quantum System and its S3: it stores objects and checks every signature with the site's key.
 
-A program: it prints its port. QRMI's own requests, signed by the AWS library, are what shows that it checks aright.
-`/requests` tells each request with its headers and body, `/objects` what lies in S3, `/run/<job>` lets a job run: the
-service fetches its input and leaves results and logs by the URLs that it was given.
+A program that prints its port. QRMI's own requests, signed by the AWS library, show that its check is right.
+`/requests` lists each request with its headers and body, `/objects` the contents of S3, and `/run/<job>` runs a job:
+the service fetches its input and stores results and logs at the URLs it was given.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ NAME = "ibm_system"
 
 REQUESTS: list[dict[str, Any]] = []
 OBJECTS: dict[str, bytes] = {}
-# One job of somebody else, which nobody may see.
+# A job of somebody else, which must stay invisible.
 CREATED = "2026-01-01T00:00:00.000Z"
 ANOTHERS = "job-of-another"
 JOBS: dict[str, dict[str, Any]] = {
@@ -117,7 +117,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._answer(200, OBJECTS[name], "application/octet-stream")
 
     def _fault(self, path: str, query: str, body: bytes) -> str:
-        """Check a signature as S3 does; empty where it is right."""
+        """Check a signature as S3 does; empty if it is right."""
         pairs = dict(parse_qsl(query, keep_blank_values=True))
         if "X-Amz-Signature" in pairs:
             given = pairs.pop("X-Amz-Signature")
@@ -160,7 +160,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def variables(url: str) -> dict[str, str]:
-    """Return what the config's `environment` has for it."""
+    """Return the variables for the config's `environment`."""
     return {
         "QRMI_IBM_QS_ENDPOINT": url,
         "QRMI_IBM_QS_IAM_ENDPOINT": url,

@@ -1,9 +1,9 @@
-"""A resource of each type that QRMI has, as qrmi_config.json describes it, behind stand-ins of their services."""
+"""A resource of each of QRMI's types, as qrmi_config.json describes it, with stand-ins as their services."""
 
 import base64
 from typing import Any
 
-# QRMI takes a Pasqal Cloud resource's name for the type of the device, of which it knows five.
+# QRMI takes a Pasqal Cloud resource's name as the device type, of which it knows five.
 PASQAL_CLOUD_DEVICE = "EMU_FREE"
 SECRET = "test-secret-of-the-site"
 FELIS_KEY = base64.b64encode(f"user:{SECRET}".encode()).decode()

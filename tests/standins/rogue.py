@@ -1,16 +1,17 @@
-"""A service that wants something: credentials for another address, the node's memory, a line in somebody's output.
+"""A malicious service, which tries to get credentials sent elsewhere, exhaust memory, or inject output.
 
-Run as a program it writes its two ports to the file that its argument names, and serves at both until it is killed; a
-redirection leads from the first to the second. The first part of a path is what it does, behind a login that works:
+Run as a program it writes its two ports to the file that its argument names, and serves on both until it is killed.
+Redirections lead from the first port to the second. The first part of a path selects the attack, after a login that
+works:
 
     redirect-<code>  to the same path below /caught at the second port
-    flood            a text without an end, as fast as it is taken
-    drip             a byte now and then, without an end
-    words            400, with what a terminal, syslog or TaskProlog might obey
+    flood            an endless text, as fast as it is read
+    drip             a byte now and then, endlessly
+    words            400, with escapes and directives for terminals, syslog and TaskProlog
     lines            400, with 100,000 line breaks
     login-<any>      the same for the login
 
-`/requests` tells each request with its port, headers and body.
+`/requests` lists each request with its port, headers and body.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ class Rogue(http.server.BaseHTTPRequestHandler):
             self._answer(200, json.dumps(token).encode())
             return
         what = what.removeprefix("login-")
-        with contextlib.suppress(OSError):  # whoever asked has had enough
+        with contextlib.suppress(OSError):  # the client has had enough
             if what.startswith("redirect-"):
                 self.send_response(int(what.partition("-")[2]))
                 self.send_header("location", f"http://127.0.0.1:{self.other_port}/caught/{'/'.join(rest)}")

@@ -1,9 +1,9 @@
-"""A stand-in for each service that QRMI asks before or while a QPU is acquired; a path begins with a scenario.
+"""A stand-in for each service that QRMI calls before or during an acquire; a path begins with a scenario.
 
 Run as a program it prints its port, or writes it to the file that its argument names. Scenarios: `online`, `offline`,
 `paused`, `unhealthy`, `unreadable` (200 with a page of HTML), `page404` (a gateway's, in HTML), `nolanes` (an older
-system without that page), a status code, `sessions-<code>` for sessions alone, `echo` (400, with the request in
-it), `hang`, `hang-release`. It is its own proxy. `/requests` tells each request with its headers and body.
+system without that page), a status code, `sessions-<code>` for sessions alone, `echo` (400, with the request in it),
+`hang`, `hang-release`. It is its own proxy. `/requests` lists each request with its headers and body.
 """
 
 import http.server
@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/requests":
             self._answer(200, json.dumps(REQUESTS))
             return
-        # To a proxy a client writes the whole address.
+        # A client sends a proxy the whole address.
         _, scenario, *rest = re.sub(r"^http://[^/]*|\?.*", "", self.path).split("/")
         REQUESTS.append({"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body})
         page = "/".join(rest)
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = int(scenario.removeprefix("sessions-"))
             self._answer(status, json.dumps({"errors": [{"code": "x", "message": "no"}]}))
         elif scenario == "echo" and "identity" not in page:
-            # IQM's token is the site's or the user's own, the others' one that a login has given out.
+            # IQM's token is configured by the site or the user; the others' tokens come from a login.
             key = self.headers["authorization"].rpartition(" ")[2] if "quantum-computers" in page else "no key"
             told = {"message": f"{key} is not good: {dict(self.headers)} {body}"}
             self._answer(400, json.dumps({"errors": [told]}))
@@ -93,7 +93,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {"name": name, "status": "online" if up else scenario, "version": "1", "locked": False}
         if page.startswith("api/v1/quantum-computers/"):
             health = {"healthy": scenario != "unhealthy", "updated_at": "2026-01-01T00:00:00Z"}
-            if name == "health":  # what QRMI before 0.25 asks
+            if name == "health":  # the path QRMI before 0.25 uses
                 status = {"operational": "online" if up else "maintenance"}
                 return health | status | {"healthy": up, "health": health | {"healthy": up}}
             return {

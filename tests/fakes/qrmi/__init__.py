@@ -1,6 +1,6 @@
-"""A stand-in for the qrmi package, which does what a resource's own variables tell it to.
+"""A fake qrmi package that does what a resource's own variables say.
 
-`<name>_QRMI_FAKE_ACQUIRE` and `<name>_QRMI_FAKE_RELEASE` hold a word of `_do`, `<name>_QRMI_FAKE_TOKEN` what
+`<name>_QRMI_FAKE_ACQUIRE` and `<name>_QRMI_FAKE_RELEASE` hold a word of `_do`, `<name>_QRMI_FAKE_TOKEN` the token
 acquire returns, `<name>_QRMI_FAKE_CALLS` a file that gets a line for each call.
 """
 
@@ -29,23 +29,23 @@ class QrmiError(Exception):
 
 
 class AuthenticationFailedError(QrmiError):
-    """What QRMI raises where the service refuses the credentials: a plain no."""
+    """Raised by QRMI if the service refuses the credentials."""
 
 
 class ResourceNotFoundError(QrmiError):
-    """What QRMI raises for a session or a resource that the service does not know."""
+    """Raised by QRMI for a session or a resource that the service does not know."""
 
 
 class UnsupportedFunctionError(QrmiError):
-    """What QRMI raises where a type cannot do what was asked of it."""
+    """Raised by QRMI if a type does not support the call."""
 
 
 class PanicException(BaseException):
-    """What pyo3 makes of a Rust panic: no Exception."""
+    """What pyo3 makes of a Rust panic: not an Exception."""
 
 
 class Status:
-    """What `status()` returns."""
+    """The return value of `status()`."""
 
     def __init__(self, status, status_reason, pending_job_count):
         self.status = status
@@ -54,7 +54,7 @@ class Status:
 
 
 class QuantumResource:
-    """One resource; its environment is read when it is made, as in QRMI."""
+    """One resource, which reads its environment when it is created, as in QRMI."""
 
     def __init__(self, name, resource_type):
         self._name = name
@@ -156,7 +156,7 @@ class ResourceProvider:
 
 
 def _log(text):
-    """Write as native code does: to the descriptor, past Python's own sys.stderr."""
+    """Write as native code does: to the descriptor, bypassing Python's own sys.stderr."""
     content = text.encode()
     while content:
         content = content[os.write(2, content) :]
@@ -170,11 +170,11 @@ def _target(fd):
 
 
 def set_log_callback(callback):
-    """Take the callback, as QRMI does from 0.24 on."""
+    """Accept the callback, as QRMI does from 0.24 on."""
 
 
 def _times_in_memory(backwards):
-    """Look through this process's memory for a text, without having it there: of what a library could find."""
+    """Count a text in this process's memory, without holding a copy of it, to show what a library could find."""
     import ctypes
 
     found = 0

@@ -16,7 +16,7 @@ LOGIN = '; Token renewal failed: reqwest::Error {{ kind: {}, url: "http://iam/id
         ("authentication failed: {}", "the service refused the credentials"),
         ("error in reqwest: error sending request for url (http://x/sessions)", "http://x/sessions cannot be reached"),
         ("response body: 404 Not Found {}", "the service answered 404 Not Found"),
-        ("error in serde: expected value at line 1", "the service answered what QRMI does not understand"),
+        ("error in serde: expected value at line 1", "QRMI could not read the service's answer"),
     ],
 )
 def test_what_qrmi_says_gets_a_sentence_before_it(words, sentence):

@@ -116,8 +116,7 @@ def test_only_the_first_task_says_the_reason(site, start):
 @pytest.mark.parametrize("value", [None, "", "x/../y", "99999999999999", "٣", "\udcff", "n[", "a\nb"])
 @pytest.mark.parametrize("hook", [prolog.prolog, epilog.epilog])
 def test_whatever_slurm_leaves_out_or_garbles_the_node_stays(site, syslog_lines, monkeypatch, hook, name, value):
-    monkeypatch.setattr("qrmi_slurm.slurm.plugstack.DEFAULT_SLURM_CONF", site.path / "slurm.conf")
-    monkeypatch.setattr("qrmi_slurm.slurm.job_context.DEFAULT_SLURM_CONF", site.path / "slurm.conf")
+    monkeypatch.setattr("qrmi_slurm.slurm.conf_file.DEFAULT_SLURM_CONF", site.path / "slurm.conf")
     monkeypatch.setattr("qrmi_slurm.slurm.plugstack.DEFAULT_STATE_DIR", site.path / "default-state")
     site.add("a")
     environment = site.hook_environment("a", **{name: value})

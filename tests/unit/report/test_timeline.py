@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_lines import NOW_S, TODAY_S, failed, line, usage_of
 
-from qrmi_slurm.report import timeline, usage
+from qrmi_slurm.report import canvas, timeline, usage
 from qrmi_slurm.report.usage import Usage
 
 
@@ -91,5 +91,5 @@ def test_anything_can_be_drawn(times, capacity):
     _, root = svg_of(found)
     for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
         assert float(rect.get("width")) >= 0
-        assert 0 <= float(rect.get("x", 0)) <= timeline.WIDTH
+        assert 0 <= float(rect.get("x", 0)) <= canvas.WIDTH
     assert sum(row.held_s for row in usage.group(found, ["day"])) == pytest.approx(usage.total(found).held_s, abs=1e-3)

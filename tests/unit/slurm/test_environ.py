@@ -14,17 +14,17 @@ values = st.binary(max_size=8).filter(lambda value: 0 not in value)
 
 
 @given(st.dictionaries(names, values, max_size=5))
-def test_any_names_and_values_come_back(wanted):
+def test_any_names_and_values_are_parsed(wanted):
     content = b"".join(name + b"=" + value + b"\0" for name, value in wanted.items())
     assert environ.parse(content) == {os.fsdecode(name): os.fsdecode(value) for name, value in wanted.items()}
 
 
-def test_of_a_name_that_stands_twice_the_first_counts():
+def test_the_first_of_duplicate_names_counts():
     assert environ.parse(b"A=1\0A=2\0") == {"A": "1"}
 
 
 def test_the_environment_of_another_process_is_read():
-    """Also a variable whose name a shell would drop."""
+    """Including a variable that a shell would drop for its name."""
     given_environment = {"ibm-x_QRMI_A": "1", "B": "a=b\nc"}
     program = [sys.executable, "-c", "print('ready', flush=True); input()"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -35,5 +35,5 @@ def test_the_environment_of_another_process_is_read():
     assert found == given_environment
 
 
-def test_where_the_kernel_does_not_show_it_our_own_counts():
+def test_if_the_kernel_does_not_show_it_our_own_environment_is_returned():
     assert environ.of_process(2**22 + 1) == dict(os.environ)

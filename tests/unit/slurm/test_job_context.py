@@ -28,7 +28,7 @@ def all_recordings(*hooks):
     return [pytest.param(path.parent.name, path.stem, id=f"{path.parent.name}-{path.stem}") for path in chosen]
 
 
-def test_there_are_recordings_of_every_version():
+def test_every_version_has_recordings():
     assert sorted(path.name for path in RECORDINGS.iterdir()) == list(VERSIONS)
 
 
@@ -76,7 +76,7 @@ def test_selections_arrive_as_the_user_wrote_them(version):
     assert job_context.of_job(recorded(version, "array-task-1.prolog.n001")).selection_text == "a"
 
 
-def test_22_05_tells_no_time_limit():
+def test_22_05_does_not_tell_the_time_limit():
     assert job_context.of_job(recorded("22.05", "sbatch-2nodes-licence.prolog.n001")).time_limit_s is None
 
 
@@ -84,11 +84,11 @@ def test_22_05_tells_no_time_limit():
 def test_from_23_02_the_time_limit_is_end_minus_start(version):
     assert job_context.of_job(recorded(version, "sbatch-2nodes-licence.prolog.n001")).time_limit_s == 300
     unlimited = job_context.of_job(recorded(version, "sbatch-unlimited-without-qpu.prolog.n001"))
-    assert unlimited.time_limit_s == names.UNLIMITED_TIMEOUT_S  # which Slurm tells as a year
+    assert unlimited.time_limit_s == names.UNLIMITED_TIMEOUT_S  # Slurm reports a year
 
 
 @pytest.mark.parametrize("version", FROM_23_02)
-def test_each_component_of_a_heterogeneous_job_is_a_job_of_its_own(version):
+def test_each_component_of_a_heterogeneous_job_has_its_own_job_id(version):
     first = job_context.of_job(recorded(version, "het-component-0-with-qpu.prolog.n001"))
     second = job_context.of_job(recorded(version, "het-component-1-without-qpu.prolog.n002"))
     assert first.job_id != second.job_id
@@ -97,7 +97,7 @@ def test_each_component_of_a_heterogeneous_job_is_a_job_of_its_own(version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_array_tasks_are_jobs_of_their_own(version):
+def test_array_tasks_have_their_own_job_ids(version):
     ids = {job_context.of_job(recorded(version, f"array-task-{n}.prolog.n001")).job_id for n in (1, 2)}
     assert len(ids) == 2
 
@@ -109,14 +109,14 @@ def test_each_task_of_a_step_has_its_rank(version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_sruns_verbosity_is_seen_in_the_task(version):
+def test_a_task_knows_the_verbosity_of_srun(version):
     assert job_context.of_task(recorded(version, "salloc-then-srun-vv.task_prolog.n003"), 1001).srun_debug == 5
 
 
 MINIMAL = {"SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "7", "SLURM_JOB_UID": "1001"}
 
 
-def test_with_as_little_as_slurm_may_give_the_job_is_known():
+def test_the_minimum_that_slurm_sets_is_enough():
     job = job_context.of_job(MINIMAL)
     assert job.is_first_node
     assert (job.cluster, job.restart_count, job.time_limit_s) == ("cluster", 0, None)
@@ -124,19 +124,19 @@ def test_with_as_little_as_slurm_may_give_the_job_is_known():
 
 
 @pytest.mark.parametrize("name", MINIMAL)
-def test_without_job_owner_or_node_there_is_no_context(name):
+def test_a_missing_job_owner_or_node_is_an_error(name):
     with pytest.raises(ContextError, match=name):
         job_context.of_job({key: value for key, value in MINIMAL.items() if key != name})
 
 
 @pytest.mark.parametrize("text", ["", "abc", "-1", "1.5", "12345678901", "٣", "1 ", "../../etc"])
-def test_a_job_id_that_is_no_number_is_refused(text):
+def test_a_job_id_that_is_not_a_number_is_refused(text):
     with pytest.raises(ContextError, match="SLURM_JOB_ID"):
         job_context.of_job({**MINIMAL, "SLURM_JOB_ID": text})
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", ".hidden", "a\n", "x" * 300])
-def test_a_cluster_name_that_would_leave_the_state_directory_is_refused(name):
+def test_a_cluster_name_that_leads_out_of_the_state_directory_is_refused(name):
     with pytest.raises(ContextError, match="SLURM_CLUSTER_NAME"):
         job_context.of_job({**MINIMAL, "SLURM_CLUSTER_NAME": name})
 
@@ -153,22 +153,22 @@ def test_a_cluster_name_that_would_leave_the_state_directory_is_refused(name):
         ("1000", "9" * 5000, None),
     ],
 )
-def test_times_that_make_no_sense_are_no_time_limit(start, end, seconds):
+def test_times_that_make_no_sense_give_no_time_limit(start, end, seconds):
     times = {"SLURM_JOB_START_TIME": start, "SLURM_JOB_END_TIME": end}
     assert job_context.of_job({**MINIMAL, **times}).time_limit_s == seconds
 
 
-def test_the_restart_count_of_a_requeued_job_is_told():
+def test_a_requeued_job_has_its_restart_count():
     assert job_context.of_job({**MINIMAL, "SLURM_JOB_RESTART_COUNT": "3"}).restart_count == 3
 
 
-def test_the_users_own_variables_come_without_slurms_prefix_and_in_no_repr():
+def test_user_variables_lose_slurms_prefix_and_are_not_shown_in_the_repr():
     job = job_context.of_job({**MINIMAL, "SPANK_QRMI_QPU": "a", "SPANK_a_QRMI_KEY": SECRET, "OTHER": "x"})
     assert job.user_environment == {"a_QRMI_KEY": SECRET}
     assert SECRET not in repr(job)
 
 
-def test_a_tasks_defaults():
+def test_the_defaults_of_a_task():
     task = job_context.of_task({"SLURM_JOB_ID": "7"}, 1001)
     assert (task.task_rank, task.srun_debug, task.rust_log) == (0, 3, None)
     assert task.job_selection_text is None
@@ -176,7 +176,7 @@ def test_a_tasks_defaults():
 
 
 def expand(text):
-    """Expand a hostlist by plain recursion: the first bracket's members, each before all that follows."""
+    """Expand a hostlist by recursion: each member of the first bracket, followed by the expanded rest."""
     hosts, depth, item = [], 0, ""
     items = []
     for char in text + ",":
@@ -211,7 +211,7 @@ hosts = st.lists(st.tuples(words, brackets | st.just("")), min_size=1, max_size=
 
 
 @given(st.lists(hosts, min_size=1, max_size=3).map(",".join))
-def test_the_first_host_is_the_first_that_the_list_expands_to(node_list):
+def test_the_first_host_is_the_first_of_the_expanded_list(node_list):
     assert job_context.first_host(node_list) == expand(node_list)[0]
 
 
@@ -232,7 +232,7 @@ def test_first_hosts(node_list, first):
 
 
 @pytest.mark.parametrize("node_list", ["", " ", ",", "n[", "n[1", "n]", "n[]", "n[a]", "n[-1]", "[", "]"])
-def test_a_broken_node_list_is_an_error(node_list):
+def test_an_invalid_node_list_is_an_error(node_list):
     with pytest.raises(ContextError):
         job_context.first_host(node_list)
 

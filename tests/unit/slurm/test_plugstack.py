@@ -1,4 +1,4 @@
-"""The site options: the plugin's line, read as Slurm reads it."""
+"""The options on the plugin's line, read as Slurm reads it."""
 
 from pathlib import Path
 
@@ -42,22 +42,22 @@ def test_a_full_line_is_read(etc):
 
 
 @pytest.mark.parametrize("line", [None, "", "optional other.so\n", "optional\n", "#optional spank_qrmi.so /c.json\n"])
-def test_without_a_line_all_is_default_and_the_config_stands_beside_slurm_conf(etc, line):
+def test_without_a_line_all_options_have_defaults_and_the_config_is_beside_slurm_conf(etc, line):
     if line is not None:
         (etc / "plugstack.conf").write_text(line)
     assert plugstack.read(etc / "slurm.conf") == SiteOptions(config_path=etc / "qrmi_config.json")
 
 
-def test_a_missing_slurm_conf_is_an_empty_one(tmp_path):
+def test_a_missing_slurm_conf_counts_as_empty(tmp_path):
     assert plugstack.read(tmp_path / "slurm.conf").config_path == tmp_path / "qrmi_config.json"
 
 
-def test_the_first_line_counts(etc):
+def test_the_first_of_several_lines_counts(etc):
     (etc / "plugstack.conf").write_text("optional spank_qrmi.so /first.json\nrequired spank_qrmi.so /second.json\n")
     assert plugstack.read(etc / "slurm.conf").config_path == Path("/first.json")
 
 
-def test_includes_are_followed_in_the_order_of_their_names(etc):
+def test_included_files_are_read_in_the_order_of_their_names(etc):
     (etc / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
     (etc / "plugstack.conf.d").mkdir()
     (etc / "plugstack.conf.d" / "b.conf").write_text("optional spank_qrmi.so /b.json\n")
@@ -65,7 +65,7 @@ def test_includes_are_followed_in_the_order_of_their_names(etc):
     assert plugstack.read(etc / "slurm.conf").config_path == Path("/a.json")
 
 
-def test_an_include_that_includes_itself_is_an_error(etc):
+def test_a_file_that_includes_itself_is_an_error(etc):
     (etc / "plugstack.conf").write_text("include plugstack.conf\n")
     with pytest.raises(PlugstackError, match="deep"):
         plugstack.read(etc / "slurm.conf")
@@ -79,25 +79,25 @@ def test_an_include_that_includes_itself_is_an_error(etc):
         "PlugStackConfig=/x\nPLUGSTACKCONFIG=other/p.conf",
     ],
 )
-def test_plugstackconfig_says_where_the_file_is(etc, slurm_conf):
+def test_plugstackconfig_sets_the_path_of_the_file(etc, slurm_conf):
     (etc / "slurm.conf").write_text(f"ClusterName=x\n{slurm_conf}\n")
     assert plugstack.plugstack_path(etc / "slurm.conf") == etc / "other" / "p.conf"
 
 
-def test_plugstackconfig_may_stand_in_an_included_file(etc):
+def test_plugstackconfig_may_be_in_an_included_file(etc):
     (etc / "slurm.conf").write_text("Include nodes.conf\n")
     (etc / "nodes.conf").write_text("PlugStackConfig=/p.conf\n")
     assert plugstack.plugstack_path(etc / "slurm.conf") == Path("/p.conf")
 
 
-def test_a_file_that_cannot_be_read_is_an_error(etc):
+def test_an_unreadable_file_is_an_error(etc):
     (etc / "plugstack.conf").mkdir()
     with pytest.raises(PlugstackError, match="cannot read"):
         plugstack.read(etc / "slurm.conf")
 
 
 def test_a_form_feed_in_a_comment_does_not_end_its_line(etc):
-    """Slurm reads lines up to the newline only; what stands behind another separator is still comment."""
+    """Slurm ends lines only at newlines, so text after another separator is still part of the comment."""
     (etc / "plugstack.conf").write_text("# old:\x0coptional spank_qrmi.so /old.json\n")
     assert plugstack.read(etc / "slurm.conf").config_path == etc / "qrmi_config.json"
 
@@ -139,19 +139,19 @@ def test_a_form_feed_in_a_comment_does_not_end_its_line(etc):
         "--env",
     ],
 )
-def test_a_malformed_option_is_an_error_that_names_the_line(argument):
+def test_an_invalid_option_is_an_error_that_names_the_line(argument):
     with pytest.raises(PlugstackError, match=r"plugstack\.conf:1"):
         options_of("/c.json", argument)
 
 
 @pytest.mark.parametrize("option", ["--state-dir=/s", "--acquire-timeout=3", "--release-timeout=3", "--require=all"])
-def test_an_option_that_stands_twice_is_an_error(option):
+def test_an_option_given_twice_is_an_error(option):
     with pytest.raises(PlugstackError, match="twice"):
         options_of(option, option)
 
 
 @given(st.lists(st.text(alphabet="-=:/.ae1nvrqui t", min_size=1, max_size=24), max_size=4))
-def test_whatever_the_arguments_they_are_used_or_refused_never_dropped(arguments):
+def test_every_argument_is_used_or_refused_never_ignored(arguments):
     arguments = [argument for text in arguments for argument in text.split()]
     try:
         options = options_of(*arguments)
@@ -171,11 +171,11 @@ def test_whatever_the_arguments_they_are_used_or_refused_never_dropped(arguments
 
 
 @given(st.floats(0.001, plugstack.MAX_TIMEOUT_S).map(lambda seconds: f"{seconds:.3f}"))
-def test_a_timeout_in_range_is_taken_as_it_stands(text):
+def test_a_timeout_in_range_is_used_unchanged(text):
     assert options_of(f"--acquire-timeout={text}").acquire_timeout_s == float(text)
 
 
-def test_env_values_stand_in_no_message_and_no_repr():
+def test_env_values_are_never_in_a_message_or_repr():
     assert SECRET not in repr(options_of(f"--env:HTTPS_PROXY=http://u:{SECRET}@p"))
     for arguments in ([f"--env:A-B={SECRET}"], [f"--env:A={SECRET}", "--no"], [f"-env:A={SECRET}"]):
         with pytest.raises(PlugstackError) as caught:
@@ -183,21 +183,13 @@ def test_env_values_stand_in_no_message_and_no_repr():
         assert SECRET not in str(caught.value)
 
 
-def test_an_env_value_behind_a_blank_stands_in_no_message():
-    """`--env NAME=VALUE` is an easy slip: the value then looks like a path."""
+def test_an_env_value_after_a_blank_is_never_in_a_message():
+    """`--env NAME=VALUE` is an easy mistake; the value then looks like a path."""
     with pytest.raises(PlugstackError) as caught:
         options_of("/c.json", "--env", f"HTTPS_PROXY=http://u:{SECRET}@p")
     assert SECRET not in str(caught.value)
 
 
-def test_a_plugin_lines_repr_shows_no_env_value(etc):
+def test_the_repr_of_a_plugin_line_shows_no_env_value(etc):
     (etc / "plugstack.conf").write_text(f"optional spank_qrmi.so --env:P=http://u:{SECRET}@p\n")
     assert SECRET not in repr(plugstack.plugin_line(etc / "plugstack.conf"))
-
-
-def test_a_line_of_slurm_conf_may_go_on_in_the_next(tmp_path):
-    """parse_config.c, _strip_continuation(); a comment ends where its line does."""
-    conf = tmp_path / "slurm.conf"
-    conf.write_text("PrologFlags=Alloc\\ \n,NoHold\n# no more\\\nClusterName=c\\\n")
-    assert plugstack.setting(conf, "PrologFlags") == "Alloc,NoHold"
-    assert plugstack.setting(conf, "ClusterName") == "c"

@@ -1,4 +1,4 @@
-"""The selection: `--qpu` text to names."""
+"""The selection: from the value of `--qpu` to terms."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ names = st.text(min_size=1, max_size=30).filter(lambda text: not selection.name_
 
 
 @given(st.lists(names, min_size=1, max_size=8, unique=True), st.sampled_from(["", " ", "\t", "  \t "]))
-def test_names_come_back_in_their_order(wanted, blanks):
+def test_names_are_returned_in_order(wanted, blanks):
     text = ",".join(f"{blanks}{name}{blanks}" for name in wanted)
     if len(text.encode()) > selection.MAX_SELECTION_BYTES:
         return
@@ -20,7 +20,7 @@ def test_names_come_back_in_their_order(wanted, blanks):
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_either_fit_names_or_an_error(text):
+def test_any_text_gives_valid_names_or_an_error(text):
     try:
         parsed = selection.parse(text)
     except SelectionError as error:
@@ -30,11 +30,11 @@ def test_any_text_is_either_fit_names_or_an_error(text):
     assert all(term.text and is_one_line(term.text) and not set(term.text) & set(",=") for term in parsed)
 
 
-def test_a_name_twice_counts_once():
+def test_a_name_listed_twice_counts_once():
     assert [term.text for term in selection.parse("b,a,b")] == ["b", "a"]
 
 
-def test_a_choice_twice_is_two_choices():
+def test_a_choice_listed_twice_is_two_choices():
     assert [term.text for term in selection.parse("any:t,b*,any:t,b*")] == ["any:t", "b*", "any:t", "b*"]
 
 
@@ -70,7 +70,7 @@ def test_a_term_is_a_name_or_a_choice(text, prefix, pattern, is_choice):
         ("any:a", "a", True),
     ],
 )
-def test_names_are_matched_as_they_stand(text, name, fits):
+def test_names_are_matched_case_sensitively(text, name, fits):
     [term] = selection.parse(text)
     assert term.fits_name(name) is fits
 
@@ -78,13 +78,13 @@ def test_names_are_matched_as_they_stand(text, name, fits):
 @pytest.mark.parametrize(
     "text", ["", " ", ",", "a,", ",a", "a,,b", "a=b", "a\nb", "a\rb", "a\x00", "a\x1bb", "a\x85b", "a\u2028b", "\udcff"]
 )
-def test_what_cannot_be_a_name_is_refused(text):
+def test_invalid_names_are_refused(text):
     with pytest.raises(SelectionError):
         selection.parse(text)
 
 
 @pytest.mark.parametrize("name", ["ibm_quebec", "iqm:x", "a.b-c/d", "a b", "Ünïcode", "a;b$(c)`d`", "*", "-a"])
-def test_a_name_may_hold_whatever_fits_into_one_line(name):
+def test_a_name_may_contain_anything_that_fits_on_one_line(name):
     assert [term.text for term in selection.parse(name)] == [name]
 
 

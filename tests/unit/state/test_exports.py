@@ -197,7 +197,7 @@ def test_16_mib_of_quotes_take_no_more_memory_than_other_text():
         "except exports.ExportsError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout == "holds a line that is not ours\n", done.stderr[-500:]
+    assert done.stdout == "contains a line that qrmi-slurm did not write\n", done.stderr[-500:]
 
 
 @pytest.fixture

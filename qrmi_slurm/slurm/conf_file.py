@@ -1,0 +1,85 @@
+"""slurm.conf itself, read the way Slurm reads it.
+
+Syntax: slurm.conf(5) and src/common/parse_config.c. TaskProlog and Prolog load this module in every QPU job, so it
+imports next to nothing.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qrmi_slurm.errors import PlugstackError
+
+DEFAULT_SLURM_CONF: Final = Path("/etc/slurm/slurm.conf")
+CONFIGLESS_SLURM_CONF: Final = Path("/run/slurm/conf/slurm.conf")  # where slurmd keeps what slurmctld sent it
+
+# Slurm follows includes without a limit; a loop would hang every command, so here it is an error.
+MAX_INCLUDE_DEPTH: Final = 16
+LOOP_HINT: Final = "look for a file that includes itself"
+
+
+def setting(slurm_conf: Path, name: str) -> str | None:
+    """Return the value of a setting in slurm.conf, the last one if it is set several times; None if it is not set.
+
+    Args:
+        slurm_conf: Slurm's configuration file; a missing file counts as empty.
+        name: the setting, in upper or lower case.
+
+    Raises:
+        PlugstackError: the file exists and cannot be read.
+    """
+    return _last_value(slurm_conf, name.lower(), depth=0)
+
+
+def cluster_name(slurm_conf: Path) -> str | None:
+    """Return the cluster's name in slurm.conf; None if it is not set.
+
+    Raises:
+        PlugstackError: the file exists and cannot be read.
+    """
+    return setting(slurm_conf, "ClusterName")
+
+
+def lines(path: Path) -> list[str]:
+    """Return the lines of slurm.conf, plugstack.conf or a file they include; a missing file counts as empty.
+
+    Raises:
+        PlugstackError: the file exists and cannot be read.
+    """
+    try:
+        # Not splitlines(): it also splits at form feeds, Slurm does not.
+        return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PlugstackError(f"cannot read {path}: {error.strerror}", "all users must be able to read it") from error
+
+
+def _last_value(slurm_conf: Path, key: str, depth: int) -> str | None:
+    """Return the last value of a one-word key, following `Include`; keys are case-insensitive in slurm.conf."""
+    if depth > MAX_INCLUDE_DEPTH:
+        raise PlugstackError(f"{slurm_conf}: Include is nested more than {MAX_INCLUDE_DEPTH} deep", LOOP_HINT)
+    found = None
+    for content in _joined_lines(slurm_conf):
+        lowered = content[: len(key) + 8].lower()
+        if lowered.startswith("include "):
+            included = slurm_conf.parent / content.split(None, 1)[1].strip()
+            nested = _last_value(included, key, depth + 1)
+            found = nested if nested is not None else found
+        elif lowered.startswith(key):
+            name, equals, value = content.partition("=")
+            if equals and name.strip().lower() == key:
+                found = value.strip().strip('"')
+    return found
+
+
+def _joined_lines(path: Path) -> Iterator[str]:
+    """Return slurm.conf's lines without comments; a backslash at the end joins a line to the next."""
+    begun = ""
+    for text in lines(path):
+        content = begun + text.partition("#")[0].rstrip()
+        begun = content[:-1] if content.endswith("\\") else ""
+        if not begun:
+            yield content.strip()
+    if begun:
+        yield begun.strip()
