@@ -1,4 +1,4 @@
-"""Measures a Bell pair on the first of the job's QPUs. Nothing in here knows of Slurm."""
+"""Measure a Bell pair on the first of the job's QPUs. Nothing here depends on Slurm."""
 
 from qiskit.circuit import QuantumCircuit
 from qiskit.transpiler import generate_preset_pass_manager

@@ -1,6 +1,6 @@
-"""What `make demo` runs: a Bell pair through a private Slurm cluster and an emulated QPU, from --qpu to release.
+"""`make demo`: run a Bell pair on an emulated QPU in a private Slurm cluster, from --qpu to the release.
 
-Nothing of the machine's own Slurm is touched, and everything it makes is gone at the end; KEEP=1 leaves it up.
+It does not touch the machine's own Slurm, and removes everything at the end; KEEP=1 leaves the cluster up.
 """
 
 import os
@@ -24,7 +24,7 @@ QPU = "ibm_demo"
 JOB_DEADLINE_S = 120.0
 RELEASE_DEADLINE_S = 20.0
 
-# FakeSherbrooke reads out a good qubit wrongly about once in a hundred: a Bell pair has far less than this.
+# FakeSherbrooke misreads a good qubit about once in a hundred times, so a Bell pair stays far below this.
 WRONG_AT_MOST = 0.15
 EACH_AT_LEAST = 0.35
 
@@ -35,11 +35,11 @@ INTERRUPTED_STATUS = 130
 
 
 class DemoError(Exception):
-    """The demo did not show what it should; the message says what."""
+    """The demo did not show what it should; the message says why."""
 
 
 def main() -> int:
-    """Run the demo and take everything down again, whatever happens.
+    """Run the demo and stop everything afterwards, whatever happens.
 
     Returns:
         The exit status: 0 only if the job completed, measured a Bell pair and left no session open.
@@ -57,7 +57,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: stopping everything", file=sys.stderr, flush=True)
         status = INTERRUPTED_STATUS
-    except BrokenPipeError:  # `make demo | head`: nobody reads on
+    except BrokenPipeError:  # `make demo | head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ERROR_STATUS
     finally:
@@ -69,11 +69,11 @@ def main() -> int:
 
 
 def run(site: Site) -> int:
-    """Run the demo and return the exit status; what fails is said here."""
+    """Run the demo, report any failure, and return the exit status."""
     began = time.monotonic()
     try:
         for folder in sweep():
-            say("tidy", f"removed {folder}, which a killed run had left")
+            say("tidy", f"removed {folder}, left by a run that was killed")
         start(site)
         show_job(site)
     except (DemoError, ClusterError, DeadlineError) as error:
@@ -85,7 +85,7 @@ def run(site: Site) -> int:
 
 
 def start(site: Site) -> None:
-    """Bring up cluster and emulator, and say what runs."""
+    """Start the cluster and the emulator, and print what runs."""
     began = time.monotonic()
     site.start_cluster()
     slurm = site.cluster.slurm("sinfo", "--version").split()[-1]
@@ -97,17 +97,17 @@ def start(site: Site) -> None:
 
 
 def show_job(site: Site) -> None:
-    """Submit the example as its user would, show what it sees and does, and judge that.
+    """Submit the example as a user would, show what it does, and check the result.
 
     Raises:
-        DemoError: the job did not complete, its counts are no Bell pair, or its session stays open.
+        DemoError: the job did not complete, did not measure a Bell pair, or left its session open.
     """
     cluster = site.cluster
     for name in ("bell.sh", "bell.py"):
         shutil.copy(EXAMPLES / name, cluster.user.home / name)
         (cluster.user.home / name).chmod(0o755)
     if site.emulator.sessions():
-        raise DemoError("the emulator has sessions before there is a job")
+        raise DemoError("the emulator already has sessions before the job is submitted")
 
     print(f"\n{cluster.user.name}$ sbatch --qpu={QPU} bell.sh", flush=True)
     job_id = cluster.sbatch("bell.sh", f"--qpu={QPU}")
@@ -123,7 +123,7 @@ def show_job(site: Site) -> None:
 
 
 def follow(site: Site, job_id: int) -> str:
-    """Show the job's session once it is there, and the job's output as it grows; return the output.
+    """Show when the job's session opens, and the job's output as it grows; return the output.
 
     Raises:
         DeadlineError: the job did not end in time.
@@ -132,7 +132,7 @@ def follow(site: Site, job_id: int) -> str:
     session_shown = False
     end = time.monotonic() + JOB_DEADLINE_S
     while True:
-        info = site.cluster.job(job_id)  # first: what the job wrote before it ended is read below
+        info = site.cluster.job(job_id)  # before the output, so that all output of an ended job is read
         if not session_shown and (sessions := site.emulator.sessions()):
             say("acquire", f"Prolog has opened {name_of(sessions[0])}")
             session_shown = True
@@ -149,26 +149,26 @@ def follow(site: Site, job_id: int) -> str:
 
 
 def check_bell_pair(output: str) -> None:
-    """Judge the counts that the job has printed.
+    """Check the counts that the job printed.
 
     Raises:
-        DemoError: 00 and 11 do not both come up about every second time.
+        DemoError: 00 and 11 do not each come up about half of the time.
     """
     counts = {bits: int(count) for bits, count in re.findall(r"\b([01]{2})=(\d+)", output)}
     shots = sum(counts.values())
     if not shots:
-        raise DemoError("the job has printed no counts")
+        raise DemoError("the job printed no counts")
     for bits in ("00", "11"):
         share = counts.get(bits, 0) / shots
         say(bits, f"{'#' * round(share * BAR_WIDTH)} {share:.1%}")
     wrong = (counts.get("01", 0) + counts.get("10", 0)) / shots
     say("01, 10", f"{'#' * round(wrong * BAR_WIDTH)} {wrong:.1%}, the QPU's noise")
     if wrong > WRONG_AT_MOST or min(counts.get("00", 0), counts.get("11", 0)) / shots < EACH_AT_LEAST:
-        raise DemoError(f"{counts} is no Bell pair: 00 and 11 should come up about every second time each")
+        raise DemoError(f"{counts} is not a Bell pair: 00 and 11 should each come up about half of the time")
 
 
 def check_released(site: Site) -> None:
-    """Wait for Epilog, and look whether the emulator still has the session.
+    """Wait for Epilog, and check that the emulator has closed the session.
 
     Raises:
         DemoError: no session was opened, or one is still open.
@@ -179,18 +179,18 @@ def check_released(site: Site) -> None:
         raise DemoError(f"still open after Epilog: {', '.join(map(name_of, still_open))}")
     sessions = site.emulator.sessions()
     if not sessions:
-        raise DemoError("the job has run without a session on the QPU")
+        raise DemoError("the job ran without a session on the QPU")
     for session in sessions:
         say("release", f"Epilog has {session['state']} {name_of(session)}; sessions still open: 0")
 
 
 def name_of(session: Mapping[str, Any]) -> str:
-    """Return a session's id, cut short (it is the job's acquisition token), and its backend."""
+    """Return the start of a session's id (which is the job's acquisition token) and its backend."""
     return f"session {str(session['id'])[:8]}... on {session['backend']}"
 
 
 def leave_up(site: Site) -> None:
-    """Keep the cluster, and say how to use and how to stop it."""
+    """Keep the cluster up, and print how to use it and how to stop it."""
     env_sh = site.cluster.leave_up()
     print(
         f"""
@@ -210,18 +210,18 @@ To stop it:
 
 
 def say(subject: str, what: str = "") -> None:
-    """Print one line, its subject in a column of its own."""
+    """Print one line, with its subject in a separate column."""
     print(f"  {subject:<9} {what}".rstrip(), flush=True)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Stop the demo; from here on it is not to be disturbed."""
+    """Stop the demo, and ignore further signals."""
     ignore_signals()
     raise KeyboardInterrupt
 
 
 def ignore_signals() -> None:
-    """Take everything down in peace: another Ctrl-C would leave processes behind."""
+    """Ignore signals while everything stops: another Ctrl-C would leave processes behind."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -117,8 +117,8 @@ def page() -> str:
         "## The variables of each type",
         "",
         *wrapped(
-            '"Required" variables must be set for QRMI to work, by the site or by the user. If a user changes an "address", '
-            'none of the site\'s values for that QPU are used. "Secret" values are masked in all output.'
+            '"Required" variables must be set for QRMI to work, by the site or by the user. If a user changes an '
+            '"address", none of the site\'s values for that QPU are used. "Secret" values are masked in all output.'
         ),
     ]
     for known in KNOWN.values():
@@ -155,8 +155,8 @@ def _limits() -> str:
     users_bytes, name_bytes = _stubs_number("VALUE_MAX_BYTES"), _stubs_number("VARIABLE_MAX_BYTES")
     return (
         f"Each value is one line. A user's value can have up to {users_bytes // 1024} KiB, its name up to {name_bytes} "
-        f"bytes; a value in the config and its name can have up to {exports.MAX_VARIABLE_BYTES // 1024} KiB together. A "
-        f"`--qpu` list can have up to {selection.MAX_SELECTION_BYTES} bytes."
+        f"bytes. In the config, a value and its name can have up to {exports.MAX_VARIABLE_BYTES // 1024} KiB together. "
+        f"A `--qpu` list can have up to {selection.MAX_SELECTION_BYTES} bytes."
     )
 
 
