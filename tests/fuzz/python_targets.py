@@ -1,7 +1,7 @@
-"""What reads users' text and files, under a coverage-guided fuzzer: `python_targets.py TARGET CORPUS ...`.
+"""Coverage-guided fuzzing of the modules that read users' text and files: `python_targets.py TARGET CORPUS ...`.
 
-A finding is any exception that a module does not promise, and any result that breaks what it promises. atheris is
-libFuzzer for Python; its options go behind the target's name.
+A finding is any exception that a module does not document, and any result that breaks its promises. atheris is
+libFuzzer for Python; its options follow the target's name.
 """
 
 import glob
@@ -58,7 +58,7 @@ def fuzz_node_list(data):
 
 
 def fuzz_context(data):
-    """What slurmd and slurmstepd hand over: variables between NULs."""
+    """What slurmd and slurmstepd pass on: variables separated by NULs."""
     environment = environ.parse(data)
     for read in (job_context.of_job, lambda told: job_context.of_task(told, 1000)):
         try:
@@ -69,10 +69,10 @@ def fuzz_context(data):
 
 
 def fuzz_plugstack(data):
-    """Of a line its arguments; of slurm.conf and plugstack.conf the lines."""
+    """A line's arguments, and the lines of slurm.conf and plugstack.conf."""
     lines = text_of(data).split("\n")
     plugstack._lines = lambda _path: lines
-    glob.glob = lambda _pattern: []  # what an include names
+    glob.glob = lambda _pattern: []  # the file an include names
     try:
         plugstack.plugstack_path(NOWHERE)
         plugstack.cluster_name(NOWHERE)
@@ -81,7 +81,7 @@ def fuzz_plugstack(data):
     try:
         options = plugstack.read(NOWHERE)
     except PlugstackError as error:
-        assert is_one_line(printable(error.message))  # a path may hold anything; each reader escapes
+        assert is_one_line(printable(error.message))  # a path may contain anything; each reader escapes
         return
     assert options.config_path.is_absolute() and options.state_dir.is_absolute()
     assert ".." not in options.state_dir.parts
@@ -98,7 +98,7 @@ def fuzz_config(data):
     for name, resource in found.resources.items():
         assert name and "=" not in name and is_one_line(name)
         assert resource.slurm.capacity >= 1
-        # A name that begins with a blank cannot be asked for; where a pattern fits it, it is not acquired.
+        # Nobody can ask for a name that starts with a blank; if a pattern matches it, it is not acquired.
         if name == name.strip() and all(len(value) < 1000 for value in resource.environment.values()):
             exports.export_lines({f"{name}_{key}": value for key, value in resource.environment.items()})
 

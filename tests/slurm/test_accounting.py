@@ -114,7 +114,7 @@ def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
     assert f" {array_id}_3 " in table and f" {array_id}_5 " in table
 
 
-def test_an_acquire_that_fails(site: Site) -> None:
+def test_a_failed_acquire(site: Site) -> None:
     """The line has the reason, but no token, no time held and no part of the key."""
     wrong = site.emulator.resource("ibm_demo")
     wrong["environment"]["QRMI_IBM_QCS_IAM_APIKEY"] = "planted-secret-key"

@@ -221,7 +221,7 @@ def test_prolog_again_under_a_running_job(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
+def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     """The second one leaves the record to the first, without raising an alarm."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
@@ -232,7 +232,7 @@ def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_an_epilog_beside_recover(site: Site) -> None:
+def test_epilog_concurrent_with_recover(site: Site) -> None:
     """Epilog waits for the record for half of its time, leaves it to recover, and exits 0."""
     site.plugstack(site.plugstack_line("--release-timeout=4"))
     fault = {"call": "update_session", "kind": "error", "status": 500}

@@ -66,7 +66,7 @@ def test_without_a_usable_state_directory_the_job_fails(site: Site) -> None:
     assert len(site.emulator.sessions()) == before
 
 
-def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site, services: Services) -> None:
+def test_a_release_over_its_timeout_is_left_for_later(site: Site, services: Services) -> None:
     """The node is free again, and the record keeps what is to be released."""
     site.config([resource("ibm-quantum-compute-service", f"{services.url}/hang-release")])
     site.plugstack(site.plugstack_line("--release-timeout=0.5"))

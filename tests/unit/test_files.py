@@ -1,4 +1,4 @@
-"""Which places are root's alone."""
+"""Which places only root controls."""
 
 import os
 
@@ -19,34 +19,34 @@ def way(tmp_path):
     return place
 
 
-def test_a_way_that_is_roots_alone(way):
+def test_a_path_that_only_root_controls(way):
     assert files.weak_place(way) is None
     assert files.weak_place(way / "not" / "there" / "yet") is None
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_folder_on_the_way_that_others_may_write(way, mode, depth):
+def test_a_parent_folder_that_others_can_write(way, mode, depth):
     weak = (way, *way.parents)[depth]
     weak.chmod(mode)
     assert files.weak_place(way) == weak
 
 
-def test_a_folder_on_the_way_that_is_another_users(way):
+def test_a_parent_folder_of_another_user(way):
     os.chown(way.parent, NOBODY_UID, -1)
     assert files.weak_place(way) == way.parent
 
 
-def test_a_sticky_folder_keeps_what_is_roots(way):
-    """And no more: what somebody else has made in it is that user's."""
+def test_a_sticky_folder_protects_roots_files(way):
+    """And only that: what somebody else has created in it belongs to that user."""
     way.parent.chmod(0o1777)
     assert files.weak_place(way) is None
     os.chown(way, NOBODY_UID, -1)
     assert files.weak_place(way) == way
 
 
-def test_a_link_is_followed_to_where_it_leads(way, tmp_path):
-    """Over each step: a link of root's may lead through a folder of a user's."""
+def test_each_step_of_a_link_is_checked(way, tmp_path):
+    """At each step: a link of root's may lead through a user's folder."""
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
@@ -60,7 +60,7 @@ def test_a_link_is_followed_to_where_it_leads(way, tmp_path):
     assert files.weak_place(first) == open_to_all / "second"
 
 
-def test_links_in_a_circle_are_no_place_to_trust(tmp_path):
+def test_circular_links_are_not_trusted(tmp_path):
     (tmp_path / "x").symlink_to("y")
     (tmp_path / "y").symlink_to("x")
     assert files.weak_place(tmp_path / "x") is not None
@@ -68,7 +68,7 @@ def test_links_in_a_circle_are_no_place_to_trust(tmp_path):
 
 @pytest.mark.parametrize("use", [JobFolder.create, JobFolder.read])
 def test_a_state_directory_whose_parent_users_may_write_is_refused(way, use):
-    """They could move it away and put one of their own there, whose records root would believe."""
+    """They could move it away and create their own there, whose records root would trust."""
     folder = JobFolder(way / "state", "c", 12)
     folder.create()
     way.chmod(0o777)

@@ -1,4 +1,4 @@
-"""The hooks' log: a line an event, to standard output and syslog, without secrets."""
+"""The hooks' log: one line per event, to standard output and syslog, without secrets."""
 
 import io
 import socket
@@ -43,7 +43,7 @@ def test_qrmis_own_records_keep_their_level(log, syslog_lines):
 
 @given(st.text(max_size=1200), st.text(max_size=1200))
 def test_no_hidden_secret_and_no_second_line_is_ever_written(before, after):
-    """Wherever the secret stands, and wherever a long line is cut."""
+    """Wherever the secret is, and wherever a long line is cut."""
     lines = []
     with patch("syslog.syslog", lambda level, line: lines.append(line)), patch("sys.stdout", io.StringIO()) as out:
         log = HookLog("epilog", "?")
@@ -56,7 +56,7 @@ def test_no_hidden_secret_and_no_second_line_is_ever_written(before, after):
     assert "test-secret" not in printed
 
 
-def test_a_surprise_is_logged_with_its_traceback_in_one_line(log, syslog_lines):
+def test_an_unexpected_error_is_logged_with_its_traceback_in_one_line(log, syslog_lines):
     try:
         raise RuntimeError("out\nof order")
     except RuntimeError:
@@ -68,7 +68,7 @@ def test_a_surprise_is_logged_with_its_traceback_in_one_line(log, syslog_lines):
 
 
 def test_a_traceback_is_masked_before_it_is_cut(log, syslog_lines):
-    """A cut through the middle of a secret would leave a half that no longer matches."""
+    """A cut through a secret would leave a half that no longer matches."""
     log.hide([Secret(SECRET * 3)])
     try:
         raise RuntimeError(SECRET * 3 + "x" * 880)
@@ -78,7 +78,7 @@ def test_a_traceback_is_masked_before_it_is_cut(log, syslog_lines):
     assert not is_seen
 
 
-def test_a_standard_output_that_nobody_takes_does_not_stop_a_hook(syslog_lines, monkeypatch):
+def test_an_unread_standard_output_does_not_stop_a_hook(syslog_lines, monkeypatch):
     """slurmd may be gone; the exit status must be 0 all the same, and syslog has the line."""
 
     class Closed(io.StringIO):
@@ -92,15 +92,15 @@ def test_a_standard_output_that_nobody_takes_does_not_stop_a_hook(syslog_lines, 
 
 @pytest.fixture
 def daemon(tmp_path, monkeypatch):
-    """Syslog's end of the socket, on which nobody reads yet."""
+    """The daemon's end of the socket, which nobody reads yet."""
     monkeypatch.setattr("qrmi_slurm.log._SYSLOG_SOCKET", str(tmp_path / "log"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "log"))
         yield end
 
 
-def test_a_syslog_daemon_that_hangs_holds_no_hook_up(log, capsys, syslog_lines, daemon):
-    """Its queue is full, so syslog(3) would wait for ever: the lines are on standard output, and the hook goes on."""
+def test_a_hanging_syslog_daemon_does_not_delay_a_hook(log, capsys, syslog_lines, daemon):
+    """Its queue is full, so syslog(3) would wait forever: the lines are on standard output, and the hook goes on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.connect(daemon.getsockname())
         other.setblocking(False)
@@ -115,7 +115,7 @@ def test_a_syslog_daemon_that_hangs_holds_no_hook_up(log, capsys, syslog_lines, 
     assert capsys.readouterr().out.count("acquired") == 20
 
 
-def test_a_syslog_daemon_that_has_room_gets_each_line(log, syslog_lines, daemon):
+def test_a_working_syslog_daemon_gets_each_line(log, syslog_lines, daemon):
     log.info("acquired")
     log.info("released")
     assert len(syslog_lines) == 2

@@ -1,4 +1,4 @@
-"""Secrets are not seen, and not left in a text."""
+"""Secrets are never shown, and are masked in texts."""
 
 import copy
 import traceback
@@ -43,7 +43,7 @@ def test_masked_text_holds_none_of_the_secrets(secrets, text, random):
     assert not any(secret in masked for secret in secrets if not set(secret) & set(MASK))
 
 
-def test_of_two_overlapping_secrets_the_longer_goes_whole():
+def test_of_two_overlapping_secrets_the_longer_is_masked_whole():
     assert mask("key=abcdef", [Secret("abcd"), Secret("abcdef")]) == "key=***"
 
 
@@ -51,8 +51,8 @@ def test_a_very_short_secret_does_not_garble_the_text():
     assert mask("a banana", [Secret("a"), Secret("")]) == "a banana"
 
 
-def test_an_authorization_header_is_masked_whatever_it_holds():
-    """A service may repeat the bearer token that it has given out for the key, which nobody told us of."""
+def test_an_authorization_header_is_masked_whatever_its_value():
+    """A service may echo the bearer token it issued for the key, which we have never seen."""
     said = "headers: {'authorization': 'Bearer eyJhbGciOi.JIUzI1NiJ9._x', 'x': 'Basic dXNlcjpwYXNzd29yZA=='}"
     assert mask(said, []) == "headers: {'authorization': 'Bearer ***', 'x': 'Basic ***'}"
     assert mask("Basic authentication is off", []) == "Basic authentication is off"

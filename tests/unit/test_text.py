@@ -1,4 +1,4 @@
-"""Text from elsewhere: printable in one line, compared with known words."""
+"""Text from elsewhere: made printable in one line, and compared with known words."""
 
 import time
 
@@ -23,13 +23,13 @@ def test_printable_leaves_ordinary_text_alone(text):
 
 
 @pytest.mark.parametrize("char", "\u202e\u2066\u200b\ufeff\x9b\x1b\u2028")
-def test_what_turns_or_hides_the_text_around_it_is_escaped(char):
-    """A service's words must not look like another sentence than they are."""
+def test_bidirectional_and_invisible_characters_are_escaped(char):
+    """A service's text must not look like a different sentence."""
     assert printable(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
 
 
-def test_a_text_of_many_megabytes_is_cut_before_it_is_looked_at():
-    text = "\x00" * 50_000_000  # to make it takes that long by itself
+def test_a_text_of_many_megabytes_is_cut_first():
+    text = "\x00" * 50_000_000  # creating it alone takes that long
     began_s = time.process_time()
     assert len(printable(text)) == 200
     assert time.process_time() - began_s < 0.1
@@ -60,7 +60,7 @@ def test_a_misspelled_word_is_found(word, near):
         (["x\x1b[2J"], ["a\n"], "unknown QPU: x\\x1b[2J; known QPUs: a\\n"),
     ],
 )
-def test_the_sentence_about_unknown_names(unknown, known, sentence):
+def test_the_message_about_unknown_names(unknown, known, sentence):
     assert unknown_names(unknown, known) == sentence
 
 
@@ -70,5 +70,5 @@ def test_unknown_names_that_are_ignored_list_no_known_ones():
     )
 
 
-def test_of_many_known_names_twenty_are_listed():
+def test_at_most_twenty_known_names_are_listed():
     assert unknown_names(["x"], [f"q{number}" for number in range(23)]).endswith(", q19, ... and 3 more")
