@@ -287,7 +287,7 @@ def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
     assert_nothing_left(site, second)
 
 
-def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
+def test_a_canceled_job_leaves_no_broker(broker_site: Site) -> None:
     site = broker_site
     job_id = start_long_job(site)
     assert len(brokers(site, job_id)) == 1

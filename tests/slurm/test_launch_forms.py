@@ -316,7 +316,7 @@ def test_cancelling_a_pending_job_acquires_nothing(site: Site, sessions: Session
 
 
 def test_cancelling_a_job_in_prolog_releases_its_pending_session(site: Site, sessions: Sessions) -> None:
-    """The job is cancelled during the session request; the session it opens is closed again."""
+    """The job is canceled during the session request; the session it opens is closed again."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
         hold.wait_for(1)

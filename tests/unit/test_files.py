@@ -13,44 +13,44 @@ NOBODY_UID = 65534
 
 
 @pytest.fixture
-def way(tmp_path):
-    place = tmp_path / "a" / "b" / "c"
-    place.mkdir(parents=True)
-    return place
+def place(tmp_path):
+    path = tmp_path / "a" / "b" / "c"
+    path.mkdir(parents=True)
+    return path
 
 
-def test_a_path_that_only_root_controls(way):
-    assert files.weak_place(way) is None
-    assert files.weak_place(way / "not" / "there" / "yet") is None
+def test_a_path_that_only_root_controls(place):
+    assert files.weak_place(place) is None
+    assert files.weak_place(place / "not" / "there" / "yet") is None
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_parent_folder_that_others_can_write(way, mode, depth):
-    weak = (way, *way.parents)[depth]
+def test_a_parent_folder_that_others_can_write(place, mode, depth):
+    weak = (place, *place.parents)[depth]
     weak.chmod(mode)
-    assert files.weak_place(way) == weak
+    assert files.weak_place(place) == weak
 
 
-def test_a_parent_folder_of_another_user(way):
-    os.chown(way.parent, NOBODY_UID, -1)
-    assert files.weak_place(way) == way.parent
+def test_a_parent_folder_of_another_user(place):
+    os.chown(place.parent, NOBODY_UID, -1)
+    assert files.weak_place(place) == place.parent
 
 
-def test_a_sticky_folder_protects_roots_files(way):
+def test_a_sticky_folder_protects_roots_files(place):
     """And only that: what somebody else has created in it belongs to that user."""
-    way.parent.chmod(0o1777)
-    assert files.weak_place(way) is None
-    os.chown(way, NOBODY_UID, -1)
-    assert files.weak_place(way) == way
+    place.parent.chmod(0o1777)
+    assert files.weak_place(place) is None
+    os.chown(place, NOBODY_UID, -1)
+    assert files.weak_place(place) == place
 
 
-def test_each_step_of_a_link_is_checked(way, tmp_path):
+def test_each_step_of_a_link_is_checked(place, tmp_path):
     """At each step: a link of root's may lead through a user's folder."""
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
-    (open_to_all / "second").symlink_to(way)
+    (open_to_all / "second").symlink_to(place)
     first = tmp_path / "first"
     first.symlink_to("open/second")
     assert files.weak_place(first) == open_to_all
@@ -67,12 +67,12 @@ def test_circular_links_are_not_trusted(tmp_path):
 
 
 @pytest.mark.parametrize("use", [JobFolder.create, JobFolder.read])
-def test_a_state_directory_whose_parent_users_may_write_is_refused(way, use):
+def test_a_state_directory_whose_parent_users_may_write_is_refused(place, use):
     """They could move it away and create their own there, whose records root would trust."""
-    folder = JobFolder(way / "state", "c", 12)
+    folder = JobFolder(place / "state", "c", 12)
     folder.create()
-    way.chmod(0o777)
-    with pytest.raises(RecordError, match=f"{way} is owned by uid 0 with mode 0777.*chmod go-w {way}"):
+    place.chmod(0o777)
+    with pytest.raises(RecordError, match=f"{place} is owned by uid 0 with mode 0777.*chmod go-w {place}"):
         use(folder)
 
 
