@@ -116,9 +116,7 @@ done
 
 @contextmanager
 def _stepper(arm: Arm, *options: str) -> Iterator[Callable[[str], float]]:
-    """Run a batch job that carries out commands on request, and yield a function that runs one and returns
-    milliseconds.
-    """
+    """Run a batch job that carries out commands, and yield a function that runs one and returns its milliseconds."""
     with tempfile.TemporaryDirectory(dir=arm.cluster.folder) as folder_name:
         folder = Path(folder_name)
         folder.chmod(0o755)

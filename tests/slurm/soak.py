@@ -168,7 +168,7 @@ def _report(
         "acquisitions": f"{len(sessions)} sessions opened, {len(re.findall(r': acquired: ', log))} told to Prolog",
         "releases": f"{closed} sessions closed: {by_hooks} by Epilog or Prolog, the others by recover",
         "retries": f"{len(re.findall(r': not-released: ', log))} releases failed at first",
-        "by itself": f"{by_itself} sessions expired: their ids never arrived",
+        "by itself": f"{by_itself} sessions ended with their time to live: nobody was told their ids",
         "faults": f"{faults} of {len(site.emulator.requests())} requests",
         "kills": _counted(killed),
         "leaked": str(leaked),

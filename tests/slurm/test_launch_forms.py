@@ -106,7 +106,7 @@ def test_a_step_cannot_have_a_qpu_that_its_job_does_not_hold(site: Site, session
     sessions.assert_all_closed(1)
 
 
-def test_a_step_cannot_have_a_qpu_where_its_job_has_none(site: Site, sessions: Sessions) -> None:
+def test_a_step_cannot_have_a_qpu_if_its_job_has_none(site: Site, sessions: Sessions) -> None:
     """A `--qpu` on a step alone comes too late: the job has to be submitted with it."""
     job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo true || echo refused\n")
     site.cluster.wait_job_over(job_id)
