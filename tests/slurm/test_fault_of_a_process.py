@@ -17,7 +17,7 @@ from slurm.site import Site, SiteOptions
 
 @pytest.fixture(scope="module", autouse=True)
 def job_at_its_limit() -> Iterator[tuple[Site, int]]:
-    """Start a job on its own cluster that reaches its time limit during the other tests; Slurm checks twice a minute."""
+    """Start a job, on its own cluster, whose time runs out during the other tests; Slurm checks twice a minute."""
     with Site(SiteOptions(cluster=ClusterOptions(nodes=1))) as site:
         resource = site.emulator.resource("ibm_demo")
         resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "600"  # or the service ends it at the same time
