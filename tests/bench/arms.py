@@ -1,7 +1,8 @@
 """The arms of a benchmark: clusters that run side by side and differ only in their hooks and plugin.
 
-Each has its own slurmctld and slurmd on the same machine, and they are measured in turn, so values of one round are
-pairs. One cluster whose slurm.conf changes would need `scontrol reconfigure` between measurements, which disturbs them.
+Each has its own slurmctld and slurmd on the same machine. They are measured in turn, so that the values of one round
+can be compared. A single cluster with a changing slurm.conf would need `scontrol reconfigure` between measurements,
+which disturbs them.
 """
 
 import re
@@ -23,7 +24,7 @@ QPUS = tuple(f"qpu{number}" for number in range(1, 9))
 # One node runs 256 tasks, however many CPUs the machine has.
 _CPUS = 256
 
-# As slurm-conf prints it where a step waits for Prolog.
+# As printed by slurm-conf for steps that wait for Prolog.
 _START_TIMEOUT_S = str(prolog_flags.start_timeout_s(DEFAULT_ACQUIRE_TIMEOUT_S))
 
 
@@ -42,7 +43,7 @@ class Arm:
     has_qpus: bool
 
     def qpu_option(self, count: int = 1) -> list[str]:
-        """Return `--qpu` with this many QPUs; nothing where the arm does not know it."""
+        """Return `--qpu` with this many QPUs, or nothing if the arm has no such option."""
         return [f"--qpu={','.join(QPUS[:count])}"] if self.has_qpus and count else []
 
 
@@ -60,7 +61,7 @@ class Bench:
 
     @property
     def compared(self) -> tuple[Arm, ...]:
-        """All arms but those that are only for jobs and steps."""
+        """All arms except those for jobs and steps only."""
         return tuple(arm for arm in self.arms if arm.name not in (EMPTY, NO_HOLD))
 
     @property
@@ -79,11 +80,11 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
     """Start `none`, ours, ours with NoHold, one whose hooks are /bin/true, and one cluster for each other SPANK plugin.
 
     Args:
-        plugins: `PATH` or `PATH,ARGUMENT,...`; `{config}` in it is the path of qrmi_config.json.
+        plugins: `PATH` or `PATH,ARGUMENT,...`, in which `{config}` is replaced by the path of qrmi_config.json.
     """
     options = ClusterOptions(nodes=1, cpus_per_node=_CPUS, requeue_after_s=3600)
-    # A site without a Prolog has no PrologFlags either. With Alloc and no Prolog, srun still waits 100 ms, and slurmd
-    # 22.05 may wait for a notice that has already come: half a second a job, now and then a drained node.
+    # A site without a Prolog has no PrologFlags either. With Alloc but no Prolog, srun still waits 100 ms, and slurmd
+    # 22.05 may wait for a notice that has already arrived: half a second per job, and now and then a drained node.
     without_prolog = replace(options, settings={"PrologFlags": ""})
     with ExitStack() as stack:
         ours = SiteOptions(cluster=options, backends=dict.fromkeys(QPUS, "FakeSherbrooke"), hooks_log=False)
@@ -94,7 +95,7 @@ def started(plugins: Sequence[str]) -> Iterator[Bench]:
             Arm(OURS, site.cluster, has_qpus=True),
             Arm(NO_HOLD, stack.enter_context(Site(replace(ours, cluster=no_hold))).cluster, has_qpus=True),
         ]
-        # Slurm's own cost of any hooks: for each TaskProlog it forks slurmstepd and then sleeps 10 ms
+        # Slurm's own cost for any hooks: for each TaskProlog it forks slurmstepd and then sleeps 10 ms
         # (_run_script_and_set_env() in slurmstepd/task.c).
         hooks = Hooks("/bin/true", "/bin/true", "/bin/true")
         arms.append(Arm(EMPTY, stack.enter_context(Cluster(replace(options, hooks=hooks))), has_qpus=False))

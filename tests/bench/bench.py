@@ -1,7 +1,8 @@
 """Measures what the hooks cost a cluster: `make bench`, `make bench ARGS='--quick'`.
 
-Each measurement is taken in turn on throwaway clusters that differ only in their hooks, so that values of one round are
-pairs; `--plugin` adds any other SPANK plugin. Read the ratios within one run: milliseconds depend on the machine.
+Each measurement is taken in turn on throwaway clusters that differ only in their hooks, so that the values of one round
+can be compared; `--plugin` adds any other SPANK plugin. Compare ratios within one run: milliseconds depend on the
+machine.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main() -> int:
     """Run the benchmark.
 
     Returns:
-        0, or 1 where a target is not met.
+        0, or 1 if a target is missed.
     """
     options = _options()
     rounds = QUICK if options.quick else Rounds()
@@ -77,7 +78,7 @@ def _options() -> argparse.Namespace:
 
 
 def _machine(arms: Sequence[Arm]) -> str:
-    """Return a sentence with the machine and the versions that were measured."""
+    """Return a sentence with the machine and the measured versions."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     slurm = arms[0].cluster.slurm("sinfo", "--version").strip()

@@ -33,7 +33,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(slots=True)
 class Figure:
-    """One measured quantity, with as many values for each arm.
+    """One measured quantity, with the same number of values for each arm.
 
     Args:
         section: the letter of its section.
@@ -42,7 +42,7 @@ class Figure:
         digits: decimal places to show.
         values: by arm, in the order of the rounds.
         base: the denominator of ratios: an arm, or values of another figure.
-        at_most: the target for `ours`: a ratio where `is_ratio`, else a value.
+        at_most: the target for `ours`: a ratio if `is_ratio`, otherwise a value.
         is_ratio: whether the target is a ratio.
     """
 
@@ -60,7 +60,7 @@ class Figure:
         self.values.setdefault(arm, []).append(value)
 
     def ratio(self, arm: str, to: str = "") -> Spread | None:
-        """Return the ratios of an arm to the base, round by round; None where there is no base.
+        """Return the ratios of an arm to the base for each round, or None without a base.
 
         Args:
             arm: the numerator.
@@ -73,14 +73,14 @@ class Figure:
         return spread([value / other for value, other in zip(self.values[arm], base, strict=False) if other])
 
     def is_met(self) -> bool | None:
-        """Tell whether the target is met; None where there is none, or nothing was measured."""
+        """Tell whether the target is met; None without a target or values."""
         if self.at_most is None or "ours" not in self.values:
             return None
         reached = self.ratio("ours") if self.is_ratio else spread(self.values["ours"])
         return reached is not None and reached.median <= self.at_most
 
     def json(self) -> dict[str, Any]:
-        """Return everything, for JSON."""
+        """Return all fields for JSON."""
         arms = {}
         for arm, values in self.values.items():
             ratio = self.ratio(arm)

@@ -1,4 +1,4 @@
-"""What is measured, section by section as in the table: each function returns its figures."""
+"""The measurements, in the sections of the table: each function returns its figures."""
 
 import json
 import os
@@ -28,7 +28,7 @@ _COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """How often things are measured.
+    """How often to measure.
 
     Args:
         steps: `srun` with 64 tasks, and jobs.
@@ -54,9 +54,9 @@ QUICK = Rounds(steps=5, wide_steps=2, latency=2, hooks=10, jobs=(20,), resources
 
 
 def plain_job(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """A job without `--qpu` until its end: srun from its start to its return, sbatch from the allocation, by slurmctld.
+    """A job without `--qpu`: srun from start to return, sbatch from allocation to end as logged by slurmctld.
 
-    When a batch job gets its node is the scheduler's beat, tenths of a second up or down.
+    When a batch job gets its node depends on the scheduler's cycle, which varies by tenths of a second.
     """
     by_srun = Figure("a", "srun -n1 without QPU, submit to end", "ms")
     by_sbatch = Figure("a", "sbatch without QPU, allocation to end", "ms")
@@ -81,19 +81,19 @@ def _srun_ms(arm: Arm, *options: str) -> float:
 
 
 def _completed_s(cluster: Cluster, job_id: int) -> float:
-    """Return when slurmctld took a job's end; seconds since the epoch."""
+    """Return when slurmctld recorded a job's end, in seconds since the epoch."""
     completed_s = _logged_s(cluster, rf"_job_complete: JobId={job_id} done", "its end")
     cluster.wait_nodes_idle()
     return completed_s
 
 
 def _allocated_s(cluster: Cluster, job_id: int) -> float:
-    """Return when slurmctld gave a batch job its node; seconds since the epoch."""
+    """Return when slurmctld gave a batch job its node, in seconds since the epoch."""
     return _logged_s(cluster, rf"(?:sched: Allocate|sched/backfill: \w+: Started) JobId={job_id} ", "its allocation")
 
 
 def _logged_s(cluster: Cluster, line: str, what: str) -> float:
-    """Return when slurmctld wrote a line into its log: to ask for what it says would be a load of its own."""
+    """Return the time of a line in slurmctld's log. Asking slurmctld would add load of its own."""
     pattern = re.compile(rf"^\[([^\]]+)\] {line}", re.MULTILINE)
     found = wait_for(lambda: pattern.search(cluster.log("slurmctld").read_text(errors="replace")), what, 30)
     return datetime.fromisoformat(found.group(1)).timestamp()
@@ -101,7 +101,7 @@ def _logged_s(cluster: Cluster, line: str, what: str) -> float:
 
 # --- (b) steps -----------------------------------------------------------------------------------------------
 
-# srun returns before the step's slurmstepd has gone, and what that still does would be the next one's to pay.
+# srun returns before the step's slurmstepd has gone, and the rest of its work would slow down the next one.
 _SETTLE_S = 0.2
 
 _STEPPER = """#!/bin/sh
@@ -116,7 +116,7 @@ done
 
 @contextmanager
 def _stepper(arm: Arm, *options: str) -> Iterator[Callable[[str], float]]:
-    """Run a batch job that carries out commands when told, and yield what tells it: a command to its milliseconds."""
+    """Run a batch job that carries out commands, and yield a function that runs one and returns its milliseconds."""
     with tempfile.TemporaryDirectory(dir=arm.cluster.folder) as folder_name:
         folder = Path(folder_name)
         folder.chmod(0o755)
@@ -217,9 +217,9 @@ def _latency_ms(bench: Bench, arm: Arm, count: int) -> tuple[float, float, float
     return submit_ms, begin_ms, (max(closed, default=last_s) - last_s) * 1000
 
 
-# --- (d) the hooks by themselves -----------------------------------------------------------------------------
+# --- (d) the hooks alone -------------------------------------------------------------------------------------
 
-# QRMI's calls and nothing else, in a process of their own: what a hook takes beyond them is the hook's.
+# Only QRMI's calls, in a process of their own; the rest of a hook's time is the hook's own.
 _CALLS = """
 import json, os, sys, time
 import qrmi
@@ -243,7 +243,7 @@ class _Run:
 
 
 def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """Each hook by itself, with the environment that slurmd gives it: CPU, wall time, memory."""
+    """Each hook alone, with the environment that slurmd gives it: CPU, wall time, memory."""
     figures = _hooks_without_qpu(bench, rounds)
     environment = _hook_environment(bench)
     more = {
@@ -317,7 +317,7 @@ def _calls_ms(bench: Bench) -> tuple[float, float]:
 
 
 def _loaded_bytes(path: Path) -> int:
-    """Return the size of what is loaded of a shared object, from its file: all but debugging information."""
+    """Return the loaded size of a shared object's file: everything but debugging information."""
     with tempfile.NamedTemporaryFile() as stripped:
         subprocess.run(["strip", "-o", stripped.name, path], check=True)
         return Path(stripped.name).stat().st_size
@@ -327,7 +327,7 @@ def _loaded_bytes(path: Path) -> int:
 
 
 def remote_calls(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """RPCs to slurmctld, counted by itself: a batch job with a step, and a direct srun, each with one QPU."""
+    """RPCs to slurmctld by its own count: a batch job with a step, and a direct srun, each with one QPU."""
     release = slurm_release(bench.ours.cluster)
     at_most = 0.0 if release >= (23, 2) else 1.0
     figures = []
@@ -370,7 +370,7 @@ def stream(bench: Bench, rounds: Rounds) -> list[Figure]:
     return figures
 
 
-# So that eight jobs run at a time. With many more, Slurm 22.05 drains a node now and then, without any hook as well
+# At most eight jobs at a time. With many more, Slurm 22.05 sometimes drains a node even without any hook
 # ("REQUEST_LAUNCH_PROLOG notification failed").
 _STREAM_TASKS = 32
 

@@ -10,7 +10,7 @@ _NOT_OF_HOOKS = re.compile(r"NODE_REGISTRATION|PING|STATS_INFO|NODE_INFO|PARTITI
 
 
 def calls_during(cluster: Cluster, run: Callable[[], object]) -> int:
-    """Return how many RPCs slurmctld has answered while `run` ran, without those that no hook causes."""
+    """Return how many RPCs slurmctld answered while `run` ran, without those unrelated to hooks."""
     cluster.wait_nodes_idle()
     before = rpcs(cluster)
     run()
@@ -20,12 +20,12 @@ def calls_during(cluster: Cluster, run: Callable[[], object]) -> int:
 
 
 def rpcs(cluster: Cluster) -> dict[str, int]:
-    """Return slurmctld's count of each RPC, by sdiag."""
+    """Return slurmctld's count of each RPC, from sdiag."""
     text = cluster.slurm("sdiag").partition("by message type")[2].partition("by user")[0]
     return {name: int(count) for name, count in re.findall(r"^\s*(\w+)\s+\(\s*\d+\)\s+count:(\d+)", text, re.MULTILINE)}
 
 
 def slurm_release(cluster: Cluster) -> tuple[int, int]:
-    """Return Slurm's release, as (22, 5)."""
+    """Return Slurm's release, such as (22, 5)."""
     found = re.search(r"(\d+)\.(\d+)", cluster.slurm("sinfo", "--version"))
     return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -134,7 +134,7 @@ print(reads() - before)
 """
 
 
-def test_with_a_bundle_qrmi_reads_no_certificate_folder(real_side, tmp_path):
+def test_qrmi_can_be_kept_from_reading_the_certificate_folder(real_side, tmp_path):
     """By default it reads every file for each of its clients, which ca_bundle.py avoids."""
     bundle, folder = tmp_path / "bundle", tmp_path / "certs"
     bundle.write_text("")

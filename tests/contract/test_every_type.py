@@ -100,8 +100,8 @@ def test_acquire_and_release_make_only_the_necessary_requests(ask, services, typ
 
 
 @pytest.mark.parametrize("type_name", ["direct-access", "ibm-quantum-compute-service"])
-def test_only_the_sites_service_gets_its_key(ask, services, type_name):
-    """And nowhere else in the environment."""
+def test_the_sites_key_reaches_its_service(ask, services, type_name):
+    """In a single login."""
     before = len(services.requests())
     ask(type_name, "online")
     [login] = [request for request in services.requests()[before:] if request["path"].endswith("/identity/token")]

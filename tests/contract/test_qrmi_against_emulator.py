@@ -331,7 +331,7 @@ task = start(open({str(path)!r}).read())
     )
 
 
-def test_a_running_job_can_be_cancelled(emulator, tmp_path):
+def test_a_running_job_can_be_canceled(emulator, tmp_path):
     """A long simulation is killed, and the next job runs."""
     program = (
         start_long(long_circuit(tmp_path))

@@ -1,8 +1,8 @@
-"""Feeds what reads users' text with faulty input, and says how much of it and what it found: `fuzz.py MINUTES`.
+"""Fuzzes everything that reads users' text, and prints the number of inputs and the findings: `fuzz.py MINUTES`.
 
-Coverage-guided: the Python modules by atheris, the SPANK plugin by libFuzzer with ASan and UBSan, and what libFuzzer
-has collected once more under valgrind. Differential: TaskProlog's shell against its Python. Corpora stay in the cache
-folder and grow from run to run.
+Coverage-guided: the Python modules by atheris, the SPANK plugin by libFuzzer with ASan and UBSan, and libFuzzer's
+corpus once more under valgrind. Differential: TaskProlog's shell against its Python. Corpora stay in the cache folder
+and grow from run to run.
 """
 
 import os
@@ -33,7 +33,7 @@ PYTHON_TARGETS: Final = (
 VALGRIND_INPUTS: Final = 300
 SANITIZE: Final = "-fsanitize=fuzzer,address,undefined"
 
-# One good input of each kind: a fuzzer takes long to come upon a whole record by itself.
+# One valid input of each kind: a fuzzer takes long to come up with a whole record by itself.
 SEEDS: Final[dict[str, Sequence[bytes]]] = {
     "selection": [b"ibm_quebec, any:iqm-server ,least-busy:ibm_*,q[0-9]?"],
     "node_list": [b"n[001-003,7],r[1-2]n[1-4]"],
@@ -77,7 +77,7 @@ def main(minutes: float) -> int:
     """Run every target for its share of the time.
 
     Returns:
-        0 where nothing was found; 1 with what was.
+        0 without findings, otherwise 1.
     """
     environment.install_debian_packages(("clang-14", "libclang-rt-14-dev", *environment.DEBIAN_PACKAGES))
     python = environment.venv("fuzz", "atheris") / "bin" / "python3"

@@ -1,6 +1,6 @@
-"""The shell part of TaskProlog against Python's: exports of any names, values and notes, whole and cut off.
+"""TaskProlog's shell against its Python: exports with any names, values and notes, whole and cut off.
 
-What the shell prints has to be what Python would, and of a file that is cut off nothing.
+The shell must print what Python would, and nothing from a file that is cut off.
 """
 
 import os

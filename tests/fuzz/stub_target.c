@@ -6,7 +6,7 @@
  * of the next component. With -DSTANDALONE the program reads each file it is given once, for valgrind.
  */
 
-/* All in one unit: each input must find the plugin's state fresh, as each of Slurm's programs does. */
+/* All in one unit: each input needs fresh plugin state, as in each of Slurm's programs. */
 #include "../../cli_filter/job_control.c"
 #include "../../cli_filter/remote.c"
 #include "../../cli_filter/selection.c"
@@ -55,7 +55,7 @@ spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 	va_list arguments;
 
 	(void)sp;
-	(void)item; /* ids, all of them */
+	(void)item; /* all items are ids */
 	va_start(arguments, item);
 	*va_arg(arguments, uint32_t *) = fuzzed_job_id;
 	va_end(arguments);
@@ -87,7 +87,7 @@ spank_err_t spank_setenv(spank_t sp, const char *name, const char *value, int ov
 {
 	(void)sp;
 	(void)overwrite;
-	/* What the plugin itself puts into a step's environment is one line. */
+	/* Whatever the plugin puts into a step's environment is one line. */
 	for (const char *at = value; *at != '\0'; at++)
 		assert(!is_control(*at));
 	(void)name;
@@ -206,7 +206,7 @@ int main(int argc, char *argv[])
 			return 2;
 		size = fread(data, 1, sizeof data, file);
 		fclose(file);
-		copy = malloc(size + 1); /* of its own size: valgrind sees a byte too many */
+		copy = malloc(size + 1); /* exactly sized, so that valgrind sees an overread */
 		memcpy(copy, data, size);
 		LLVMFuzzerTestOneInput(copy, size);
 		free(copy);

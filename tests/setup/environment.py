@@ -1,16 +1,16 @@
-"""Makes what the tests and the demo need on Debian 12, then runs a command in it; standard library only.
+"""Sets up the tests and the demo on Debian 12, then runs a command there; standard library only.
 
     environment.py COMMAND [ARGUMENT ...]      run it with the environment's bin/ first in PATH
-    environment.py                             only make it, and print its folder
+    environment.py                             only set up, and print the environment's folder
 
-It fills a cache folder that jobs' users may enter; the checkout may be below /root, where they cannot. A layer's name
-has a hash of its content: two checkouts do not disturb each other, and an unchanged one costs next to nothing.
+It fills a cache folder that jobs' users may enter; the checkout may be below /root, where they cannot. Each layer is
+named after a hash of its content, so two checkouts do not disturb each other, and an unchanged one costs little.
 
     uv-<hash>       uv, which installs the other layers from its own cache in `cache`; and pip
     base-<hash>     a venv with every dependency
     suite-<hash>    a venv on top of it with this checkout's wheel and SPANK stub
-    qrmi-<hash>     a venv with the oldest QRMI that has to work, for the tests that run with it
-    wheels-<hash>   what `pip install .` takes from an index, for the tests that install as an admin does
+    qrmi-<hash>     a venv with the oldest supported QRMI, for the tests that use it
+    wheels-<hash>   the packages `pip install .` downloads, for the tests that install as an admin does
 """
 
 import fcntl
@@ -45,7 +45,7 @@ DEBIAN_PACKAGES = (
     "lua5.3",
     "lua5.4",
     "make",
-    "mariadb-server-core",  # slurmdbd keeps its tables there; the server alone, without services, clients and galera
+    "mariadb-server-core",  # slurmdbd's tables are in it; the server alone, without services, clients and galera
     "munge",
     "openssl",  # a certificate authority for the tests of --online
     "python3-venv",
@@ -55,16 +55,16 @@ DEBIAN_PACKAGES = (
     "slurmdbd",
     "valgrind",
 )
-# What the example programs import; the wheel itself needs only qrmi.
+# The example programs import these; the wheel itself needs only qrmi.
 EXAMPLES_NEED = ("qrmi[ibm]",)
 EXTRAS = ("emulator", "test", "lint")
-# What the wheel is built from.
+# The wheel is built from these.
 WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "qrmi_slurm", "scripts", "docs/man", "schema", "systemd")
 STUB_SOURCES = ("cli_filter",)
 
 UV = "uv>=0.8"
 PIP_OPTIONS = ("--quiet", "--no-input", "--disable-pip-version-check")
-# uv does not read pip's configuration, where a machine says which index it uses.
+# uv does not read pip's configuration, which may name the machine's package index.
 UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 COMPLETE = "complete"  # the last file written in each layer; its time is that of the last use
@@ -82,7 +82,7 @@ def main(command: Sequence[str]) -> int:
     """Make the environment and become the command.
 
     Returns:
-        The exit status, where there is no command or the environment cannot be made.
+        The exit status, without a command or if the environment cannot be made.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
@@ -120,7 +120,7 @@ def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages that are missing, without starting any service.
 
     Args:
-        names: of the packages; by default those that every target needs.
+        names: the packages; by default those that every target needs.
 
     Raises:
         SetupError: apt-get failed.
@@ -136,7 +136,7 @@ def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
             (Path(folder) / name).symlink_to("/bin/true")
         path = f"{folder}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": path}
-        # An empty DPkg::Path leaves PATH as it is; apt would set its own.
+        # An empty DPkg::Path keeps PATH; apt would set its own.
         install = ["apt-get", "-o", "DPkg::Path=", "-o", "DPkg::Lock::Timeout=300", "--yes", "--quiet"]
         install += ["--no-install-recommends", "install", *missing]
         _run("updating Debian's package lists", ["apt-get", "--quiet", "update"], env)
@@ -145,7 +145,7 @@ def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Let one run at a time change the cache."""
+    """Let only one run at a time change the cache."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         try:
@@ -157,7 +157,7 @@ def locked() -> Iterator[None]:
 
 
 def uv() -> tuple[Path, dict[str, str]]:
-    """Return the path of uv, installed where it is missing, and the environment to run it in; needs the lock.
+    """Install uv if needed, and return its path and its environment; needs the lock.
 
     Raises:
         SetupError: pip failed.
@@ -175,10 +175,10 @@ def uv() -> tuple[Path, dict[str, str]]:
 
 
 def venv(kind: str, *arguments: str | Path, content: Iterable[str] = ()) -> Path:
-    """Return a venv for one purpose, made where it is missing.
+    """Return a venv for one purpose, made if needed.
 
     Args:
-        kind: the front part of its folder's name.
+        kind: the first part of its folder's name.
         arguments: of `uv pip install`.
         content: what its hash covers besides the arguments.
 
@@ -193,7 +193,7 @@ def venv(kind: str, *arguments: str | Path, content: Iterable[str] = ()) -> Path
 
 
 def oldest_qrmi() -> Path:
-    """Return the folder, for PYTHONPATH, of the oldest QRMI that pyproject.toml allows, installed where it is missing.
+    """Return the folder, for PYTHONPATH, of the oldest QRMI that pyproject.toml allows, installed if needed.
 
     Raises:
         SetupError: uv failed.
@@ -203,7 +203,7 @@ def oldest_qrmi() -> Path:
 
 
 def wheels() -> Path:
-    """Return the folder of what `pip install .` installs and builds with, downloaded where it is missing.
+    """Return the folder of what `pip install .` installs and builds with, downloaded if needed.
 
     Raises:
         SetupError: pip failed.
@@ -227,7 +227,7 @@ def _suite(base: Path) -> Path:
         if is_missing:
             _run("", [sys.executable, "-m", "venv", "--without-pip", layer])
             (layer / PACKAGES / "base.pth").write_text(f"{base / PACKAGES}\n")
-            # No cache: uv's takes a checkout for unchanged unless its pyproject.toml is newer.
+            # No cache: uv's assumes that a checkout is unchanged unless its pyproject.toml is newer.
             install = ("pip", "install", "--no-deps", "--offline", "--no-cache", "--no-build-isolation")
             _uv("building the wheel", *install, "--python", layer, CHECKOUT)
             folders = [f"BUILD_DIR={layer / 'lib'}", f"SLURM_PLUGIN_DIR={layer / 'lib'}"]
@@ -236,7 +236,7 @@ def _suite(base: Path) -> Path:
 
 
 def _requirements() -> tuple[list[str], list[str]]:
-    """Return what the wheel and its build need, and what its extras need."""
+    """Return the requirements of the wheel and its build, and those of its extras."""
     pyproject = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     extras = pyproject["project"]["optional-dependencies"]
     return (
@@ -246,7 +246,7 @@ def _requirements() -> tuple[list[str], list[str]]:
 
 
 def _contents(names: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each file below the named ones of the checkout: its path, mode and hash."""
+    """Yield a line for each file below these paths of the checkout: its path, mode and hash."""
     for name in names:
         top = CHECKOUT / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
@@ -257,13 +257,13 @@ def _contents(names: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def _layer(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
-    """Yield a layer's folder and whether it has to be made; then remove those of its kind that are no longer used.
+    """Yield a layer's folder and whether it has to be made; then remove unused layers of its kind.
 
     Args:
-        kind: the front part of the folder's name.
+        kind: the first part of the folder's name.
         content: what the rest of the name is a hash of.
     """
-    # Not sys.version: Debian's Python may be upgraded by the packages that the first run installs, and venvs live on.
+    # Not sys.version: the first run may upgrade Debian's Python, and venvs survive that.
     digest = hashlib.sha256("\n".join([*content, sys.base_prefix, PACKAGES, str(CACHE)]).encode()).hexdigest()
     layer = CACHE / f"{kind}-{digest[:12]}"
     is_missing = not _last_use_s(layer)
@@ -279,7 +279,7 @@ def _layer(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
 
 
 def _last_use_s(layer: Path) -> float:
-    """Return when a layer was last used, in seconds since the epoch; 0 where it is not complete."""
+    """Return when a layer was last used, in seconds since the epoch, or 0 if it is incomplete."""
     complete = layer / COMPLETE
     return complete.stat().st_mtime if complete.exists() else 0.0
 
@@ -290,7 +290,7 @@ def _uv(what: str, *arguments: str | Path) -> None:
 
 
 def _run(what: str, command: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
-    """Say what is being done, and do it without output; when interrupted, let it clean up and exit.
+    """Report a step and run it without output; when interrupted, let it clean up, then exit.
 
     Raises:
         SetupError: it failed; the message has the end of its output.

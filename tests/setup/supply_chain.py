@@ -1,9 +1,9 @@
-"""What an installation contains: the lock that it is made from, licenses, an SBOM, known vulnerabilities.
+"""The contents of an installation: the lock it is made from, licenses, an SBOM, known vulnerabilities.
 
-    supply_chain.py lock        write requirements.lock, the newest of everything that pyproject.toml allows
-    supply_chain.py licenses    write docs/third-party-licenses.md, from an installation made by the lock
+    supply_chain.py lock        write requirements.lock with the newest versions that pyproject.toml allows
+    supply_chain.py licenses    write docs/third-party-licenses.md, from an installation of the lock
     supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
-    supply_chain.py audit       look up each locked version in PyPI's advisories; 2 where they are unavailable
+    supply_chain.py audit       look up each locked version in PyPI's advisories; exit status 2 if they are unavailable
 
 Its tools are in a venv of their own in the cache folder; see environment.py.
 """
@@ -77,7 +77,7 @@ def lock() -> int:
 
 
 def licenses() -> int:
-    """Write the list of licenses; 1 where one is not among the compatible ones."""
+    """Write the list of licenses. Returns 1 if one is not known to be compatible."""
     found = _licenses()
     rows = [f"| {name} | {version} | {license} |\n" for name, version, license in found]
     LICENSES.write_text(_PAGE + "".join(rows))
@@ -116,7 +116,7 @@ def audit() -> int:
     """Print which locked versions have known vulnerabilities.
 
     Returns:
-        0 where none has, 1 where one has, 2 where not all could be looked up.
+        0 if none has any, 1 if one has, 2 if some could not be looked up.
     """
     command: list[str | Path] = [_tools() / "pip-audit", "--disable-pip", "--require-hashes", "--requirement", LOCK]
     done = subprocess.run([*command, "--format=json", "--progress-spinner=off"], capture_output=True, text=True)

@@ -16,7 +16,7 @@ NOT_TYPED = {
     "make bench ARGS='--plugin /path/other.so,{config},--option --json figures.json'": "it needs another plugin",
     "make bench ARGS=--docs": "it writes the page",
     "make bench": "a quarter of an hour",
-    "make audit": "PyPI's advisories may not be had here",
+    "make audit": "PyPI's advisories may be unreachable here",
     "make fuzz MINUTES=5": "minutes",
     "make licenses": "it installs the lock's packages, and writes the page",
     "make lock": "it asks for the newest versions, and writes the lock",

@@ -119,7 +119,7 @@ class Emulator:
         return self.fault(call=call, kind="hold", when=when)
 
     def clear_faults(self) -> None:
-        """Clear all faults except those that hold requests."""
+        """Clear all faults; held requests go on."""
         self.control("DELETE", "faults")
 
 

@@ -356,5 +356,5 @@ def _write_script(path: Path, text: str) -> None:
 
 def _holdable(moment: str) -> str:
     if moment not in HOLDABLE:
-        raise ValueError(f"{moment!r} is none of {HOLDABLE}")
+        raise ValueError(f"{moment!r} is not one of {HOLDABLE}")
     return moment

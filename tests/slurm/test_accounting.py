@@ -98,7 +98,7 @@ def test_users_cannot_read_the_ledger(site: Site) -> None:
     assert site.cluster.run_as_user(["cat", path]).returncode != 0
 
 
-def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
+def test_a_canceled_job_and_the_tasks_of_an_array(site: Site) -> None:
     """Each has its line; tasks have the array id from Slurm, not from the user's environment."""
     long_id = start_long_job(site)
     site.cluster.slurm("scancel", str(long_id))
@@ -114,7 +114,7 @@ def test_a_cancelled_job_and_the_tasks_of_an_array(site: Site) -> None:
     assert f" {array_id}_3 " in table and f" {array_id}_5 " in table
 
 
-def test_an_acquire_that_fails(site: Site) -> None:
+def test_a_failed_acquire(site: Site) -> None:
     """The line has the reason, but no token, no time held and no part of the key."""
     wrong = site.emulator.resource("ibm_demo")
     wrong["environment"]["QRMI_IBM_QCS_IAM_APIKEY"] = "planted-secret-key"
@@ -238,9 +238,9 @@ def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[s
     first, second = billed.cluster.users
     jobs = [submit(billed, first, 2), submit(billed, second, 1), submit(billed, second, 300)]
     array = submit(billed, first, 1, "--array=7")
-    cancelled = jobs[2]
-    billed.cluster.wait_job(cancelled, {"RUNNING"}, deadline_s=40)
-    billed.cluster.slurm("scancel", str(cancelled))
+    canceled = jobs[2]
+    billed.cluster.wait_job(canceled, {"RUNNING"}, deadline_s=40)
+    billed.cluster.slurm("scancel", str(canceled))
     for job_id in (*jobs, array):
         billed.cluster.wait_job(job_id, deadline_s=40)
     billed.cluster.wait_nodes_idle()

@@ -39,9 +39,7 @@ def run(site: Site, script: str, *args: str, env: dict[str, str] | None = None, 
 
 @pytest.fixture
 def plain_site() -> Iterator[Site]:
-    """A site whose slurm.conf names the installed hooks directly: the shared site's shell wrapper would drop variables
-    with invalid names before our hooks start.
-    """
+    """A site whose slurm.conf names the hooks directly, since a shell wrapper drops variables with invalid names."""
     site = Site(SiteOptions(cluster=ClusterOptions(nodes=1), hooks_log=False))
     try:
         site.start_cluster()

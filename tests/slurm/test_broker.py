@@ -287,7 +287,7 @@ def test_two_jobs_of_one_user_have_two_brokers(broker_site: Site) -> None:
     assert_nothing_left(site, second)
 
 
-def test_a_cancelled_job_leaves_no_broker(broker_site: Site) -> None:
+def test_a_canceled_job_leaves_no_broker(broker_site: Site) -> None:
     site = broker_site
     job_id = start_long_job(site)
     assert len(brokers(site, job_id)) == 1
@@ -399,8 +399,8 @@ def test_prolog_that_runs_again_restarts_a_dead_broker(broker_site: Site) -> Non
     assert_nothing_left(site, job_id)
 
 
-def test_a_task_on_another_node_sees_where_the_broker_is(broker_site: Site) -> None:
-    """The task never sends the job's key to that node, and QRMI's error names the right node."""
+def test_a_task_on_another_node_sees_the_brokers_node(broker_site: Site) -> None:
+    """A task there sends the job's key to nobody, and QRMI's error would name the broker's node."""
     site = broker_site
     variables = ("ENDPOINT", "IAM_ENDPOINT")
     show = " ".join(f"$SLURMD_NODENAME=$ibm_demo_QRMI_IBM_QCS_{name}" for name in variables)

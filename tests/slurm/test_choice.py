@@ -52,9 +52,7 @@ def test_a_choice_is_the_least_busy_that_fits(site: Site, selection: str) -> Non
 
 
 def test_a_qpu_that_is_offline_or_cannot_be_acquired_is_skipped(site: Site) -> None:
-    """First by the status the service reports, then by the failed acquire; if none is left, the job's output gives each
-    reason.
-    """
+    """By its reported status or after a failed acquire; if none is left, the job's output gives each reason."""
     with devices(site, ibm_demo=("offline", 0), ibm_second=("online", 5)):
         assert held_by(run(site, "least-busy:ibm_*")[1]) == "ibm_second"
     with site.emulator.fault(call="create_session", kind="error", status=503, times=1):

@@ -25,7 +25,7 @@ HEALTHY = {
     "users": "ok",
     "PrologFlags": "ok",
     "BatchStartTimeout": "ok",
-    "MessageTimeout": "warning",  # 10 s by default: longer, and users of a slow service see that Prolog hangs
+    "MessageTimeout": "warning",  # 10 s by default: with a slow service, slurmd tells users that Prolog hangs
     "config": "ok",
     "licenses": "ok",  # not used here
     "QRMI": "ok",

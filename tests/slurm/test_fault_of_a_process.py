@@ -17,9 +17,7 @@ from slurm.site import Site, SiteOptions
 
 @pytest.fixture(scope="module", autouse=True)
 def job_at_its_limit() -> Iterator[tuple[Site, int]]:
-    """Start a job on its own cluster that reaches its time limit while the other tests run; Slurm checks twice a
-    minute.
-    """
+    """Start a job, on its own cluster, whose time runs out during the other tests; Slurm checks twice a minute."""
     with Site(SiteOptions(cluster=ClusterOptions(nodes=1))) as site:
         resource = site.emulator.resource("ibm_demo")
         resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "600"  # or the service ends it at the same time
@@ -221,7 +219,7 @@ def test_prolog_again_under_a_running_job(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
+def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     """The second one leaves the record to the first, without raising an alarm."""
     with site.emulator.held("update_session") as hold:
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
@@ -232,7 +230,7 @@ def test_recover_beside_an_epilog_and_beside_itself(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_an_epilog_beside_recover(site: Site) -> None:
+def test_epilog_concurrent_with_recover(site: Site) -> None:
     """Epilog waits for the record for half of its time, leaves it to recover, and exits 0."""
     site.plugstack(site.plugstack_line("--release-timeout=4"))
     fault = {"call": "update_session", "kind": "error", "status": 500}
@@ -249,7 +247,7 @@ def test_an_epilog_beside_recover(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def test_a_requeued_jobs_first_session_is_released_while_its_second_run_lives(site: Site) -> None:
+def test_a_requeued_jobs_first_session_is_released_during_its_second_run(site: Site) -> None:
     """Neither Epilog nor the next Prolog could close it; recover does, and leaves the running job its own."""
     job_id = start_long_job(site, "--requeue", "--open-mode=append")
     fault = {"call": "update_session", "kind": "error", "status": 500}
@@ -285,8 +283,8 @@ def test_two_jobs_of_one_user_on_the_same_qpu(site: Site) -> None:
     assert_nothing_left(site, second)
 
 
-def test_release_takes_a_living_jobs_qpu_only_on_an_admins_word(site: Site) -> None:
-    """It refuses unless forced; then the session is closed, and the job's next step says who did it."""
+def test_release_takes_a_running_jobs_qpu_only_with_yes(site: Site) -> None:
+    """It refuses without --yes. With it the session is closed, and the job's next step says who did it."""
     job_id = start_long_job(site, then="srun --export=NONE /bin/true\n")
     refused = site.command("release", str(job_id))
     assert refused.returncode == 2

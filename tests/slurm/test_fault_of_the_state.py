@@ -83,7 +83,7 @@ def test_an_unwritable_state_directory_leaves_no_session_open(site: Site, own_de
     assert_next_job_is_fine(site)
 
 
-def test_a_state_directory_that_was_missing_comes_back_with_its_records(site: Site) -> None:
+def test_a_missing_state_directory_returns_with_its_records(site: Site) -> None:
     """A file system missing at the job's end: Epilog reports that it finds nothing, and recover finds everything."""
     away = site.state_dir.with_name("qrmi-state-away")
     job_id = finish_with(site, lambda _job_id: site.state_dir.rename(away))

@@ -106,7 +106,7 @@ def test_a_step_cannot_have_a_qpu_that_its_job_does_not_hold(site: Site, session
     sessions.assert_all_closed(1)
 
 
-def test_a_step_cannot_have_a_qpu_where_its_job_has_none(site: Site, sessions: Sessions) -> None:
+def test_a_step_cannot_have_a_qpu_if_its_job_has_none(site: Site, sessions: Sessions) -> None:
     """A `--qpu` on a step alone comes too late: the job has to be submitted with it."""
     job_id = site.cluster.sbatch("#!/bin/sh\nsrun --qpu=ibm_demo true || echo refused\n")
     site.cluster.wait_job_over(job_id)
@@ -316,7 +316,7 @@ def test_cancelling_a_pending_job_acquires_nothing(site: Site, sessions: Session
 
 
 def test_cancelling_a_job_in_prolog_releases_its_pending_session(site: Site, sessions: Sessions) -> None:
-    """The job is cancelled during the session request; the session it opens is closed again."""
+    """The job is canceled during the session request; the session it opens is closed again."""
     with site.emulator.held("create_session") as hold:
         job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo")
         hold.wait_for(1)

@@ -141,9 +141,7 @@ def test_an_outage_of_the_sensor_ends_by_itself(site: Site) -> None:
 
 
 def test_a_drained_qpu(site: Site) -> None:
-    """The running job keeps it, other jobs wait, users can read the reason, the sensor leaves it alone, and resume ends
-    it.
-    """
+    """The running job keeps it, others wait, users can read the reason, the sensor leaves it alone, resume ends it."""
     sensor(site)
     running = begun(site, DEMO)
     out = printed(site, "drain", "ibm_demo", "--reason", "new fridge [bold] = 5%, Flags=x")

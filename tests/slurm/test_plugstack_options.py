@@ -33,7 +33,7 @@ def test_a_proxy_is_used_for_qrmis_calls_and_is_in_the_tasks_environment(site: S
 
 
 def test_records_are_kept_in_the_state_directory(site: Site) -> None:
-    """While the job runs they exist and only root can read them; afterwards they are gone."""
+    """While the job runs they exist and other users cannot read them; afterwards they are gone."""
     elsewhere = site.cluster.folder / "another-state"
     site.plugstack(f"optional {STUB} {site.config_path} --state-dir={elsewhere}")
     job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
@@ -66,7 +66,7 @@ def test_without_a_usable_state_directory_the_job_fails(site: Site) -> None:
     assert len(site.emulator.sessions()) == before
 
 
-def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site, services: Services) -> None:
+def test_a_release_over_its_timeout_is_left_for_later(site: Site, services: Services) -> None:
     """The node is free again, and the record keeps what is to be released."""
     site.config([resource("ibm-quantum-compute-service", f"{services.url}/hang-release")])
     site.plugstack(site.plugstack_line("--release-timeout=0.5"))
@@ -76,8 +76,7 @@ def test_a_release_that_takes_longer_than_its_time_is_left_for_later(site: Site,
     [entry] = json.loads(record.read_text())["entries"]
     assert (entry["state"], entry["reason"]) == ("releasing", "no answer within 0.5 s")
     [line] = [line for line in site.hooks_log().splitlines() if f"not-released: job={job_id}" in line]
-    # Killed at its timeout, not when the service gives up; the time in the message starts with the call, a little
-    # later.
+    # Killed at its timeout, not when the service gives up; the message counts from the call, a little later.
     [seconds] = re.findall(r" seconds=(\S+)", line)
     assert 0.3 < float(seconds) < 3
     assert not record.with_name("exports").exists()

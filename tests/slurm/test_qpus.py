@@ -16,7 +16,7 @@ def qpus(site: Site, *words: str) -> dict[str, dict[str, Any]]:
     return {qpu["name"]: qpu for qpu in json.loads(done.stdout)["qpus"]}
 
 
-def test_a_qpu_that_a_job_holds(site: Site) -> None:
+def test_a_qpu_held_by_a_job(site: Site) -> None:
     """Root sees which job holds a QPU, and afterwards that it is free."""
     job_id = site.cluster.sbatch("#!/bin/sh\necho begun\nsleep 300\n", "--qpu=ibm_demo")
     wait_for(lambda: site.cluster.job_output(job_id) or None, "the script to begin", 20)

@@ -184,7 +184,7 @@ def test_no_secret_leaks_whatever_happens_to_a_job(
         "is refused": (f"{echoing},{refusing},{wordy},{iqm},{users}", "exit 0"),
         "gets some": (f"{good},{refusing},nowhere", "srun true"),
         "knows none": ("nowhere", "exit 0"),
-        "is cancelled": (good, "sleep 300"),
+        "is canceled": (good, "sleep 300"),
         "is killed": (good, "kill -9 $$"),
     }
     outputs = {}
@@ -193,10 +193,10 @@ def test_no_secret_leaks_whatever_happens_to_a_job(
             what: cluster.sbatch(f"#!/bin/sh\n{script}\n", f"--qpu={qpu}", "--comment=x", env=mine)
             for what, (qpu, script) in jobs.items()
         }
-        cancelled = ids["is cancelled"]
-        cluster.wait_job(cancelled, {"RUNNING"})
+        canceled = ids["is canceled"]
+        cluster.wait_job(canceled, {"RUNNING"})
         said = said_by(site, COMMANDS)
-        cluster.slurm("scancel", str(cancelled))
+        cluster.slurm("scancel", str(canceled))
         for what, job_id in ids.items():
             cluster.wait_job(job_id)
             outputs[what] = cluster.job_output(job_id)
@@ -222,7 +222,7 @@ def test_no_secret_leaks_whatever_happens_to_a_job(
         "is refused": "FAILED",
         "gets some": "COMPLETED",
         "knows none": "FAILED",
-        "is cancelled": "CANCELLED",
+        "is canceled": "CANCELLED",
         "is killed": "FAILED",
     }, outputs
     if syslog is not None:

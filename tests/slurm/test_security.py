@@ -82,7 +82,7 @@ def test_forged_variables_never_configure_a_hook(site: Site, attacker: Attacker)
     ids=["directive", "escapes", "120 kB"],
 )
 def test_a_forged_selection_is_refused_in_one_clean_line(site: Site, attacker: Attacker, selection: str) -> None:
-    """sbatch refuses these selections. A user who bypasses sbatch gets no QPU and no other variable."""
+    """sbatch refuses these selections. A job submitted without sbatch gets no QPU."""
     before = len(site.hooks_log())
     word = f"QRMI_QPU{selection[1:]}" if selection.startswith("q@") else f"QRMI_QPU={selection}"
     own = ["QRMI_SLURM_QPU=ibm_demo", "SLURM_SPANK_QRMI_QPU=ibm_demo", f"QRMI_SLURM_STATE_DIR={site.state_dir}"]

@@ -1,5 +1,5 @@
-/* A stand-in for liboqtopus_py_bridge.so, through which QRMI calls OQTOPUS's own Python client. The configuration that
- * QRMI hands over tells it what to answer: "offline" or "broken" in the service's address. */
+/* A stand-in for liboqtopus_py_bridge.so, through which QRMI calls OQTOPUS's own Python client. The configuration
+ * from QRMI selects the answer: "offline" or "broken" in the service's address. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -6,12 +6,12 @@ from qrmi_slurm.slurm import plugstack, settings
 
 
 def settings_of(**values):
-    """Return settings as slurmctld would answer them."""
+    """Return settings as slurmctld would report them."""
     return settings.parse("".join(f"{name} = {value}\n" for name, value in values.items()))
 
 
 def options_of(**values):
-    """Return the site's options, the default ones except for some."""
+    """Return the site's options: the defaults with some changes."""
     return plugstack.SiteOptions(config_path=Path("/etc/slurm/qrmi_config.json"))._replace(**values)
 
 

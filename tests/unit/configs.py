@@ -11,7 +11,7 @@ SECRET = "planted-secret"
 
 
 def diagnose(document, members=()):
-    """Return the diagnosis of a config that is given as a Python value or as text."""
+    """Return the diagnosis of a config given as a Python value or as text."""
     text = document if isinstance(document, str) else json.dumps(document)
     with tempfile.NamedTemporaryFile() as file:  # mode 0600
         file.write(text.encode())
@@ -20,12 +20,12 @@ def diagnose(document, members=()):
 
 
 def check(document, members=()):
-    """Return the findings about a config that is given as a Python value or as text."""
+    """Return the findings about a config given as a Python value or as text."""
     return diagnose(document, members).findings
 
 
 def one_resource(**changes):
-    """Return a sound config with one resource, after some changes to that resource; None removes a key."""
+    """Return a valid config with one resource, after some changes to it; None removes a key."""
     resource = {
         "name": "garnet",
         "type": "iqm-server",

@@ -10,7 +10,7 @@ from qrmi_slurm.command import cli
 from qrmi_slurm.hooks import acquire
 from qrmi_slurm.slurm import commands
 
-# No database: each run stands for itself. No deadline: two busy cores are slow at times.
+# No database: runs are independent. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
 settings.load_profile("unit")
 
@@ -28,7 +28,7 @@ def site(tmp_path, fake_qrmi):
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """Let Slurm's commands be those of a stand-in."""
+    """Replace Slurm's commands with a double."""
     fake = FakeSlurm()
     monkeypatch.setattr(commands, "run", fake.run)
     return fake
@@ -36,7 +36,7 @@ def slurm(monkeypatch):
 
 @pytest.fixture
 def syslog_lines(monkeypatch):
-    """Each line that goes to syslog, with its level; none of them goes there."""
+    """Capture the syslog lines with their levels instead of sending them."""
     lines = []
     monkeypatch.setattr("syslog.syslog", lambda level, line: lines.append((level, line)))
     return lines
@@ -58,7 +58,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def acquire_for(site, syslog_lines):
-    """Return a function that acquires as Prolog does; whatever happens, no secret is in a log line or a note."""
+    """Return a function that acquires as Prolog does, and checks that no log line or note contains a secret."""
 
     def acquire_for_job(selection, **changes):
         folder = site.folder()

@@ -1,4 +1,4 @@
-"""What the unit tests share: a site in a folder, whose config, options and hooks' environments they vary."""
+"""Doubles shared by the unit tests: a site in a folder, whose config, options and hook environments they vary."""
 
 import atexit
 import json
@@ -21,7 +21,7 @@ from qrmi_slurm.state import job_folder
 
 
 def _copy_for_users(folder: Path) -> Path:
-    """Return a copy of a folder that every user may read, until the tests end; a checkout may lie in root's home."""
+    """Return a copy of a folder that all users can read, until the tests end; the checkout may be in root's home."""
     place = Path(tempfile.mkdtemp(prefix="qrmi-slurm-fakes-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     place.chmod(0o755)
@@ -33,7 +33,7 @@ def _copy_for_users(folder: Path) -> Path:
 
 FAKES = _copy_for_users(Path(__file__).resolve().parents[1] / "fakes")
 
-# What is planted wherever a secret can stand; no log line, error, repr or note may hold it.
+# Planted wherever a secret can be; no log line, error, repr or note may contain it.
 SECRET = "test-secret-Kq7"
 
 COMPUTE_SERVICE = {
@@ -46,7 +46,7 @@ COMPUTE_SERVICE = {
 
 @contextmanager
 def fake_qrmi_in_front() -> Iterator[None]:
-    """Let `import qrmi` find the stand-in, here and in the children, and the real one again afterwards."""
+    """Let `import qrmi` find the fake, here and in the children, and the real one again afterwards."""
     real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "qrmi"}
     sys.path.insert(0, str(FAKES))
     try:
@@ -59,10 +59,10 @@ def fake_qrmi_in_front() -> Iterator[None]:
 
 
 class FakeSlurm:
-    """slurmctld with licenses, reservations and waiting jobs, in the words of scontrol and squeue.
+    """slurmctld with licenses, reservations and waiting jobs, which answers like scontrol and squeue.
 
     Args:
-        knows_comments: whether reservations have one: 23.02 and newer.
+        knows_comments: whether reservations have one, from 23.02 on.
     """
 
     def __init__(self, *, knows_comments: bool = True) -> None:
@@ -77,7 +77,7 @@ class FakeSlurm:
         self.now_s = 1_000_000.0
 
     def run(self, command, slurm_conf, timeout_s=10.0, time_format="standard") -> str:
-        """Stand for commands.run()."""
+        """Replaces commands.run()."""
         if not self.is_up:
             raise SchedulerError("scontrol failed: Unable to contact slurm controller", "is slurmctld running?")
         program, *words = command
@@ -177,7 +177,7 @@ class Site:
         is_dynamic: bool = False,
         **fake: str,
     ) -> "Site":
-        """Add a QPU; `acquire="hang"` and the like tell the stand-in what to do."""
+        """Add a QPU; `acquire="hang"` and the like tell the fake what to do."""
         base = COMPUTE_SERVICE if type.replace("_", "-") == "ibm-quantum-compute-service" else {}
         told = {f"QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
         environment = {**base, "QRMI_FAKE_CALLS": str(self.calls_path), **told}
@@ -195,7 +195,7 @@ class Site:
         (self.path / "plugstack.conf").write_text(f"optional /opt/spank_qrmi.so {' '.join(words)}\n")
 
     def hook_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:
-        """Return what slurmd gives Prolog and Epilog of job 12 on n1."""
+        """Return the environment slurmd gives Prolog and Epilog of job 12 on n1."""
         return _without_none(
             {
                 "SLURMD_NODENAME": "n1",
@@ -213,7 +213,7 @@ class Site:
         )
 
     def task_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:
-        """Return what the batch script of job 12 on n1 begins with."""
+        """Return the initial environment of the batch script of job 12 on n1."""
         return _without_none(
             {
                 "SLURMD_NODENAME": "n1",
@@ -238,13 +238,13 @@ class Site:
         return job_folder.JobFolder(self.state_dir, "test", job_id)
 
     def hook_run(self, hook: str, options: plugstack.SiteOptions | None = None) -> HookRun:
-        """Return what Prolog and Epilog work with at this site."""
+        """Return the arguments of Prolog's and Epilog's work at this site."""
         options = options or self.options()
         limit_s = options.acquire_timeout_s + HOOK_GRACE_S if hook == "prolog" else options.release_timeout_s
         return HookRun(options, self.folder(), HookLog(hook, 12), Deadline.after(limit_s))
 
     def calls(self) -> list[str]:
-        """Return what the stand-in was asked, in its order."""
+        """Return the calls to the fake, in order."""
         return self.calls_path.read_text().splitlines() if self.calls_path.exists() else []
 
 
@@ -253,7 +253,7 @@ def _without_none(environment: dict[str, str | None]) -> dict[str, str]:
 
 
 def variables_of(lines: tuple[str, ...] | list[str]) -> dict[str, str]:
-    """Return what `export NAME=value` lines put into a task's environment."""
+    """Return the variables that `export NAME=value` lines set in a task's environment."""
     exported = [line.removeprefix("export ") for line in lines if line.startswith("export ")]
     return {line.partition("=")[0]: line.partition("=")[2] for line in exported}
 

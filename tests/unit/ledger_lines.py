@@ -1,4 +1,4 @@
-"""Lines of a ledger, and what a report makes of them."""
+"""Ledger lines, and the usage a report computes from them."""
 
 import json
 from datetime import datetime
@@ -54,11 +54,11 @@ def failed(number, **changes):
 
 
 def write(path, *lines):
-    """Write a ledger's file."""
+    """Write a ledger file."""
     path.write_text("".join(f"{json.dumps(item)}\n" for item in lines))
 
 
 def usage_of(*lines, since_s=TODAY_S, until_s=NOW_S, **capacities):
-    """Return the usage that lines add up to."""
+    """Return the usage of some lines."""
     found = [acquisition.from_line(json.dumps(item).encode()) for item in lines]
     return Usage(Timespan(since_s, until_s), tuple(found), capacities)

@@ -11,7 +11,7 @@ import qrmi_slurm
 
 PACKAGE = Path(qrmi_slurm.__file__).parent
 
-# The modules at the top, which every room may import: in their own order.
+# The base modules, which every room may import, in their own order.
 BASE = ("names", "errors", "secret", "deadline", "text", "files", "log")
 BASE_MAX_MODULES = 12
 
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "checks": _BELOW_OUTAGES | {"validation", "outages", "scheduling", "report"},
     "command": _BELOW_OUTAGES | {"validation", "outages", "broker", "hooks", "scheduling", "report", "checks"},
 }
-# Rooms that run as root in every QPU job: standard library and QRMI alone, loaded bit by bit.
+# Rooms that run as root in every QPU job: standard library and QRMI only, loaded piece by piece.
 HOOK_ROOMS = ("slurm", "config", "calls", "state", "outages", "hooks")
 
 # Rooms for terminals and admins; hooks and broker never load them.
@@ -48,11 +48,11 @@ MODULES = sorted(
 
 
 def room_of(module):
-    """Return a module's room; empty for a base module."""
+    """Return a module's room, or an empty string for a base module."""
     return module.partition(".")[0] if "." in module else ""
 
 
-# What of the broker's room the hooks load, and only for a job that needs a broker.
+# The modules of the broker's room that the hooks load, and only for a job that needs a broker.
 LAUNCHING = {f"broker.{name}" for name in ("launch", "process", "spec", "variables")}
 HOOK_MODULES = [module for module in MODULES if room_of(module) in HOOK_ROOMS or module in LAUNCHING]
 
@@ -62,7 +62,7 @@ def source_of(module):
 
 
 def imports_of(module):
-    """Return what a module imports, anywhere in it: our modules without the package's name, others by first part."""
+    """Return what a module imports anywhere: our modules without the package name, others by first part."""
     ours, others = set(), set()
     for node in ast.walk(ast.parse(source_of(module))):
         if isinstance(node, ast.Import):
@@ -84,13 +84,13 @@ def imports_of(module):
     return ours, others
 
 
-def test_the_top_has_few_modules_and_all_are_known():
+def test_all_base_modules_are_known():
     assert {module for module in MODULES if "." not in module} <= set(BASE)
     assert len(BASE) <= BASE_MAX_MODULES
 
 
 def test_each_room_is_known():
-    """A new room says here what it may import."""
+    """A new room must be listed here with its allowed imports."""
     assert {room_of(module) for module in MODULES} - {""} == set(MAY_IMPORT)
 
 
@@ -104,7 +104,7 @@ def test_a_base_module_imports_only_those_before_it(module):
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
-def test_a_room_imports_only_what_stands_to_its_left(module):
+def test_a_room_imports_only_what_it_may(module):
     room = room_of(module)
     rooms = {room_of(name) for name in imports_of(module)[0]} - {""}
     assert rooms <= MAY_IMPORT[room] | {room}
@@ -142,19 +142,19 @@ def test_nothing_imports_the_emulator():
         ("h11", {"broker"}),
     ],
 )
-def test_a_third_partys_package_has_its_room(package, rooms):
+def test_a_third_party_package_stays_in_its_room(package, rooms):
     assert {room_of(module) for module in MODULES if package in imports_of(module)[1]} <= rooms
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) != "command" and module != "log"])
 def test_only_the_command_prints(module):
-    """What it calls returns values; the hooks' log is the other place that writes to standard output."""
+    """The functions it calls return values; only the hooks' log also writes to standard output."""
     calls = [node.func for node in ast.walk(ast.parse(source_of(module))) if type(node) is ast.Call]
     assert "print" not in [getattr(function, "id", "") for function in calls]
 
 
 @pytest.mark.parametrize("module", HOOK_MODULES)
-def test_a_module_of_the_hooks_needs_nothing_but_python_and_qrmi(module):
+def test_the_hooks_modules_need_only_python_and_qrmi(module):
     assert imports_of(module)[1] <= sys.stdlib_module_names | {"qrmi"}
 
 
@@ -179,21 +179,21 @@ def test_the_hooks_load_nothing_heavy():
     assert not loaded_by(ALL_HOOKS) & heavy
 
 
-def test_hooks_and_broker_load_no_room_of_the_admins():
+def test_hooks_and_broker_load_no_admin_room():
     loaded = loaded_by(f"{ALL_HOOKS}, recover, task_prolog; from qrmi_slurm.broker import launch, server")
     rooms = {name.split(".")[1] for name in loaded if name.startswith("qrmi_slurm.")}
     assert not rooms & ADMIN_ROOMS
 
 
-def test_the_hooks_load_nothing_of_the_brokers_own_process():
-    """It is a new process with nothing in its memory but what it needs, and they pay nothing for it."""
+def test_the_hooks_load_no_module_of_the_broker_process():
+    """It is a new process with only what it needs in memory, so the hooks do not pay for it."""
     hooks = loaded_by(f"{ALL_HOOKS}; from qrmi_slurm.broker import launch")
     assert not hooks & {"h11", "ssl", "http.client", "threading"}
     assert {name for name in hooks if name.startswith("qrmi_slurm.broker.")} == {f"qrmi_slurm.{m}" for m in LAUNCHING}
     assert not [name for name in loaded_by(ALL_HOOKS) if name.startswith("qrmi_slurm.broker")]
 
 
-def test_taskprolog_loads_neither_qrmi_nor_what_only_root_needs():
+def test_taskprolog_loads_neither_qrmi_nor_root_only_modules():
     before_anything = loaded_by("from qrmi_slurm.slurm import environ; from qrmi_slurm.hooks import task_prolog")
     root_only = {"qrmi_slurm.calls.backend", "qrmi_slurm.hooks.acquire", "qrmi_slurm.state.record"}
     assert not before_anything & ({"qrmi", "subprocess", "syslog", "json"} | root_only)
@@ -201,6 +201,6 @@ def test_taskprolog_loads_neither_qrmi_nor_what_only_root_needs():
 
 @pytest.mark.parametrize("module", HOOK_MODULES)
 def test_importing_does_nothing(module):
-    """The environment stays as it was, and QRMI is not loaded."""
+    """The environment is unchanged, and QRMI is not loaded."""
     check = f"import os; before = dict(os.environ); import qrmi_slurm.{module}; assert dict(os.environ) == before"
     assert "qrmi" not in loaded_by(check)

@@ -1,4 +1,4 @@
-"""The fuzzers' targets still fit the modules that they feed: `make fuzz` itself is nobody's daily run."""
+"""The fuzzers' targets still fit the modules they fuzz; `make fuzz` itself is rarely run."""
 
 import importlib.util
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 FUZZ = Path(__file__).resolve().parents[2] / "fuzz"
 
-# Each in a process of its own, since targets change what modules read. atheris is not a package of the tests.
+# Each in its own process, since targets change what modules read. The tests do not install atheris.
 ONE_RUN = """
 import contextlib, sys, types
 sys.modules["atheris"] = types.SimpleNamespace(instrument_imports=lambda include: contextlib.nullcontext())
@@ -28,14 +28,14 @@ def fuzz():
 
 
 @pytest.mark.parametrize("name", fuzz().PYTHON_TARGETS)
-def test_a_target_takes_its_seeds_and_what_is_left_of_them(name):
+def test_a_target_accepts_its_seeds_whole_and_truncated(name):
     inputs = [b"", *(seed[:length] for seed in fuzz().SEEDS[name] for length in (len(seed), len(seed) // 2))]
     command = [sys.executable, "-I", "-c", ONE_RUN, FUZZ, name, *(data.hex() for data in inputs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_stubs_target_takes_its_seeds_and_what_is_left_of_them(tmp_path):
+def test_the_stubs_target_accepts_its_seeds_whole_and_truncated(tmp_path):
     target = tmp_path / "stub"
     flags = ["-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-DSTANDALONE"]
     subprocess.run(["gcc", *flags, "-fno-sanitize-recover=all", "-o", target, FUZZ / "stub_target.c"], check=True)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A Slurm that is only a SPANK interface: it loads a plugin, calls it as the commands on standard input say, and prints
- * what the plugin did. Tests drive the plugin in every context with it, without a cluster.
+ * A fake Slurm with only the SPANK interface: it loads a plugin, calls it as the commands on standard input say, and
+ * prints what the plugin did. With it the tests drive the plugin in every context without a cluster.
  *
  *   context NAME      allocator, local, remote, slurmd or job_script; the first command
  *   init              slurm_spank_init
@@ -62,7 +62,7 @@ static uint32_t array_task_id = NO_VAL;
 static char *arguments[4] = {"/etc/slurm/qrmi_config.json", "--env:https_proxy=http://u:PROXYSECRET@p:1"};
 static int arguments_count = 2;
 static bool setenv_fails;
-static char *found; /* the option's value, which Slurm never forgets either */
+static char *found; /* the option's value, which Slurm never clears either */
 
 static void say(const char *word, const char *text)
 {

@@ -24,7 +24,7 @@ SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 
 @dataclass
 class Outcome:
-    """What the fake Slurm printed for one run of the plugin."""
+    """The fake Slurm's output for one run of the plugin."""
 
     lines: list[str]
 
@@ -69,7 +69,7 @@ def job_env(**variables: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Stub:
-    """A built plugin and its host; `prefix` is a program that watches over both."""
+    """A built plugin and its host; `prefix` is a program that checks both, such as valgrind."""
 
     plugin: Path
     host: Path
@@ -151,7 +151,7 @@ def submit(stub: Stub, *options: str, env: dict[str, str] | None = None, context
 
 
 def test_exported_symbols(stub: Stub) -> None:
-    """Only what Slurm's plugin loader looks for leaves the object, and no job_prolog or job_epilog among it."""
+    """The object exports only what Slurm's plugin loader looks for, and no job_prolog or job_epilog."""
     names = {line.split()[-1] for line in output("nm", "-D", "--defined-only", stub.plugin).splitlines()}
     assert names == {
         "plugin_name",
@@ -165,7 +165,7 @@ def test_exported_symbols(stub: Stub) -> None:
 
 
 def test_needs_only_libc(stub: Stub) -> None:
-    """The plugin links nothing beyond libc, and its relocations are read-only after loading."""
+    """The plugin links only libc, and its relocations are read-only after loading."""
     dynamic = output("readelf", "--wide", "--dynamic", stub.plugin)
     assert re.findall(r"NEEDED.*\[(.+?)\]", dynamic) == ["libc.so.6"]
     assert re.search(r"FLAGS.*NOW", dynamic)
@@ -173,14 +173,14 @@ def test_needs_only_libc(stub: Stub) -> None:
 
 
 def test_is_small(stub: Stub, tmp_path: Path) -> None:
-    """Stripped, the plugin has less than 32 kB."""
+    """Stripped, the plugin is smaller than 32 kB."""
     stripped = tmp_path / "stripped.so"
     output("strip", "-o", stripped, stub.plugin)
     assert stripped.stat().st_size < 32_000
 
 
-def test_tells_which_slurm_it_is_for(stub: Stub, tmp_path: Path) -> None:
-    """The file says which Slurm it was built for, stripped as well."""
+def test_contains_the_slurm_release_it_is_for(stub: Stub, tmp_path: Path) -> None:
+    """The file says which Slurm it was built for, even when stripped."""
     number = re.search(r"define SLURM_VERSION_NUMBER (0x\w+)", SLURM_VERSION.read_text())
     assert number
     built_for = tuple(int(number[1], 16).to_bytes(3, "big"))
@@ -202,7 +202,7 @@ def test_headers_of_another_slurm(tmp_path: Path, number: str, version: tuple[in
 
 
 def test_headers_elsewhere(tmp_path: Path) -> None:
-    """SLURM_INCLUDE_DIR is a folder that holds slurm/spank.h, and is looked at first."""
+    """SLURM_INCLUDE_DIR is a folder that contains slurm/spank.h, and is searched first."""
     headers = tmp_path / "include" / "slurm"
     headers.mkdir(parents=True)
     (headers / "spank.h").write_text('#error "these headers"\n')
@@ -212,7 +212,7 @@ def test_headers_elsewhere(tmp_path: Path) -> None:
 
 
 def test_install_and_clean(tmp_path: Path) -> None:
-    """make install puts the plugin into DESTDIR and SLURM_PLUGIN_DIR, make clean removes what make has built."""
+    """make install puts the plugin into DESTDIR and SLURM_PLUGIN_DIR, make clean removes the build products."""
     destination, built = tmp_path / "root", tmp_path / "build"
     built.mkdir()
     where = (f"BUILD_DIR={built}", f"DESTDIR={destination}", "SLURM_PLUGIN_DIR=/opt/slurm/lib")
@@ -225,7 +225,7 @@ def test_install_and_clean(tmp_path: Path) -> None:
 
 
 def test_example_loads_this_plugin() -> None:
-    """plugstack.conf.example has one line in force, which loads the plugin."""
+    """plugstack.conf.example has one active line, which loads the plugin."""
     text = (SOURCES / "plugstack.conf.example").read_text()
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     assert [line.split()[:2] for line in lines] == [["optional", "spank_qrmi.so"]]
@@ -273,7 +273,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("context", ["allocator", "local"])
 def test_malformed_value_is_refused(stub: Stub, sanitized: Stub, context: str) -> None:
-    """A malformed --qpu is refused in the option's callback, the only place where Slurm heeds it, with one sentence."""
+    """A malformed --qpu is refused with one sentence in the option's callback, the only place where Slurm heeds it."""
     for value, fault in FAULTS.items():
         for build_of in (stub, sanitized) if context == "allocator" else (stub,):
             done = submit(build_of, option(value), context=context)
@@ -292,15 +292,15 @@ def test_malformed_environment_is_refused(stub: Stub) -> None:
 @pytest.mark.parametrize(
     "value", ["ibm_quebec", "a,b", "iqm:x_1", "x y", "ibm_*,q?[01]", "Québec,量子", "a/b+c@d", "a,a", "q" * 4096]
 )
-def test_name_stands_as_it_is(stub: Stub, value: str) -> None:
-    """A name may have any characters that an environment variable's name can have, and a list may repeat itself."""
+def test_name_is_kept_as_it_is(stub: Stub, value: str) -> None:
+    """A name may have any character that an environment variable's name can have, and a list may repeat itself."""
     done = submit(stub, option(value))
     assert done.control["QRMI_QPU"] == value
     assert done.errors == []
 
 
 def test_blanks_around_names_are_dropped(stub: Stub) -> None:
-    """Blanks around the commas are not part of a name, blanks inside are."""
+    """Blanks around the commas are not part of a name, blanks inside it are."""
     assert submit(stub, option("  a ,b c  , d ")).control["QRMI_QPU"] == "a,b c,d"
 
 
@@ -309,12 +309,12 @@ def test_last_value_wins(stub: Stub) -> None:
     assert submit(stub, option("a"), option("b")).control["QRMI_QPU"] == "b"
 
 
-# --- allocator and local: what Prolog gets ---
+# --- allocator and local: Prolog's variables ---
 
 
 @pytest.mark.parametrize("context", ["allocator", "local"])
 def test_user_variables_are_passed_on(stub: Stub, context: str) -> None:
-    """The user's own variables of the selected QPUs go along, and nobody else's."""
+    """The user's own variables for the selected QPUs are passed on, and no others."""
     env = {
         "a_QRMI_IBM_QRS_ENDPOINT": "https://x",
         "a_QRMI_EMPTY": "",
@@ -348,10 +348,10 @@ def test_user_variables_are_passed_on(stub: Stub, context: str) -> None:
         ("ibm_\\*", set()),
     ],
 )
-def test_variables_for_each_qpu_that_a_choice_may_come_to(
+def test_variables_for_each_qpu_that_a_choice_may_use(
     stub: Stub, sanitized: Stub, selection: str, passed: set[str]
 ) -> None:
-    """Which QPUs there are is known on the compute nodes only, and where a type stands any name may be of it."""
+    """Only the compute nodes know which QPUs exist, and a type may stand for any name."""
     env = {name: "k" for name in ("ibm_a_QRMI_KEY", "ibm_b_QRMI_KEY", "c_QRMI_KEY", "ibm_a_QRMI_b_QRMI_KEY")}
     env |= {"ibm_a_QRMI_JOB_ACQUISITION_TOKEN": "stale", "HOME": "/x_QRMI_KEY"}
     for watching in (stub, sanitized):
@@ -360,7 +360,7 @@ def test_variables_for_each_qpu_that_a_choice_may_come_to(
 
 
 def test_variables_of_another_job_stay_out(stub: Stub) -> None:
-    """Tokens, timeouts and sessions of a surrounding job never get in, nor what Slurm's own names would hide."""
+    """Tokens, timeouts and sessions of a surrounding job are never passed on, nor names that Slurm's own would hide."""
     env = {
         "a_QRMI_JOB_ACQUISITION_TOKEN": "stale",
         "a_QRMI_JOB_TIMEOUT_SECONDS": "1",
@@ -384,8 +384,8 @@ def test_variables_of_another_job_stay_out(stub: Stub) -> None:
         ("a_QRMI_" + "N" * 243, "SECRET", "its name is longer than 249 bytes"),
     ],
 )
-def test_unsound_variable_is_refused(stub: Stub, name: str, value: str, fault: str) -> None:
-    """A variable that cannot be passed on is refused with its name and without its value."""
+def test_unusable_variable_is_refused(stub: Stub, name: str, value: str, fault: str) -> None:
+    """A variable that cannot be passed on is refused by name, without its value."""
     done = submit(stub, option("b,a"), env={name: value})
     assert done.rc("option") != [0]
     assert done.errors == [
@@ -402,7 +402,7 @@ def test_largest_variable_is_passed_on(stub: Stub) -> None:
 
 @pytest.mark.parametrize("terms", ["a", "a,a", "any:*"])
 def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: Stub, terms: str) -> None:
-    """Slurm drains a node whose Prolog cannot be started: no more than 1 MiB is passed on, names counted."""
+    """Slurm drains a node whose Prolog cannot be started: no more than 1 MiB is passed on, including names."""
     most = {f"a_QRMI_{number:02}": "v" * 65_000 for number in range(16)}
     for one in (stub, sanitized):
         if terms != "a,a":
@@ -414,8 +414,8 @@ def test_more_than_prolog_can_be_started_with_is_refused(stub: Stub, sanitized: 
         assert not [name for name in done.control if name.startswith("a_")]
 
 
-def test_a_step_passes_no_more_on_either(stub: Stub) -> None:
-    """Without PrologFlags=Alloc it is a step's request that starts Prolog."""
+def test_the_limit_applies_to_a_step_as_well(stub: Stub) -> None:
+    """Without PrologFlags=Alloc a step's request starts Prolog."""
     env = {"SLURM_JOB_ID": "1", "SLURM_SPANK_QRMI_QPU": "a"}
     env |= {f"SLURM_SPANK_a_QRMI_{number:02}": "v" * 65_000 for number in range(20)}
     done = submit(stub, option("a"), env=env, context="local")
@@ -424,7 +424,7 @@ def test_a_step_passes_no_more_on_either(stub: Stub) -> None:
 
 
 def test_job_without_qpu_gets_nothing(stub: Stub) -> None:
-    """A job without --qpu gets no variable, and loses the marks of the job in which it is submitted."""
+    """A job without --qpu gets no variable, and loses those that mark the job it is submitted from."""
     env = {"QRMI_SLURM_QPU": "a", "SLURM_SPANK_QRMI_QPU": "a", "a_QRMI_KEY": "k"}
     done = submit(stub, env=env)
     assert done.control == {}
@@ -432,7 +432,7 @@ def test_job_without_qpu_gets_nothing(stub: Stub) -> None:
 
 
 def test_nested_job_inherits_the_option(stub: Stub) -> None:
-    """A job submitted in a QPU job has its --qpu, which Slurm hands on, unless it has its own."""
+    """A job submitted in a QPU job inherits its --qpu through Slurm, unless it has its own."""
     env = {OPTION_ENV: "a, b", "b_QRMI_KEY": "k"}
     done = submit(stub, env=env)
     assert done.control["QRMI_QPU"] == "a,b"
@@ -440,8 +440,8 @@ def test_nested_job_inherits_the_option(stub: Stub) -> None:
     assert submit(stub, option("c"), env=env).control["QRMI_QPU"] == "c"
 
 
-def test_job_control_that_takes_nothing_is_an_error(stub: Stub) -> None:
-    """Where Slurm does not take the selection, init_post_opt fails and says so."""
+def test_an_unwritable_job_control_environment_is_an_error(stub: Stub) -> None:
+    """If Slurm does not accept the selection, init_post_opt fails and says so."""
     done = stub.run("allocator", "init", option("a"), "fail_setenv", "post_opt", "exit")
     assert done.rc("init_post_opt") != [0]
     assert done.errors == ["spank_qrmi: cannot pass QRMI_QPU to the job: fake error; tell an admin."]
@@ -470,7 +470,7 @@ HET_ENV = {"a_QRMI_KEY": "1", "b_QRMI_KEY": "2"}
 
 
 def test_second_component_without_qpu(stub: Stub, watched: Stub) -> None:
-    """sbatch --qpu=a : -N1 leaves nothing of a to the second component, though Slurm still has the option."""
+    """sbatch --qpu=a : -N1 leaves nothing of a to the second component, although Slurm still has the option."""
     for one in (stub, watched):
         done = one.run("allocator", "init", *component(option("a")), *component(), "exit", env=HET_ENV)
         assert components(done)[0]["QRMI_QPU"] == "a"
@@ -487,27 +487,27 @@ def test_second_component_with_its_own(stub: Stub) -> None:
 
 
 def test_qpu_after_a_component_without(stub: Stub) -> None:
-    """sbatch -N1 : --qpu=b : -N1 gives b to the second component alone."""
+    """sbatch -N1 : --qpu=b : -N1 gives b to the second component only."""
     done = stub.run("allocator", "init", *component(), *component(option("b")), *component(), "exit", env=HET_ENV)
     assert [one.get("QRMI_QPU") for one in components(done)] == [None, "b", None]
 
 
 def test_nested_het_job_inherits_for_each_component(stub: Stub) -> None:
-    """Inside a job with --qpu=a, a component without its own has a, whatever the one before it asked for."""
+    """Inside a job with --qpu=a, a component without its own has a, whatever the previous one asked for."""
     done = stub.run(
         "allocator", "init", *component(option("b")), *component(), "exit", env={**HET_ENV, OPTION_ENV: "a"}
     )
     assert [one["QRMI_QPU"] for one in components(done)] == ["b", "a"]
 
 
-def test_variables_are_taken_back_from_an_emptied_environment(stub: Stub) -> None:
-    """sbatch --export-file empties the environment between components: a's variables are taken back all the same."""
+def test_variables_are_withdrawn_even_from_an_emptied_environment(stub: Stub) -> None:
+    """sbatch --export-file empties the environment between components: a's variables are still withdrawn."""
     done = stub.run("allocator", "init", *component(option("a")), "clear_environ", *component(), "exit", env=HET_ENV)
     assert components(done)[1] == {}
 
 
-def test_srun_tells_slurmstepd_each_component(stub: Stub, watched: Stub) -> None:
-    """srun hands the components' selections to slurmstepd, since Slurm sends the last option to all."""
+def test_srun_passes_each_components_selection_to_slurmstepd(stub: Stub, watched: Stub) -> None:
+    """srun passes the components' selections to slurmstepd, since Slurm sends the last option to all."""
     for one in (stub, watched):
         done = one.run(
             "local",
@@ -530,7 +530,7 @@ def test_single_srun_adds_no_variable(stub: Stub) -> None:
 
 
 def test_step_passes_the_jobs_selection_to_prolog(stub: Stub) -> None:
-    """Without PrologFlags=Alloc a step's request starts Prolog: it then has the job's selection and variables."""
+    """Without PrologFlags=Alloc a step's request starts Prolog, which then has the job's selection and variables."""
     env = {
         "SLURM_JOB_ID": "1",
         "SLURM_SPANK_QRMI_QPU": "a,b",
@@ -547,12 +547,12 @@ def test_step_passes_the_jobs_selection_to_prolog(stub: Stub) -> None:
 
 
 def test_step_with_qpu_in_a_job_without(stub: Stub) -> None:
-    """srun --qpu=a in a job that holds none does not make the job's Prolog acquire it."""
+    """srun --qpu=a in a job without QPUs does not make the job's Prolog acquire it."""
     done = submit(stub, option("a"), env={"SLURM_JOB_ID": "1"}, context="local")
     assert "QRMI_QPU" not in done.control
 
 
-# --- remote: what the step gets ---
+# --- remote: the step's variables ---
 
 
 def launch(stub: Stub, *commands: str) -> Outcome:
@@ -560,29 +560,29 @@ def launch(stub: Stub, *commands: str) -> Outcome:
 
 
 def test_step_has_its_selection(stub: Stub, watched: Stub, sanitized: Stub) -> None:
-    """The step's selection is QRMI_SLURM_QPU, over an inherited one."""
+    """The step's selection is QRMI_SLURM_QPU, and overrides an inherited one."""
     for one in (stub, watched, sanitized):
         done = launch(one, *job_env(QRMI_SLURM_QPU="a,b", SLURM_JOB_ID="1"), "job_id 1", option("a , c"))
         assert done.step["QRMI_SLURM_QPU"] == "a,c"
 
 
 def test_step_without_option_loses_an_inherited_selection(stub: Stub) -> None:
-    """Where --qpu was not given, an inherited QRMI_SLURM_QPU is taken out, and nothing put in."""
+    """Without --qpu, an inherited QRMI_SLURM_QPU is removed and nothing is set."""
     inherited = {"QRMI_SLURM_QPU": "a", "QRMI_SLURM_STATE_DIR": "/elsewhere", "QRMI_SLURM_JOB_ID": "9"}
     done = launch(stub, *job_env(**inherited, PATH="/bin"))
     assert done.step == {"PATH": "/bin"}
     assert done.control == {}
 
 
-def test_step_with_a_selection_is_told_where_the_hooks_keep_its_exports(stub: Stub) -> None:
-    """QRMI_SLURM_STATE_DIR is --state-dir of the plugin's line, over an inherited one, and the hooks' default."""
+def test_step_with_a_selection_knows_the_state_directory(stub: Stub) -> None:
+    """QRMI_SLURM_STATE_DIR overrides an inherited one with --state-dir of the plugin's line, or the default."""
     inherited = job_env(QRMI_SLURM_STATE_DIR="/elsewhere")
     assert launch(stub, *inherited, option("a")).step["QRMI_SLURM_STATE_DIR"] == str(DEFAULT_STATE_DIR)
     assert launch(stub, *inherited, option("a"), "state_dir /shared").step["QRMI_SLURM_STATE_DIR"] == "/shared"
 
 
 def test_malformed_value_in_slurmstepd(stub: Stub) -> None:
-    """A malformed value that reaches slurmstepd all the same is not put into the environment."""
+    """A malformed value that still reaches slurmstepd is not put into the environment."""
     done = launch(stub, option("a,,b"))
     assert done.rc("option") != [0]
     assert done.rc("init_post_opt") == [0]
@@ -601,7 +601,7 @@ def test_het_component_has_its_own_selection(stub: Stub, watched: Stub, job_id: 
 
 
 def test_het_step_in_a_batch_job(stub: Stub) -> None:
-    """srun --het-group=1 in a batch job does not take the first component's inherited --qpu, but its own it does."""
+    """srun --het-group=1 in a batch job ignores the first component's inherited --qpu, but not its own."""
     variables = job_env(SLURM_JOB_ID="7", SLURM_SPANK_QRMI_QPU="a")
     assert "QRMI_SLURM_QPU" not in launch(stub, *variables, "job_id 8", option("a")).step
     assert launch(stub, *variables, "job_id 8", option("b")).step["QRMI_SLURM_QPU"] == "b"
@@ -621,8 +621,10 @@ def launch_of_array(stub: Stub, state_dir: Path, *commands: str, cluster: str = 
     return launch(stub, *variables, f"state_dir {state_dir}", "job_id 12", "array 10 3", *commands)
 
 
-def test_ids_of_a_job_array_go_into_the_jobs_folder(stub: Stub, watched: Stub, array_job: Path, tmp_path: Path) -> None:
-    """For root alone, and again after a requeue."""
+def test_job_array_ids_are_written_into_the_jobs_folder(
+    stub: Stub, watched: Stub, array_job: Path, tmp_path: Path
+) -> None:
+    """Readable only by root, and written again after a requeue."""
     for one in (stub, watched):
         done = launch_of_array(one, tmp_path, "batch_step", option("a"))
         assert done.step["QRMI_SLURM_QPU"] == "a"
@@ -635,7 +637,7 @@ def test_ids_of_a_job_array_go_into_the_jobs_folder(stub: Stub, watched: Stub, a
 @pytest.mark.parametrize(
     ("commands", "cluster"),
     [
-        ([option("a")], "c"),  # a step of srun, whose environment says so: that may be the user's word
+        ([option("a")], "c"),  # an srun step gets the ids from its environment, which users can set
         (["batch_step"], "c"),  # no --qpu
         (["batch_step", "array 0 4294967294", option("a")], "c"),
         (["batch_step", "array 4294967294 3", option("a")], "c"),
@@ -646,14 +648,16 @@ def test_ids_of_a_job_array_go_into_the_jobs_folder(stub: Stub, watched: Stub, a
         (["batch_step", "job_id 13", option("a")], "c"),
     ],
 )
-def test_no_ids_of_a_job_array(stub: Stub, array_job: Path, tmp_path: Path, commands: list[str], cluster: str) -> None:
-    """Where there is no array, no folder, or not Slurm's own word for it, nothing is written."""
+def test_no_job_array_ids_are_written(
+    stub: Stub, array_job: Path, tmp_path: Path, commands: list[str], cluster: str
+) -> None:
+    """Nothing is written without an array, a folder and Slurm's own ids."""
     (tmp_path / "x").mkdir()
     launch_of_array(stub, tmp_path, *commands, cluster=cluster)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_link_in_the_place_of_the_ids_is_not_followed(stub: Stub, array_job: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_ids_file_is_not_followed(stub: Stub, array_job: Path, tmp_path: Path) -> None:
     (array_job / "array").symlink_to(tmp_path / "elsewhere")
     launch_of_array(stub, tmp_path, "batch_step", option("a"))
     assert not (tmp_path / "elsewhere").exists()
@@ -663,7 +667,7 @@ def test_a_link_in_the_place_of_the_ids_is_not_followed(stub: Stub, array_job: P
 
 
 def test_log_has_no_secret(stub: Stub) -> None:
-    """The log tells the calls, the selection and variables' names, at debug, and no value or plugin argument."""
+    """At debug level the log has the calls, the selection and variables' names, but no value or plugin argument."""
     env = {"a_QRMI_IAM_APIKEY": "USERSECRET"}
     done = stub.run("allocator", "init", option("a"), "post_opt", "exit", env=env)
     log = "\n".join(done.lines)
