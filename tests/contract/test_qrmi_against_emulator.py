@@ -66,7 +66,7 @@ class Emulator:
 def running(folder, *arguments):
     """Start an emulator on a free port, and end it with SIGTERM."""
     port_file, output = folder / "port", folder / "output"
-    command = [sys.executable, "-m", "qrmi_slurm.emulator", "--port", "0", "--port-file", port_file]
+    command = [sys.executable, "-P", "-m", "qrmi_emulator", "--port", "0", "--port-file", port_file]
     command += ["--backend", f"{NAME}=FakeSherbrooke", "--backend", "ibm_small=FakeManilaV2", *arguments]
     with output.open("wb") as stream:
         process = subprocess.Popen(

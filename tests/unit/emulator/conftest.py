@@ -5,8 +5,8 @@ import threading
 import pytest
 from emulated import BACKEND, Clock, emulate
 
-from qrmi_slurm.emulator.server import listen
-from qrmi_slurm.emulator.service import Service
+from qrmi_emulator.server import listen
+from qrmi_emulator.service import Service
 
 
 @pytest.fixture

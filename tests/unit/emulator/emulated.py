@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from werkzeug.test import Client
 
-from qrmi_slurm.emulator import devices
-from qrmi_slurm.emulator.calls import Calls
-from qrmi_slurm.emulator.control import Control, RequestBook
-from qrmi_slurm.emulator.faults import FaultBook
-from qrmi_slurm.emulator.iam import APIKEY_GRANT, TokenIssuer
-from qrmi_slurm.emulator.options import BackendSpec
-from qrmi_slurm.emulator.server import Application, RequestLog
-from qrmi_slurm.emulator.service import Service
+from qrmi_emulator import devices
+from qrmi_emulator.calls import Calls
+from qrmi_emulator.control import Control, RequestBook
+from qrmi_emulator.faults import FaultBook
+from qrmi_emulator.iam import APIKEY_GRANT, TokenIssuer
+from qrmi_emulator.options import BackendSpec
+from qrmi_emulator.server import Application, RequestLog
+from qrmi_emulator.service import Service
 from qrmi_slurm.secret import Secret
 
 CRN = "crn:test"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, FaultSpec, fault_from_json, parse_fault_spec
+from qrmi_emulator.faults import FaultBook, FaultError, FaultSpec, fault_from_json, parse_fault_spec
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qrmi_slurm.emulator.command import main, options_from_arguments, write_port
-from qrmi_slurm.emulator.options import BackendSpec, EmulatorOptions, OptionsError, parse_backend_spec
+from qrmi_emulator.command import main, options_from_arguments, write_port
+from qrmi_emulator.options import BackendSpec, EmulatorOptions, OptionsError, parse_backend_spec
 
 PLANTED = "planted-key-9f2c"
 

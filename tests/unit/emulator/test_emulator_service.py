@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from qrmi_slurm.emulator.service import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, TOO_LONG, ServiceError
+from qrmi_emulator.service import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, TOO_LONG, ServiceError
 
 
 def open_session(service, ttl_s=60, backend="ibm_demo"):

@@ -10,12 +10,12 @@ from qiskit.circuit.library import PermutationGate, UnitaryGate
 from qiskit.quantum_info import Pauli, Statevector
 from qiskit_ibm_runtime.json import RuntimeDecoder
 
-from qrmi_slurm.emulator import devices, primitives, simulate, worker
-from qrmi_slurm.emulator.blocks import Step, unroute
-from qrmi_slurm.emulator.circuits import read, target_of
-from qrmi_slurm.emulator.failure import JobFailure
-from qrmi_slurm.emulator.mps import MatrixProductState
-from qrmi_slurm.emulator.options import BackendSpec
+from qrmi_emulator import devices, primitives, simulate, worker
+from qrmi_emulator.blocks import Step, unroute
+from qrmi_emulator.circuits import read, target_of
+from qrmi_emulator.failure import JobFailure
+from qrmi_emulator.mps import MatrixProductState
+from qrmi_emulator.options import BackendSpec
 
 MANILA = BackendSpec("m", "FakeManilaV2")
 LINE = target_of(configuration(5))
@@ -213,7 +213,7 @@ def test_clifford_circuits_are_as_wide_as_they_like():
 
 def test_too_much_entanglement_fails(monkeypatch):
     """A wide circuit that no method can do fails with the reason."""
-    monkeypatch.setattr("qrmi_slurm.emulator.mps._MAX_BOND", 8)
+    monkeypatch.setattr("qrmi_emulator.mps._MAX_BOND", 8)
     text = brickwork(30, 10, np.random.default_rng(1))
     with pytest.raises(JobFailure, match="too entangled"):
         simulator().sample(read(text, target_of(configuration(30))), NO_VALUES, 10)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qrmi_slurm.emulator.failure import JobFailure
+from qrmi_emulator.failure import JobFailure
 
 Array = np.ndarray[Any, Any]
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from qrmi_slurm.emulator import devices
-from qrmi_slurm.emulator.calls import Calls
-from qrmi_slurm.emulator.control import Control, RequestBook
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, parse_fault_spec
-from qrmi_slurm.emulator.iam import TokenIssuer
-from qrmi_slurm.emulator.options import (
+from qrmi_emulator import devices
+from qrmi_emulator.calls import Calls
+from qrmi_emulator.control import Control, RequestBook
+from qrmi_emulator.faults import FaultBook, FaultError, parse_fault_spec
+from qrmi_emulator.iam import TokenIssuer
+from qrmi_emulator.options import (
     API_KEY_VARIABLE,
     BackendSpec,
     EmulatorOptions,
@@ -24,9 +24,9 @@ from qrmi_slurm.emulator.options import (
     checked,
     parse_backend_spec,
 )
-from qrmi_slurm.emulator.pool import JobSettings, Limits, Pool
-from qrmi_slurm.emulator.server import Application, RequestLog, listen
-from qrmi_slurm.emulator.service import Service
+from qrmi_emulator.pool import JobSettings, Limits, Pool
+from qrmi_emulator.server import Application, RequestLog, listen
+from qrmi_emulator.service import Service
 
 __all__ = [
     "BackendSpec",

@@ -20,10 +20,10 @@ from qiskit_aer.noise import NoiseModel
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from qrmi_slurm.emulator.blocks import Step, Unrouted, unroute
-from qrmi_slurm.emulator.circuits import Circuit, has_late_effects, measurements
-from qrmi_slurm.emulator.failure import JobFailure
-from qrmi_slurm.emulator.mps import MatrixProductState, best_order
+from qrmi_emulator.blocks import Step, Unrouted, unroute
+from qrmi_emulator.circuits import Circuit, has_late_effects, measurements
+from qrmi_emulator.failure import JobFailure
+from qrmi_emulator.mps import MatrixProductState, best_order
 
 Array = np.ndarray[Any, Any]
 

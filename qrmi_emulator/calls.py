@@ -11,10 +11,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import wire
-from qrmi_slurm.emulator.devices import Device
-from qrmi_slurm.emulator.iam import IamError, TokenIssuer
-from qrmi_slurm.emulator.service import COMPLETED, Job, Service, ServiceError
+from qrmi_emulator import wire
+from qrmi_emulator.devices import Device
+from qrmi_emulator.iam import IamError, TokenIssuer
+from qrmi_emulator.service import COMPLETED, Job, Service, ServiceError
 
 # Users write the endpoint as .../api or .../api/v1 (both stand in QRMI's documentation), or without either.
 PREFIXES = ("/api/v1", "/api")

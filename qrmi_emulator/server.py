@@ -13,11 +13,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import wire
-from qrmi_slurm.emulator.calls import Calls, recognise
-from qrmi_slurm.emulator.control import PREFIX, Control, RequestBook, RequestRecord
-from qrmi_slurm.emulator.faults import Fault, FaultBook
-from qrmi_slurm.emulator.service import ServiceError
+from qrmi_emulator import wire
+from qrmi_emulator.calls import Calls, recognise
+from qrmi_emulator.control import PREFIX, Control, RequestBook, RequestRecord
+from qrmi_emulator.faults import Fault, FaultBook
+from qrmi_emulator.service import ServiceError
 
 # Everything that a request may hold in memory: circuits of a hundred qubits are some hundred kB of text.
 _MAX_BODY_BYTES = 256 * 1024 * 1024

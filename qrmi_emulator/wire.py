@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from qrmi_slurm.emulator.service import (
+from qrmi_emulator.service import (
     CANCELLED,
     ONLINE,
     QUEUED,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from qrmi_slurm.emulator.failure import JobFailure
+from qrmi_emulator.failure import JobFailure
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -30,8 +30,8 @@ def run_job(job: dict[str, Any], log: Callable[[str], None]) -> str:
     # Qiskit and Aer take seconds to import: not before somebody needs them.
     import numpy as np
 
-    from qrmi_slurm.emulator import circuits, devices, primitives, simulate
-    from qrmi_slurm.emulator.options import BackendSpec
+    from qrmi_emulator import circuits, devices, primitives, simulate
+    from qrmi_emulator.options import BackendSpec
 
     device = devices.load(BackendSpec(job["name"], job["device"]))
     simulator = simulate.Simulator(device.properties if job["noise"] else None, np.random.default_rng(job["seed"]), log)
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
 
     if "--warm" in arguments:
-        from qrmi_slurm.emulator import primitives  # noqa: F401 imported for what comes later
+        from qrmi_emulator import primitives  # noqa: F401 imported for what comes later
     for line in sys.stdin:
         _write(channel, answer(json.loads(line), lambda text: _write(channel, {"log": text})))
     return 0

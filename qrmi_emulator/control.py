@@ -11,9 +11,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import calls, wire
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, fault_from_json, fault_to_json
-from qrmi_slurm.emulator.service import Service, ServiceError
+from qrmi_emulator import calls, wire
+from qrmi_emulator.faults import FaultBook, FaultError, fault_from_json, fault_to_json
+from qrmi_emulator.service import Service, ServiceError
 
 PREFIX = "/_emulator"
 _MAX_REQUESTS = 20_000

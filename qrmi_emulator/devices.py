@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qrmi_slurm.emulator.options import BackendSpec, OptionsError, device_folder
+from qrmi_emulator.options import BackendSpec, OptionsError, device_folder
 
 
 @dataclass(frozen=True, slots=True)

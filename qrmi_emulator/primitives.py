@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
 
-from qrmi_slurm.emulator.circuits import Circuit, Target, read
-from qrmi_slurm.emulator.failure import JobFailure
-from qrmi_slurm.emulator.simulate import Simulator
+from qrmi_emulator.circuits import Circuit, Target, read
+from qrmi_emulator.failure import JobFailure
+from qrmi_emulator.simulate import Simulator
 
 try:
     from qiskit_ibm_runtime.json import RuntimeEncoder

@@ -14,7 +14,7 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.exceptions import QiskitError
 from qiskit_qasm3_import import ConversionError
 
-from qrmi_slurm.emulator.failure import JobFailure
+from qrmi_emulator.failure import JobFailure
 
 # These do nothing to a state: a qubit with nothing else is idle.
 _IDLE = frozenset({"barrier", "delay", "id"})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrmi_slurm.emulator.options import BackendSpec
-from qrmi_slurm.emulator.service import TOO_LONG, Job, Service
+from qrmi_emulator.options import BackendSpec
+from qrmi_emulator.service import TOO_LONG, Job, Service
 
 _LOOK_S = 0.05  # how soon a cancelled job's process is killed
 _IDLE_LOOK_S = 0.25  # how soon an idle worker sees that it has to end
@@ -178,7 +178,7 @@ class _Slot:
     def _worker(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._kill()
-            command = [sys.executable, "-m", "qrmi_slurm.emulator.worker"]
+            command = [sys.executable, "-P", "-X", "utf8", "-m", "qrmi_emulator.worker"]
             # Spawned, not forked: the server has threads by now.
             self._process = subprocess.Popen(
                 command + ["--warm"] * self._settings.warm, stdin=subprocess.PIPE, stdout=subprocess.PIPE

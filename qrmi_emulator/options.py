@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from qrmi_slurm.emulator.faults import FaultSpec
+from qrmi_emulator.faults import FaultSpec
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.secret import Secret
 
