@@ -1,7 +1,7 @@
-"""Simulations: the outcome of a circuit, by the method that suits it.
+"""Simulations: a circuit's outcome, by the Aer method that suits it.
 
-Few qubits: Aer, with the device's noise or without. Clifford gates only: Aer's stabilizer method, any width. Wide
-with little entanglement: a matrix product state. Anything else fails, with the reason.
+A few qubits: a density matrix with the device's noise, or a state vector without. Only Clifford gates: a stabilizer
+state, of any width. Wide with little entanglement: a matrix product state. Any other circuit fails with a reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +11,36 @@ from typing import Any
 
 import numpy as np
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlFlowOp
+from qiskit.circuit import Clbit, ControlFlowOp
 from qiskit.circuit.library import SdgGate, SGate, ZGate
 from qiskit.quantum_info import Pauli
 from qiskit_aer import AerSimulator
 from qiskit_aer.backends.backendproperties import AerBackendProperties
 from qiskit_aer.noise import NoiseModel
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from qrmi_emulator.blocks import Step, Unrouted, unroute
+from qrmi_emulator.chain import lay_out
 from qrmi_emulator.circuits import Circuit, has_late_effects, measurements
 from qrmi_emulator.failure import JobFailure
-from qrmi_emulator.mps import MatrixProductState, best_order
 
 Array = np.ndarray[Any, Any]
 
 # A density matrix of 10 qubits takes 16 MiB, and a gate on it some milliseconds.
 NOISE_MAX_QUBITS = 10
-# A state vector of 20 qubits takes 16 MiB; one of 26 takes 1 GiB, and a second for each gate.
+# A state vector of 20 qubits takes 16 MiB; one of 26 takes 1 GiB, and each gate a second.
 _VECTOR_QUBITS = 20
 _VECTOR_MAX_QUBITS = 26
+# Up to this many doublings of its bond dimension, a matrix product state is faster than a state vector.
+_VECTOR_DOUBLINGS = 6
+_MPS_OPTIONS = {
+    "method": "matrix_product_state",
+    # The squared weight that is dropped at a bond: what double precision cannot tell from 0. There is no other limit:
+    # results are exact, and the job's time and memory limits stop a circuit that is too entangled.
+    "matrix_product_state_truncation_threshold": 1e-14,
+    # The default algorithm copies the state for each shot, which is ten times slower.
+    "mps_sample_measure_algorithm": "mps_probabilities",
+    # Aer refuses circuits by its estimate, in MiB, which takes every gate as maximally entangling: no limit.
+    "max_memory_mb": 2**44,
+}
 _SEED_BELOW = 2**31
 
 _CLIFFORD = frozenset({"cx", "cy", "cz", "ecr", "h", "id", "s", "sdg", "swap", "sx", "sxdg", "x", "y", "z"})
@@ -42,7 +51,7 @@ _ANGLE_TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Simulator:
-    """Runs circuits of one device.
+    """Runs circuits for one device.
 
     Args:
         properties: the device's calibration, for its noise; None simulates without noise.
@@ -55,7 +64,7 @@ class Simulator:
     log: Callable[[str], None]
 
     def sample(self, circuit: Circuit, values: Array, shots: int) -> Array:
-        """Return the classical bits of each shot: booleans, one row a shot, one column a bit.
+        """Return the classical bits of each shot: booleans, one row per shot, one column per bit.
 
         Raises:
             JobFailure: the circuit cannot be simulated.
@@ -63,18 +72,13 @@ class Simulator:
         body = circuit.bind(values)
         if not circuit.active:
             return np.zeros((shots, body.num_clbits), dtype=bool)
-        noise = self._noise_model(circuit)
-        if noise is None and body.num_qubits > _VECTOR_QUBITS and not has_late_effects(body):
-            clifford = _as_clifford(body)
-            if clifford is None and (bits := self._sample_mps(body, shots)) is not None:
-                return bits
-        result = self._run_aer(body, noise, shots, memory=True)
-        return _bits(result.data(0).get("memory", ["0x0"] * shots), body.num_clbits)
+        data = self._run(body, self._noise_model(circuit), shots, memory=True)
+        return _bits(data.get("memory", ["0x0"] * shots), body.num_clbits)
 
     def expectations(self, circuit: Circuit, values: Array, paulis: Sequence[str], shots: int) -> Array:
         """Return the exact expectation value of each Pauli string, which has a letter for each active qubit.
 
-        With noise it is that of the noisy state. A circuit that measures on its way is averaged over `shots`.
+        With noise it is that of the noisy state. A circuit with measurements is averaged over `shots`.
 
         Raises:
             JobFailure: the circuit cannot be simulated.
@@ -82,90 +86,56 @@ class Simulator:
         body = circuit.bind(values)
         if not circuit.active:
             return np.ones(len(paulis))
-        late = has_late_effects(body) or bool(measurements(body))
-        noise = self._noise_model(circuit)
-        wide = noise is None and body.num_qubits > _VECTOR_QUBITS and not late and _as_clifford(body) is None
-        if wide and (found := self._mps(body)) is not None:
-            state, wire_of = found
-            letters = [{wire_of[i]: p for i, p in enumerate(reversed(pauli)) if p != "I"} for pauli in paulis]
-            return np.array([state.expectation(letter) for letter in letters])
+        is_random = has_late_effects(body) or bool(measurements(body))
         observed = body.copy()
         for number, pauli in enumerate(paulis):
             observed.save_expectation_value(Pauli(pauli), range(body.num_qubits), label=f"p{number}")
-        data = self._run_aer(observed, noise, shots if late else 1).data(0)
+        data = self._run(observed, self._noise_model(circuit), shots if is_random else 1)
         return np.real(np.array([data[f"p{number}"] for number in range(len(paulis))]))
 
     def _noise_model(self, circuit: Circuit) -> NoiseModel | None:
-        if self.properties is None or not circuit.active or len(circuit.active) > NOISE_MAX_QUBITS:
+        if self.properties is None or len(circuit.active) > NOISE_MAX_QUBITS:
             return None
         reduced = reduced_properties(self.properties, circuit.active)
         return NoiseModel.from_backend_properties(AerBackendProperties.from_dict(reduced))
 
-    def _run_aer(self, body: QuantumCircuit, noise: NoiseModel | None, shots: int, memory: bool = False) -> Any:
+    def _run(self, body: QuantumCircuit, noise: NoiseModel | None, shots: int, memory: bool = False) -> dict[str, Any]:
+        """Return what Aer returns as data.
+
+        Raises:
+            JobFailure: the circuit cannot be simulated.
+        """
         n_qubits = body.num_qubits
-        options: dict[str, Any] = {"seed_simulator": int(self.rng.integers(_SEED_BELOW))}
+        options: dict[str, Any] = {"method": "statevector"}
+        how = "statevector, without noise"
         if noise is not None:
-            options |= {"method": "density_matrix", "noise_model": noise}
-        elif n_qubits <= _VECTOR_QUBITS:
-            options |= {"method": "statevector"}
-        elif (clifford := _as_clifford(body)) is not None:
-            body = clifford
-            options |= {"method": "stabilizer"}
-        elif n_qubits <= _VECTOR_MAX_QUBITS:
-            options |= {"method": "statevector"}
-        else:
+            options = {"method": "density_matrix", "noise_model": noise}
+            how = "density_matrix with the device's noise"
+        elif n_qubits > _VECTOR_QUBITS and (clifford := _as_clifford(body)) is not None:
+            body, options = clifford, {"method": "stabilizer"}
+            how = "stabilizer, without noise"
+        elif n_qubits > _VECTOR_QUBITS and not has_late_effects(body):
+            chain = lay_out(body)
+            if n_qubits > _VECTOR_MAX_QUBITS or chain.doublings <= _VECTOR_DOUBLINGS:
+                body, options = _fully_measured(chain.circuit), _MPS_OPTIONS
+                how = f"matrix product state, bond dimension at most 2^{chain.doublings}, without noise"
+        elif n_qubits > _VECTOR_MAX_QUBITS:
             raise JobFailure(
-                f"The circuit is too wide for the emulator: {n_qubits} qubits that are measured or reset on the "
-                f"way, and gates that are not Clifford; it takes up to {_VECTOR_MAX_QUBITS} of those."
+                f"The circuit is too wide for the emulator: it has {n_qubits} qubits, measures or resets some before "
+                f"its end, and has gates that are not Clifford; the limit for such circuits is {_VECTOR_MAX_QUBITS}."
             )
-        how = options["method"] + (" with the device's noise" if noise is not None else ", without noise")
         self.log(f"Simulating {n_qubits} qubits: {how}.")
+        options = {"seed_simulator": int(self.rng.integers(_SEED_BELOW)), **options}
         result = AerSimulator(**options).run(body, shots=shots, memory=memory).result()
         if not result.success:
             detail = result.results[0].status if result.results else result.status
             raise JobFailure(f"The simulation failed: {detail}")
-        return result
-
-    def _sample_mps(self, body: QuantumCircuit, shots: int) -> Array | None:
-        found = self._mps(body)
-        if found is None:
-            return None
-        state, wire_of = found
-        bits = np.zeros((shots, body.num_clbits), dtype=bool)
-        sources = measurements(body)
-        columns = state.columns(wire_of[qubit] for qubit in sources.values())
-        bits[:, list(sources)] = state.sample(shots, self.rng)[:, columns]
-        return bits
-
-    def _mps(self, body: QuantumCircuit) -> tuple[MatrixProductState, tuple[int, ...]] | None:
-        """Return the state after all gates, and each qubit's wire in it.
-
-        None where a state vector does and the state is too entangled.
-        """
-        index = {bit: at for at, bit in enumerate(body.qubits)}
-        items = [item for item in body.data if item.operation.name not in _NO_GATE]
-        if any(len(item.qubits) > 2 for item in items):
-            raise JobFailure("The circuit is wide and has gates of more than two qubits.")
-        gates = [Step(item.operation.to_matrix(), tuple(index[bit] for bit in item.qubits)) for item in items]
-        circuit = unroute(body.num_qubits, gates)
-        order = best_order(body.num_qubits, circuit.pairs, _orders(body, circuit))
-        state = MatrixProductState(order)
-        try:
-            for step in circuit.steps:
-                state.apply(step.matrix, step.wires)
-        except JobFailure:
-            if body.num_qubits <= _VECTOR_MAX_QUBITS:
-                return None
-            raise
-        self.log(
-            f"Simulating {body.num_qubits} qubits: matrix product state, bond dimension {state.max_bond}, "
-            "without noise."
-        )
-        return state, circuit.wire_of
+        data: dict[str, Any] = result.data(0)
+        return data
 
 
 def reduced_properties(properties: Mapping[str, Any], active: Sequence[int]) -> dict[str, Any]:
-    """Return a device's calibration for some of its qubits only, numbered anew."""
+    """Return a device's calibration for some of its qubits, renumbered."""
     place = {qubit: at for at, qubit in enumerate(active)}
     gates = [
         gate | {"qubits": [place[qubit] for qubit in gate["qubits"]]}
@@ -176,22 +146,8 @@ def reduced_properties(properties: Mapping[str, Any], active: Sequence[int]) -> 
     return reduced | {"qubits": [properties["qubits"][qubit] for qubit in active], "gates": gates, "general": []}
 
 
-def _orders(body: QuantumCircuit, circuit: Unrouted) -> list[list[int]]:
-    """Return orders of the wires in which neighbours are likely to be close."""
-    n_wires = body.num_qubits
-    # The order of the classical bits is often that of the circuit before it was laid out on the device.
-    measured = list(dict.fromkeys(circuit.wire_of[qubit] for _, qubit in sorted(measurements(body).items())))
-    rest = [wire for wire in range(n_wires) if wire not in set(measured)]
-    orders = [list(range(n_wires)), measured + rest]
-    if circuit.pairs:
-        rows, columns = zip(*circuit.pairs, strict=True)
-        graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n_wires, n_wires)).tocsr()
-        orders.append([int(at) for at in reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True)])
-    return orders
-
-
 def _as_clifford(body: QuantumCircuit) -> QuantumCircuit | None:
-    """Return the circuit in Clifford gates; None where it has others."""
+    """Return the circuit in Clifford gates; None if it has others."""
     copy = body.copy_empty_like()
     for item in body.data:
         operation = item.operation
@@ -211,9 +167,25 @@ def _as_clifford(body: QuantumCircuit) -> QuantumCircuit | None:
     return copy
 
 
+def _fully_measured(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Return a circuit that also measures its other qubits, into bits behind its own, if it measures any.
+
+    Aer only samples quickly if it samples every qubit.
+    """
+    measured = set(measurements(circuit).values())
+    rest = [qubit for qubit in range(circuit.num_qubits) if qubit not in measured]
+    if not measured or not rest:
+        return circuit
+    n_bits = circuit.num_clbits
+    copy = circuit.copy()
+    copy.add_bits([Clbit() for _ in rest])
+    copy.measure(rest, range(n_bits, n_bits + len(rest)))
+    return copy
+
+
 def _bits(memory: Sequence[str], n_bits: int) -> Array:
-    """Return Aer's hexadecimal shots as booleans, the lowest bit first."""
+    """Return the first bits of Aer's hexadecimal shots as booleans, lowest bit first."""
     size = (n_bits + 7) // 8
-    raw = b"".join(int(shot, 16).to_bytes(size, "little") for shot in memory)
+    raw = b"".join((int(shot, 16) & ((1 << n_bits) - 1)).to_bytes(size, "little") for shot in memory)
     rows = np.frombuffer(raw, dtype=np.uint8).reshape(len(memory), size)
     return np.unpackbits(rows, axis=1, bitorder="little")[:, :n_bits].astype(bool)

@@ -374,6 +374,31 @@ print(json.dumps([str(qpu.task_status(task)), qpu.task_logs(task)]))
     assert status in found and reason in logs
 
 
+def test_a_circuit_that_is_too_entangled_ends(tmp_path):
+    """The time limit stops it; the log says how entangled it may be."""
+    program = (
+        PRIMITIVES
+        + """
+import numpy
+from qiskit.circuit.library import efficient_su2
+circuit = efficient_su2(30, reps=12, entanglement="pairwise")
+circuit.measure_all()
+values = numpy.random.default_rng(1).random(circuit.num_parameters)
+job = SamplerV2(qpu).run([(passes.run(circuit), values)])
+try:
+    job.result()
+    failed = ""
+except Exception as error:
+    failed = repr(error)
+print(json.dumps([failed, job.logs()]))
+"""
+    )
+    with running(tmp_path, "--job-time-limit", "15") as started:
+        failed, logs = python(program, started.environment())
+    assert failed
+    assert "matrix product state, bond dimension at most 2^" in logs and "took longer than 15 seconds" in logs
+
+
 def test_the_task_runner_runs(emulator, tmp_path):
     """QRMI's own command writes the results of a payload file."""
     given, taken = tmp_path / "input.json", tmp_path / "output.json"

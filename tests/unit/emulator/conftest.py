@@ -1,4 +1,4 @@
-"""Fixtures of the emulator's unit tests."""
+"""Fixtures for the emulator's unit tests."""
 
 import threading
 
@@ -26,7 +26,7 @@ def emulated(clock):
 
 @pytest.fixture
 def address(emulated):
-    """The application on a real port, for what needs a connection."""
+    """Serve the application on a real port and return its host and port."""
     server = listen("127.0.0.1", 0, emulated.application)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
