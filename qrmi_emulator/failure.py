@@ -1,5 +1,5 @@
-"""The one reason why a job fails, as its owner reads it."""
+"""The error with which a job fails."""
 
 
 class JobFailure(Exception):
-    """A job cannot be run; the message is its reason, one sentence."""
+    """A job cannot run; the message tells its owner why, in one sentence."""

@@ -1,7 +1,7 @@
-"""The process in which jobs are simulated: it can be killed at any time.
+"""A worker: the process that simulates jobs. It can be killed at any time.
 
-It reads one JSON object a line on stdin, `{"program", "params", "name", "device", "noise", "seed"}`, and writes on
-stdout any number of `{"log": line}` and then `{"result": text}` or `{"failure": reason}`. It ends with its stdin.
+It reads a JSON object per line from stdin, `{"program", "params", "name", "device", "noise", "seed"}`, and writes any
+number of `{"log": line}` to stdout, then `{"result": text}` or `{"failure": reason}`. It exits when stdin ends.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_job(job: dict[str, Any], log: Callable[[str], None]) -> str:
-    """Return a job's results, as the service's JSON text.
+    """Return a job's results as the service's JSON text.
 
     Args:
-        job: what the worker reads.
+        job: the object that the worker has read.
         log: takes a line for the job's log.
 
     Raises:
-        JobFailure: it cannot be run.
+        JobFailure: the job cannot run.
     """
-    # Qiskit and Aer take seconds to import: not before somebody needs them.
+    # Qiskit and Aer take seconds to import.
     import numpy as np
 
     from qrmi_emulator import circuits, devices, primitives, simulate
@@ -39,28 +39,28 @@ def run_job(job: dict[str, Any], log: Callable[[str], None]) -> str:
 
 
 def answer(job: dict[str, Any], log: Callable[[str], None]) -> dict[str, str]:
-    """Return what the worker writes last for a job."""
+    """Return the last object that the worker writes for a job."""
     try:
         return {"result": run_job(job, log)}
     except JobFailure as failure:
         return {"failure": str(failure)}
     except MemoryError:
-        return {"failure": "The simulation needs more memory than there is."}
-    except Exception as error:  # noqa: BLE001 the last line: whatever a circuit does costs its job only
+        return {"failure": "The simulation ran out of memory."}
+    except Exception as error:  # noqa: BLE001 a circuit that breaks the simulator must only fail its own job
         return {"failure": f"The simulation failed: {type(error).__name__}: {error}"}
 
 
 def main(arguments: list[str]) -> int:
-    """Answer jobs until stdin ends; `--warm` loads the simulator first."""
-    # A worker that outlives a killed emulator would be nobody's. The emulator's thread that starts it lives as
-    # long as the emulator, which matters: this signal comes when that thread ends (man 2 prctl).
+    """Run jobs until stdin ends; `--warm` loads the simulator first."""
+    # Die with the emulator, even if that is killed. The signal is sent when the thread that started this process ends
+    # (prctl(2)); that thread lives as long as the emulator.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the emulator's, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the emulator stops its workers
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    os.dup2(2, 1)  # what libraries print must not be mistaken for an answer
 
     if "--warm" in arguments:
-        from qrmi_emulator import primitives  # noqa: F401 imported for what comes later
+        from qrmi_emulator import primitives  # noqa: F401 so that the first job need not wait
     for line in sys.stdin:
         _write(channel, answer(json.loads(line), lambda text: _write(channel, {"log": text})))
     return 0
