@@ -7,6 +7,7 @@ number of `{"log": line}` to stdout, then `{"result": text}` or `{"failure": rea
 import ctypes
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def main(arguments: list[str]) -> int:
     # Die with the emulator, even if that is killed. The signal is sent when the thread that started this process ends
     # (prctl(2)); that thread lives as long as the emulator.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _has_ended(sys.stdin):  # the emulator died before that
+        return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the emulator stops its workers
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not be mistaken for an answer
@@ -64,6 +67,13 @@ def main(arguments: list[str]) -> int:
     for line in sys.stdin:
         _write(channel, answer(json.loads(line), lambda text: _write(channel, {"log": text})))
     return 0
+
+
+def _has_ended(pipe: TextIO) -> bool:
+    """Tell whether the other end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # POLLHUP is always reported
+    return bool(poll.poll(0))
 
 
 def _write(channel: TextIO, message: dict[str, str]) -> None:
