@@ -1,8 +1,9 @@
 """`qrmi-slurm emulator`: serves emulated quantum services."""
 
-import typer
+import os
+import sys
 
-from qrmi_slurm.errors import QrmiSlurmError
+import typer
 
 app = typer.Typer()
 
@@ -14,11 +15,5 @@ app = typer.Typer()
 )
 def emulator(context: typer.Context) -> None:
     """Serve emulated quantum services, to try jobs and configs without a quantum computer."""
-    # Its server, Qiskit and Aer are an extra: nobody needs them on a compute node.
-    try:
-        from qrmi_slurm.emulator import command
-    except ModuleNotFoundError as error:
-        raise QrmiSlurmError(
-            f"the emulator needs {error.name}, which is not installed", "pip install 'qrmi-slurm[emulator]'"
-        ) from error
-    raise typer.Exit(command.main(context.args))
+    # A program of its own, with an extra of its own. -P: files in the current directory do not shadow modules.
+    os.execv(sys.executable, [sys.executable, "-P", "-X", "utf8", "-m", "qrmi_emulator", *context.args])  # noqa: S606

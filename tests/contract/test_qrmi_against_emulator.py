@@ -66,7 +66,7 @@ class Emulator:
 def running(folder, *arguments):
     """Start an emulator on a free port, and end it with SIGTERM."""
     port_file, output = folder / "port", folder / "output"
-    command = [sys.executable, "-m", "qrmi_slurm.emulator", "--port", "0", "--port-file", port_file]
+    command = [sys.executable, "-P", "-m", "qrmi_emulator", "--port", "0", "--port-file", port_file]
     command += ["--backend", f"{NAME}=FakeSherbrooke", "--backend", "ibm_small=FakeManilaV2", *arguments]
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -372,6 +372,31 @@ print(json.dumps([str(qpu.task_status(task)), qpu.task_logs(task)]))
     with running(tmp_path, *arguments) as started:
         found, logs = python(program, started.environment(**variables))
     assert status in found and reason in logs
+
+
+def test_a_circuit_that_is_too_entangled_ends(tmp_path):
+    """The time limit stops it; the log says how entangled it may be."""
+    program = (
+        PRIMITIVES
+        + """
+import numpy
+from qiskit.circuit.library import efficient_su2
+circuit = efficient_su2(30, reps=12, entanglement="pairwise")
+circuit.measure_all()
+values = numpy.random.default_rng(1).random(circuit.num_parameters)
+job = SamplerV2(qpu).run([(passes.run(circuit), values)])
+try:
+    job.result()
+    failed = ""
+except Exception as error:
+    failed = repr(error)
+print(json.dumps([failed, job.logs()]))
+"""
+    )
+    with running(tmp_path, "--job-time-limit", "15") as started:
+        failed, logs = python(program, started.environment())
+    assert failed
+    assert "matrix product state, bond dimension at most 2^" in logs and "took longer than 15 seconds" in logs
 
 
 def test_the_task_runner_runs(emulator, tmp_path):

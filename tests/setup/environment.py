@@ -59,7 +59,17 @@ DEBIAN_PACKAGES = (
 EXAMPLES_NEED = ("qrmi[ibm]",)
 EXTRAS = ("emulator", "test", "lint")
 # The wheel is built from these.
-WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "qrmi_slurm", "scripts", "docs/man", "schema", "systemd")
+WHEEL_SOURCES = (
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "qrmi_slurm",
+    "qrmi_emulator",
+    "scripts",
+    "docs/man",
+    "schema",
+    "systemd",
+)
 STUB_SOURCES = ("cli_filter",)
 
 UV = "uv>=0.8"

@@ -43,7 +43,7 @@ ADMIN_ROOMS = {"validation", "checks", "scheduling", "report", "command"}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if path.name != "__init__.py" and path.relative_to(PACKAGE).parts[0] != "emulator"
+    if path.name != "__init__.py"
 )
 
 
@@ -78,9 +78,7 @@ def imports_of(module):
                 others.add(first)
                 continue
             candidates = [f"{rest}.{member}" if rest else str(member), rest]
-            ours.add(
-                next(candidate for candidate in candidates if candidate in MODULES or candidate.startswith("emulator"))
-            )
+            ours.add(next(candidate for candidate in candidates if candidate in MODULES))
     return ours, others
 
 
@@ -128,6 +126,16 @@ def test_nothing_imports_the_command():
 def test_nothing_imports_the_emulator():
     """It is started as a program."""
     assert not [module for module in MODULES if "qrmi_emulator" in imports_of(module)[1]]
+
+
+def test_the_emulator_imports_only_base_modules():
+    """It is a package of its own."""
+    trees = [ast.parse(path.read_text()) for path in (PACKAGE.parent / "qrmi_emulator").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert "qrmi_emulator.service" in names
+    assert {name for name in names if name.startswith("qrmi_slurm")} <= {"qrmi_slurm.errors", "qrmi_slurm.secret"}
 
 
 @pytest.mark.parametrize(

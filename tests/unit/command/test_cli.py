@@ -23,7 +23,7 @@ def test_version(run):
     assert "Python 3." in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["validate-config", "--help"], ["emulator", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["validate-config", "--help"]])
 def test_help_has_examples(run, arguments):
     """Help goes to standard output and has examples, one to a line."""
     status, out, err = run(*arguments)

@@ -1,12 +1,12 @@
-"""Fixtures of the emulator's unit tests."""
+"""Fixtures for the emulator's unit tests."""
 
 import threading
 
 import pytest
 from emulated import BACKEND, Clock, emulate
 
-from qrmi_slurm.emulator.server import listen
-from qrmi_slurm.emulator.service import Service
+from qrmi_emulator.server import listen
+from qrmi_emulator.service import Service
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def emulated(clock):
 
 @pytest.fixture
 def address(emulated):
-    """The application on a real port, for what needs a connection."""
+    """Serve the application on a real port and return its host and port."""
     server = listen("127.0.0.1", 0, emulated.application)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -1,18 +1,18 @@
-"""The emulator in a test's own process, with a clock to move."""
+"""The emulator in the test's own process, with a clock that tests can move."""
 
 import threading
 from dataclasses import dataclass
 
 from werkzeug.test import Client
 
-from qrmi_slurm.emulator import devices
-from qrmi_slurm.emulator.calls import Calls
-from qrmi_slurm.emulator.control import Control, RequestBook
-from qrmi_slurm.emulator.faults import FaultBook
-from qrmi_slurm.emulator.iam import APIKEY_GRANT, TokenIssuer
-from qrmi_slurm.emulator.options import BackendSpec
-from qrmi_slurm.emulator.server import Application, RequestLog
-from qrmi_slurm.emulator.service import Service
+from qrmi_emulator import devices
+from qrmi_emulator.calls import Calls
+from qrmi_emulator.control import Control, RequestBook
+from qrmi_emulator.faults import FaultBook
+from qrmi_emulator.iam import APIKEY_GRANT, TokenIssuer
+from qrmi_emulator.options import BackendSpec
+from qrmi_emulator.server import Application, RequestLog
+from qrmi_emulator.service import Service
 from qrmi_slurm.secret import Secret
 
 CRN = "crn:test"
@@ -21,7 +21,7 @@ BACKEND = BackendSpec("ibm_demo", "FakeManilaV2")
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that only moves when a test moves it."""
 
     def __init__(self):
         self.now_s = 1_700_000_000.0
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Lines:
-    """A stream that keeps what was printed."""
+    """A stream that keeps what is written to it."""
 
     def __init__(self):
         self.text = ""
@@ -48,7 +48,7 @@ class Lines:
 
 @dataclass
 class Emulated:
-    """The application in this process."""
+    """The emulator's application and its parts."""
 
     application: Application
     service: Service
@@ -77,7 +77,7 @@ class Emulated:
 
 
 def emulate(clock):
-    """Return the application with one backend, FakeManilaV2."""
+    """Return an application that serves one backend, FakeManilaV2."""
     service = Service([BACKEND.name], clock)
     faults, requests, printed = FaultBook(), RequestBook(), Lines()
     calls = Calls(service, TokenIssuer(Secret(KEY), 3600, clock), {BACKEND.name: devices.load(BACKEND)}, CRN)

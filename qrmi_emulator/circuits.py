@@ -1,4 +1,4 @@
-"""Circuits: OpenQASM 3 text as a circuit over the qubits that it uses, checked against its device."""
+"""Circuits: reads OpenQASM 3, checks it against the device and reduces it to the qubits that it uses."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.exceptions import QiskitError
 from qiskit_qasm3_import import ConversionError
 
-from qrmi_slurm.emulator.failure import JobFailure
+from qrmi_emulator.failure import JobFailure
 
-# These do nothing to a state: a qubit with nothing else is idle.
+# A qubit with only these is idle: they leave the state unchanged.
 _IDLE = frozenset({"barrier", "delay", "id"})
-# Every device takes these, whether its configuration names them or not.
+# Every device has these, whether its configuration lists them or not.
 _ALWAYS = frozenset({"barrier", "delay", "id", "measure", "reset"})
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _INPUT = re.compile(r"\binput\s+[^;]*?([^\W\d]\w*)\s*;")
@@ -30,10 +30,10 @@ class Target:
     """What a device can do.
 
     Args:
-        n_qubits: its width.
-        names: the instructions that it has.
-        couplings: for each gate of two qubits, the ordered pairs that it acts on.
-        max_shots: most shots of a pub.
+        n_qubits: its number of qubits.
+        names: the instructions that it supports.
+        couplings: for each two-qubit gate, the ordered pairs of qubits that it is available on.
+        max_shots: the most shots that a pub may ask for.
     """
 
     n_qubits: int
@@ -47,9 +47,9 @@ class Circuit:
     """A circuit over the qubits that it uses.
 
     Args:
-        body: as many qubits as `active`; all classical bits and registers of the text.
-        active: the device's qubit for each of the body's.
-        inputs: names of the parameters, in the order in which the text declares them.
+        body: has as many qubits as `active`, and all classical bits and registers of the text.
+        active: for each qubit of the body, the device's qubit.
+        inputs: the parameters' names, in the order in which the text declares them.
     """
 
     body: QuantumCircuit
@@ -65,7 +65,7 @@ class Circuit:
 
 
 def target_of(configuration: Mapping[str, Any]) -> Target:
-    """Return what a device's configuration says that it can do."""
+    """Return what a device can do, from its configuration."""
     gates = configuration.get("gates", [])
     couplings = {
         gate["name"]: frozenset(tuple(pair) for pair in gate["coupling_map"])
@@ -80,12 +80,12 @@ def read(text: object, target: Target) -> Circuit:
     """Read a circuit and check it against its device.
 
     Raises:
-        JobFailure: it cannot be read, is too wide, or has an instruction that the device does not have.
+        JobFailure: it cannot be read, is too wide, or has an instruction that the device does not support.
     """
     if not isinstance(text, str):
-        raise JobFailure("The circuit of a pub is OpenQASM 3 text.")
+        raise JobFailure("The circuit of a pub must be OpenQASM 3 text.")
     if len(text) > _MAX_TEXT:
-        raise JobFailure(f"The circuit's text has {len(text)} characters; at most {_MAX_TEXT} are read.")
+        raise JobFailure(f"The circuit's text has {len(text)} characters; the limit is {_MAX_TEXT}.")
     try:
         circuit = qasm3.loads(text)
     except (QASM3ParsingError, QiskitError, ConversionError) as error:
@@ -101,7 +101,7 @@ def read(text: object, target: Target) -> Circuit:
 
 
 def _check(circuit: QuantumCircuit, qubits: Sequence[int], target: Target) -> None:
-    """Check every instruction, those of nested blocks included; `qubits` are the device's."""
+    """Check every instruction, also in nested blocks; `qubits` are the device's."""
     index = {bit: qubits[position] for position, bit in enumerate(circuit.qubits)}
     for instruction in circuit.data:
         name = instruction.operation.name
@@ -128,13 +128,13 @@ def _reduced(circuit: QuantumCircuit, inputs: tuple[str, ...]) -> Circuit:
     for item in circuit.data:
         qubits = [place[bit] for bit in item.qubits if bit in place]
         if item.operation.name == "barrier" or len(qubits) < len(item.qubits):
-            continue  # barriers order nothing in a simulation; what is left out acts on idle qubits only
+            continue  # barriers have no effect on a simulation, and the others act on idle qubits
         body.append(CircuitInstruction(_standard(item.operation), qubits, item.clbits))
     return Circuit(body, active, inputs)
 
 
 def _standard(operation: Instruction) -> Instruction:
-    """Return Qiskit's own gate for one that the text defines under the same name: the device goes by names."""
+    """Return Qiskit's own gate for a gate that the text defines under its name: a device knows gates by name."""
     if isinstance(operation, ControlFlowOp):
         return operation.replace_blocks([_standard_block(block) for block in operation.blocks])
     if not isinstance(operation, Gate):
@@ -160,7 +160,7 @@ def _standard_gates() -> Mapping[str, Instruction]:
 
 
 def has_late_effects(circuit: QuantumCircuit) -> bool:
-    """Say whether a measurement is followed by anything on its qubit, or a later step depends on one."""
+    """Tell whether anything follows a measurement on the same qubit, depends on a measurement, or resets a qubit."""
     measured: set[Qubit] = set()
     for item in circuit.data:
         if isinstance(item.operation, ControlFlowOp) or item.operation.name in {"reset", "store"}:
@@ -173,7 +173,7 @@ def has_late_effects(circuit: QuantumCircuit) -> bool:
 
 
 def measurements(circuit: QuantumCircuit) -> dict[int, int]:
-    """Return which qubit each classical bit takes its value from."""
+    """Return, for each measured classical bit, the qubit that it is measured from."""
     qubits = _positions(circuit.qubits)
     clbits = _positions(circuit.clbits)
     return {clbits[item.clbits[0]]: qubits[item.qubits[0]] for item in circuit.data if item.operation.name == "measure"}

@@ -1,7 +1,7 @@
-"""Blocks: a circuit's gates gathered by pairs of qubits, with the swaps of its routing taken out.
+"""Blocks: a circuit's gates merged by pairs of qubits, without the swaps that routing added.
 
-A circuit that was laid out on a device moves its qubits about. Undoing that gives the neighbours of the circuit that
-the user wrote, and with them the little entanglement that a matrix product state needs.
+Routing a circuit onto a device moves its qubits around. Undoing that restores the neighbors that the user wrote, and
+with them the low entanglement that a matrix product state needs.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,20 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A gate, or the product of some.
+    """A gate, or the product of several.
 
     Args:
-        matrix: as Qiskit has it, the first wire the lowest bit.
+        matrix: in Qiskit's convention: the first wire is the lowest bit.
         wires: one or two.
     """
 
     matrix: Array
     wires: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """The Schmidt rank of a two-wire step: 2 for CX, 4 for SWAP. No bond dimension grows by more than this."""
+        return int(np.count_nonzero(_schmidt(self.matrix)[1] > _TOLERANCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +40,16 @@ class Unrouted:
 
     Args:
         steps: its gates.
-        wire_of: for each qubit, the wire that stands there at the end.
+        wire_of: for each qubit, the wire that it ends up on.
     """
 
     steps: tuple[Step, ...]
     wire_of: tuple[int, ...]
 
     @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """The wires of each step that has two."""
-        return [(step.wires[0], step.wires[1]) for step in self.steps if len(step.wires) == 2]
+    def entangling(self) -> list[Step]:
+        """The steps on two wires."""
+        return [step for step in self.steps if len(step.wires) == 2]
 
 
 @dataclass(slots=True)
@@ -55,8 +60,8 @@ class _Block:
 
 
 def unroute(n_qubits: int, gates: Sequence[Step]) -> Unrouted:
-    """Return the same circuit with fewer steps: a pair that is swapped changes its wires' places instead."""
-    blocks, rest = _gather(n_qubits, gates)
+    """Return an equivalent circuit with fewer steps: swapping two qubits relabels their wires instead."""
+    blocks, rest = _merge(n_qubits, gates)
     wire_of = list(range(n_qubits))
     steps: list[Step] = []
     for block in blocks:
@@ -70,11 +75,11 @@ def unroute(n_qubits: int, gates: Sequence[Step]) -> Unrouted:
     return Unrouted(tuple(steps), tuple(wire_of))
 
 
-def _gather(n_qubits: int, gates: Sequence[Step]) -> tuple[list[_Block], list[Array]]:
-    """Return the products of gates on the same pair, in an order that keeps the circuit, and what comes last."""
+def _merge(n_qubits: int, gates: Sequence[Step]) -> tuple[list[_Block], list[Array]]:
+    """Return the merged two-qubit gates, in circuit order, and a one-qubit gate to apply to each qubit at the end."""
     blocks: list[_Block] = []
     latest: list[_Block | None] = [None] * n_qubits
-    single = [np.eye(2, dtype=complex) for _ in range(n_qubits)]  # of qubits that have met no other yet
+    single = [np.eye(2, dtype=complex) for _ in range(n_qubits)]  # of qubits without a two-qubit gate so far
     for gate in gates:
         if len(gate.wires) == 1:
             (qubit,) = gate.wires
@@ -82,7 +87,7 @@ def _gather(n_qubits: int, gates: Sequence[Step]) -> tuple[list[_Block], list[Ar
             if block is None:
                 single[qubit] = gate.matrix @ single[qubit]
             else:
-                block.matrix = _beside(gate.matrix, qubit == block.first) @ block.matrix
+                block.matrix = _extended(gate.matrix, qubit == block.first) @ block.matrix
             continue
         first, second = gate.wires
         block = latest[first]
@@ -96,13 +101,14 @@ def _gather(n_qubits: int, gates: Sequence[Step]) -> tuple[list[_Block], list[Ar
     return blocks, single
 
 
-def _beside(matrix: Array, is_first: bool) -> Array:
+def _extended(matrix: Array, is_first: bool) -> Array:
+    """Return a one-qubit gate as a two-qubit gate."""
     identity = np.eye(2, dtype=complex)
     return np.kron(identity, matrix) if is_first else np.kron(matrix, identity)
 
 
 def _schmidt(matrix: Array) -> tuple[Array, Array, Array]:
-    """Return a gate as a sum of products: operators of the second wire, weights, operators of the first."""
+    """Return a gate's Schmidt decomposition: operators on the second wire, weights, operators on the first."""
     apart = matrix.reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(4, 4)
     u, weights, v = np.linalg.svd(apart)
     return u, weights, v
@@ -116,6 +122,7 @@ def _entropy(matrix: Array) -> float:
 
 
 def _steps(matrix: Array, first: int, second: int) -> list[Step]:
+    """Return a two-qubit gate as one step, or as two if it is a product."""
     u, weights, v = _schmidt(matrix)
     if weights[1] > _TOLERANCE:
         return [Step(matrix, (first, second))]

@@ -1,4 +1,4 @@
-"""Faults: how the emulator misbehaves when it is told to, and which requests it holds now."""
+"""Faults: how the emulator misbehaves on demand, and which requests it is holding."""
 
 import random
 import re
@@ -14,12 +14,12 @@ WHENS = frozenset({"before", "after"})
 ANY_CALL = "*"
 
 _CALL = re.compile(r"\*|[a-z][a-z_]{0,63}")
-# What `KIND=VALUE` sets.
+# The field that `KIND=VALUE` sets.
 _VALUE_OF_KIND = {"error": "status", "delay": "delay_s", "drop_after": "bytes"}
 
 
 class FaultError(QrmiSlurmError):
-    """A fault was described that there is not."""
+    """A fault's description is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class FaultSpec:
     """One way of misbehaving.
 
     Args:
-        call: the call's name, or `*` for all of them.
-        kind: `error` answers `status` and `body`; `delay` waits `delay_s` and goes on; `hang` never answers;
-            `hold` waits until released and goes on; `reset` resets the connection; `close` closes it without
-            an answer; `garbage` answers 200 with text that is no JSON; `drop_after` closes after `bytes` bytes
-            of the answer's body.
+        call: the call's name, or `*` for every call.
+        kind: `error` answers with `status` and `body`; `delay` continues after `delay_s`; `hang` never answers;
+            `hold` continues once released; `reset` resets the connection; `close` closes it without an answer;
+            `garbage` answers 200 with text that is not JSON; `drop_after` closes the connection after `bytes`
+            bytes of the answer's body.
         status: HTTP status of `error`.
-        body: JSON body of `error`; None takes the service's own form.
-        delay_s: seconds of `delay`.
-        bytes: body bytes of `drop_after`.
-        times: how many requests it hits; None is all of them.
-        probability: 0 to 1, drawn for each request.
-        when: `before` the call has an effect, or `after`: it is carried out and the answer is lost.
+        body: JSON body of `error`; None uses the service's error format.
+        delay_s: seconds that `delay` waits.
+        bytes: bytes of the body that `drop_after` sends.
+        times: how many requests it hits; None hits all of them.
+        probability: 0 to 1; whether it hits is drawn for each request.
+        when: `before` the call takes effect, or `after`: the call is carried out and its answer is lost.
     """
 
     call: str
@@ -54,14 +54,14 @@ class FaultSpec:
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that is set: what it does, and what it has done.
+    """A fault that is set.
 
     Args:
-        id: names it in the control interface.
+        id: its name in the control interface.
         spec: what it does.
-        hits: requests that it hit.
-        holding: requests that wait in it now.
-        released: set once they may go on.
+        hits: number of requests that it has hit.
+        holding: number of requests that are waiting in it.
+        released: set once they may continue.
     """
 
     id: str
@@ -72,23 +72,23 @@ class Fault:
 
 
 def fault_from_json(data: object) -> FaultSpec:
-    """Read a fault as the control interface takes it.
+    """Read a fault from the control interface's JSON.
 
     Raises:
-        FaultError: a word that it does not know, or a value out of range.
+        FaultError: a name is unknown, or a value is out of range.
     """
     if not isinstance(data, Mapping):
-        raise FaultError("a fault is a JSON object")
+        raise FaultError("a fault must be a JSON object")
     fields = {"call", "kind", "status", "body", "delay_s", "bytes", "times", "probability", "when"}
     if unknown := sorted(str(key) for key in data if key not in fields):
-        raise FaultError(f"a fault has no {', '.join(unknown)}", f"it has {', '.join(sorted(fields))}")
+        raise FaultError(f"a fault has no field {', '.join(unknown)}", f"fields: {', '.join(sorted(fields))}")
     call, kind, when = data.get("call", ANY_CALL), data.get("kind"), data.get("when", "before")
     if not isinstance(call, str) or not _CALL.fullmatch(call):
         raise FaultError(f"{call!r} is not the name of a call", "see GET /_emulator/calls, or *")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise FaultError(f"{kind!r} is not a kind of fault", f"the kinds are {', '.join(sorted(KINDS))}")
+        raise FaultError(f"{kind!r} is not a kind of fault", f"kinds: {', '.join(sorted(KINDS))}")
     if not isinstance(when, str) or when not in WHENS:
-        raise FaultError(f"{when!r} is not a time of a fault", "it is before or after")
+        raise FaultError(f"{when!r} is not a value of when", "values: before, after")
     times = data.get("times")
     return FaultSpec(
         call=call,
@@ -107,7 +107,7 @@ def parse_fault_spec(text: str) -> FaultSpec:
     """Read `CALL:KIND[=VALUE][,FIELD=VALUE...]`, for example `create_session:error=500,times=2`.
 
     Raises:
-        FaultError: it is not of that form.
+        FaultError: it has another form.
     """
     call, colon, rest = text.partition(":")
     words = rest.split(",")
@@ -120,17 +120,17 @@ def parse_fault_spec(text: str) -> FaultSpec:
     for word in words[1:]:
         name, equals, value = word.partition("=")
         if not equals or name in data:
-            raise FaultError(f"{word!r} in {text!r} is not FIELD=VALUE, or is there twice")
+            raise FaultError(f"{word!r} in {text!r} is not FIELD=VALUE, or a duplicate")
         data[name] = value if name in {"body", "when"} else _scalar(value)
     return fault_from_json(data)
 
 
 class FaultBook:
-    """The faults that are set now.
+    """The faults that are set.
 
     Args:
-        specs: those that hold from the start.
-        draw: returns a number from 0 up to 1 for `probability`.
+        specs: those that are set from the start.
+        draw: returns a random number in [0, 1), for `probability`.
     """
 
     def __init__(self, specs: Iterable[FaultSpec] = (), draw: Callable[[], float] = random.random) -> None:
@@ -150,7 +150,7 @@ class FaultBook:
             return fault
 
     def take(self, call: str) -> tuple[Fault, ...]:
-        """Return what hits this request: every delay, and the first of the others."""
+        """Return the faults that hit a request: every delay, and the first of the others."""
         hits: list[Fault] = []
         with self._lock:
             for fault in self._faults.values():
@@ -166,12 +166,12 @@ class FaultBook:
         return tuple(hits)
 
     def count_holding(self, fault: Fault, change: int) -> None:
-        """Note that a request begins (+1) or ends (-1) to wait in a fault."""
+        """Record that a request starts (+1) or stops (-1) waiting in a fault."""
         with self._lock:
             fault.holding += change
 
     def release(self, fault_id: str) -> bool:
-        """Let the requests that a fault holds go on, and those that it would still hold; False: no such fault."""
+        """Let the requests that a fault holds continue, and hold no more; return False if there is no such fault."""
         with self._lock:
             fault = self._faults.get(fault_id)
             if fault is not None:
@@ -179,7 +179,7 @@ class FaultBook:
             return fault is not None
 
     def remove(self, fault_id: str | None = None) -> bool:
-        """Remove one fault, or all; what they hold goes on. False: no such fault."""
+        """Remove one fault, or all, and let held requests continue; return False if there is no such fault."""
         with self._lock:
             if fault_id is not None and fault_id not in self._faults:
                 return False
@@ -215,7 +215,7 @@ def fault_to_json(fault: Fault) -> dict[str, Any]:
 def _number(data: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
     value = data.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise FaultError(f"{name} of a fault is a number from {low:g} to {high:g}, not {value!r}")
+        raise FaultError(f"{name} of a fault must be a number from {low:g} to {high:g}, not {value!r}")
     return value
 
 

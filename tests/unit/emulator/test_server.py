@@ -1,4 +1,4 @@
-"""The service over HTTP: what it answers, what it refuses, and how it misbehaves."""
+"""The service over HTTP: its answers, its refusals and its faults."""
 
 import http.client
 import json
@@ -15,12 +15,12 @@ SESSION = {"backend": BACKEND.name, "mode": "dedicated", "max_ttl": 60}
 def wait_until(condition, deadline_s=10):
     ends_s = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < ends_s, "it did not happen in time"
+        assert time.monotonic() < ends_s, "timed out"
         time.sleep(0.01)
 
 
 class Caller(threading.Thread):
-    """A request in a thread of its own: `outcome` is its status, or its exception."""
+    """A request in its own thread; `outcome` is its status or its exception."""
 
     def __init__(self, address, emulated, path="/sessions"):
         super().__init__(daemon=True)
@@ -43,7 +43,7 @@ class Caller(threading.Thread):
 
 
 def test_a_wrong_key_gets_no_token(emulated):
-    """IAM's own error comes back."""
+    """The error is IAM's."""
     answer = emulated.ask_token("wrong")
     assert answer.status_code == 400
     assert answer.json["errorCode"] == "BXNIM0415E"
@@ -51,8 +51,8 @@ def test_a_wrong_key_gets_no_token(emulated):
     assert emulated.ask_token(grant="password").status_code == 400
 
 
-def test_a_token_ends(emulated, clock):
-    """A bearer that was never given, or has expired, is refused."""
+def test_a_token_expires(emulated, clock):
+    """An expired or unknown bearer token is refused."""
     token = emulated.token()
     headers = {"Authorization": f"Bearer {token}"}
     assert emulated.call("GET", "/backends", headers=headers).status_code == 200
@@ -63,18 +63,18 @@ def test_a_token_ends(emulated, clock):
 
 
 def test_another_instance_is_refused(emulated):
-    """A wrong Service-CRN is not authorised."""
+    """A wrong Service-CRN is not authorized."""
     assert emulated.call("GET", "/backends", headers={"Service-CRN": "crn:other"}).status_code == 401
 
 
 @pytest.mark.parametrize("prefix", ["", "/api", "/api/v1"])
 def test_the_documented_endpoints_work(emulated, prefix):
-    """Users write the endpoint in three ways."""
+    """All three forms of the endpoint are accepted."""
     assert emulated.call("GET", f"{prefix}/backends/ibm_demo/status").json["status"] == "active"
 
 
-def test_backends_have_the_served_name(emulated):
-    """Configuration and properties are the fake device's, under the name that is served."""
+def test_backends_are_served_under_their_names(emulated):
+    """Configuration and properties are the fake device's, with the served name."""
     for what in ("configuration", "properties"):
         assert emulated.call("GET", f"/backends/ibm_demo/{what}").json["backend_name"] == "ibm_demo"
     assert emulated.call("GET", "/backends/nothing/status").status_code == 404
@@ -82,8 +82,8 @@ def test_backends_have_the_served_name(emulated):
     assert (device["name"], device["qubits"], device["status"]) == ("ibm_demo", 5, {"name": "online"})
 
 
-def test_a_test_sets_what_a_backend_says(emulated):
-    """Status and queue are what a test wants."""
+def test_the_control_interface_sets_what_a_backend_reports(emulated):
+    """Status and queue length can be set."""
     changed = emulated.control("POST", "backends/ibm_demo", json={"status": "offline", "queue": 7})
     assert changed.json == {"name": "ibm_demo", "status": "offline", "queue": 7}
     status = emulated.call("GET", "/backends/ibm_demo/status").json
@@ -92,7 +92,7 @@ def test_a_test_sets_what_a_backend_says(emulated):
     assert emulated.control("POST", "backends/nothing", json={}).status_code == 404
 
 
-def test_a_session_is_opened_and_closed(emulated):
+def test_sessions_are_opened_and_closed(emulated):
     """PATCH closes, DELETE cancels; the control interface tells them apart."""
     first, second = emulated.new_session(max_ttl=60), emulated.new_session()
     body = emulated.call("GET", f"/sessions/{first}").json
@@ -112,21 +112,21 @@ def test_a_session_is_opened_and_closed(emulated):
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"mode": "dedicated"}', b'{"mode": []}', b'{"backend": {}}', b"\xff"]
 )
-def test_a_session_needs_a_whole_request(emulated, body):
-    """What is no session is refused, and opens none."""
+def test_an_invalid_session_request_is_refused(emulated, body):
+    """It opens no session."""
     assert emulated.call("POST", "/sessions", data=body).status_code == 400
     assert emulated.control("GET", "sessions").json == []
 
 
-def test_what_the_service_does_not_have_is_404(emulated):
-    """An unknown path or method is refused with JSON."""
+def test_unknown_paths_and_methods_are_404(emulated):
+    """The answer is the service's JSON error."""
     for method, path in (("GET", "/nothing"), ("PUT", "/jobs"), ("GET", "/jobs/none"), ("GET", "/jobs/none/logs")):
         answer = emulated.call(method, path)
         assert answer.status_code == 404 and answer.json["errors"][0]["message"]
 
 
 def test_requests_are_listed_and_printed_without_secrets(emulated):
-    """The list and the lines have calls and statuses; no key, token or query."""
+    """Lists and log lines have calls and statuses, but no keys, tokens or queries."""
     token = emulated.token()
     emulated.call("GET", f"/jobs?session_id=x&apikey={KEY}", headers={"Authorization": f"Bearer {token}"})
     emulated.client.get("/line%0Abreak", headers={"Authorization": f"Bearer {token}"})
@@ -141,8 +141,8 @@ def test_requests_are_listed_and_printed_without_secrets(emulated):
     assert emulated.control("GET", "requests").json == []
 
 
-def test_the_control_interface_is_guarded(emulated):
-    """Only loopback, only JSON, and no web page of another name."""
+def test_the_control_interface_is_protected(emulated):
+    """It only accepts JSON, only from this machine, and not from web pages."""
     fault = {"call": "get_job", "kind": "hang"}
     assert emulated.control("POST", "faults", data=json.dumps(fault)).status_code == 415
     away = {"REMOTE_ADDR": "192.0.2.1"}
@@ -155,24 +155,24 @@ def test_the_control_interface_is_guarded(emulated):
     assert emulated.control("GET", "faults").json == []
 
 
-def test_an_error_comes_as_often_as_asked(emulated):
-    """Two refusals, and then it works."""
+def test_an_error_is_returned_as_often_as_specified(emulated):
+    """After two errors, the call works."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": "error", "status": 503, "times": 2})
     statuses = [emulated.call("POST", "/sessions", json=SESSION).status_code for _ in range(3)]
     assert statuses == [503, 503, 200]
     assert emulated.control("GET", "faults").json[0]["hits"] == 2
 
 
-def test_a_lost_answer_leaves_its_session(emulated):
-    """`after` carries the call out, and answers something else."""
+def test_a_lost_answer_leaves_a_session(emulated):
+    """With `after`, the call is carried out and its answer replaced."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": "garbage", "when": "after"})
     answer = emulated.call("POST", "/sessions", json=SESSION)
     assert answer.status_code == 200 and b"garbage" in answer.data
     assert len(emulated.control("GET", "sessions").json) == 1
 
 
-def test_a_delay_delays(emulated, address):
-    """The answer comes, later."""
+def test_a_delay_delays_the_answer(emulated, address):
+    """The answer comes after the delay."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": "delay", "delay_s": 0.2})
     began_s = time.monotonic()
     caller = Caller(address, emulated)
@@ -181,8 +181,8 @@ def test_a_delay_delays(emulated, address):
     assert time.monotonic() - began_s >= 0.2
 
 
-def test_held_requests_are_seen_and_released(emulated, address):
-    """A test sees that a request waits, and lets it go on."""
+def test_held_requests_are_counted_and_released(emulated, address):
+    """A test can see that requests are held, and release them."""
     fault = emulated.control("POST", "faults", json={"call": "create_session", "kind": "hold"}).json["id"]
     callers = [Caller(address, emulated) for _ in range(3)]
     wait_until(lambda: emulated.control("GET", "faults").json[0]["holding"] == 3)
@@ -194,8 +194,8 @@ def test_held_requests_are_seen_and_released(emulated, address):
     assert emulated.control("GET", "faults").json[0]["holding"] == 0
 
 
-def test_a_hang_ends_with_its_client(emulated, address):
-    """A client that gives up leaves no thread behind."""
+def test_a_hang_ends_when_its_client_disconnects(emulated, address):
+    """No thread is left waiting for a client that is gone."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": "hang", "when": "after"})
     caller = Caller(address, emulated)
     wait_until(lambda: emulated.control("GET", "faults").json[0]["holding"] == 1)
@@ -213,8 +213,8 @@ def test_a_hang_ends_with_its_client(emulated, address):
         ("drop_after", http.client.IncompleteRead),
     ],
 )
-def test_connections_break(emulated, address, kind, outcome):
-    """Each kind breaks the connection in its own way, and the next request works."""
+def test_faults_break_connections(emulated, address, kind, outcome):
+    """Each kind breaks the connection in its own way; the next request works."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": kind, "times": 1})
     broken = Caller(address, emulated)
     broken.join()
@@ -225,7 +225,7 @@ def test_connections_break(emulated, address, kind, outcome):
 
 
 def test_hundreds_hang_while_others_are_served(emulated, address):
-    """Hanging requests take nothing from the rest."""
+    """Hanging requests do not block others."""
     emulated.control("POST", "faults", json={"call": "create_session", "kind": "hang", "times": 200})
     callers = [Caller(address, emulated) for _ in range(200)]
     wait_until(lambda: emulated.control("GET", "faults").json[0]["holding"] == 200)

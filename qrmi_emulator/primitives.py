@@ -1,4 +1,4 @@
-"""Primitives: a job's pubs run as sampler or estimator, and their results in the service's JSON."""
+"""Primitives: runs a job's pubs as sampler or estimator and encodes the results as the service does."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
 
-from qrmi_slurm.emulator.circuits import Circuit, Target, read
-from qrmi_slurm.emulator.failure import JobFailure
-from qrmi_slurm.emulator.simulate import Simulator
+from qrmi_emulator.circuits import Circuit, Target, read
+from qrmi_emulator.failure import JobFailure
+from qrmi_emulator.simulate import Simulator
 
 try:
     from qiskit_ibm_runtime.json import RuntimeEncoder
@@ -22,12 +22,12 @@ Array = np.ndarray[Any, Any]
 
 DEFAULT_SHOTS = 4096  # the service's
 DEFAULT_PRECISION = 0.015625  # the service's: 1 / sqrt(4096)
-_LATE_SHOTS = 1024  # least shots of a circuit that measures on its way and asks for an exact value
-_MAX_RUNS = 20_000  # circuits of a job, one for each set of parameter values
-# Each of these letters is half the identity plus or minus half a Pauli: 2**n strings for n letters.
+_MIN_AVERAGED_SHOTS = 1024  # for a circuit with measurements, whose expectation values are averaged
+_MAX_RUNS = 20_000  # sets of parameter values in a pub; each is a simulation
+# Each of these letters is half the identity plus or minus half a Pauli, so n of them make 2**n Pauli strings.
 _PROJECTORS = {"0": ("Z", 1), "1": ("Z", -1), "+": ("X", 1), "-": ("X", -1), "r": ("Y", 1), "l": ("Y", -1)}
 _MAX_PROJECTORS = 10
-_IDLE_VALUES = {"I": 1.0, "Z": 1.0, "0": 1.0, "1": 0.0, "X": 0.0, "Y": 0.0}  # of a qubit that is 0; others 0.5
+_IDLE_VALUES = {"I": 1.0, "Z": 1.0, "0": 1.0, "1": 0.0, "X": 0.0, "Y": 0.0}  # of a qubit in state 0; 0.5 for the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class PubOutcome:
     Args:
         arrays: for the sampler, booleans of shape (..., shots, bits) by register; for the estimator, numbers.
         shape: the pub's shape.
-        metadata: what the service says about it.
+        metadata: as the service sends it.
     """
 
     arrays: Mapping[str, Array]
@@ -46,22 +46,22 @@ class PubOutcome:
 
 
 def run(program: str, params: Mapping[str, Any], target: Target, simulator: Simulator) -> str:
-    """Return the results of a job, as the service's JSON text.
+    """Return a job's results as the service's JSON text.
 
     Raises:
-        JobFailure: the input is wrong, or a circuit cannot be simulated.
+        JobFailure: the input is invalid, or a circuit cannot be simulated.
     """
     runners: dict[str, Callable[[list[Any], Mapping[str, Any], Target, Simulator], PubOutcome]] = {
         "sampler": _sample,
         "estimator": _estimate,
     }
     if program not in runners:
-        raise JobFailure(f"The emulator does not run the program {program}; it runs sampler and estimator.")
+        raise JobFailure(f"The emulator cannot run the program {program}; it runs sampler and estimator.")
     pubs = params.get("pubs")
     if not isinstance(pubs, list) or not all(isinstance(pub, list) and pub for pub in pubs):
         raise JobFailure("pubs must be a list of lists.")
     if params.get("version", 2) != 2:
-        raise JobFailure(f"Version {params['version']} of the input is not known; it is 2.")
+        raise JobFailure(f"Version {params['version']} of the input is not supported; use version 2.")
     outcomes = [runners[program](pub, params, target, simulator) for pub in pubs]
     encode = _encode_qiskit if params.get("support_qiskit", True) else _encode_plain
     return encode(outcomes, program)
@@ -72,7 +72,7 @@ def _sample(pub: list[Any], params: Mapping[str, Any], target: Target, simulator
     options = params.get("options") or {}
     shots = _first(_item(pub, 2), params.get("shots"), options.get("default_shots"), DEFAULT_SHOTS)
     if isinstance(shots, bool) or not isinstance(shots, int) or not 1 <= shots <= target.max_shots:
-        raise JobFailure(f"The number of shots is from 1 to {target.max_shots}, not {shots!r}.")
+        raise JobFailure(f"The number of shots must be from 1 to {target.max_shots}, not {shots!r}.")
     values = bindings(_item(pub, 1), circuit)
     shape = values.shape[:-1]
     _check_runs(shape)
@@ -92,8 +92,8 @@ def _estimate(pub: list[Any], params: Mapping[str, Any], target: Target, simulat
         shape = np.broadcast_shapes(values.shape[:-1], observables.shape)
     except ValueError as error:
         raise JobFailure(
-            f"Parameter values of shape {values.shape[:-1]} and observables of shape {observables.shape} do not "
-            "fit each other."
+            f"Parameter values of shape {values.shape[:-1]} and observables of shape {observables.shape} cannot be "
+            "broadcast together."
         ) from error
     _check_runs(shape)
     values = np.broadcast_to(values, (*shape, values.shape[-1]))
@@ -106,7 +106,7 @@ def _estimate(pub: list[Any], params: Mapping[str, Any], target: Target, simulat
         same.setdefault(values[at].tobytes(), []).append(at)
     for places in same.values():
         paulis = sorted({pauli for at in places for pauli in terms[at]})
-        found = simulator.expectations(circuit, values[places[0]], paulis, max(shots, _LATE_SHOTS))
+        found = simulator.expectations(circuit, values[places[0]], paulis, max(shots, _MIN_AVERAGED_SHOTS))
         exact = dict(zip(paulis, found.tolist(), strict=True))
         for at in places:
             evs[at], stds[at] = _measured(terms[at], exact, shots, simulator.rng)
@@ -118,7 +118,7 @@ def _estimate(pub: list[Any], params: Mapping[str, Any], target: Target, simulat
 def _measured(
     terms: Mapping[str, float], exact: Mapping[str, float], shots: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Return value and standard error as a measurement of each term with `shots` shots gives; 0 is exact."""
+    """Return value and standard error as if each term were measured with `shots` shots; 0 shots is exact."""
     value, variance = 0.0, 0.0
     for pauli, coefficient in terms.items():
         mean = min(1.0, max(-1.0, exact[pauli]))
@@ -130,10 +130,10 @@ def _measured(
 
 
 def bindings(given: object, circuit: Circuit) -> Array:
-    """Return a pub's parameter values: the last axis runs over the circuit's inputs.
+    """Return a pub's parameter values; the last axis runs over the circuit's inputs.
 
     Raises:
-        JobFailure: they are no numbers, or not as many as the circuit has inputs.
+        JobFailure: they are not finite numbers, or not one for each of the circuit's inputs.
     """
     n_inputs = len(circuit.inputs)
     if given is None:
@@ -145,21 +145,21 @@ def bindings(given: object, circuit: Circuit) -> Array:
         else:
             values = np.asarray(given, dtype=float)
     except (TypeError, ValueError, KeyError) as error:
-        raise JobFailure(f"The parameter values cannot be used: {error}") from error
+        raise JobFailure(f"The parameter values are invalid: {error}") from error
     if values.ndim == 0:
         values = values.reshape(1)
     if values.shape[-1] != n_inputs:
-        raise JobFailure(f"The circuit has {n_inputs} parameters, and there are values for {values.shape[-1]}.")
+        raise JobFailure(f"The circuit has {n_inputs} parameters, but there are values for {values.shape[-1]}.")
     if not np.isfinite(values).all():
         raise JobFailure("A parameter's value is not a finite number.")
     return values
 
 
 def observable_array(given: object, n_qubits: int) -> Array:
-    """Return observables, each an object of coefficients by Pauli string, in the shape that they came in.
+    """Return observables in the shape that they were given in; each maps Pauli strings to coefficients.
 
     Raises:
-        JobFailure: a string has other letters, or more of them than the backend has qubits.
+        JobFailure: a string has invalid letters or is wider than the backend, or a coefficient is not real.
     """
     if isinstance(given, str):
         given = {given: 1.0}
@@ -170,12 +170,12 @@ def observable_array(given: object, n_qubits: int) -> Array:
             if len(pauli) > n_qubits:
                 raise JobFailure(f"An observable has {len(pauli)} qubits; the backend has {n_qubits}.")
             if isinstance(coefficient, bool) or not isinstance(coefficient, int | float):
-                raise JobFailure(f"{coefficient!r} is not a real coefficient of an observable.")
+                raise JobFailure(f"The coefficient {coefficient!r} of an observable is not a real number.")
         cell = np.empty((), dtype=object)
         cell[()] = given
         return cell
     if not isinstance(given, list) or not given:
-        raise JobFailure("Observables are strings, objects, or lists of them.")
+        raise JobFailure("Observables must be strings, objects, or lists of these.")
     cells = [observable_array(item, n_qubits) for item in given]
     if len({cell.shape for cell in cells}) != 1:
         raise JobFailure("The lists of observables have different lengths.")
@@ -183,7 +183,7 @@ def observable_array(given: object, n_qubits: int) -> Array:
 
 
 def _terms(observable: Mapping[str, float], active: tuple[int, ...]) -> dict[str, float]:
-    """Return an observable as Pauli strings over the active qubits; the others are 0."""
+    """Return an observable as Pauli strings over the active qubits; idle qubits are in state 0."""
     terms: dict[str, float] = {}
     used = set(active)
     for pauli, coefficient in observable.items():
@@ -193,9 +193,9 @@ def _terms(observable: Mapping[str, float], active: tuple[int, ...]) -> dict[str
             continue
         here = [letters[at] if at < len(letters) else "I" for at in active]
         if sum(letter in _PROJECTORS for letter in here) > _MAX_PROJECTORS:
-            raise JobFailure(f"The emulator takes up to {_MAX_PROJECTORS} projectors in an observable.")
+            raise JobFailure(f"The emulator supports up to {_MAX_PROJECTORS} projectors in an observable.")
         expanded = [("", coefficient * factor)]
-        for letter in here:  # qubit 0 first, so each goes in front
+        for letter in here:  # starts with qubit 0, whose letter is the last
             if letter not in _PROJECTORS:
                 expanded = [(letter + tail, weight) for tail, weight in expanded]
                 continue
@@ -216,13 +216,13 @@ def _precision(pub: list[Any], params: Mapping[str, Any]) -> float:
         _item(pub, 3), params.get("precision"), of_shots, options.get("default_precision"), DEFAULT_PRECISION
     )
     if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 <= precision <= 1:
-        raise JobFailure(f"The precision is from 0 to 1, not {precision!r}.")
+        raise JobFailure(f"The precision must be from 0 to 1, not {precision!r}.")
     return max(float(precision), 1e-6) if precision else 0.0
 
 
 def _check_runs(shape: tuple[int, ...]) -> None:
     if prod(shape) > _MAX_RUNS:
-        raise JobFailure(f"The emulator runs up to {_MAX_RUNS} sets of parameter values, not {prod(shape)}.")
+        raise JobFailure(f"The emulator runs up to {_MAX_RUNS} sets of parameter values per pub, not {prod(shape)}.")
 
 
 def _item(pub: list[Any], at: int) -> Any:
@@ -234,7 +234,7 @@ def _first(*candidates: Any) -> Any:
 
 
 def _encode_qiskit(outcomes: list[PubOutcome], program: str) -> str:
-    """Return results as Qiskit's own types, which `ResultDecoder` reads."""
+    """Encode results as Qiskit's own types, for `ResultDecoder`."""
     results: list[PubResult] = []
     for outcome in outcomes:
         if program == "sampler":
@@ -246,7 +246,7 @@ def _encode_qiskit(outcomes: list[PubOutcome], program: str) -> str:
 
 
 def _encode_plain(outcomes: list[PubOutcome], program: str) -> str:
-    """Return results without Qiskit's types, as the service does for `support_qiskit` false."""
+    """Encode results without Qiskit's types, as the service does if `support_qiskit` is false."""
     results = []
     for outcome in outcomes:
         data: dict[str, Any] = {}
@@ -260,7 +260,7 @@ def _encode_plain(outcomes: list[PubOutcome], program: str) -> str:
 
 
 def _hexadecimal(bits: Array) -> Any:
-    """Return shots as the service writes them, `0x3`, in lists of the pub's shape."""
+    """Return shots as the service writes them, such as `0x3`, in nested lists of the pub's shape."""
     if bits.ndim > 2:
         return [_hexadecimal(part) for part in bits]
     packed = np.packbits(bits, axis=1, bitorder="little")

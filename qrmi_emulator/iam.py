@@ -1,4 +1,4 @@
-"""Bearer tokens: who gets one for an API key, and how long each is accepted."""
+"""Bearer tokens: issues them for the API key and checks them."""
 
 import secrets
 import threading
@@ -10,7 +10,7 @@ from qrmi_slurm.secret import Secret
 
 # https://cloud.ibm.com/apidocs/iam-identity-token-api
 APIKEY_GRANT = "urn:ibm:params:oauth:grant-type:apikey"
-_MAX_TOKENS = 100_000  # about 10 MB; the oldest go first
+_MAX_TOKENS = 100_000  # about 10 MB; the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Token:
 
     Args:
         text: the token itself.
-        expires_s: when it ends, in seconds since the epoch.
+        expires_s: when it expires, in seconds since the epoch.
     """
 
     text: str = field(repr=False)
@@ -27,7 +27,7 @@ class Token:
 
 
 class IamError(Exception):
-    """IAM refuses to give a token.
+    """IAM refuses to issue a token.
 
     Args:
         code: IAM's errorCode.
@@ -41,11 +41,11 @@ class IamError(Exception):
 
 
 class TokenIssuer:
-    """Gives tokens for one API key.
+    """Issues tokens for one API key.
 
     Args:
-        api_key: the key that is known.
-        lifetime_s: how long a token is accepted.
+        api_key: the only valid key.
+        lifetime_s: how long a token is valid.
         clock: seconds since the epoch.
     """
 
@@ -60,7 +60,7 @@ class TokenIssuer:
         """Return a new token.
 
         Raises:
-            IamError: another grant, no key, or another key.
+            IamError: the grant type is unsupported, or the key is missing or wrong.
         """
         if grant_type != APIKEY_GRANT:
             raise IamError("BXNIM0111E", "Property missing or empty. The grant type is not supported.")
@@ -76,7 +76,7 @@ class TokenIssuer:
         return token
 
     def accepts(self, authorization: str | None) -> bool:
-        """Say whether an Authorization header holds a token that was given and has not ended."""
+        """Tell whether an Authorization header has a token that was issued and has not expired."""
         scheme, _, text = (authorization or "").partition(" ")
         with self._lock:
             return scheme.lower() == "bearer" and self._tokens.get(text.strip(), 0.0) > self._clock()

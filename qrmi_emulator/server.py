@@ -1,4 +1,4 @@
-"""The HTTP edge: connections on loopback, faults carried out on them, and one line printed for each request."""
+"""The HTTP server: connections on loopback, the faults that hit them, and a printed line for each request."""
 
 import json
 import socket
@@ -13,17 +13,17 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import wire
-from qrmi_slurm.emulator.calls import Calls, recognise
-from qrmi_slurm.emulator.control import PREFIX, Control, RequestBook, RequestRecord
-from qrmi_slurm.emulator.faults import Fault, FaultBook
-from qrmi_slurm.emulator.service import ServiceError
+from qrmi_emulator import wire
+from qrmi_emulator.calls import Calls, recognize
+from qrmi_emulator.control import PREFIX, Control, RequestBook, RequestRecord
+from qrmi_emulator.faults import Fault, FaultBook
+from qrmi_emulator.service import ServiceError
 
-# Everything that a request may hold in memory: circuits of a hundred qubits are some hundred kB of text.
+# Circuits of a hundred qubits are some hundred kB of text, and a job may have many.
 _MAX_BODY_BYTES = 256 * 1024 * 1024
-_LOOK_AT_PEER_S = 0.1
-_LISTEN_QUEUE = 1024  # hundreds of clients at once
-# struct linger: on, 0 seconds. Closing then sends RST (man 7 socket).
+_PEER_POLL_S = 0.1  # how soon a waiting request notices that its client is gone
+_LISTEN_QUEUE = 1024  # hundreds of clients may connect at once
+# struct linger: on, 0 seconds; close() then sends RST (socket(7)).
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _GARBAGE = b"<html><body>emulated garbage"
 
@@ -31,14 +31,14 @@ StartResponse = Callable[..., Any]
 
 
 class LostConnectionError(ConnectionError):
-    """The request gets no answer: a fault took it, or its client is gone."""
+    """The request gets no answer, because of a fault or because its client is gone."""
 
 
 class RequestLog:
-    """Prints one line for each request; never a header, a body or a query.
+    """Prints a line for each request; never headers, bodies or queries.
 
     Args:
-        stream: where the lines go.
+        stream: receives the lines.
         clock: seconds since the epoch.
     """
 
@@ -48,14 +48,14 @@ class RequestLog:
         self._lock = threading.Lock()
 
     def line(self, record: RequestRecord, took_ms: float) -> None:
-        """Print a request that has ended."""
+        """Print a request that has been answered."""
         moment = time.strftime("%H:%M:%S", time.localtime(self._clock()))
         words = [moment, record.method, record.path, str(record.status or "-"), f"{took_ms:.1f} ms"]
         words += [word for word in (record.call, record.fault and f"fault={record.fault}") if word]
         self.write(" ".join(words))
 
     def write(self, text: str) -> None:
-        """Print a line; where nobody reads any more, nothing happens."""
+        """Print a line; ignore a reader that is gone."""
         try:
             with self._lock:
                 self._stream.write(f"{text}\n")
@@ -69,11 +69,11 @@ class Application:
 
     Args:
         calls: answers the service's calls.
-        control: answers the control interface.
+        control: answers requests to the control interface.
         faults: the faults that are set.
-        requests: notes the requests.
-        log: prints the requests.
-        stopping: set when the emulator ends.
+        requests: records requests.
+        log: prints requests.
+        stopping: set when the emulator stops.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Application:
         began_s = time.perf_counter()
         request = Request(environ)
         request.max_content_length = _MAX_BODY_BYTES
-        call = recognise(request.method, request.path)
-        # Percent-encoded: a path can hold no newline or terminal code that way.
+        call = recognize(request.method, request.path)
+        # Percent-encoding leaves no newlines or terminal codes in the path.
         record = RequestRecord(request.method, quote(request.path), call.name if call else "")
         try:
-            # Read at once: closing a connection with unread data resets it, and the client might lose the answer.
+            # Closing a connection with unread data resets it, and the client might lose the answer.
             request.get_data(cache=True, parse_form_data=request.path.endswith("/identity/token"))
             if request.path.startswith(f"{PREFIX}/"):
                 response = self._control.answer(request)
@@ -110,14 +110,14 @@ class Application:
                 response = self._answer(request, record)
             record.status = response.status_code
             return response(environ, start_response)
-        except HTTPException as error:  # a body that is too long, or ends too early
+        except HTTPException as error:  # the body is too long or incomplete
             record.status = error.code
             return error.get_response(environ)(environ, start_response)
         finally:
             self._log.line(record, (time.perf_counter() - began_s) * 1e3)
 
     def _answer(self, request: Request, record: RequestRecord) -> Response:
-        call = recognise(request.method, request.path)
+        call = recognize(request.method, request.path)
         faults = self._faults.take(record.call)
         record.fault = ",".join(fault.spec.kind for fault in faults)
         for fault in faults:
@@ -130,10 +130,10 @@ class Application:
         return response
 
     def _misbehave(self, fault: Fault, request: Request, response: Response | None) -> Response | None:
-        """Carry a fault out; what it returns is the answer, None lets the request go on.
+        """Carry out a fault; return its answer, or None to continue with the request.
 
         Raises:
-            LostConnectionError: there is no answer.
+            LostConnectionError: the request gets no answer.
         """
         spec = fault.spec
         match spec.kind:
@@ -160,50 +160,50 @@ class Application:
                 raise LostConnectionError
 
     def _wait(self, fault: Fault, request: Request, until: threading.Event, timeout_s: float | None = None) -> None:
-        """Wait for an event or `timeout_s`, as long as the client does.
+        """Wait until an event is set or `timeout_s` have passed.
 
         Raises:
-            LostConnectionError: the client is gone, or the emulator ends.
+            LostConnectionError: the client disconnects, or the emulator stops.
         """
         ends_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._faults.count_holding(fault, 1)
         try:
             while not until.is_set():
-                left_s = _LOOK_AT_PEER_S if ends_s is None else ends_s - time.monotonic()
+                left_s = _PEER_POLL_S if ends_s is None else ends_s - time.monotonic()
                 if left_s <= 0:
                     return
                 if self._stopping.is_set() or _is_gone(request.environ["werkzeug.socket"]):
                     raise LostConnectionError
-                until.wait(min(left_s, _LOOK_AT_PEER_S))
+                until.wait(min(left_s, _PEER_POLL_S))
         finally:
             self._faults.count_holding(fault, -1)
 
 
 class Handler(WSGIRequestHandler):
-    """A connection: one HTTP/1.1 request (werkzeug keeps none alive), without an answer where a fault says so."""
+    """A connection with one HTTP/1.1 request (werkzeug closes it afterwards)."""
 
     protocol_version = "HTTP/1.1"
 
     def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:
-        """End a connection that got no answer."""
+        """Close a connection whose request gets no answer."""
         self.close_connection = True
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Print nothing: the application prints its own line."""
+        """Print nothing: the application prints its own lines."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Print nothing of what clients do wrong; a traceback goes to stderr."""
+        """Print only tracebacks, to stderr, and nothing about clients' mistakes."""
         if type == "error" and args and "Traceback" in str(args[0]):
             super().log(type, message, *args)
 
 
 class Server(ThreadedWSGIServer):
-    """A server that resets a connection where it was told to."""
+    """A server that can reset connections."""
 
     request_queue_size = _LISTEN_QUEUE
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection; one that is to be reset without the FIN that would come first."""
+        """Close a connection; to reset it, skip the shutdown, which would send FIN first."""
         linger = request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET_ON_CLOSE))
         if linger == _RESET_ON_CLOSE:
             self.close_request(request)
@@ -212,32 +212,32 @@ class Server(ThreadedWSGIServer):
 
 
 def listen(host: str, port: int, application: Application) -> Server:
-    """Return a server that listens, and serves once it is told to.
+    """Return a server that is listening but does not serve yet.
 
     Raises:
-        OSError: the address is taken.
+        OSError: the address is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_LISTEN_QUEUE)
-        # werkzeug ends the process where it cannot bind; given a socket, it duplicates that.
+        # werkzeug exits the process if it cannot bind an address; it duplicates a socket that it is given.
         return Server(host, listener.getsockname()[1], application, Handler, fd=listener.fileno())
 
 
 def _is_gone(connection: socket.socket) -> bool:
-    """Say whether a client has closed its end."""
+    """Tell whether a client has closed the connection."""
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:  # connected, and silent
+    except BlockingIOError:  # still connected
         return False
     except OSError:
         return True
 
 
 def _truncated(response: Response, size_bytes: int) -> Response:
-    """Return a response that ends after some bytes of its body, short of its Content-Length."""
+    """Return a response whose body ends after some bytes, short of its Content-Length."""
     whole = response.get_data()
 
     def body() -> Iterator[bytes]:
@@ -245,7 +245,7 @@ def _truncated(response: Response, size_bytes: int) -> Response:
         raise LostConnectionError
 
     cut = Response(body(), response.status_code, content_type=response.content_type)
-    cut.content_length = len(whole) + 1  # also an empty body then ends too early
+    cut.content_length = len(whole) + 1  # so that an empty body is short, too
     return cut
 
 

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from qrmi_slurm.emulator.service import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, TOO_LONG, ServiceError
+from qrmi_emulator.service import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, TOO_LONG, ServiceError
 
 
 def open_session(service, ttl_s=60, backend="ibm_demo"):
@@ -22,8 +22,8 @@ def refused(status):
     assert caught.value.status == status
 
 
-def test_a_session_ends_when_its_time_to_live_has_passed(service, clock):
-    """A session nobody closes is expired after max_ttl, at exactly that moment."""
+def test_a_session_expires_after_its_time_to_live(service, clock):
+    """A session that is not closed ends exactly max_ttl after it was created."""
     session_id = open_session(service, ttl_s=60)
     clock.move(59)
     assert service.session(session_id).state == "open"
@@ -35,7 +35,7 @@ def test_a_session_ends_when_its_time_to_live_has_passed(service, clock):
 
 
 def test_expiry_cancels_waiting_jobs(service, clock):
-    """A job that waits in an expired session never runs."""
+    """A waiting job of an expired session never runs."""
     job_id = put_job(service, open_session(service, ttl_s=5))
     clock.move(5)
     assert service.take_job(0) is None
@@ -50,7 +50,7 @@ def test_an_unused_session_closes_at_once(service):
 
 
 def test_a_closed_session_finishes_its_jobs_first(service):
-    """A session that accepts no jobs ends with its last one."""
+    """A session that accepts no more jobs ends after its last one."""
     session_id = open_session(service)
     job_id = put_job(service, session_id)
     service.accept_jobs(session_id, False)
@@ -63,8 +63,8 @@ def test_a_closed_session_finishes_its_jobs_first(service):
     assert service.session(session_id).state == "closed"
 
 
-def test_cancelling_a_session_leaves_what_runs(service):
-    """Cancelling ends a session: the job that runs goes on, the one that waits does not."""
+def test_cancelling_a_session_lets_its_running_job_finish(service):
+    """The session ends at once, and its waiting job is cancelled."""
     session_id = open_session(service)
     first, second = put_job(service, session_id), put_job(service, session_id)
     service.take_job(0)
@@ -75,7 +75,7 @@ def test_cancelling_a_session_leaves_what_runs(service):
 
 
 def test_closing_twice_changes_nothing(service, clock):
-    """A session that has ended stays as it ended."""
+    """An ended session keeps its state."""
     session_id = open_session(service)
     service.cancel_session(session_id)
     ended = service.session(session_id)
@@ -89,7 +89,7 @@ def test_closing_twice_changes_nothing(service, clock):
 
 @pytest.mark.parametrize("session_id", ["nothing", ""])
 def test_an_unknown_session_is_refused(service, session_id):
-    """No call accepts a session that does not exist."""
+    """No call accepts an unknown session."""
     for call in (service.session, service.cancel_session, lambda s: service.accept_jobs(s, False)):
         with refused(404):
             call(session_id)
@@ -109,28 +109,28 @@ def test_an_unknown_session_is_refused(service, session_id):
         ("ibm_demo", "batch", 2**31, 400),
     ],
 )
-def test_a_session_that_cannot_be_is_refused(service, backend, mode, ttl_s, status):
+def test_an_invalid_session_is_refused(service, backend, mode, ttl_s, status):
     """Backend, mode and time to live are checked."""
     with refused(status):
         service.create_session(backend, mode, ttl_s)
     assert service.sessions() == ()
 
 
-def test_a_job_needs_a_session_of_its_own_backend(service):
-    """A session of another backend runs no job."""
+def test_a_job_needs_a_session_on_its_backend(service):
+    """A session on another backend refuses the job."""
     with refused(400):
         put_job(service, open_session(service, backend="ibm_other"))
 
 
-def test_jobs_run_in_the_order_they_came(service):
-    """The oldest job is taken first."""
+def test_jobs_run_in_order(service):
+    """The oldest job runs first."""
     first, second = put_job(service), put_job(service)
     assert [service.take_job(0).id, service.take_job(0).id] == [first, second]
     assert service.take_job(0) is None
 
 
-def test_jobs_wait_while_their_backend_is_not_online(service):
-    """A paused backend takes jobs and runs none."""
+def test_jobs_wait_until_their_backend_is_online(service):
+    """A paused backend accepts jobs but does not run them."""
     service.set_backend("ibm_demo", "paused", None)
     put_job(service)
     other = put_job(service, backend="ibm_other")
@@ -141,7 +141,7 @@ def test_jobs_wait_while_their_backend_is_not_online(service):
 
 
 def test_a_cancelled_job_stays_cancelled(service):
-    """A result that comes after the cancellation is dropped."""
+    """A result that arrives after the cancellation is dropped."""
     job_id = put_job(service)
     service.take_job(0)
     service.cancel_job(job_id)
@@ -154,7 +154,7 @@ def test_a_cancelled_job_stays_cancelled(service):
 
 
 def test_a_failed_job_says_why(service):
-    """The reason stands in the job's state and in its log."""
+    """Its state and its log have the reason."""
     job_id = put_job(service)
     service.take_job(0)
     service.fail_job(job_id, "too wide")
@@ -166,8 +166,8 @@ def test_a_failed_job_says_why(service):
     assert service.job(other).status == TOO_LONG
 
 
-def test_jobs_are_listed_by_what_they_are(service):
-    """Pending and session choose; the newest comes first."""
+def test_jobs_are_filtered(service):
+    """They are filtered by state and session, and listed newest first."""
     session_id = open_session(service)
     first, second, third = put_job(service), put_job(service, session_id), put_job(service, session_id)
     service.take_job(0)
@@ -182,8 +182,8 @@ def test_jobs_are_listed_by_what_they_are(service):
     assert service.job(third).status == QUEUED
 
 
-def test_the_queue_counts_claimed_and_real_jobs(service):
-    """A test may claim a queue; jobs that wait or run come on top."""
+def test_the_queue_length_counts_simulated_and_real_jobs(service):
+    """Waiting and running jobs are added to the queue length that a test has set."""
     put_job(service)
     service.set_backend("ibm_demo", None, 5)
     assert service.queue_length("ibm_demo") == 6

@@ -1,9 +1,9 @@
-"""The service's JSON: how sessions, jobs, backends and errors look to its clients."""
+"""The service's JSON for sessions, jobs, backends and errors."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from qrmi_slurm.emulator.service import (
+from qrmi_emulator.service import (
     CANCELLED,
     ONLINE,
     QUEUED,
@@ -15,12 +15,12 @@ from qrmi_slurm.emulator.service import (
     Session,
 )
 
-# https://quantum.cloud.ibm.com/docs/errors; the service has one page for all of them.
+# The service has one page for all errors.
 _MORE_INFO = "https://quantum.cloud.ibm.com/docs/errors"
 
 
 def time_text(seconds: float | None) -> str | None:
-    """Return a time as the service writes it: ISO 8601, UTC, milliseconds."""
+    """Return a time as the service writes it: ISO 8601 in UTC with milliseconds."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -35,7 +35,7 @@ def error_body(error: ServiceError, trace: str) -> dict[str, Any]:
 
 
 def session_body(session: Session, active_ttl_s: int) -> dict[str, Any]:
-    """Return a session as `GET /sessions/{id}` answers."""
+    """Return the answer to `GET /sessions/{id}`."""
     state = "closed" if session.end else session.state
     times = [
         ("open", session.created_s),
@@ -76,7 +76,7 @@ def session_summary(session: Session) -> dict[str, Any]:
 
 
 def job_body(job: Job, with_params: bool) -> dict[str, Any]:
-    """Return a job as `GET /jobs/{id}` answers."""
+    """Return the answer to `GET /jobs/{id}`."""
     state: dict[str, Any] = {"status": CANCELLED if job.status == TOO_LONG else job.status}
     if job.reason:
         state["reason"] = job.reason
@@ -101,7 +101,7 @@ def job_body(job: Job, with_params: bool) -> dict[str, Any]:
 
 
 def job_metrics(job: Job, qiskit_version: str) -> dict[str, Any]:
-    """Return what `GET /jobs/{id}/metrics` answers."""
+    """Return the answer to `GET /jobs/{id}/metrics`."""
     seconds = run_seconds(job)
     times = {"created": job.created_s, "running": job.started_s, "finished": job.finished_s}
     return {
@@ -113,14 +113,14 @@ def job_metrics(job: Job, qiskit_version: str) -> dict[str, Any]:
 
 
 def run_seconds(job: Job) -> float:
-    """Return how long an ended job ran, in seconds."""
+    """Return how many seconds a job ran; 0 until it has ended."""
     if job.started_s is None or job.finished_s is None or job.status in {QUEUED, RUNNING}:
         return 0.0
     return round(job.finished_s - job.started_s, 3)
 
 
 def backend_status(backend: Backend, queue: int, version: str) -> dict[str, Any]:
-    """Return what `GET /backends/{id}/status` answers."""
+    """Return the answer to `GET /backends/{id}/status`."""
     online = backend.status == ONLINE
     return {
         "state": online,
@@ -132,7 +132,7 @@ def backend_status(backend: Backend, queue: int, version: str) -> dict[str, Any]
 
 
 def backend_entry(backend: Backend, queue: int, configuration: dict[str, Any]) -> dict[str, Any]:
-    """Return a backend's entry in `GET /backends`."""
+    """Return a backend's entry in the answer to `GET /backends`."""
     entry: dict[str, Any] = {
         "name": backend.name,
         "status": {"name": backend.status},

@@ -1,4 +1,4 @@
-"""Faults as they are written, and as they hit."""
+"""Parsing faults, and which requests they hit."""
 
 from contextlib import suppress
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, FaultSpec, fault_from_json, parse_fault_spec
+from qrmi_emulator.faults import FaultBook, FaultError, FaultSpec, fault_from_json, parse_fault_spec
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ from qrmi_slurm.emulator.faults import FaultBook, FaultError, FaultSpec, fault_f
         ("*:error=503,body=busy", FaultSpec("*", "error", status=503, body="busy")),
     ],
 )
-def test_a_fault_is_read_from_the_command_line(text, spec):
-    """What the docs show is understood."""
+def test_a_fault_is_parsed_from_the_command_line(text, spec):
+    """The documented forms are parsed."""
     assert parse_fault_spec(text) == spec
 
 
@@ -38,14 +38,14 @@ def test_a_fault_is_read_from_the_command_line(text, spec):
         "create_session:error=500,times",
         "create_session:error=500,times=0",
         "create_session:error=500,status=501,status=502",
-        "create_session:error=500,colour=red",
+        "create_session:error=500,color=red",
         "Create Session:error=500",
         "*:delay=-1",
         "*:error,when=later",
     ],
 )
-def test_a_fault_that_there_is_not_is_refused(text):
-    """A mistake is an error, not a fault that never hits."""
+def test_an_invalid_fault_is_refused(text):
+    """A mistake is an error instead of a fault that never hits."""
     with pytest.raises(FaultError):
         parse_fault_spec(text)
 
@@ -59,36 +59,36 @@ def test_a_fault_that_there_is_not_is_refused(text):
         ),
     )
 )
-def test_any_json_is_a_fault_or_refused(data):
-    """Nothing else comes out of reading a fault."""
+def test_any_json_is_parsed_or_refused(data):
+    """Parsing a fault never raises another error."""
     with suppress(FaultError):
         assert isinstance(fault_from_json(data), FaultSpec)
 
 
-def test_a_fault_hits_as_often_as_it_says():
-    """`times` counts; another call is not hit."""
+def test_a_fault_hits_as_often_as_specified():
+    """`times` counts the requests that are hit; other calls are not."""
     book = FaultBook([parse_fault_spec("create_session:error=500,times=2")])
     assert book.take("get_session") == ()
     assert [len(book.take("create_session")) for _ in range(3)] == [1, 1, 0]
 
 
-def test_delays_come_with_another_fault():
-    """All delays hit, and the first of the rest."""
+def test_delays_are_combined_with_another_fault():
+    """Every delay hits, and the first of the other faults."""
     specs = ["*:delay=0.1", "get_job:error", "*:hang", "get_job:delay=1"]
     book = FaultBook(map(parse_fault_spec, specs))
     assert [fault.spec.kind for fault in book.take("get_job")] == ["delay", "error", "delay"]
     assert [fault.spec.kind for fault in book.take("list_jobs")] == ["delay", "hang"]
 
 
-def test_probability_decides():
-    """A number drawn below it hits."""
+def test_a_fault_with_a_probability_hits_at_random():
+    """It hits if the number drawn is below its probability."""
     draws = iter([0.49, 0.5])
     book = FaultBook([parse_fault_spec("*:error,probability=0.5")], draw=lambda: next(draws))
     assert [len(book.take("get_job")) for _ in range(2)] == [1, 0]
 
 
-def test_removed_faults_let_go():
-    """What a removed fault holds goes on."""
+def test_removing_a_fault_releases_its_requests():
+    """Requests that a removed fault holds continue."""
     book = FaultBook()
     fault = book.add(parse_fault_spec("*:hold"))
     assert book.remove(fault.id) and fault.released.is_set()

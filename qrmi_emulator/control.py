@@ -1,4 +1,4 @@
-"""The control interface under `/_emulator/`: what tests read of the emulator, and what they tell it."""
+"""The control interface under `/_emulator/`: lets tests look into the emulator and steer it."""
 
 import json
 from collections import Counter, deque
@@ -11,9 +11,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import calls, wire
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, fault_from_json, fault_to_json
-from qrmi_slurm.emulator.service import Service, ServiceError
+from qrmi_emulator import calls, wire
+from qrmi_emulator.faults import FaultBook, FaultError, fault_from_json, fault_to_json
+from qrmi_emulator.service import Service, ServiceError
 
 PREFIX = "/_emulator"
 _MAX_REQUESTS = 20_000
@@ -40,13 +40,13 @@ _URLS = Map(
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request that came in.
+    """A request that was received.
 
     Args:
         method: HTTP method.
-        path: as it came, without its query.
-        call: the call's name; empty for a request that the service does not have.
-        status: HTTP status; None while it is not answered.
+        path: as received, without the query.
+        call: the call's name; empty if the service has no such call.
+        status: HTTP status; None until it is answered.
         fault: kinds of the faults that hit it.
     """
 
@@ -58,14 +58,14 @@ class RequestRecord:
 
 
 class RequestBook:
-    """The requests that came in, the last of very many."""
+    """The most recent requests."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._records: deque[RequestRecord] = deque(maxlen=_MAX_REQUESTS)
 
     def add(self, record: RequestRecord) -> None:
-        """Note a request; its `status` may be set later."""
+        """Record a request; its `status` may be set later."""
         with self._lock:
             self._records.append(record)
 
@@ -89,12 +89,12 @@ class RequestBook:
 
 
 class Control:
-    """Answers the control interface.
+    """Answers requests to the control interface.
 
     Args:
-        service: what the service remembers.
+        service: the service's state.
         faults: the faults that are set.
-        requests: the requests that came in.
+        requests: the requests that were received.
     """
 
     def __init__(self, service: Service, faults: FaultBook, requests: RequestBook) -> None:
@@ -103,7 +103,7 @@ class Control:
         self._requests = requests
 
     def answer(self, request: Request) -> Response:
-        """Carry a request out and return its answer, a refusal included."""
+        """Carry out a request and return its answer, which may be a refusal."""
         refusal = _refusal(request)
         if refusal:
             return _json({"error": refusal}, 403)
@@ -137,7 +137,7 @@ class Control:
             case "add_fault":
                 spec = fault_from_json(body)
                 if spec.call != "*" and spec.call not in calls.NAMES:
-                    raise FaultError(f"there is no call {spec.call}", f"the calls are {', '.join(calls.NAMES)}")
+                    raise FaultError(f"there is no call {spec.call}", f"calls: {', '.join(calls.NAMES)}")
                 return _json(fault_to_json(self._faults.add(spec)), 201)
             case "remove_faults":
                 self._faults.remove()
@@ -153,10 +153,10 @@ class Control:
 
     def _set_backend(self, name: str, body: Any) -> Response:
         if not isinstance(body, dict) or not set(body) <= {"status", "queue"}:
-            raise ServiceError(400, "the body is an object of status and queue")
+            raise ServiceError(400, "the body must be an object with status, queue or both")
         queue = body.get("queue")
         if queue is not None and (isinstance(queue, bool) or not isinstance(queue, int)):
-            raise ServiceError(400, "queue is a number")
+            raise ServiceError(400, "queue must be a number")
         status = body.get("status")
         self._service.set_backend(name, None if status is None else str(status), queue)
         return _json(self._backend(name))
@@ -167,14 +167,14 @@ class Control:
 
 
 def _refusal(request: Request) -> str:
-    """Return why a request may not control the emulator; empty where it may.
+    """Return why a request may not control the emulator; empty if it may.
 
-    A web page can make a browser on this machine send requests here, but not with this Host under its own name.
+    A web page can make a browser on this machine send requests here, but those carry an Origin or the page's own Host.
     """
     host = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
     if request.remote_addr not in {"127.0.0.1", "::1"} or host not in _LOOPBACK_NAMES:
-        return "the control interface answers loopback only"
-    return "" if "Origin" not in request.headers else "the control interface does not answer web pages"
+        return "the control interface only answers requests from this machine"
+    return "" if "Origin" not in request.headers else "the control interface does not answer requests from web pages"
 
 
 def _body(request: Request) -> Any:

@@ -1,4 +1,4 @@
-"""The emulator's command: options in, a server that runs until it is told to end."""
+"""The emulator's command line: reads the options and serves until it is told to stop."""
 
 import argparse
 import os
@@ -10,34 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from qrmi_slurm.emulator import devices
-from qrmi_slurm.emulator.calls import Calls
-from qrmi_slurm.emulator.control import Control, RequestBook
-from qrmi_slurm.emulator.faults import FaultBook, FaultError, parse_fault_spec
-from qrmi_slurm.emulator.iam import TokenIssuer
-from qrmi_slurm.emulator.options import (
+from qrmi_emulator import devices
+from qrmi_emulator.calls import Calls
+from qrmi_emulator.control import Control, RequestBook
+from qrmi_emulator.faults import FaultBook, FaultError, parse_fault_spec
+from qrmi_emulator.iam import TokenIssuer
+from qrmi_emulator.options import (
     API_KEY_VARIABLE,
-    BackendSpec,
     EmulatorOptions,
     OptionsError,
     api_key,
     checked,
     parse_backend_spec,
 )
-from qrmi_slurm.emulator.pool import JobSettings, Limits, Pool
-from qrmi_slurm.emulator.server import Application, RequestLog, listen
-from qrmi_slurm.emulator.service import Service
-
-__all__ = [
-    "BackendSpec",
-    "EmulatorOptions",
-    "OptionsError",
-    "main",
-    "options_from_arguments",
-    "parse_backend_spec",
-    "parse_fault_spec",
-    "serve",
-]
+from qrmi_emulator.pool import JobSettings, Limits, Pool
+from qrmi_emulator.server import Application, RequestLog, listen
+from qrmi_emulator.service import Service
 
 _EXIT_REFUSED = 2
 
@@ -46,16 +34,16 @@ _EXAMPLES = """Examples:
   qrmi-slurm emulator --backend ibm_demo=FakeSherbrooke
   qrmi-slurm emulator --port 0 --port-file /run/emulator.port --backend a=FakeSherbrooke --backend b=FakeTorino
   qrmi-slurm emulator --fault create_session:error=500,times=2 --fault '*:delay=0.1'"""
-_LOOK_S = 0.05  # how soon the server sees that it has to end
+_POLL_S = 0.05  # how soon the server notices that it has to stop
 
 
 def serve(options: EmulatorOptions) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit status, 0.
+    """Serve until SIGTERM or SIGINT; return 0, the exit status.
 
-    Prints `listening on http://HOST:PORT`, and then a line for each request.
+    Prints `listening on http://HOST:PORT`, then a line for each request.
 
     Raises:
-        OptionsError: the options cannot be used, or the address is taken.
+        OptionsError: the options are invalid, or the address is in use.
     """
     options = checked(options)
     loaded = {spec.name: devices.load(spec) for spec in options.backends}
@@ -73,19 +61,19 @@ def serve(options: EmulatorOptions) -> int:
     except OSError as error:
         raise OptionsError(
             f"the emulator cannot listen on {options.host} port {options.port}: {error.strerror}",
-            "--port 0 takes a free one",
+            "--port 0 picks a free port",
         ) from error
 
     limits = Limits(options.job_time_limit_s, options.memory_limit_mib)
     by_name = {spec.name: spec for spec in options.backends}
     pool = Pool(service, JobSettings(by_name, limits, options.noise, options.seed, options.warm), options.workers)
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    thread = threading.Thread(target=server.serve_forever, args=(_LOOK_S,), name="server")
-    server.daemon_threads = True  # a client that keeps its connection does not keep the emulator
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="server")
+    server.daemon_threads = True  # an open connection does not keep the emulator running
     try:
         pool.start()
         thread.start()
@@ -106,7 +94,7 @@ def serve(options: EmulatorOptions) -> int:
 
 
 def write_port(path: Path, port: int) -> None:
-    """Write a port number; who reads the file sees all of it or none."""
+    """Write a port number; a reader of the file sees all of it or none."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.write_text(f"{port}\n", encoding="ascii")
     new.replace(path)
@@ -116,9 +104,9 @@ def options_from_arguments(arguments: Sequence[str], environ: Mapping[str, str])
     """Return the options of a command line.
 
     Raises:
-        OptionsError: a backend or the API key cannot be used.
-        FaultError: a fault cannot be read.
-        SystemExit: another argument is wrong, or help was asked for.
+        OptionsError: a backend or the API key is invalid.
+        FaultError: a fault is invalid.
+        SystemExit: another argument is invalid, or `--help` was given.
     """
     given = _parser().parse_args(arguments)
     defaults = EmulatorOptions()
@@ -143,7 +131,7 @@ def options_from_arguments(arguments: Sequence[str], environ: Mapping[str, str])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit status: 2 where the emulator was asked for what it does not do."""
+    """Run the emulator and return its exit status: 2 if its options are invalid."""
     try:
         return serve(options_from_arguments(arguments, os.environ))
     except (OptionsError, FaultError) as error:
@@ -158,23 +146,61 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qrmi-slurm emulator",
         description="Serve emulated quantum services on loopback, until Ctrl-C.",
-        epilog=f"The API key is that of {API_KEY_VARIABLE}, else {defaults.api_key.reveal()}.\n\n{_EXAMPLES}",
+        epilog=(
+            f"The API key is taken from --api-key-file, else from {API_KEY_VARIABLE}, else it is "
+            f"{defaults.api_key.reveal()}.\n\n{_EXAMPLES}"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     flag = argparse.BooleanOptionalAction
-    add("--host", default=defaults.host, help="a loopback address (%(default)s)")
-    add("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
-    add("--port-file", type=Path, metavar="PATH", help="write the port here once it listens")
-    add("--backend", action="append", default=[], metavar="NAME=DEVICE", help="ibm_demo=FakeSherbrooke")
-    add("--api-key-file", type=Path, metavar="PATH", help="a file with the API key")
-    add("--crn", default=defaults.crn, help="the service instance that is accepted")
-    add("--fault", action="append", default=[], metavar="SPEC", help="create_session:error=500,times=2")
-    add("--noise", action=flag, default=defaults.noise, help="run up to 10 qubits with their device's noise")
-    add("--warm", action=flag, default=defaults.warm, help="load the simulator before the first job")
-    add("--workers", type=int, default=defaults.workers, help="jobs side by side (%(default)s)")
-    add("--job-time-limit", type=float, default=defaults.job_time_limit_s, metavar="SECONDS")
-    add("--memory-limit", type=int, default=defaults.memory_limit_mib, metavar="MIB")
-    add("--token-lifetime", type=int, default=defaults.token_lifetime_s, metavar="SECONDS")
-    add("--seed", type=int, help="makes outcomes repeatable")
+    add("--host", default=defaults.host, help="loopback address to listen on (%(default)s)")
+    add("--port", type=int, default=defaults.port, help="port to listen on; 0 picks a free one (%(default)s)")
+    add("--port-file", type=Path, metavar="PATH", help="write the port to this file once the emulator is listening")
+    add(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="NAME=DEVICE",
+        help="backend to serve; repeatable (ibm_demo=FakeSherbrooke)",
+    )
+    add("--api-key-file", type=Path, metavar="PATH", help="file with the API key")
+    add("--crn", default=defaults.crn, help="service instance to accept (%(default)s)")
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="fault to start with, such as create_session:error=500,times=2; repeatable",
+    )
+    add(
+        "--noise",
+        action=flag,
+        default=defaults.noise,
+        help="simulate circuits of up to 10 qubits with the device's noise",
+    )
+    add("--warm", action=flag, default=defaults.warm, help="load the simulator before the first job arrives")
+    add("--workers", type=int, default=defaults.workers, help="jobs to run at the same time (%(default)s)")
+    add(
+        "--job-time-limit",
+        type=float,
+        default=defaults.job_time_limit_s,
+        metavar="SECONDS",
+        help="fail jobs that run longer (%(default)g)",
+    )
+    add(
+        "--memory-limit",
+        type=int,
+        default=defaults.memory_limit_mib,
+        metavar="MIB",
+        help="fail jobs that need more memory (%(default)s)",
+    )
+    add(
+        "--token-lifetime",
+        type=int,
+        default=defaults.token_lifetime_s,
+        metavar="SECONDS",
+        help="how long a bearer token is valid (%(default)s)",
+    )
+    add("--seed", type=int, help="make outcomes reproducible")
     return parser

@@ -1,4 +1,4 @@
-"""The service's calls: which request is which, and what each answers."""
+"""The service's API: which call a request is, and how it is answered."""
 
 import json
 import uuid
@@ -11,17 +11,17 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from qrmi_slurm.emulator import wire
-from qrmi_slurm.emulator.devices import Device
-from qrmi_slurm.emulator.iam import IamError, TokenIssuer
-from qrmi_slurm.emulator.service import COMPLETED, Job, Service, ServiceError
+from qrmi_emulator import wire
+from qrmi_emulator.devices import Device
+from qrmi_emulator.iam import IamError, TokenIssuer
+from qrmi_emulator.service import COMPLETED, Job, Service, ServiceError
 
-# Users write the endpoint as .../api or .../api/v1 (both stand in QRMI's documentation), or without either.
+# QRMI's documentation has both .../api and .../api/v1 as the endpoint; users also write it without either.
 PREFIXES = ("/api/v1", "/api")
-IAM_TOKEN = "iam_token"  # noqa: S105 a call's name
+IAM_TOKEN = "iam_token"  # noqa: S105 the name of a call
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 10, 200
-# QRMI parses results and logs as text: sent as JSON, an object would be refused.
+# QRMI reads results and logs as text; it would refuse a JSON object.
 _TEXT = "text/plain; charset=utf-8"
 
 URLS = Map(
@@ -54,11 +54,11 @@ NAMES = tuple(sorted({rule.endpoint for rule in URLS.iter_rules()}))
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, recognised.
+    """A recognized request.
 
     Args:
         name: the call's stable name.
-        arguments: what its path holds.
+        arguments: the variable parts of its path.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Call:
 
 
 def service_path(path: str) -> str:
-    """Return a path without what users may write behind the host: `/api/v1/jobs` is `/jobs`."""
+    """Return a path without the endpoint's prefix: `/api/v1/jobs` is `/jobs`."""
     for prefix in PREFIXES:
         if path.startswith(f"{prefix}/"):
             return path.removeprefix(prefix)
     return path
 
 
-def recognise(method: str, path: str) -> Call | None:
-    """Return which call a request is; None for one that the service does not have."""
+def recognize(method: str, path: str) -> Call | None:
+    """Return the call that a request makes; None if the service has no such call."""
     try:
         name, arguments = URLS.bind("").match(service_path(path), method)
     except HTTPException:
@@ -83,12 +83,12 @@ def recognise(method: str, path: str) -> Call | None:
 
 
 class Calls:
-    """Answers the calls.
+    """Answers calls.
 
     Args:
-        service: what the service remembers.
-        issuer: gives and checks bearer tokens.
-        devices: each served backend's configuration and properties.
+        service: the service's state.
+        issuer: issues and checks bearer tokens.
+        devices: configuration and properties of each served backend.
         crn: the service instance that is accepted.
     """
 
@@ -119,7 +119,7 @@ class Calls:
         }
 
     def answer(self, call: Call | None, request: Request) -> Response:
-        """Carry a call out and return its answer, a refusal included."""
+        """Carry out a call and return its answer, which may be a refusal."""
         if call is not None and call.name == IAM_TOKEN:
             return self._token(request)
         try:
@@ -134,7 +134,7 @@ class Calls:
         if not self._issuer.accepts(request.headers.get("Authorization")):
             raise ServiceError(401, "Invalid credentials.", 1201)
         if request.headers.get("Service-CRN") != self._crn:
-            raise ServiceError(401, "The Service-CRN names no instance that these credentials may use.", 1201)
+            raise ServiceError(401, "These credentials do not give access to the instance in Service-CRN.", 1201)
 
     def _token(self, request: Request) -> Response:
         form = request.form

@@ -1,4 +1,4 @@
-"""Devices: the fake backends whose configuration and properties are served, read without importing Qiskit."""
+"""Devices: configuration and properties of Qiskit's fake backends, read without importing Qiskit."""
 
 import json
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qrmi_slurm.emulator.options import BackendSpec, OptionsError, device_folder
+from qrmi_emulator.options import BackendSpec, OptionsError, device_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a fake backend says of itself.
+    """What a fake backend says about itself.
 
     Args:
-        configuration: qubits, basis gates and coupling, as the service's API has them.
-        properties: calibration of qubits and gates, as the service's API has them.
+        configuration: qubits, basis gates and coupling map, as the service sends them.
+        properties: calibration of qubits and gates, as the service sends them.
     """
 
     configuration: dict[str, Any]
@@ -25,10 +25,10 @@ class Device:
 
 @cache
 def load(spec: BackendSpec) -> Device:
-    """Return a device under the name that it is served with.
+    """Return a device under the name that it is served as.
 
     Raises:
-        OptionsError: qiskit-ibm-runtime is not installed, or has no such device.
+        OptionsError: qiskit-ibm-runtime is missing, or has no such device.
     """
     folder = device_folder(spec.device)
     path = devices_root() / folder
@@ -38,31 +38,31 @@ def load(spec: BackendSpec) -> Device:
     except FileNotFoundError as error:
         raise OptionsError(
             f"there is no fake device {spec.device} for backend {spec.name}",
-            f"the devices are {', '.join(names())}",
+            f"devices: {', '.join(names())}",
         ) from error
     for document in (configuration, properties):
         document["backend_name"] = spec.name
-    # QRMI reads a missing value where the file has the text "None".
+    # Some files have the text "None" where QRMI expects null.
     configuration = {key: None if value == "None" else value for key, value in configuration.items()}
     configuration.setdefault("online_date", "2020-01-01T00:00:00+00:00")
     return Device(configuration, properties)
 
 
 def names() -> tuple[str, ...]:
-    """Return every device that there is, as `parse_backend_spec` takes it."""
+    """Return the names of all devices, as `parse_backend_spec` accepts them."""
     return tuple(sorted(path.parent.name for path in devices_root().glob("*/conf_*.json") if _has_properties(path)))
 
 
 def devices_root() -> Path:
-    """Return the folder of the fake backends.
+    """Return the folder of Qiskit's fake backends.
 
     Raises:
-        OptionsError: qiskit-ibm-runtime is not installed.
+        OptionsError: qiskit-ibm-runtime is missing.
     """
-    found = find_spec("qiskit_ibm_runtime")  # finds, does not import: that takes a second
+    found = find_spec("qiskit_ibm_runtime")  # does not import it, which takes a second
     if found is None or found.origin is None:
         raise OptionsError(
-            "the emulator needs qiskit-ibm-runtime, which is not installed", "pip install 'qrmi-slurm[emulator]'"
+            "the emulator needs qiskit-ibm-runtime", "install it with: pip install 'qrmi-slurm[emulator]'"
         )
     return Path(found.origin).parent / "fake_provider" / "backends"
 

@@ -1,4 +1,4 @@
-"""The workers: processes that jobs are given to, watched, and killed where a job takes too much or is cancelled."""
+"""The pool of worker processes: runs jobs, and kills a worker whose job is cancelled or exceeds a limit."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrmi_slurm.emulator.options import BackendSpec
-from qrmi_slurm.emulator.service import TOO_LONG, Job, Service
+from qrmi_emulator.options import BackendSpec
+from qrmi_emulator.service import TOO_LONG, Job, Service
 
-_LOOK_S = 0.05  # how soon a cancelled job's process is killed
-_IDLE_LOOK_S = 0.25  # how soon an idle worker sees that it has to end
+_POLL_S = 0.05  # how soon a cancelled job's worker is killed
+_IDLE_POLL_S = 0.25  # how soon an idle worker stops
 _READ_BYTES = 1 << 20
 _MIB = 1024 * 1024
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -24,11 +24,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a job may take.
+    """What a job may use.
 
     Args:
         time_s: seconds of simulation.
-        memory_mib: resident memory of its process.
+        memory_mib: resident memory of its worker.
     """
 
     time_s: float
@@ -40,11 +40,11 @@ class JobSettings:
     """How jobs are simulated.
 
     Args:
-        backends: the device behind each served name.
-        limits: what a job may take.
-        noise: whether narrow circuits run with their device's noise.
-        seed: makes outcomes repeatable; None draws anew.
-        warm: whether a worker loads the simulator before it has a job.
+        backends: the backend behind each served name.
+        limits: what a job may use.
+        noise: whether circuits with few qubits run with their device's noise.
+        seed: makes outcomes reproducible; None draws a new one for each job.
+        warm: whether a worker loads the simulator before it gets a job.
     """
 
     backends: Mapping[str, BackendSpec]
@@ -58,9 +58,9 @@ class Pool:
     """Runs a service's jobs.
 
     Args:
-        service: whose jobs.
+        service: has the jobs.
         settings: how they are simulated.
-        size: how many run side by side.
+        size: how many run at the same time.
     """
 
     def __init__(self, service: Service, settings: JobSettings, size: int) -> None:
@@ -76,14 +76,14 @@ class Pool:
             thread.start()
 
     def stop(self) -> None:
-        """Kill the workers and wait until they are gone."""
+        """Kill the workers and wait for them to exit."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
 
 
 class _Slot:
-    """One worker after another: a new process takes the place of one that was killed."""
+    """Keeps one worker running: a worker that was killed is replaced."""
 
     def __init__(self, service: Service, settings: JobSettings, stopping: threading.Event) -> None:
         self._service = service
@@ -97,7 +97,7 @@ class _Slot:
             if self._settings.warm:
                 self._worker()
             while not self._stopping.is_set():
-                job = self._service.take_job(_IDLE_LOOK_S)
+                job = self._service.take_job(_IDLE_POLL_S)
                 if job is not None:
                     self._run_job(job)
         finally:
@@ -123,14 +123,14 @@ class _Slot:
             self._crashed(job, worker)
 
     def _watch(self, job: Job, worker: subprocess.Popen[bytes]) -> None:
-        """Follow a job to its end, which is its worker's where it is cancelled or takes too much."""
+        """Follow a job to its end; kill its worker if it is cancelled or exceeds a limit."""
         assert worker.stdout is not None  # noqa: S101 it was opened as a pipe
         began_s = time.monotonic()
         unread = b""
         poll = select.poll()
         poll.register(worker.stdout, select.POLLIN)
         while True:
-            if poll.poll(_LOOK_S * 1000):
+            if poll.poll(_POLL_S * 1000):
                 data = os.read(worker.stdout.fileno(), _READ_BYTES)
                 if not data:
                     self._crashed(job, worker)
@@ -147,7 +147,7 @@ class _Slot:
                 return
 
     def _take(self, job: Job, message: Mapping[str, Any]) -> bool:
-        """Take what a worker wrote; True where it was the last of its job."""
+        """Process a worker's message; return True if it is the last one of its job."""
         match message:
             case {"log": line}:
                 self._service.log(job.id, line)
@@ -159,10 +159,10 @@ class _Slot:
         return True
 
     def _excess(self, job: Job, worker: subprocess.Popen[bytes], took_s: float) -> tuple[str, ...]:
-        """Return why a job has to end, and with which status; empty where it may go on."""
+        """Return why a job has to be stopped, and its status unless that is Failed; empty if it may continue."""
         limits = self._settings.limits
         if job.cost_s and took_s > job.cost_s:
-            return f"The job ran longer than the {job.cost_s} seconds that it may cost.", TOO_LONG
+            return f"The job ran longer than the {job.cost_s} seconds that its cost allows.", TOO_LONG
         if took_s > limits.time_s:
             return (f"The simulation took longer than {limits.time_s:g} seconds.",)
         if resident_mib(worker.pid) > limits.memory_mib:
@@ -178,15 +178,14 @@ class _Slot:
     def _worker(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._kill()
-            command = [sys.executable, "-m", "qrmi_slurm.emulator.worker"]
-            # Spawned, not forked: the server has threads by now.
+            command = [sys.executable, "-P", "-X", "utf8", "-m", "qrmi_emulator.worker"]
             self._process = subprocess.Popen(
                 command + ["--warm"] * self._settings.warm, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
         return self._process
 
     def _kill(self) -> None:
-        """End the worker and leave no pipe and no zombie."""
+        """Kill the worker, reap it and close its pipes."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -196,12 +195,12 @@ class _Slot:
             if pipe is not None:
                 try:
                     pipe.close()
-                except BrokenPipeError:  # what it had not read yet
+                except BrokenPipeError:  # there was input that it had not read
                     continue
 
 
 def resident_mib(pid: int) -> float:
-    """Return a process's resident memory in MiB; 0 where it is gone."""
+    """Return a process's resident memory in MiB; 0 if it has ended."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     except (FileNotFoundError, ProcessLookupError):

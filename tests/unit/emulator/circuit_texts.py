@@ -1,4 +1,4 @@
-"""OpenQASM 3 circuits for a line of five qubits with rz, sx, x and cx, as FakeManilaV2 has them."""
+"""OpenQASM 3 circuits with rz, sx, x and cx, for a line of qubits such as FakeManilaV2's."""
 
 HEADER = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
 BELL = HEADER + "bit[2] c;\nrz(pi/2) $3; sx $3; rz(pi/2) $3;\ncx $3, $4;\nc[0] = measure $3;\nc[1] = measure $4;\n"
@@ -6,7 +6,7 @@ BELL_UNMEASURED = BELL.partition("c[0]")[0]
 
 
 def brickwork(n_qubits, layers, rng, measured=True):
-    """A circuit over a line, entangled more with each layer, as text."""
+    """Return a circuit on a line, as text; each layer adds entanglement."""
     lines = [HEADER, f"bit[{n_qubits}] c;"]
     for layer in range(layers):
         for qubit in range(n_qubits):
@@ -19,8 +19,15 @@ def brickwork(n_qubits, layers, rng, measured=True):
     return "\n".join(lines)
 
 
+def ghz(n_qubits):
+    """Return a circuit that entangles a line of qubits and measures them all, as text."""
+    lines = [HEADER, f"bit[{n_qubits}] c;", "rz(pi/2) $0; sx $0; rz(pi/2) $0;"]
+    lines += [f"cx ${at}, ${at + 1};" for at in range(n_qubits - 1)]
+    return "\n".join(lines + [f"c[{at}] = measure ${at};" for at in range(n_qubits)])
+
+
 def configuration(n_qubits):
-    """A line of qubits, as a backend's configuration."""
+    """Return the configuration of a backend whose qubits form a line."""
     pairs = [[a, b] for a in range(n_qubits) for b in (a - 1, a + 1) if 0 <= b < n_qubits]
     return {
         "n_qubits": n_qubits,

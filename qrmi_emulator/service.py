@@ -15,9 +15,9 @@ QUEUED, RUNNING, COMPLETED = "Queued", "Running", "Completed"
 CANCELLED, TOO_LONG, FAILED = "Cancelled", "Cancelled - Ran too long", "Failed"
 PENDING = frozenset({QUEUED, RUNNING})
 
-DEFAULT_MAX_TTL_S = 28800  # eight hours, as the service's
+DEFAULT_MAX_TTL_S = 28800  # the service's: eight hours
 _MAX_TTL_S = 2**31 - 1  # QRMI parses an i32
-_MAX_FINISHED_JOBS = 500  # input and result of a wide one take half a MB
+_MAX_FINISHED_JOBS = 500  # input and result of a wide job take half a MB
 _MAX_ENDED_SESSIONS = 20_000
 
 
@@ -30,7 +30,7 @@ class ServiceError(Exception):
     Args:
         status: HTTP status.
         message: what is wrong.
-        code: the service's error code; 0 where none is documented.
+        code: the service's error code; 0 if none is documented.
     """
 
     def __init__(self, status: int, message: str, code: int = 0) -> None:
@@ -42,12 +42,12 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What a backend says of itself now.
+    """A backend and what it reports.
 
     Args:
-        name: the name under which it is served.
-        status: `online`, `paused` or `offline`; jobs run only while it is online.
-        queue: jobs that it claims to have waiting, besides those that really wait.
+        name: the name that it is served as.
+        status: `online`, `paused` or `offline`; jobs only run while it is online.
+        queue: waiting jobs that it reports in addition to the real ones.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Session:
     """A session; times are seconds since the epoch.
 
     Args:
-        id: names it.
+        id: its id.
         backend: the backend's name.
         mode: `dedicated` or `batch`.
-        max_ttl_s: it ends this long after it was created.
+        max_ttl_s: it expires this long after it was created.
         created_s: when it was created.
-        activated_s: when its first job began to run; None before.
-        accepting: whether it takes jobs.
+        activated_s: when its first job started; None before.
+        accepting: whether it accepts jobs.
         ended_s: when it ended; None before.
-        end: `closed`, `cancelled` or `expired`; empty before it ended.
-        by: the call that ended it, or `ttl`; empty before.
+        end: `closed`, `cancelled` or `expired`; empty until it has ended.
+        by: the call that ended it, or `ttl`; empty until it has ended.
     """
 
     id: str
@@ -94,19 +94,19 @@ class Job:
     """A job; times are seconds since the epoch.
 
     Args:
-        id: names it.
+        id: its id.
         backend: the backend's name.
         program: `sampler`, `estimator` or `noiselearner`.
         params: the program's input.
-        session_id: its session; None outside of one.
-        cost_s: seconds that it may run; 0 where it did not say.
+        session_id: its session; None outside a session.
+        cost_s: seconds that it may run; 0 without a limit of its own.
         created_s: when it was created.
-        started_s: when it began to run; None before.
+        started_s: when it started; None before.
         finished_s: when it ended; None before.
         status: as the service spells it.
         reason: why it failed or was cancelled.
         logs: its log lines.
-        result: the results' JSON text; None unless it completed.
+        result: its results as JSON text; None unless it completed.
     """
 
     id: str
@@ -125,17 +125,17 @@ class Job:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether it is waiting or running."""
         return self.status in PENDING
 
 
 class Service:
-    """Everything that the service remembers; every method may be called from any thread.
+    """The service's state; all methods are thread-safe.
 
     Args:
-        backends: the names that are served.
-        clock: seconds since the epoch.
-        new_id: returns an id that was never used.
+        backends: names of the backends.
+        clock: returns seconds since the epoch.
+        new_id: returns an unused id.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class Service:
         self._changed = threading.Condition(threading.RLock())
         self._backends = {name: Backend(name) for name in backends}
         self._sessions: dict[str, Session] = {}
-        self._live: dict[str, float] = {}  # sessions that have not ended, and when each expires
+        self._live: dict[str, float] = {}  # when each session that has not ended expires
         self._jobs: dict[str, Job] = {}
 
     # Backends
 
     def backends(self) -> tuple[Backend, ...]:
-        """Return all backends, in the order in which they were named."""
+        """Return all backends, in the order in which they were given."""
         with self._changed:
             return tuple(self._backends.values())
 
@@ -171,13 +171,13 @@ class Service:
             return self._backends[name]
 
     def set_backend(self, name: str, status: str | None, queue: int | None) -> Backend:
-        """Change what a backend says of itself; None leaves a value as it is.
+        """Change what a backend reports; None leaves a value unchanged.
 
         Raises:
             ServiceError: 404, or 400 for an unknown status or a negative queue.
         """
         if (status is not None and status not in BACKEND_STATUSES) or (queue or 0) < 0:
-            raise ServiceError(400, f"status is one of {', '.join(sorted(BACKEND_STATUSES))}, queue is 0 or more")
+            raise ServiceError(400, f"status must be one of {', '.join(sorted(BACKEND_STATUSES))}, and queue 0 or more")
         with self._changed:
             old = self.backend(name)
             new = Backend(name, old.status if status is None else status, old.queue if queue is None else queue)
@@ -186,7 +186,7 @@ class Service:
             return new
 
     def queue_length(self, name: str) -> int:
-        """Return how many jobs a backend says it has waiting."""
+        """Return how many waiting jobs a backend reports."""
         with self._changed:
             waiting = sum(job.backend == name and job.is_pending for job in self._jobs.values())
             return self.backend(name).queue + waiting
@@ -194,10 +194,10 @@ class Service:
     # Sessions
 
     def create_session(self, backend: object, mode: object, max_ttl_s: object) -> Session:
-        """Open a session; its time to live begins now.
+        """Open a session; its time to live starts now.
 
         Raises:
-            ServiceError: 404 for an unknown backend, 400 for a mode or time to live that there is not.
+            ServiceError: 404 for an unknown backend, 400 for an invalid mode or time to live.
         """
         if not isinstance(mode, str) or mode not in MODES:
             raise ServiceError(400, "mode must be one of dedicated, batch")
@@ -215,7 +215,7 @@ class Service:
             return session
 
     def session(self, session_id: str) -> Session:
-        """Return a session as it is now.
+        """Return a session.
 
         Raises:
             ServiceError: 404.
@@ -233,16 +233,16 @@ class Service:
             return tuple(self._sessions.values())
 
     def active_ttl_s(self, session: Session) -> int:
-        """Return the whole seconds that a session has left."""
+        """Return how many seconds a session has left, rounded down."""
         if session.end:
             return 0
         return max(0, int(session.created_s + session.max_ttl_s - self._clock()))
 
     def accept_jobs(self, session_id: str, accepting: bool) -> None:
-        """Let a session take jobs or not; one that does not ends when its last job has.
+        """Let a session accept jobs or not; a session that does not ends after its last job.
 
         Raises:
-            ServiceError: 404, or 409 where an ended session should take jobs again.
+            ServiceError: 404, or 409 if an ended session should accept jobs again.
         """
         with self._changed:
             session = self.session(session_id)
@@ -254,7 +254,7 @@ class Service:
             self._settle(session_id)
 
     def cancel_session(self, session_id: str) -> None:
-        """End a session now: jobs that wait never run, one that runs goes on. An ended one stays as it is.
+        """End a session: cancel its waiting jobs and let a running one finish. An ended session is left unchanged.
 
         Raises:
             ServiceError: 404.
@@ -269,8 +269,8 @@ class Service:
         """Put a job in the queue.
 
         Raises:
-            ServiceError: 404 for an unknown backend, program or session, 400 for a closed session, one of
-                another backend, or values of the wrong form.
+            ServiceError: 404 for an unknown backend, program or session, 400 for a session that is closed or on
+                another backend, or for invalid values.
         """
         if not isinstance(params, dict):
             raise ServiceError(400, "params must be an object")
@@ -296,7 +296,7 @@ class Service:
             return job
 
     def job(self, job_id: str) -> Job:
-        """Return a job as it is now.
+        """Return a job.
 
         Raises:
             ServiceError: 404.
@@ -314,7 +314,7 @@ class Service:
         backend: str | None = None,
         program: str | None = None,
     ) -> tuple[Job, ...]:
-        """Return the jobs that fit all that is not None, newest first."""
+        """Return the jobs that match every argument that is not None, newest first."""
         with self._changed:
             self._expire()
             return tuple(
@@ -327,10 +327,10 @@ class Service:
             )
 
     def cancel_job(self, job_id: str) -> None:
-        """Cancel a job, also one that runs.
+        """Cancel a waiting or running job.
 
         Raises:
-            ServiceError: 404, or 409 where it has ended.
+            ServiceError: 404, or 409 if it has ended.
         """
         with self._changed:
             if not self.job(job_id).is_pending:
@@ -338,7 +338,7 @@ class Service:
             self._end_job(job_id, CANCELLED, "The job was cancelled by its user.")
 
     def delete_job(self, job_id: str) -> None:
-        """Forget a job; one that waits or runs is cancelled.
+        """Delete a job, and cancel it if it is waiting or running.
 
         Raises:
             ServiceError: 404.
@@ -348,10 +348,10 @@ class Service:
                 self.cancel_job(job_id)
             del self._jobs[job_id]
 
-    # What runs jobs
+    # For the workers
 
     def take_job(self, timeout_s: float) -> Job | None:
-        """Return the oldest job that may run, which now runs; None where there is none within `timeout_s`."""
+        """Mark the oldest job that can run as running and return it; None if there is none within `timeout_s`."""
         with self._changed:
             job = self._next_job()
             if job is None:
@@ -368,26 +368,26 @@ class Service:
             return job
 
     def is_running(self, job_id: str) -> bool:
-        """Say whether a job should still run: it was neither cancelled nor deleted."""
+        """Tell whether a job is still running, that is, neither cancelled nor deleted."""
         with self._changed:
             job = self._jobs.get(job_id)
             return job is not None and job.status == RUNNING
 
     def log(self, job_id: str, line: str) -> None:
-        """Add a line to a job's log; a job that is gone has none."""
+        """Add a line to a job's log, unless the job was deleted."""
         with self._changed:
             if job_id in self._jobs:
                 job = self._jobs[job_id]
                 self._jobs[job_id] = replace(job, logs=(*job.logs, line))
 
     def complete_job(self, job_id: str, result: str) -> None:
-        """Note a job's result; one that was cancelled meanwhile stays cancelled."""
+        """Store a job's result, unless the job was cancelled meanwhile."""
         with self._changed:
             if self.is_running(job_id):
                 self._end_job(job_id, COMPLETED, "", result)
 
     def fail_job(self, job_id: str, reason: str, status: str = FAILED) -> None:
-        """Note why a job failed, in its state and in its log; one that was cancelled stays cancelled."""
+        """Store why a job failed, in its state and its log, unless the job was cancelled meanwhile."""
         with self._changed:
             if self.is_running(job_id):
                 self.log(job_id, reason)
@@ -407,7 +407,7 @@ class Service:
             self._settle(job.session_id)
 
     def _settle(self, session_id: str) -> None:
-        """End a session that takes no jobs and has none."""
+        """End a session that accepts no jobs and has none left."""
         session = self._sessions.get(session_id)
         if session is None or session.end or session.accepting:
             return
@@ -430,7 +430,7 @@ class Service:
 
 
 def _forget(items: dict[str, _T], most: int, may_go: Callable[[_T], bool]) -> None:
-    """Drop the oldest items that may go until `most` are left."""
+    """Drop the oldest items that may be dropped until `most` are left."""
     if len(items) <= most:
         return
     for name in [name for name, item in items.items() if may_go(item)][: len(items) - most]:
