@@ -55,8 +55,8 @@ DEBIAN_PACKAGES = (
     "slurmdbd",
     "valgrind",
 )
-# The example programs import these; the wheel itself needs only qrmi.
-EXAMPLES_NEED = ("qrmi[ibm]",)
+# The example programs import the first, and the pages type the second; the wheel itself needs only qrmi.
+EXAMPLES_NEED = ("qrmi[ibm]", "pip")
 EXTRAS = ("emulator", "test", "lint")
 # The wheel is built from these.
 WHEEL_SOURCES = (
