@@ -194,6 +194,6 @@ def test_a_clock_that_was_set_back_an_hour(site: Site) -> None:
     site.change_record(job_id, an_hour_later)
     site.emulator.clear_faults()
     (waiting,) = site.recover()["jobs"]
-    assert waiting["reason"] == "its release failed, the next attempt is due in 30 s"
+    assert waiting["reason"] == "its release failed; the next attempt is due in 30 s"
     site.recover("--now")
     assert_nothing_left(site, job_id)
