@@ -38,7 +38,7 @@ def run(
     except ConfigError:
         return  # the config's own result says so
     wanted = catalogue.licenses(resources)
-    counted = licenses.parse_counts(settings.text("Licenses")) or {}
+    counted = licenses.granted_counts(settings.text("Licenses"))
     script, file = slurm_conf.parent / _SCRIPT, catalogue.path_beside(slurm_conf)
     uses_module = _uses_module(script)
     if "lua" not in {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}:

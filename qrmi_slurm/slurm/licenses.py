@@ -97,7 +97,7 @@ def granted_counts(text: str) -> dict[str, int]:
     still holds the others, and must not be taken for a job without licenses.
 
     Args:
-        text: the list as squeue and Prolog's environment have it.
+        text: the list as squeue, Prolog's environment and slurm.conf have it.
     """
     found: dict[str, int] = {}
     for word in re.split("[,;]", text):

@@ -37,6 +37,11 @@ def test_licenses_in_order(licensed):
     assert levels(results) == {"JobSubmitPlugins": "ok", "catalogue": "ok", "Licenses": "ok"}
 
 
+def test_an_odd_word_among_the_licenses_hides_no_other(licensed):
+    results = licensed(**USED, Licenses="matlab:2(n1),,qpu_a:1,qpu_b:1")
+    assert levels(results)["Licenses"] == "ok"
+
+
 def test_a_site_without_licenses_gets_one_result(licensed):
     """This holds with and without Lua plugins for other purposes."""
     assert levels(licensed(PrologFlags="Alloc")) == {"licenses": "ok"}
