@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         name: the resource's name.
         type: its type, as the installed QRMI calls it.
         environment: the environment to call QRMI with again; it holds secrets, so it is never in a repr.
-        run_as_uid: the user to call QRMI as, where the user supplied variables; None is root.
+        run_as_uid: the user to call QRMI as, where the user brought credentials or addresses; None is root.
         state: its state.
         since_s: since when it has been in that state; seconds since the epoch.
         token: what acquire returned; None until then.
@@ -87,7 +87,8 @@ class Entry(NamedTuple):
 
 # How an acquisition ended:
 #   released    given back, confirmed by the service
-#   gone        the service no longer knew it: it expired, or somebody else closed it
+#   gone        the service no longer knew it: it expired, or somebody else closed it; or, with credentials of the
+#               user's, it expired before a release was confirmed
 #   failed      never acquired
 #   expired     acquire got no answer; a session, if there was one, has expired
 #   forgotten   as `expired`, but an admin dropped it before that: `qrmi-slurm release --forget`
