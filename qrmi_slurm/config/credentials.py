@@ -75,7 +75,10 @@ def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credential
     brought = {name: value for name, value in users.items() if not described.may_be_tuned(name)}
     sites = {name: value for name, value in resource.variables.items() if not is_ours_alone(name)}
     kept = _beside(resource, sites, brought) if brought else sites
-    environment = overlaid(kept, users)
+    by_user = {present_name(name) for name in users}
+    environment = {
+        name: value for name, value in overlaid(sites, users).items() if name in kept or present_name(name) in by_user
+    }
     missing = sorted(described.required - environment.keys())
     if missing:
         raise CredentialsError(_missing_message(resource, missing, brought if sites.keys() & missing else {}))
@@ -85,7 +88,6 @@ def merge(resource: Resource, user_environment: Mapping[str, str]) -> Credential
             f"the config asks for a credential broker, and {resource.type} cannot have one",
             "an admin has to remove the broker from the config: qrmi-slurm validate-config",
         )
-    by_user = {present_name(name) for name in users}
     tuned = frozenset(name for name in environment if described.may_be_tuned(name) and present_name(name) in by_user)
     return Credentials(environment, are_users=bool(brought), need_broker=need_broker, tuned=tuned)
 
