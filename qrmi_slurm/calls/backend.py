@@ -226,6 +226,11 @@ def _availability_of(answer: Mapping[str, Any]) -> Availability | None:
 
 
 def _found_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the QPUs that were discovered, without names that cannot begin a variable's name."""
+    """Return the QPUs that were discovered, without names that cannot begin a variable's name.
+
+    A child that runs as the user may say anything, and each name costs the hook time.
+    """
     found = answer.get("found")
-    return tuple(name for name in found if not name_fault(name)) if isinstance(found, list) else ()
+    if not isinstance(found, list):
+        return ()
+    return tuple(name for name in found[: child.MAX_FOUND] if isinstance(name, str) and not name_fault(name))

@@ -28,7 +28,7 @@ from qrmi_slurm.secret import Secret
 _MAX_REASON_CHARS: Final = 4096
 
 # How many QPUs behind one dynamic resource are looked at.
-_MAX_FOUND: Final = 100
+MAX_FOUND: Final = 100
 
 # QRMI's exceptions that are raised before a request, or when the service says no (from 0.26).
 _REFUSALS: Final = frozenset(
@@ -242,7 +242,7 @@ def _discover(qrmi: Any, call: Call, member: str) -> list[str]:
     prefix = of_resource(call.resource, "")
     environment = {name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)}
     provider = qrmi.ResourceProvider(getattr(qrmi.ResourceType, member), environment)
-    return [str(resource.resource_id()) for resource in provider.resources("status=online")][:_MAX_FOUND]
+    return [str(resource.resource_id()) for resource in provider.resources("status=online")][:MAX_FOUND]
 
 
 def _require_online(resource: Any) -> None:

@@ -16,6 +16,9 @@ from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.processes import holds, living
 from slurm.site import Site
+from slurm.standins import Services
+from standins.resources import SECRET
+from standins.resources import resource as pasqal
 
 PREFIX = "ibm_demo_QRMI_IBM_QCS_"
 KEY, CRN = f"{PREFIX}IAM_APIKEY", f"{PREFIX}SERVICE_CRN"
@@ -307,6 +310,22 @@ def test_how_a_users_values_merge_with_the_sites(site: Site, combination: str, b
     assert SITES_KEY not in output
     assert (API_KEY in output) is (API_KEY in own.values() or not broker)
     assert_nothing_left(site, job_id)
+
+
+def test_one_secret_of_the_users_leaves_none_of_the_sites(site: Site, services: Services) -> None:
+    """They have the site's address and project, and neither its token nor the secret of another way to log in."""
+    described = pasqal("pasqal-cloud", f"{services.url}/online")
+    described["environment"]["QRMI_PASQAL_CLOUD_CLIENT_SECRET"] = SITES_KEY
+    site.config([described])
+    own = {f"{described['name']}_QRMI_PASQAL_CLOUD_AUTH_TOKEN": "the-users-own"}
+    before = len(services.requests())
+    job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, f"--qpu={described['name']}", env=own)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    environment = environment_of(site.cluster.job_output(job_id))
+    assert environment.items() >= own.items()
+    assert environment[f"{described['name']}_QRMI_PASQAL_CLOUD_PROJECT_ID"] == "test-project"
+    seen = str(environment) + str(services.requests()[before:])
+    assert SECRET not in seen and SITES_KEY not in seen
 
 
 OLDER = {"name": "ibm_demo", "type": "qiskit-runtime-service"}

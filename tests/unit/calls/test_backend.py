@@ -472,6 +472,16 @@ def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log():
     assert len(answer.log) == 1000
 
 
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [(["a", "b"], 2), ([f"q{number}" for number in range(5000)], 100), (["a", 5, None, ["b"], "c=d"], 1), ("abc", 0)],
+    ids=["two", "thousands", "no names", "no list"],
+)
+def test_only_so_many_names_are_taken_from_an_answer(found, taken):
+    """A child that runs as the user may say anything."""
+    assert len(backend._found_of({"found": found})) == taken
+
+
 # --- what a user may do to their own child ----------------------------------------------------------------------
 
 
