@@ -214,6 +214,7 @@ def encode(record: Record) -> bytes:
                 "type": entry.type,
                 "environment": dict(entry.environment),
                 "run_as_uid": entry.run_as_uid,
+                "is_users": entry.run_as_uid is not None,
                 "state": entry.state,
                 "since_s": entry.since_s,
                 "token": entry.token.reveal() if entry.token else None,
@@ -285,7 +286,8 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         name=str(item["name"]),
         type=str(item["type"]),
         environment=environment,
-        run_as_uid=None if item["run_as_uid"] is None else int(item["run_as_uid"]),
+        # Older versions called QRMI as the user with the site's secrets, too, where the user had only tuned a value.
+        run_as_uid=int(item["run_as_uid"]) if item.get("is_users") else None,
         state=state,
         since_s=float(item["since_s"]),
         token=None if item["token"] is None else Secret(str(item["token"])),

@@ -269,18 +269,14 @@ def test_a_users_own_key_is_not_replaced_by_the_sites(site, run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_left"),
-    [
-        ({"expires_s": time.time() + 60}, True),
-        ({"expires_s": time.time() - 1}, False),
-        ({"asked_s": time.time() - 28_700}, True),
-        ({"asked_s": time.time() - 28_900}, False),
-    ],
+    ("field", "since_now_s", "is_left"),
+    [("expires_s", 60, True), ("expires_s", -1, False), ("asked_s", -28_700, True), ("asked_s", -28_900, False)],
     ids=["open", "expired", "for eight hours", "for longer"],
 )
 def test_releasing_with_a_users_credentials_is_given_up_once_the_session_has_ended(
-    site, run, syslog_lines, changes, is_left
+    site, run, syslog_lines, field, since_now_s, is_left
 ):
+    changes = {field: time.time() + since_now_s}
     users = entry(site, "a", release="segv")._replace(run_as_uid=os.getuid(), **changes)
     sites = entry(site, "b", release="segv")._replace(**changes)
     left = run(users, sites)
