@@ -89,15 +89,15 @@ def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
         path.chmod(mode)
 
 
-def read(path: Path) -> bytes:
-    """Return a file's content; a symbolic link is not followed.
+def read(path: Path, max_bytes: int = -1) -> bytes:
+    """Return a file's content, or its first `max_bytes`; a symbolic link is not followed.
 
     Raises:
         OSError: the file cannot be read, or is a link.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
-        return file.read()
+        return file.read(max_bytes)
 
 
 def replace(path: Path, content: bytes, mode: int, *, uid: int | None = None, is_durable: bool = True) -> None:

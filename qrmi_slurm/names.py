@@ -37,6 +37,10 @@ QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the s
 
 QRMI_SLURM_BROKER = "QRMI_SLURM_BROKER"  # task: the node on whose loopback the credential broker listens
 
+# Task, with the resource's name in front: the number of seconds to which a value of the user's was capped for this job.
+# A job that is submitted from within it inherits both, and has a limit of its own.
+QRMI_SLURM_CAPPED_AT = "QRMI_SLURM_CAPPED_AT"
+
 # Part of every key, address and path of a credential broker, so that a value inherited from a surrounding job is not
 # mistaken for the user's own.
 BROKER_MARK = "qrmi-slurm-broker"
@@ -54,6 +58,7 @@ QRMI_SLURM_RUST_LOG = "QRMI_SLURM_RUST_LOG"  # ours: the level that TaskProlog e
 # --- QRMI: a resource's variables, each prefixed with `<name>_` ------------------------------------------
 QRMI_PREFIX = "QRMI_"
 JOB_PREFIX = "QRMI_JOB_"  # only the suite sets these: values of users or surrounding jobs are dropped
+SLURM_PREFIX = "QRMI_SLURM_"  # the same, for marks of ours that QRMI does not read
 ACQUISITION_TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 (the name of a variable)
 TIMEOUT_SECONDS = "QRMI_JOB_TIMEOUT_SECONDS"
 

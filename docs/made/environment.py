@@ -14,7 +14,7 @@ from unittest import mock
 
 from made.text import CHECKOUT, made_from, table, wrapped
 from qrmi_slurm import names
-from qrmi_slurm.calls import backend, installed
+from qrmi_slurm.calls import backend, environment, installed
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.resource_types import KNOWN, PREFIX_SUCCESSORS, ResourceType
@@ -50,12 +50,16 @@ _OF_JOB: Final[Mapping[tuple[str, ...], str]] = {
     (_SITES_OWN,): f"the site's value, from `--env:{_SITES_OWN}=VALUE` on the plugin's line",
 }
 _OF_QPU: Final[Mapping[str, str]] = {
-    "<VARIABLE>": "each variable of the resource's `environment`; the user's own value overrides it",
+    "<VARIABLE>": "each variable of the resource's `environment`, and the user's own: see below for how they merge",
     names.ACQUISITION_TOKEN: "the token that QRMI's acquire call returned",
     names.TIMEOUT_SECONDS: "the job's time limit in seconds; {unlimited} if it has none",
 }
 _MARKS: Final[Mapping[str, str]] = {
     names.QRMI_SLURM_QPU: "the step's `--qpu`",
+    names.QRMI_SLURM_CAPPED_AT: (
+        "with `<name>_` in front: the seconds to which a time that the user set was capped, so that a job that is "
+        "submitted from within this one is not held to them"
+    ),
     names.QRMI_SLURM_BROKER: "the node that runs the job's [credential broker](broker.md), if it has one",
     names.QRMI_SLURM_CHOICES: "the QPU chosen for each term of `--qpu` that matches several: `TERM=NAME,...`",
     names.QRMI_SLURM_JOB_ID: "the component's own job id, in a heterogeneous job's components after the first",
@@ -64,8 +68,8 @@ _MARKS: Final[Mapping[str, str]] = {
 }
 # The stub, which is written in C, sets these in slurmstepd; this module cannot run it.
 _STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
-# The example's job has no broker.
-_OF_BROKER: Final = frozenset({names.QRMI_SLURM_BROKER})
+# The example's job has no broker, and its user has set nothing.
+_NOT_IN_THE_EXAMPLE: Final = frozenset({names.QRMI_SLURM_BROKER, names.QRMI_SLURM_CAPPED_AT})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
 
 
@@ -105,6 +109,8 @@ def page() -> str:
         "",
         *wrapped(_limits()),
         "",
+        *_merging(),
+        "",
         "## Variables of qrmi-slurm itself",
         "",
         *table(("variable", "value"), [(_code([key]), text) for key, text in _MARKS.items()]),
@@ -117,14 +123,60 @@ def page() -> str:
         "## The variables of each type",
         "",
         *wrapped(
-            '"Required" variables must be set for QRMI to work, by the site or by the user. If a user changes an '
-            '"address", none of the site\'s values for that QPU are used. "Secret" values are masked in all output.'
+            '"Required" variables must be set for QRMI to work, by the site or by the user. "Secret" values are masked '
+            "in all output. [How the site's and the user's values merge](#how-a-users-values-merge-with-the-sites) "
+            'depends on whether a user sets an "address", a "secret" or a "tunable".'
         ),
     ]
     for known in KNOWN.values():
         lines += ["", f"### `{known.name}`", "", *_of_type(known)]
     lines += ["", "Any other type that the installed QRMI knows works too; its variables are passed on unchanged."]
     return "\n".join(lines) + "\n"
+
+
+def _merging() -> list[str]:
+    """Return the section about the site's and the user's values."""
+    return [
+        "## How a user's values merge with the site's",
+        "",
+        "For each QPU, one of these rows applies:",
+        "",
+        *table(
+            ("the user sets", "what QRMI is called with and tasks see"),
+            [
+                ("nothing", "the site's values; QRMI runs as root, without root's power"),
+                ("only tunables", "the site's values and these; QRMI runs as root, too"),
+                (
+                    "a secret, but no address",
+                    "the user's values, and those of the site that are no secrets; QRMI runs as the user",
+                ),
+                ("an address", "only the user's values; QRMI runs as the user"),
+                ("anything else, such as a CRN, beside a secret of the site", "nothing: the job does not get the QPU"),
+                ("anything else, where the site has no secret", "the site's values and these; QRMI runs as the user"),
+            ],
+        ),
+        "",
+        *wrapped(
+            "QRMI never runs as the user with a secret of the site. So beside a secret of the user's, a value of the "
+            "site's is used only if it is known to be no secret: the lists below have its variable, not marked as "
+            'secret; it is not stored elsewhere (`"secrets"`); and it has no `@`, as an address with a password does. '
+            "Of a type that is not listed, only addresses are used."
+        ),
+        "",
+        *wrapped(
+            "A value that equals the site's does not count as the user's: a job that is submitted from within a QPU "
+            "job inherits it. A user's value replaces the site's under all names of the variable."
+        ),
+        "",
+        *wrapped(
+            f"The tunables are a session's mode (`{'` or `'.join(resource_types.SESSION_MODES)}`), and how long a "
+            "session lives and a task runs, in whole seconds; anything else is refused. Users' times are capped at the "
+            f"job's time limit, and at {environment.SERVICE_MAX_TTL_S} s, the most that IBM's service accepts: in a "
+            f"job with a limit of {_TIME_LIMIT_S // 60} minutes, `100000` becomes "
+            f"`{environment.longest_s(_TIME_LIMIT_S)}`, with the user's own key as well. A session for which neither "
+            "user nor site has set a time lives as long as that cap. The site's own times are not capped."
+        ),
+    ]
 
 
 def _of_type(known: ResourceType) -> list[str]:
@@ -138,6 +190,7 @@ def _of_type(known: ResourceType) -> list[str]:
         kinds = ["required" if variable in known.required else "optional"]
         kinds += ["secret"] if variable in known.secrets else []
         kinds += ["address"] if variable in known.endpoints else []
+        kinds += ["tunable"] if variable in known.tunable else []
         rows.append((_code([variable]), ", ".join(kinds)))
     return [*lines, *table(("variable", ""), rows)]
 
@@ -232,9 +285,12 @@ def _require_all(exported: set[str]) -> None:
         for variable in resource_types.with_successors({variable: "" for variable in KNOWN[_TYPE].required})
     }
     of_qpu = {names.of_resource(_QPU, key) for key in _OF_QPU if not key.startswith("<")}
-    described = {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS - _OF_BROKER)
+    described = (
+        {key for keys in _OF_JOB for key in keys} | of_type | of_qpu | (_MARKS.keys() - _STUBS - _NOT_IN_THE_EXAMPLE)
+    )
     if exported != described:
         raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(exported ^ described)}")
-    marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith("QRMI_SLURM_")}
+    marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith(names.SLURM_PREFIX)}
+    marks.remove(names.SLURM_PREFIX)
     if marks != _MARKS.keys():
         raise LookupError(f"docs/made/environment.py and names.py differ in {sorted(marks ^ _MARKS.keys())}")

@@ -4,7 +4,7 @@ import os
 import sys
 
 from qrmi_slurm.broker import listener, spec
-from qrmi_slurm.broker.confine import close_all_but, confine
+from qrmi_slurm.broker.confine import UNPRIVILEGED_ID, close_all_but, confine
 from qrmi_slurm.broker.own_jobs import OwnJobs
 from qrmi_slurm.broker.server import Server
 from qrmi_slurm.broker.upstream import Upstream
@@ -16,6 +16,8 @@ def main() -> int:
     close_all_but(frozenset(range(spec.LIFE_FD + 1)))
     try:
         told = spec.parse(_read_spec())
+        if told.uid == UNPRIVILEGED_ID:
+            raise ValueError("a job of nobody has none, since that is who the broker runs as")
         log = HookLog("broker", told.job_id, echo=False)
         log.hide(secret for qpu in told.qpus if qpu is not None for secret in (*qpu.secrets, qpu.key))
         listening = listener.listen(told.port)

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from qrmi_slurm import processes
 from qrmi_slurm.broker import spec
 from qrmi_slurm.broker.spec import Spec
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import BrokerError
 from qrmi_slurm.state.record import Broker
 
@@ -50,7 +52,7 @@ def start(told: Spec, life_path: Path, timeout_s: float) -> Started:
         timeout_s: how long it may take, in seconds; START_TIMEOUT_S at most.
 
     Raises:
-        BrokerError: it did not start; no process is left.
+        BrokerError: it did not start; no process of it goes on.
     """
     try:
         with _Descriptors() as fds:
@@ -59,7 +61,7 @@ def start(told: Spec, life_path: Path, timeout_s: float) -> Started:
                 port = _hand_over(spec.encode(told), spec_write, reply_read, min(timeout_s, START_TIMEOUT_S))
             except (BrokerError, OSError):
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                processes.reap(pid, Deadline.after(processes.END_S))
                 raise
     except OSError as error:
         raise BrokerError(f"the credential broker cannot be started: {error.strerror}") from error

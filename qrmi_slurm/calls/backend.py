@@ -7,7 +7,6 @@ costs one QPU. The children are forked, not started: importing QRMI once costs 1
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` adds enums of the numbers, which takes 0.7 ms
-import contextlib
 import json
 import os
 import select
@@ -15,9 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.selection import name_fault
 
@@ -51,6 +52,11 @@ class _Child(NamedTuple):
     answer: bytearray
     log: bytearray
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its whole answer has arrived."""
+        return self.answer.endswith(child.ANSWER_END)
+
 
 def run(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
     """Run calls side by side, and report each soon after it ends.
@@ -82,12 +88,12 @@ def run(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[
             for child_ in ended:
                 children.remove(child_)
             if ended:
-                on_answers([_finish(child_, killed_after_s=None) for child_ in ended])
+                on_answers(_finish(ended, killed_after_s=None))
     finally:
         for child_ in children:
             os.kill(child_.pid, signal.SIGKILL)
     if children:
-        on_answers([_finish(child_, killed_after_s=timeout_s) for child_ in children])
+        on_answers(_finish(children, killed_after_s=timeout_s))
 
 
 class _Pipes:
@@ -110,11 +116,13 @@ class _Pipes:
             buffer, bound = (child_.answer, _MAX_ANSWER_BYTES) if is_answer else (child_.log, _MAX_LOG_BYTES)
             chunk = os.read(fd, 65536)
             buffer += chunk[: bound - len(buffer)]
-            if not chunk:
+            # Not only at the pipe's end: what QRMI loads for a user may leave a process behind that keeps it open.
+            is_over = not chunk or (is_answer and child_.is_complete)
+            if is_over:
                 self._drop(fd)
-                if is_answer:
-                    self._drop(child_.log_fd)
-                    ended.append(child_)
+            if is_over and is_answer:
+                self._drop(child_.log_fd)
+                ended.append(child_)
         return ended
 
     def _drop(self, fd: int) -> None:
@@ -141,9 +149,23 @@ def _start(call: Call, ca_variables: Mapping[str, str], alarm_s: float) -> _Chil
     return _Child(call, pid, started_s, answer_read, log_read, bytearray(), bytearray())
 
 
-def _finish(child_: _Child, *, killed_after_s: float | None) -> Answer:
-    """Reap a child, and return its answer."""
-    _, status = os.waitpid(child_.pid, 0)
+def _finish(children: Sequence[_Child], *, killed_after_s: float | None) -> list[Answer]:
+    """Reap children, and return their answers; one that does not end by itself is killed, and then left behind.
+
+    All together take no longer than one: a user may stop their own children, or trace them.
+    """
+    by_itself, killed = Deadline.after(processes.END_S / 2), Deadline.after(processes.END_S)
+    answers = []
+    for child_ in children:
+        exit_code = processes.reap(child_.pid, by_itself)
+        if exit_code is None:
+            os.kill(child_.pid, signal.SIGKILL)
+            exit_code = processes.reap(child_.pid, killed)
+        answers.append(_answer_of(child_, exit_code, killed_after_s))
+    return answers
+
+
+def _answer_of(child_: _Child, exit_code: int | None, killed_after_s: float | None) -> Answer:
     duration_s = time.monotonic() - child_.started_s
     _drain_log(child_)
     os.close(child_.answer_fd)
@@ -152,7 +174,9 @@ def _finish(child_: _Child, *, killed_after_s: float | None) -> Answer:
     if killed_after_s is not None:
         verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {max(round(killed_after_s, 1), 0.1):g} s"
     else:
-        verdict, token, reason = _read_answer(bytes(child_.answer), os.waitstatus_to_exitcode(status))
+        verdict, token, reason = _read_answer(bytes(child_.answer), exit_code)
+    if exit_code is None and verdict is Verdict.UNANSWERED:
+        reason = f"{reason}; process {child_.pid} does not end"
     login_failure = next((line for line in lines if _LOGIN_FAILED in line), "")
     if login_failure and verdict is not Verdict.DONE:
         # QRMI goes on without a token, is refused, and reports that; only its log has the cause. Not even a 404 says
@@ -165,18 +189,25 @@ def _finish(child_: _Child, *, killed_after_s: float | None) -> Answer:
 
 
 def _drain_log(child_: _Child) -> None:
-    """Read what the pipe of an ended child still has."""
+    """Read what the pipe of an ended child still has, up to the limit: a process that it left behind may go on."""
     os.set_blocking(child_.log_fd, False)
-    with contextlib.suppress(BlockingIOError):
-        while chunk := os.read(child_.log_fd, 65536):
-            child_.log.extend(chunk[: _MAX_LOG_BYTES - len(child_.log)])
+    while len(child_.log) < _MAX_LOG_BYTES:
+        try:
+            chunk = os.read(child_.log_fd, 65536)
+        except BlockingIOError:
+            return
+        if not chunk:
+            return
+        child_.log.extend(chunk[: _MAX_LOG_BYTES - len(child_.log)])
 
 
-def _read_answer(content: bytes, exit_code: int) -> tuple[Verdict, Secret | None, str]:
+def _read_answer(content: bytes, exit_code: int | None) -> tuple[Verdict, Secret | None, str]:
     try:
         answer = json.loads(content)
         verdict = Verdict(answer["verdict"])
     except (ValueError, KeyError, TypeError, RecursionError):
+        if exit_code is None:
+            return Verdict.UNANSWERED, None, "QRMI ended without an answer"
         if exit_code < 0:
             return Verdict.UNANSWERED, None, f"QRMI was killed by signal {-exit_code}"
         return Verdict.UNANSWERED, None, f"QRMI ended without an answer, with exit status {exit_code}"
@@ -195,6 +226,11 @@ def _availability_of(answer: Mapping[str, Any]) -> Availability | None:
 
 
 def _found_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the QPUs that were discovered, without names that cannot begin a variable's name."""
+    """Return the QPUs that were discovered, without names that cannot begin a variable's name.
+
+    A child that runs as the user may say anything, and each name costs the hook time.
+    """
     found = answer.get("found")
-    return tuple(name for name in found if not name_fault(name)) if isinstance(found, list) else ()
+    if not isinstance(found, list):
+        return ()
+    return tuple(name for name in found[: child.MAX_FOUND] if isinstance(name, str) and not name_fault(name))

@@ -1,7 +1,8 @@
 """The child that calls QRMI: forked from the hook for one call, confined, and gone after its answer.
 
-A call with variables of the job's user runs as that user, and whatever QRMI loads then may be the user's own code. So
-that child starts Python again with only this call in its memory: a fork has the credentials of every QPU.
+A call with credentials of the job's user runs as that user, and whatever QRMI loads then may be the user's own code.
+That child starts Python again with only this call in its memory, since a fork has the credentials of every QPU, and
+only then becomes the user: a user's processes may look into each other from the moment of an exec on.
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` adds enums of the numbers, which takes 0.7 ms
@@ -27,7 +28,7 @@ from qrmi_slurm.secret import Secret
 _MAX_REASON_CHARS: Final = 4096
 
 # How many QPUs behind one dynamic resource are looked at.
-_MAX_FOUND: Final = 100
+MAX_FOUND: Final = 100
 
 # QRMI's exceptions that are raised before a request, or when the service says no (from 0.26).
 _REFUSALS: Final = frozenset(
@@ -41,6 +42,9 @@ _REFUSALS: Final = frozenset(
         "UnsupportedFunctionError",
     }
 )
+
+# The last byte of an answer; JSON escapes line breaks.
+ANSWER_END: Final = b"\n"
 
 # QRMI's log level in hooks, unless the admin sets --env:RUST_LOG.
 _HOOK_LOG_LEVEL: Final = "info"
@@ -63,10 +67,10 @@ class Terms(NamedTuple):
 
 
 def answer_and_exit(call: Call, terms: Terms) -> NoReturn:
-    """Call QRMI, write the answer as JSON, and end without unwinding the hook's frames."""
+    """Call QRMI, write the answer, and end without unwinding the hook's frames."""
     exit_code = 1
     try:
-        write_all(terms.answer_fd, json.dumps(_prepare_and_ask(call, terms)).encode())
+        _write_answer(terms.answer_fd, _prepare_and_ask(call, terms))
         exit_code = 0
     finally:
         # The hook's finally blocks, locks and buffers belong to the parent: none of them may run here.
@@ -90,12 +94,20 @@ def _prepare_and_ask(call: Call, terms: Terms) -> dict[str, Any]:
         os.chdir("/")
         os.umask(0o077)
         if call.run_as_uid is not None:
-            _become(call.run_as_uid)
             _start_again(call, terms)
         confinement.confine(terms.alarm_s)
     except (OSError, ValueError, KeyError) as error:
-        return {"verdict": Verdict.REFUSED, "reason": f"QRMI could not be called: {error}"}
+        return _not_called(error)
     return _ask(call)
+
+
+def _write_answer(fd: int, answer: Mapping[str, Any]) -> None:
+    """Write an answer as one line of JSON: its end shows that it is complete, even if the pipe stays open."""
+    write_all(fd, json.dumps(answer).encode() + ANSWER_END)
+
+
+def _not_called(error: Exception) -> dict[str, Any]:
+    return {"verdict": Verdict.REFUSED, "reason": f"QRMI could not be called: {error}"}
 
 
 def _take_environment(call: Call, ca_variables: Mapping[str, str]) -> None:
@@ -122,6 +134,59 @@ def _keep_only(answer_fd: int, log_fd: int, journal_fd: int | None) -> None:
                 os.close(fd)
 
 
+# --- a call as the user ---------------------------------------------------------------------------------------
+
+
+def _start_again(call: Call, terms: Terms) -> NoReturn:
+    """Re-exec Python with only this call in memory, still as root.
+
+    The call is passed in an unnamed file. Limits, alarm, session and standard files stay as they are.
+    """
+    token = call.token.reveal() if call.token else None
+    told = [*call._replace(environment=dict(os.environ), token=None), token, terms.answer_fd, terms.alarm_s]
+    call_fd = os.memfd_create("call", 0)
+    write_all(call_fd, json.dumps(told).encode())
+    for fd in (terms.answer_fd, call.journal_fd):
+        if fd is not None:
+            os.set_inheritable(fd, True)
+    # The hook sets sys.path, not the environment.
+    python = [sys.executable, "-I", "-X", "utf8", "-c", _START_AGAIN, str(call_fd), *sys.path]
+    os.execve(python[0], python, {})  # noqa: S606
+
+
+_START_AGAIN: Final = """
+import sys
+sys.path[:] = sys.argv[2:]
+from qrmi_slurm.calls import child
+child.go_on(int(sys.argv[1]))
+"""
+
+
+def go_on(call_fd: int) -> NoReturn:
+    """Become the user, and make the call that a file describes, in a process that was started again for it."""
+    exit_code = 1
+    try:
+        os.lseek(call_fd, 0, os.SEEK_SET)
+        with os.fdopen(call_fd, "rb") as file:
+            *fields, token, answer_fd, alarm_s = json.loads(file.read())
+        call = Call(*fields)._replace(token=Secret(token) if token is not None else None)
+        _write_answer(answer_fd, _become_and_ask(call, alarm_s))
+        exit_code = 0
+    finally:
+        os._exit(exit_code)
+
+
+def _become_and_ask(call: Call, alarm_s: float) -> dict[str, Any]:
+    assert call.run_as_uid is not None  # noqa: S101 or Python would not have been started again
+    try:
+        os.environ.update(call.environment)
+        _become(call.run_as_uid)
+        confinement.confine(alarm_s)
+    except (OSError, ValueError, KeyError) as error:
+        return _not_called(error)
+    return _ask(call)
+
+
 def _become(uid: int) -> None:
     """Become the job's user for good, so that what the user supplied is used with the user's rights."""
     try:
@@ -132,52 +197,6 @@ def _become(uid: int) -> None:
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(uid, uid, uid)
     os.environ["HOME"] = user.pw_dir  # pasqal-cloud reads the user's ~/.pasqal/config
-
-
-# --- a call as the user ---------------------------------------------------------------------------------------
-
-
-def _start_again(call: Call, terms: Terms) -> NoReturn:
-    """Re-exec Python with only this call in memory.
-
-    The call is passed in an unnamed file. Limits, alarm, session and standard files stay as they are.
-    """
-    token = call.token.reveal() if call.token else None
-    told = [*call._replace(environment=dict(os.environ), token=None), token, terms.answer_fd]
-    call_fd = os.memfd_create("call", 0)
-    write_all(call_fd, json.dumps(told).encode())
-    for fd in (terms.answer_fd, call.journal_fd):
-        if fd is not None:
-            os.set_inheritable(fd, True)
-    confinement.confine(terms.alarm_s, will_exec=True)
-    python = [sys.executable, "-I", "-X", "utf8", "-c", _START_AGAIN, str(call_fd), *sys.path]
-    os.execve(python[0], python, {})  # noqa: S606
-
-
-# Nobody but root may look into the process once its memory is hidden. The hook sets sys.path, not the environment.
-_START_AGAIN: Final = """
-import sys
-sys.path[:] = sys.argv[2:]
-from qrmi_slurm.calls import confinement
-confinement.hide_memory()
-from qrmi_slurm.calls import child
-child.go_on(int(sys.argv[1]))
-"""
-
-
-def go_on(call_fd: int) -> NoReturn:
-    """Make the call that a file describes, in a process that was started again for it."""
-    exit_code = 1
-    try:
-        os.lseek(call_fd, 0, os.SEEK_SET)
-        with os.fdopen(call_fd, "rb") as file:
-            *fields, token, answer_fd = json.loads(file.read())
-        call = Call(*fields)._replace(token=Secret(token) if token is not None else None)
-        os.environ.update(call.environment)
-        write_all(answer_fd, json.dumps(_ask(call)).encode())
-        exit_code = 0
-    finally:
-        os._exit(exit_code)
 
 
 # --- QRMI -----------------------------------------------------------------------------------------------------
@@ -223,7 +242,7 @@ def _discover(qrmi: Any, call: Call, member: str) -> list[str]:
     prefix = of_resource(call.resource, "")
     environment = {name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)}
     provider = qrmi.ResourceProvider(getattr(qrmi.ResourceType, member), environment)
-    return [str(resource.resource_id()) for resource in provider.resources("status=online")][:_MAX_FOUND]
+    return [str(resource.resource_id()) for resource in provider.resources("status=online")][:MAX_FOUND]
 
 
 def _require_online(resource: Any) -> None:

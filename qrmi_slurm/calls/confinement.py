@@ -38,7 +38,7 @@ def keep_privileges_down() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def confine(cpu_s: float, *, will_exec: bool = False) -> None:
+def confine(cpu_s: float) -> None:
     """Take from this process what a call to QRMI does not need: privileges, core files, large files, much memory.
 
     Root's process stays root by name, which a Warden checks through munge, and has its own files; it has no power over
@@ -46,7 +46,6 @@ def confine(cpu_s: float, *, will_exec: bool = False) -> None:
 
     Args:
         cpu_s: how much processor time it may use, in seconds; then it is killed.
-        will_exec: whether it is about to exec another program, which starts without this one's memory.
 
     Raises:
         OSError: the kernel refused.
@@ -55,9 +54,7 @@ def confine(cpu_s: float, *, will_exec: bool = False) -> None:
     hide_memory()  # a change of user has reset it
     keep_privileges_down()
     _call("capset", *_NO_CAPABILITIES)
-    data_bytes = _MAX_DATA_BYTES + _DATA_BYTES_PER_CORE * (os.cpu_count() or 1)
-    if not will_exec:
-        data_bytes += _data_bytes()
+    data_bytes = _data_bytes() + _MAX_DATA_BYTES + _DATA_BYTES_PER_CORE * (os.cpu_count() or 1)
     for limit, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from qrmi_slurm import names
 from qrmi_slurm.names import of_resource
 
-# What the IBM compute service gives a session that asks for no time to live, in seconds.
-DEFAULT_SESSION_TTL_S: Final = 28800
+# The longest that a session of the IBM compute service may live, and its default, in seconds.
+SERVICE_MAX_TTL_S: Final = 28800
 
 # QRMI parses a session's time to live as an i32, and takes its default where that fails.
 _MAX_SESSION_TTL_S: Final = 2**31 - 1
@@ -57,8 +57,24 @@ def with_name(resource_name: str, variables: Mapping[str, str]) -> dict[str, str
     return {of_resource(resource_name, variable): value for variable, value in variables.items()}
 
 
+def longest_s(time_limit_s: int) -> int:
+    """Return how long a session of a job may live, in seconds: as long as the job, if the service lets it.
+
+    It limits what users may ask for, and is what a session gets where nobody asks.
+
+    Args:
+        time_limit_s: the job's time limit, in seconds; 2147483647 without one.
+    """
+    return min(SERVICE_MAX_TTL_S, time_limit_s)
+
+
 def session_ttl_s(configured: str | None, time_limit_s: int) -> int:
-    """Return how long a session may live, in seconds: what is configured, else as long as the job at most."""
+    """Return how long a session may live, in seconds: what is configured, else as long as the job at most.
+
+    Args:
+        configured: the config's value, or the user's, which has been capped.
+        time_limit_s: the job's time limit, in seconds; 2147483647 without one.
+    """
     if configured is not None and configured.isascii() and configured.isdecimal() and len(configured) <= 10:
         return max(1, min(int(configured), _MAX_SESSION_TTL_S))
-    return min(DEFAULT_SESSION_TTL_S, time_limit_s)
+    return longest_s(time_limit_s)

@@ -27,7 +27,8 @@ class Call(NamedTuple):
         action: acquire it, release what was acquired, check whether it can be used, or discover the QPUs behind it.
         environment: the child's whole environment; secrets in it, so never in a repr.
         token: what acquire returned; for release.
-        run_as_uid: the user to run as, where the user supplied any of the variables; None is root.
+        run_as_uid: the user to run as, where the user brought credentials or addresses; `environment` then has no
+            secret of the site. None is root.
         journal_fd: an open file that the child writes an acquired token to before it answers, so that the token
             outlives the hook; None where nothing is acquired.
     """

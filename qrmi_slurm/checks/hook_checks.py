@@ -3,12 +3,12 @@
 import glob
 import os
 import pwd
-import subprocess
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import processes
 from qrmi_slurm.checks.installation import Installation
 from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.checks.user_access import blocking_users
@@ -109,25 +109,23 @@ def _try_as_nobody(name: str, installation: Installation) -> Result:
     """Run the imports of TaskProlog as a user without groups."""
     try:
         account = pwd.getpwnam(_NOBODY)
-        done = subprocess.run(
+        done = processes.run(
             [str(installation.python), "-I", "-X", "utf8", "-c", _TRIAL],
+            _TRIAL_TIMEOUT_S,
+            wants_stderr=True,
             user=account.pw_uid,
             group=account.pw_gid,
             extra_groups=[],
             cwd="/",
             env={},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TRIAL_TIMEOUT_S,
-            check=False,
         )
     except KeyError:
         return warning(name, f"this node has no user {_NOBODY} to try it as", "submit a job with --qpu to find out")
-    except (OSError, subprocess.TimeoutExpired) as failure:
+    except OSError as failure:
         reason = getattr(failure, "strerror", None) or f"not finished after {_TRIAL_TIMEOUT_S:.0f} s"
         message = f"{_NOBODY} cannot run {installation.python}: {reason}"
         return error(name, message, "install in a folder that users may enter, such as /opt")
-    if done.returncode != 0:
+    if done.exit_code != 0:
         last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
         hint = f"chmod -R o+rX {installation.prefix}"
         return error(name, f"as {_NOBODY}, {installation.python} cannot import qrmi_slurm: {last[:200]}", hint)

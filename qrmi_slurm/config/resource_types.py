@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX
+from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX, SLURM_PREFIX
 
 # QRMI 0.23 renamed two families of variables; a program reads those of its own QRMI version.
 PREFIX_SUCCESSORS: Final[Mapping[str, str]] = {
@@ -23,6 +23,9 @@ _VARIABLE_SUCCESSORS: Final[Mapping[str, str]] = {
 
 # This job's calls must never reuse or close a session that somebody else opened.
 STALE_SESSION_VARIABLES: Final = frozenset({"QRMI_IBM_QCS_SESSION_ID", "QRMI_IBM_QRS_SESSION_ID"})
+
+# The modes of a session; the service refuses others when the session is opened.
+SESSION_MODES: Final = ("dedicated", "batch")
 
 
 class ResourceType(NamedTuple):
@@ -43,7 +46,7 @@ class ResourceType(NamedTuple):
         session_max_ttl: the variable that limits a session's lifetime in seconds; empty if there is none.
         note: what QRMI expects of such a resource, and what an admin would not guess; for docs/environment.md.
         can_have_broker: whether a credential broker can relay requests between a job and the service.
-        tunable: the variables of a resource with a broker that users may set although the site's key is used.
+        tunable: the variables that users may set beside the site's secrets: a session's mode, or a time in seconds.
     """
 
     name: str
@@ -64,6 +67,14 @@ class ResourceType(NamedTuple):
     def variables(self) -> frozenset[str]:
         """All variables that QRMI reads for this type, without the resource's name."""
         return self.required | self.optional
+
+    def knows(self, variable: str) -> bool:
+        """Tell whether QRMI reads a variable for this type, under its present name or a former one."""
+        return present_name(variable) in map(present_name, self.variables)
+
+    def may_be_tuned(self, variable: str) -> bool:
+        """Tell whether users may set a variable beside the site's secrets, under whichever of its names."""
+        return present_name(variable) in map(present_name, self.tunable)
 
 
 def _ibm_compute_service(name: str, prefix: str, successor: str = "") -> ResourceType:
@@ -253,6 +264,11 @@ def successor_variable(variable: str) -> str | None:
     return None
 
 
+def present_name(variable: str) -> str:
+    """Return the current name of a variable, which is its own unless it was renamed."""
+    return successor_variable(variable) or variable
+
+
 def with_successors(environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment` with each renamed variable also under its current name, unless that is already set."""
     result = dict(environment)
@@ -260,6 +276,17 @@ def with_successors(environment: Mapping[str, str]) -> dict[str, str]:
         successor = successor_variable(variable)
         if successor is not None:
             result.setdefault(successor, value)
+    return result
+
+
+def overlaid(environment: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` with other values over it, each in place of the same variable's under all of its names."""
+    over = with_successors(over)
+    result = {**environment, **over}
+    for variable in environment.keys() - over.keys():
+        present = present_name(variable)
+        if present in over:
+            result[variable] = over[present]
     return result
 
 
@@ -288,5 +315,17 @@ def is_secret(variable: str) -> bool:
 
 
 def is_ours_alone(variable: str) -> bool:
-    """Tell whether only the suite may set a variable: a token, a time limit, an open session."""
-    return variable.startswith(JOB_PREFIX) or variable in STALE_SESSION_VARIABLES
+    """Tell whether only the suite may set a variable: a token, a time limit, an open session, a mark of its own."""
+    return variable.startswith((JOB_PREFIX, SLURM_PREFIX)) or variable in STALE_SESSION_VARIABLES
+
+
+def is_session_mode(variable: str) -> bool:
+    """Tell whether a variable is a session's mode; any other that users may tune is a time in seconds."""
+    return variable.endswith("_SESSION_MODE")
+
+
+def tuned_fault(variable: str, value: str) -> str:
+    """Say what is wrong with the value of a variable that users may tune; empty where nothing is."""
+    if is_session_mode(variable):
+        return "" if value in SESSION_MODES else f"is neither {' nor '.join(SESSION_MODES)}"
+    return "" if value.isascii() and value.isdecimal() else "is not a whole number of seconds"

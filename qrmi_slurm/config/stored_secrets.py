@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import processes
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import CredentialsError
@@ -70,24 +71,13 @@ def _of_file(path: str) -> bytes:
 
 
 def _of_command(arguments: Sequence[str], deadline: Deadline) -> bytes:
-    import subprocess  # 5 ms that only a command pays
-
     _require_own(Path(arguments[0]).stat(), 0o022, "change")
     try:
-        done = subprocess.run(
-            arguments,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=deadline.call_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        done = processes.run(arguments, deadline.call_s, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, cwd="/")
+    except TimeoutError:
         raise ValueError("it did not answer in time") from None
-    if done.returncode:
-        raise ValueError(f"it ended with exit status {done.returncode}")
+    if done.exit_code:
+        raise ValueError(f"it ended with exit status {done.exit_code}")
     return done.stdout
 
 

@@ -6,6 +6,7 @@ Planning says what to try, rounds call QRMI, job_environment says what tasks get
 import time
 from typing import Final
 
+from qrmi_slurm.calls import environment
 from qrmi_slurm.errors import BrokerError, ExportsError
 from qrmi_slurm.hooks import job_environment, planning
 from qrmi_slurm.hooks.assignment import Assignment
@@ -123,6 +124,9 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
 
 def _try_slots(slots: list[Slot], job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> Record:
     """Acquire a QPU for each slot, as far as possible."""
+    longest_s = environment.longest_s(facts.time_limit_s())
+    for slot in slots:
+        slot.candidates = [item._replace(credentials=item.credentials.capped(longest_s)) for item in slot.candidates]
     # Licenses matter only where the choice of a QPU may change which one counts the job.
     are_to_swap = any(len({item.license for item in slot.candidates}) > 1 for slot in slots)
     licenses = facts.licenses() if are_to_swap else None

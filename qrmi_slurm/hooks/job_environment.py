@@ -81,10 +81,12 @@ def _of_job(job: JobContext, held: Sequence[Candidate]) -> dict[str, str]:
 
 def _of_qpu(item: Candidate, job: JobContext, record: Record) -> dict[str, str]:
     """Return a QPU's variables; where the job reaches it through its broker, without the site's secrets."""
+    capped_at_s = item.credentials.capped_at_s
+    mark = {} if capped_at_s is None else {of_resource(item.name, names.QRMI_SLURM_CAPPED_AT): str(capped_at_s)}
     if not item.credentials.need_broker:
-        return with_name(item.name, item.credentials.environment)
+        return with_name(item.name, item.credentials.environment) | mark
     from qrmi_slurm.broker import variables  # only where a resource has one
 
     assert record.broker is not None  # noqa: S101 without it the job does not hold this QPU
     found = variables.for_job(record.broker, item.name, item.resource.type, item.credentials.environment)
-    return {**with_name(item.name, found), names.QRMI_SLURM_BROKER: job.node}
+    return with_name(item.name, found) | mark | {names.QRMI_SLURM_BROKER: job.node}

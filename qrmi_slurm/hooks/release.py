@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.calls import backend
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
@@ -18,6 +18,9 @@ from qrmi_slurm.text import shown
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.config_file import Resource
+
+# As long as a session of the IBM compute service may live; where a type does not tell when a user's session ends.
+_USERS_LAST_TRY_S: Final = 28800.0
 
 
 def release(
@@ -225,15 +228,16 @@ def _dynamic(resources: "Iterable[Resource]") -> "list[Resource]":
 def _with_secrets_of(entry: Entry, resource: "Resource") -> Entry | None:
     """Return an entry with the secrets that the config has now; None where they are the same, or not for it.
 
-    What a user supplied is the user's to change. Nothing but a secret may differ: a new key must not go to an old
-    address, nor to another instance of the service.
+    What a user brought is the user's to change. Nothing but a secret, and what a user tuned, may differ: a new key must
+    not go to an old address, nor to another instance of the service.
     """
     if entry.run_as_uid is not None:
         return None
     environment = dict(entry.environment)
+    described = describe(resource.type)
     for variable, value in resource.variables.items():
         name = of_resource(entry.name, variable)
-        if is_ours_alone(variable):
+        if is_ours_alone(variable) or described.may_be_tuned(variable):
             continue
         if is_secret(variable):  # not `name`: the QPU's name may contain any word
             environment[name] = value
@@ -276,11 +280,23 @@ def _sort_out(entries: Sequence[Entry], released: Mapping[int, Ended], log: Hook
             log.info("expired", qpu=entry.name, type=entry.type)
             ended.append(Ended(entry, "expired", entry.expires_s))
             continue
+        if entry.state is State.RELEASING and entry.run_as_uid is not None and _users_end_s(entry) <= now_s:
+            log.warning("given-up", qpu=entry.name, type=entry.type, reason=entry.reason)
+            ended.append(Ended(entry, "gone", _users_end_s(entry)))
+            continue
         if entry.state is State.INDETERMINATE:
             ends = {"ends": _utc(entry.expires_s)} if entry.expires_s is not None else {}
             log.warning("indeterminate", qpu=entry.name, type=entry.type, reason=entry.reason, **ends)
         left.append(entry)
     return left, ended
+
+
+def _users_end_s(entry: Entry) -> float:
+    """Return until when releasing with a user's own credentials is tried; seconds since the epoch.
+
+    The user may kill each attempt, or run a service that never answers; the session is theirs and ends by itself.
+    """
+    return entry.expires_s if entry.expires_s is not None else entry.asked_s + _USERS_LAST_TRY_S
 
 
 def _utc(epoch_s: float) -> str:

@@ -2,11 +2,11 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm import processes
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.names import SLURM_CONF
 
@@ -52,24 +52,21 @@ def run(command: Sequence[str], slurm_conf: Path, timeout_s: float | None = None
     if program is None:
         raise SchedulerError(f"there is no {name} on this node", "install Slurm's client commands, or set PATH")
     try:
-        done = subprocess.run(
+        done = processes.run(
             [program, *command[1:]],
+            timeout_s,
             env={SLURM_CONF: str(slurm_conf), "PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": time_format},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
+            wants_stderr=True,
         )
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         raise SchedulerError(f"{name} did not answer within {timeout_s:g} s", "is slurmctld running?") from None
     except OSError as error:
         raise SchedulerError(f"cannot run {program}: {error.strerror}") from error
-    if done.returncode != 0:
-        last = next(iter(reversed(done.stderr.strip().splitlines())), f"exit status {done.returncode}")
-        raise RefusedError(f"{name} failed: {last}", "are slurmctld and munged running?", done.stderr)
-    return done.stdout
+    if done.exit_code != 0:
+        stderr = done.stderr.decode("utf-8", "replace")
+        last = next(iter(reversed(stderr.strip().splitlines())), f"exit status {done.exit_code}")
+        raise RefusedError(f"{name} failed: {last}", "are slurmctld and munged running?", stderr)
+    return done.stdout.decode("utf-8", "replace")
 
 
 def find(name: str) -> str | None:

@@ -7,12 +7,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from qrmi_slurm import files
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.secret import Secret
 
 _PREFIX = "token-"
+
+# As much as a child's answer may have; a token has some 40 bytes. A child that runs as the user may write anything.
+_MAX_TOKEN_BYTES: Final = 64 * 1024
 
 
 class Journals:
@@ -40,7 +44,7 @@ class Journals:
     def token(self, number: int) -> Secret | None:
         """Return the token that a child left; None where it left none."""
         try:
-            content = files.read(self._path(number))
+            content = files.read(self._path(number), _MAX_TOKEN_BYTES)
         except OSError:
             return None
         return Secret(content.decode("utf-8", "surrogateescape")) if content else None

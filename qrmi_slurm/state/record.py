@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         name: the resource's name.
         type: its type, as the installed QRMI calls it.
         environment: the environment to call QRMI with again; it holds secrets, so it is never in a repr.
-        run_as_uid: the user to call QRMI as, where the user supplied variables; None is root.
+        run_as_uid: the user to call QRMI as, where the user brought credentials or addresses; None is root.
         state: its state.
         since_s: since when it has been in that state; seconds since the epoch.
         token: what acquire returned; None until then.
@@ -87,7 +87,8 @@ class Entry(NamedTuple):
 
 # How an acquisition ended:
 #   released    given back, confirmed by the service
-#   gone        the service no longer knew it: it expired, or somebody else closed it
+#   gone        the service no longer knew it: it expired, or somebody else closed it; or, with credentials of the
+#               user's, it expired before a release was confirmed
 #   failed      never acquired
 #   expired     acquire got no answer; a session, if there was one, has expired
 #   forgotten   as `expired`, but an admin dropped it before that: `qrmi-slurm release --forget`
@@ -213,6 +214,7 @@ def encode(record: Record) -> bytes:
                 "type": entry.type,
                 "environment": dict(entry.environment),
                 "run_as_uid": entry.run_as_uid,
+                "is_users": entry.run_as_uid is not None,
                 "state": entry.state,
                 "since_s": entry.since_s,
                 "token": entry.token.reveal() if entry.token else None,
@@ -284,7 +286,8 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         name=str(item["name"]),
         type=str(item["type"]),
         environment=environment,
-        run_as_uid=None if item["run_as_uid"] is None else int(item["run_as_uid"]),
+        # Older versions called QRMI as the user with the site's secrets, too, where the user had only tuned a value.
+        run_as_uid=int(item["run_as_uid"]) if item.get("is_users") else None,
         state=state,
         since_s=float(item["since_s"]),
         token=None if item["token"] is None else Secret(str(item["token"])),

@@ -27,7 +27,6 @@ _SCHEME_OPTIONAL: Final = "QRMI_PASQAL_CLOUD_AUTH_ENDPOINT"
 # Old names that QRMI itself still reads.
 _RENAMED: Final = {"QRMI_URL": "QRMI_WARDEN_URL"}
 
-_SESSION_MODES: Final = ("dedicated", "batch")  # others are refused when the session is opened
 _SESSION_VARIABLES: Final = ("QRMI_IBM_QCS_", "QRMI_IBM_QRS_")
 _SECONDS: Final = re.compile(r"[0-9]{1,10}")
 _MAX_SECONDS: Final = 2**31 - 1  # QRMI parses an i32, and uses its default if that fails
@@ -173,7 +172,7 @@ def _check_known_format(variable: str, text: str) -> Iterator[Fault]:
         return Fault(rules.UNUSABLE_VALUE, variable, message, hint)
 
     if variable.startswith(_SESSION_VARIABLES):
-        if variable.endswith("_SESSION_MODE") and text not in _SESSION_MODES:
+        if variable.endswith("_SESSION_MODE") and text not in resource_types.SESSION_MODES:
             yield unusable("the session mode is neither dedicated nor batch", "write one of the two")
         if variable.endswith(("_SESSION_MAX_TTL", "_TIMEOUT_SECONDS")) and not (
             _SECONDS.fullmatch(text) and 0 < int(text) <= _MAX_SECONDS

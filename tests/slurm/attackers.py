@@ -1,9 +1,10 @@
 """An attacker's equipment: programs and a service of their own, and the mark a successful attack leaves."""
 
+import contextlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ class Attacker:
             raise ClusterError(done.stderr)
         return int(done.stdout)
 
+    @contextlib.contextmanager
+    def lurking(self, action: str, *, as_root_on: int | None = None) -> Iterator["Lurker"]:
+        """Run standins/lurker.c until the block ends.
+
+        Args:
+            action: what it does to each call to QRMI that runs with the attacker's uid: `read`, `seize` or `kill`.
+            as_root_on: the only process to do it to, as root; None for all of the attacker's, as the attacker.
+        """
+        program = self._programs / "lurker"
+        if not program.exists():
+            _compile(SOURCES / "lurker.c", program, "-O2")
+        words: list[str | Path] = [program, action, *([str(as_root_on)] if as_root_on is not None else [])]
+        caught = self.home / "caught.txt"
+        with caught.open("w") as out:
+            identity: dict[str, Any] = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
+            process = subprocess.Popen(words, stdout=out, cwd="/", **({} if as_root_on is not None else identity))
+        try:
+            lurker = Lurker(caught)
+            wait_for(lambda: lurker.lines(), "the lurker to begin", 10)
+            yield lurker
+        finally:
+            process.kill()
+            process.wait()
+
     def hold(self, user: User, *options: str) -> tuple[int, str]:
         """Start a long job with ibm_demo on n1 for a user; return its id and its output so far."""
         cluster = self.site.cluster
@@ -82,6 +107,25 @@ class Attacker:
         """Let such a job end."""
         (user.home / f"go-{job_id}").touch()
         self.site.cluster.wait_job_over(job_id)
+
+
+class Lurker:
+    """A running lurker.
+
+    Args:
+        caught: the file that it prints to.
+    """
+
+    def __init__(self, caught: Path) -> None:
+        self._caught = caught
+
+    def lines(self) -> list[str]:
+        """Return what it has printed."""
+        return self._caught.read_text(errors="replace").splitlines()
+
+    def pids(self) -> list[int]:
+        """Return the processes that it got hold of."""
+        return [int(line.split()[1]) for line in self.lines()[1:]]
 
 
 def _compile(source: Path, program: Path, *options: str) -> None:

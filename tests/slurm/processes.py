@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,26 @@ def start_ticks(pid: int) -> str | None:
         return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except OSError:
         return None
+
+
+def holds(pid: int, secret: bytes) -> bool:
+    """Tell whether a secret appears in a process's environment, arguments or memory."""
+    process = Path(f"/proc/{pid}")
+    if any(secret in (process / name).read_bytes() for name in ("environ", "cmdline")):
+        return True
+    with (process / "mem").open("rb", buffering=0) as memory:
+        for line in (process / "maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if match is None or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                continue
+            start, end = (int(text, 16) for text in match.groups())
+            try:
+                memory.seek(start)
+                if secret in memory.read(end - start):
+                    return True
+            except (OSError, ValueError, OverflowError):
+                continue
+    return False
 
 
 @dataclass(frozen=True, slots=True)

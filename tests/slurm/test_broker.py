@@ -18,7 +18,7 @@ from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, let_go
 from slurm.emulator import API_KEY
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
-from slurm.processes import living
+from slurm.processes import holds, living
 from slurm.site import BIN, Site
 
 # An ordinary QRMI program, unaware of the broker. It lingers so that its memory can be searched.
@@ -122,26 +122,6 @@ def start_program(site: Site, *options: str) -> int:
     )
     assert "ran-1" in site.cluster.job_output(job_id), site.cluster.job_output(job_id)
     return job_id
-
-
-def holds(pid: int, secret: bytes) -> bool:
-    """Tell whether a secret appears in a process's environment, arguments or memory."""
-    process = Path(f"/proc/{pid}")
-    if any(secret in (process / name).read_bytes() for name in ("environ", "cmdline")):
-        return True
-    with (process / "mem").open("rb", buffering=0) as memory:
-        for line in (process / "maps").read_text().splitlines():
-            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
-            if match is None or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
-                continue
-            start, end = (int(text, 16) for text in match.groups())
-            try:
-                memory.seek(start)
-                if secret in memory.read(end - start):
-                    return True
-            except (OSError, ValueError, OverflowError):
-                continue
-    return False
 
 
 def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,28 @@ def _copy_for_users(folder: Path) -> Path:
 
 
 FAKES = _copy_for_users(Path(__file__).resolve().parents[1] / "fakes")
+
+# Traces a process up to the moment of its end, and never waits for it: ptrace(2), PTRACE_SEIZE and PTRACE_O_TRACEEXIT.
+_TRACER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(0x4206, int(sys.argv[1]), ctypes.c_void_p(0), ctypes.c_void_p(0x40)), flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Trace a process until the block ends: killed, it is not gone, and its parent cannot reap it."""
+    command = [sys.executable, "-I", "-c", _TRACER, str(pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tracer:
+        try:
+            assert tracer.stdout is not None
+            assert tracer.stdout.readline() == "0\n"
+            yield
+        finally:
+            tracer.kill()
+
 
 # Planted wherever a secret can be; no log line, error, repr or note may contain it.
 SECRET = "test-secret-Kq7"

@@ -122,6 +122,9 @@ class QuantumResource:
             _log(f"[2026-01-31T12:00:00Z DEBUG qrmi::fake] opened session-{self._name}\n")
         if word == "chatter":
             _log("[2026-01-31T12:00:00Z WARN qrmi::fake] renewal failed\n" + "x" * 600_000 + "\n")
+        if word == "leave-behind" and os.fork() == 0:
+            while True:  # until nobody reads it any more
+                os.write(2, b"flood\n" * 10_000)
         if word == "memory":
             _log(f"TOLD {_times_in_memory(self._own('BACKWARDS').encode())}\n")
         if word == "lines":
@@ -135,6 +138,7 @@ class QuantumResource:
                 "uid": os.getresuid(),
                 "gid": os.getresgid(),
                 "groups": os.getgroups(),
+                "owner_in_proc": Path("/proc/self/environ").stat().st_uid,
                 "leads_session": os.getsid(0) == os.getpid(),
                 "cwd": str(Path.cwd()),
             }

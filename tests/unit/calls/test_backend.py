@@ -1,5 +1,6 @@
 """The backend: whatever happens in a child affects one call and ends by the deadline."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from doubles import FAKES, SECRET
+from doubles import FAKES, SECRET, traced
 
 from qrmi_slurm.calls import backend, ca_bundle, installed
 from qrmi_slurm.calls.protocol import Call, Verdict
@@ -469,3 +470,123 @@ def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log():
     answer = answer_to(call(acquire="lines"))
     assert answer.verdict is Verdict.DONE
     assert len(answer.log) == 1000
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [(["a", "b"], 2), ([f"q{number}" for number in range(5000)], 100), (["a", 5, None, ["b"], "c=d"], 1), ("abc", 0)],
+    ids=["two", "thousands", "no names", "no list"],
+)
+def test_only_so_many_names_are_taken_from_an_answer(found, taken):
+    """A child that runs as the user may say anything."""
+    assert len(backend._found_of({"found": found})) == taken
+
+
+# --- what a user may do to their own child ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pids(monkeypatch):
+    """Return the list of the children that are forked."""
+    found = []
+    real_fork = os.fork
+
+    def noted_fork():
+        pid = real_fork()
+        found.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", noted_fork)
+    return found
+
+
+def run_with(disturb, *calls, pids, timeout_s):
+    """Run calls, disturb the children as soon as all have begun, and return the answers and how long it took."""
+    began_s = time.monotonic()
+    answers = []
+    real_read = backend._Pipes.read
+
+    def read(self, wait_s):
+        if disturb.waits and all(Path(call.environment[f"{call.resource}_QRMI_FAKE_CALLS"]).exists() for call in calls):
+            disturb.waits = False
+            for pid in pids:
+                disturb(pid)
+        return real_read(self, min(wait_s, 0.05))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend._Pipes, "read", read)
+        backend.run(calls, timeout_s, answers.extend)
+    return answers, time.monotonic() - began_s
+
+
+class Disturbance:
+    """Something that is done to each child once.
+
+    Args:
+        act: what.
+    """
+
+    def __init__(self, act):
+        self.waits = True
+        self._act = act
+
+    def __call__(self, pid):
+        self._act(pid)
+
+
+def test_children_that_somebody_traces_are_left_behind(tmp_path, pids):
+    """All of them together cost no more than one, and the answer says so."""
+    with contextlib.ExitStack() as tracers:
+        calls = [call(name, acquire="hang", calls=str(tmp_path / name)) for name in "abcd"]
+        trace = Disturbance(lambda pid: tracers.enter_context(traced(pid)))
+        answers, took_s = run_with(trace, *calls, pids=pids, timeout_s=1.5)
+        assert not trace.waits
+        assert took_s < 1.5 + 1
+    for answer, pid in zip(answers, pids, strict=True):
+        assert answer.verdict is Verdict.UNANSWERED
+        assert answer.reason == f"no answer within 1.5 s; process {pid} does not end"
+        wait_until(lambda pid=pid: os.waitpid(pid, os.WNOHANG)[0] == pid)
+
+
+def test_a_child_that_is_stopped_is_killed_at_the_deadline(tmp_path, pids):
+    one = call(acquire="hang", calls=str(tmp_path / "calls"))
+    stop = Disturbance(lambda pid: os.kill(pid, signal.SIGSTOP))
+    [answer], took_s = run_with(stop, one, pids=pids, timeout_s=1.5)
+    assert not stop.waits
+    assert (answer.verdict, answer.reason) == (Verdict.UNANSWERED, "no answer within 1.5 s")
+    assert took_s < 1.5 + 1
+
+
+@pytest.mark.parametrize("as_user", [False, True])
+def test_what_a_call_leaves_behind_holds_up_no_answer(as_user):
+    """A process that QRMI started has the pipes open, and writes to the log as fast as it can."""
+    began_s = time.monotonic()
+    answer = answer_to(call(acquire="leave-behind")._replace(run_as_uid=NOBODY_UID if as_user else None), timeout_s=20)
+    assert time.monotonic() - began_s < 5
+    assert (answer.verdict, answer.token) == (Verdict.DONE, Secret("session-a"))
+    assert sum(map(len, answer.log)) <= 256 * 1024
+
+
+def test_a_child_becomes_the_user_only_once_it_has_nothing_of_the_hooks(monkeypatch):
+    """A fork of the hook never does: the user's processes may look into each other from an exec on."""
+
+    def refuse(*_):
+        raise OSError("a fork of the hook has become the user")
+
+    for name in ("setuid", "setreuid", "setresuid", "seteuid", "initgroups", "setgroups", "setresgid"):
+        monkeypatch.setattr(os, name, refuse)
+    told = told_by(answer_to(call(acquire="tell")._replace(run_as_uid=NOBODY_UID)))
+    assert told["uid"] == [NOBODY_UID] * 3
+
+
+def test_a_call_as_the_user_has_no_file_of_the_hooks():
+    """Not even the one that the call was passed in."""
+    told = told_by(answer_to(call(acquire="tell")._replace(run_as_uid=NOBODY_UID)))
+    targets = [target for target in told["files"].values() if target]
+    assert all(target.startswith(("pipe:", "/dev/null", "/proc/")) for target in targets), targets
+
+
+def test_a_call_as_the_user_can_be_looked_into_by_nobody():
+    """proc(5): the files of a process whose memory is hidden belong to root."""
+    told = told_by(answer_to(call(acquire="tell")._replace(run_as_uid=NOBODY_UID)))
+    assert (told["uid"][0], told["owner_in_proc"]) == (NOBODY_UID, 0)

@@ -48,3 +48,8 @@ def test_the_arguments_are_left_alone():
 )
 def test_a_session_lives_as_long_as_configured_else_no_longer_than_the_job(configured, time_limit_s, ttl_s):
     assert environment.session_ttl_s(configured, time_limit_s) == ttl_s
+
+
+@pytest.mark.parametrize(("time_limit_s", "longest_s"), [(1, 1), (300, 300), (28_800, 28_800), (2**31 - 1, 28_800)])
+def test_a_session_may_live_as_long_as_the_job_and_the_service_allow(time_limit_s, longest_s):
+    assert environment.longest_s(time_limit_s) == longest_s

@@ -262,6 +262,18 @@ def test_a_configured_session_lifetime_is_kept(site, acquire_for):
     assert site.folder().read().entries[0].environment["a_QRMI_IBM_QCS_SESSION_MAX_TTL"] == "60"
 
 
+@pytest.mark.parametrize("own", [{}, {f"SPANK_a_{KEY}": "mine"}], ids=["the site's key", "the user's key"])
+def test_a_users_session_lifetime_is_capped_for_qrmi_and_for_tasks(site, acquire_for, own):
+    variable = "a_QRMI_IBM_QCS_SESSION_MAX_TTL"
+    site.add("a")
+    times = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1300"}
+    result = acquire_for("a", **times, **own, **{f"SPANK_{variable}": "2147483647"})
+    [entry] = site.folder().read().entries
+    assert entry.environment[variable] == result.variables[variable] == "300"
+    assert result.variables["a_QRMI_SLURM_CAPPED_AT"] == "300"
+    assert entry.run_as_uid == (os.getuid() if own else None)
+
+
 @pytest.mark.parametrize("digits", [20, 5000])
 def test_an_absurd_session_lifetime_breaks_no_other_qpu_and_no_release(site, acquire_for, digits):
     """Users may set it, and Epilog and recover must still be able to use the record."""

@@ -250,8 +250,41 @@ def test_a_word_in_the_qpus_name_does_not_make_its_variables_secret(site, run, m
     assert asked == ["my_QRMI_KEY"]
 
 
+def test_a_tuned_session_gets_the_new_key_as_well(site, run, monkeypatch):
+    rotated(site, QRMI_IBM_QCS_SESSION_MAX_TTL="900")
+    keys = keys_asked_with(monkeypatch)
+    one = entry(site, "a")
+    run(one._replace(environment={**one.environment, "a_QRMI_IBM_QCS_SESSION_MAX_TTL": "60"}))
+    assert keys == [f"{SECRET}-apikey", f"{SECRET}-new"]
+
+
 def test_a_users_own_key_is_not_replaced_by_the_sites(site, run, monkeypatch):
     rotated(site)
     keys = keys_asked_with(monkeypatch)
     run(entry(site, "a")._replace(run_as_uid=1001))
     assert keys == [f"{SECRET}-apikey"]
+
+
+# --- a user's own credentials: whatever the user does, releasing comes to an end ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "since_now_s", "is_left"),
+    [("expires_s", 60, True), ("expires_s", -1, False), ("asked_s", -28_700, True), ("asked_s", -28_900, False)],
+    ids=["open", "expired", "for eight hours", "for longer"],
+)
+def test_releasing_with_a_users_credentials_is_given_up_once_the_session_has_ended(
+    site, run, syslog_lines, field, since_now_s, is_left
+):
+    changes = {field: time.time() + since_now_s}
+    users = entry(site, "a", release="segv")._replace(run_as_uid=os.getuid(), **changes)
+    sites = entry(site, "b", release="segv")._replace(**changes)
+    left = run(users, sites)
+    assert [kept.name for kept in left.entries] == (["a", "b"] if is_left else ["b"])
+    assert any("given-up: job=12 qpu=a" in line for _, line in syslog_lines) is not is_left
+
+
+def test_a_qpu_that_a_living_job_holds_is_never_given_up(site, run):
+    held = entry(site, "a")._replace(run_as_uid=os.getuid(), expires_s=time.time() - 1)
+    left = run(held, which=lambda _entry: False)
+    assert [kept.name for kept in left.entries] == ["a"]

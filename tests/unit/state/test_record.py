@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from doubles import SECRET
@@ -393,3 +394,13 @@ def test_the_lock_also_works_on_a_read_only_file_system(folder, monkeypatch):
     monkeypatch.setattr("qrmi_slurm.files.os.open", read_only)
     with folder.locked(0), pytest.raises(RecordBusyError), folder.locked(0):
         pass
+
+
+def test_a_record_of_an_older_version_is_released_by_root():
+    """It may have the site's secrets although it names a user: older versions called QRMI as whoever tuned a value."""
+    entry = Entry("a", "t", {"a_QRMI_KEY": "x"}, run_as_uid=1001)
+    text = record.encode(Record("c", 1, 1001, "n1", "b", 0, 1.0, (entry,)))
+    assert record.decode(text, Path("record.json")).entries[0].run_as_uid == 1001
+    older = json.loads(text)
+    del older["entries"][0]["is_users"]
+    assert record.decode(json.dumps(older).encode(), Path("record.json")).entries[0].run_as_uid is None
