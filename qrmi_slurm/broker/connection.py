@@ -148,15 +148,6 @@ class ClientConnection:
         self.answer(status, headers, error_body(message, status))
         self._linger()
 
-    def turn_away(self, message: str) -> None:
-        """Refuse a client before anything is read from it.
-
-        Raises:
-            BrokenConnectionError: the client is gone.
-        """
-        self._socket.settimeout(_LINGER_S)
-        self.end_with(403, message)
-
     def _send(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)
         if not data:
@@ -174,6 +165,14 @@ class ClientConnection:
             ends_s = time.monotonic() + _LINGER_S
             while time.monotonic() < ends_s and self._socket.recv(_CHUNK_BYTES):
                 pass
+
+
+def refusal(message: str) -> bytes:
+    """Return the whole answer to a client from whom nothing is read."""
+    http = h11.Connection(h11.SERVER)
+    body = error_body(message, 403)
+    headers = {"content-type": "application/json", "connection": "close", "content-length": str(len(body))}
+    return b"".join(http.send(event) or b"" for event in (_head(403, headers), h11.Data(data=body), h11.EndOfMessage()))
 
 
 def _head(status: int, headers: Mapping[str, str]) -> h11.Response:

@@ -4,9 +4,9 @@ import socket
 import time
 from collections.abc import Callable
 
-from qrmi_slurm.broker import peer
 from qrmi_slurm.broker.api import Api
 from qrmi_slurm.broker.connection import BrokenConnectionError, ClientConnection
+from qrmi_slurm.broker.door import Door
 from qrmi_slurm.broker.gate import Gate
 from qrmi_slurm.broker.handler import Handler
 from qrmi_slurm.broker.iam import Iam
@@ -67,23 +67,21 @@ class Server:
 
     def serve(self) -> str:
         """Serve until the job is over, and return how that was noticed."""
-        return Listener(self._listener, self._handle, self._lifetime.why_over).serve()
+        door = Door(self._uid, self._listener.getsockname(), self._refused)
+        try:
+            return Listener(self._listener, door, self._handle, self._lifetime.why_over).serve()
+        finally:
+            door.close()
 
-    def _handle(self, connection: socket.socket, client: peer.Address) -> None:
+    def _refused(self, uid: int | None) -> None:
+        self._requests.refused(None, _UNREAD, Refusal(f"connection from uid {uid}"))
+
+    def _handle(self, connection: socket.socket) -> None:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._admit(connection, client)
+            self._lifetime.touch()
+            self._handler.converse(ClientConnection(connection))
         except (OSError, BrokenConnectionError, MemoryError):
             pass
         except Exception:  # noqa: BLE001 the last line: one connection must not end the broker
             self._log.exception("surprise")
-
-    def _admit(self, connection: socket.socket, client: peer.Address) -> None:
-        """Serve the job's user, and no one else."""
-        uid = peer.uid_of(client, connection.getsockname())
-        if uid != self._uid:
-            self._requests.refused(None, _UNREAD, Refusal(f"connection from uid {uid}"))
-            ClientConnection(connection).turn_away("this is another user's credential broker")
-            return
-        self._lifetime.touch()
-        self._handler.converse(ClientConnection(connection))

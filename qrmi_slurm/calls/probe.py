@@ -79,14 +79,16 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
     findings: dict[str, Finding] = {}
     calls = []
     filled = {}
-    for resource in map(_filled, resources):
-        if isinstance(resource, Finding):
-            findings[resource.resource] = resource
+    stored = stored_secrets.fill_all(resources)
+    for configured in resources:
+        resource = stored[configured.name]
+        if isinstance(resource, CredentialsError):
+            findings[configured.name] = Finding(configured.name, configured.type, None, resource.hint)
             continue
         filled[resource.name] = resource
         missing = missing_variables(resource)
         try:
-            type_name = installed.installed_type(resource.type, members)
+            installed_type = installed.installed_type(resource.type, members)
         except BackendError as error:
             findings[resource.name] = Finding(resource.name, resource.type, None, error.message)
             continue
@@ -96,20 +98,13 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
             continue
         action: Action = "discover" if resource.is_dynamic else "check"
         own = {name: value for name, value in resource.variables.items() if not is_ours_alone(name)}
-        calls.append(Call(resource.name, type_name, action, environment.for_call(resource.name, own, options.env)))
+        calls.append(Call(resource.name, installed_type, action, environment.for_call(resource.name, own, options.env)))
     answers = _Answers()
     backend.run(calls, timeout_s, answers.take)
     for resource in filled.values():
         if resource.name in answers.by_name:
             findings[resource.name] = _finding(resource, options, answers.by_name[resource.name])
     return [findings[resource.name] for resource in resources]
-
-
-def _filled(resource: Resource) -> Resource | Finding:
-    try:
-        return stored_secrets.fill(resource)
-    except CredentialsError as error:
-        return Finding(resource.name, resource.type, None, error.hint)
 
 
 def _finding(resource: Resource, options: SiteOptions, answer: Answer) -> Finding:

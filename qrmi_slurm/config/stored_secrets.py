@@ -5,14 +5,17 @@ read each time they are needed, so changing the file changes the key. QRMI itsel
 rest, so it can still read the config.
 """
 
+import contextlib
 import os
+import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm import processes
 from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.config.slurm_section import SecretSource
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import CredentialsError
 from qrmi_slurm.text import is_one_line, printable
@@ -20,8 +23,17 @@ from qrmi_slurm.text import is_one_line, printable
 # A key or a token has a few hundred bytes; a longer file is the wrong one.
 MAX_SECRET_BYTES: Final = 64 * 1024
 
-# A command may ask a server, and a job's start waits for it.
+# Commands may ask a server, and a job's start waits for them.
 MAX_COMMAND_S: Final = 10.0
+
+# How many of them run at a time.
+_MAX_AT_ONCE: Final = 16
+
+# How soon to look again at a command that has closed its output and not ended.
+_LOOK_AGAIN_MS: Final = 20
+
+# How long to wait for a command that was killed to be gone.
+_END_TIMEOUT_S: Final = 1.0
 
 
 def fill(resource: Resource, timeout_s: float = MAX_COMMAND_S) -> Resource:
@@ -34,22 +46,54 @@ def fill(resource: Resource, timeout_s: float = MAX_COMMAND_S) -> Resource:
     Raises:
         CredentialsError: a secret cannot be read; without a value, and without what a command printed.
     """
+    found = fill_all([resource], timeout_s)[resource.name]
+    if isinstance(found, CredentialsError):
+        raise found
+    return found
+
+
+def fill_all(resources: Sequence[Resource], timeout_s: float = MAX_COMMAND_S) -> dict[str, Resource | CredentialsError]:
+    """Return resources with their stored secrets in their environments, by name; or why one cannot be read.
+
+    Each file is read once and each command run once, commands side by side: one that hangs costs only its own
+    resources.
+
+    Args:
+        resources: of the config.
+        timeout_s: how long all commands may take together, in seconds; at most 10.
+    """
+    sources = list(dict.fromkeys(source for resource in resources for source in resource.slurm.secrets.values()))
+    said = {source: _attempt(partial(_of_file, source.file)) for source in sources if source.file}
+    commands = [source for source in sources if not source.file]
+    if commands:
+        said |= _of_commands(commands, Deadline.after(min(timeout_s, MAX_COMMAND_S)))
+    return {resource.name: _filled(resource, said) for resource in resources}
+
+
+_Said = str | OSError | ValueError
+
+
+def _filled(resource: Resource, said: Mapping[SecretSource, _Said]) -> Resource | CredentialsError:
     if not resource.slurm.secrets:
         return resource
-    deadline = Deadline.after(min(timeout_s, MAX_COMMAND_S))
     environment = dict(resource.environment)
     for variable, source in resource.slurm.secrets.items():
-        try:
-            environment[variable] = _text(
-                _of_file(source.file) if source.file else _of_command(source.command, deadline)
-            )
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise CredentialsError(
+        text = said[source]
+        if not isinstance(text, str):
+            reason = text.strerror if isinstance(text, OSError) else text
+            return CredentialsError(
                 f"the site's {printable(variable)} cannot be read; please tell an admin",
                 f"{printable(source.file or source.command[0])}: {reason}",
-            ) from None
+            )
+        environment[variable] = text
     return resource._replace(environment=environment)
+
+
+def _attempt(read: Callable[[], bytes]) -> _Said:
+    try:
+        return _text(read())
+    except (OSError, ValueError) as error:
+        return error
 
 
 def file_fault(path: str) -> str:
@@ -70,15 +114,99 @@ def _of_file(path: str) -> bytes:
         return file.read(MAX_SECRET_BYTES + 1)
 
 
-def _of_command(arguments: Sequence[str], deadline: Deadline) -> bytes:
-    _require_own(Path(arguments[0]).stat(), 0o022, "change")
+def _of_commands(sources: Sequence[SecretSource], deadline: Deadline) -> dict[SecretSource, _Said]:
+    """Run commands side by side; return what each printed, or why that cannot be used."""
+    waiting = list(reversed(sources))
+    running: list[_Command] = []
+    said: dict[SecretSource, _Said] = {}
     try:
-        done = processes.run(arguments, deadline.call_s, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, cwd="/")
-    except TimeoutError:
-        raise ValueError("it did not answer in time") from None
-    if done.exit_code:
-        raise ValueError(f"it ended with exit status {done.exit_code}")
-    return done.stdout
+        while (waiting or running) and deadline.left_s > 0:
+            while waiting and len(running) < _MAX_AT_ONCE:
+                source = waiting.pop()
+                try:
+                    running.append(_Command(source))
+                except (OSError, ValueError) as error:
+                    said[source] = error
+            _wait_for_one(running, deadline)
+            for command in [command for command in running if command.has_ended()]:
+                running.remove(command)
+                said[command.source] = _attempt(command.output)
+    finally:
+        for command in running:
+            command.end()
+    return {**dict.fromkeys(sources, ValueError("it did not answer in time")), **said}
+
+
+def _wait_for_one(running: "Sequence[_Command]", deadline: Deadline) -> None:
+    poll = select.poll()
+    for command in running:
+        if command.is_open:
+            poll.register(command.fd, select.POLLIN)
+    are_open = all(command.is_open for command in running)
+    poll.poll(int(deadline.left_s * 1000) + 1 if are_open else _LOOK_AGAIN_MS)
+
+
+class _Command:
+    """A command that is running, and what it has printed.
+
+    Raises:
+        OSError: it cannot be started.
+        ValueError: others can change it.
+    """
+
+    def __init__(self, source: SecretSource) -> None:
+        import subprocess  # 5 ms that only a command pays
+
+        _require_own(Path(source.command[0]).stat(), 0o022, "change")
+        self.source = source
+        self._process = subprocess.Popen(
+            source.command,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None  # noqa: S101
+        self.fd = self._process.stdout.fileno()
+        os.set_blocking(self.fd, False)
+        self.is_open = True
+        self._printed = bytearray()
+
+    def has_ended(self) -> bool:
+        """Read what it has printed since, and tell whether it has ended."""
+        if self.is_open:
+            try:
+                chunk = os.read(self.fd, MAX_SECRET_BYTES)
+            except BlockingIOError:
+                return False
+            self._printed += chunk[: MAX_SECRET_BYTES + 1 - len(self._printed)]
+            self.is_open = bool(chunk)
+        return not self.is_open and self._process.poll() is not None
+
+    def output(self) -> bytes:
+        """Return all that it has printed, once it has ended.
+
+        Raises:
+            ValueError: it failed.
+        """
+        self._close()
+        if self._process.returncode:
+            raise ValueError(f"it ended with exit status {self._process.returncode}")
+        return bytes(self._printed)
+
+    def end(self) -> None:
+        """Kill it."""
+        import subprocess
+
+        self._close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # whatever the kernel does not end is left to it
+            self._process.wait(_END_TIMEOUT_S)
+
+    def _close(self) -> None:
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def _require_own(status: os.stat_result, others: int, action: str) -> None:

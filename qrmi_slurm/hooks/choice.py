@@ -7,12 +7,14 @@ from qrmi_slurm.calls.protocol import Availability
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.credentials import Credentials
-from qrmi_slurm.errors import BackendError, CredentialsError, ExportsError
 from qrmi_slurm.slurm.selection import LEAST_BUSY, Term
 from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
+
+# How many of its failures a slot's problem tells: a pattern may fit all of a site's QPUs.
+_MAX_TOLD: Final = 10
 
 _NOTHING_BEHIND: Final = "QRMI found no online QPU behind it"
 
@@ -66,7 +68,10 @@ class Slot:
     @property
     def problem(self) -> str:
         """Why it gets no QPU, in one sentence."""
-        return "; ".join(self.failures) or f"{printable(self.term.text)}: no other QPU is left for it"
+        if not self.failures:
+            return f"{printable(self.term.text)}: no other QPU is left for it"
+        more = len(self.failures) - _MAX_TOLD
+        return "; ".join(self.failures[:_MAX_TOLD]) + (f"; and {more} more like it" if more > 0 else "")
 
 
 class Fits(NamedTuple):
@@ -81,35 +86,44 @@ class Fits(NamedTuple):
     unknown: tuple[str, ...]
 
 
-Prepare = Callable[[Resource], Candidate]
+# Makes candidates of resources; of one that the job cannot have, it says why.
+Prepare = Callable[[Sequence[Resource]], Mapping[str, Candidate | str]]
 
 
 def find(
     terms: Sequence[Term], resources: Mapping[str, Resource], ask_person: Callable[[bool], "Person"], prepare: Prepare
 ) -> Fits:
-    """Return what the terms of a `--qpu` may come to.
+    """Return what the terms of a `--qpu` may come to. Each resource is looked at once, however many terms fit it.
 
     Args:
         terms: the terms.
         resources: of the config.
         ask_person: returns whose job it is, with its QOS if the argument is true; called only where there is a rule.
-        prepare: makes a candidate of a resource; raises where the job cannot have it.
+        prepare: makes candidates of all the resources that fit and that the person may use; called once.
     """
+    fitting_of: dict[Term, list[Resource]] = {}
+    for term in terms:
+        if term not in fitting_of:
+            fitting_of[term] = [resources[term.text]] if term.text in resources else _fitting(term, resources.values())
+    fitting = {resource.name: resource for found in fitting_of.values() for resource in found}
+    refusals = {name: _refusal(resource, ask_person) for name, resource in fitting.items()}
+    prepared = prepare([resource for name, resource in fitting.items() if not refusals[name]])
     slots, unknown = [], []
     for term in terms:
-        fitting = [resources[term.text]] if term.text in resources else _fitting(term, resources.values())
-        if not fitting:
+        names = [resource.name for resource in fitting_of[term]]
+        if not names:
             unknown.append(term.text)
             continue
         slot = Slot(term, [], [])
-        for resource in fitting:
-            if refusal := _refusal(resource, ask_person):
-                slot.failures.append(refusal)
+        for name in names:
+            if refusals[name]:
+                slot.failures.append(refusals[name])
                 continue
-            try:
-                slot.candidates.append(prepare(resource))
-            except (CredentialsError, BackendError, ExportsError) as error:
-                slot.failures.append(not_acquired(resource.name, error.message))
+            item = prepared[name]
+            if isinstance(item, str):
+                slot.failures.append(not_acquired(name, item))
+            else:
+                slot.candidates.append(item)
         slot.is_open = len(slot.candidates) > 1 or any(item.resource.is_dynamic for item in slot.candidates)
         slots.append(slot)
     return Fits(tuple(slots), tuple(unknown))

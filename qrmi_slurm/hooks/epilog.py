@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.errors import RecordError
+from qrmi_slurm.hooks import watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
@@ -23,11 +24,32 @@ def epilog(environment: Mapping[str, str]) -> int:
     return guarded("epilog", _epilog, environment)
 
 
+def last_words(environment: Mapping[str, str], status: int) -> int:
+    """Tell the admin that Epilog's Python has ended early, with the process gone.
+
+    Args:
+        environment: what slurmd set.
+        status: how the shell says that it ended.
+
+    Returns:
+        The exit status. Slurm effect: always 0.
+    """
+    return guarded("epilog", lambda environment, log: _last_words(environment, log, status), environment)
+
+
+def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> None:
+    log.error("ended-early", status=status, hint="recover goes on from the record")
+    options = plugstack.read(job_context.of_job(environment).slurm_conf)
+    fate = watchdog.fate(status, options.release_timeout_s + watchdog.GRACE_S)
+    log.error("failed", reason=f"Epilog {fate}")
+
+
 def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
     from qrmi_slurm.hooks import release
 
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
+    watchdog.limit(options.release_timeout_s + watchdog.GRACE_S)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     if not folder.exists():
         if job.is_first_node:  # already released, Prolog never ran, or --state-dir has changed since

@@ -1,6 +1,6 @@
 """Planning: from a job's `--qpu` to the QPUs that Prolog tries to acquire, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qrmi_slurm.calls import backend, environment, installed
@@ -9,11 +9,19 @@ from qrmi_slurm.calls.protocol import Action, Answer, Availability, Call, Verdic
 from qrmi_slurm.config import config_file
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.credentials import merge
-from qrmi_slurm.errors import ConfigError, QrmiSlurmError, SelectionError
+from qrmi_slurm.errors import (
+    BackendError,
+    ConfigError,
+    CredentialsError,
+    ExportsError,
+    QrmiSlurmError,
+    SelectionError,
+)
 from qrmi_slurm.hooks import choice
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.hooks.job_facts import JobFacts
+from qrmi_slurm.names import of_resource
 from qrmi_slurm.slurm import selection
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import exports, record
@@ -51,16 +59,12 @@ def make(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
 def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     terms = selection.parse(job.selection_text)
     resources = config_file.load(run.options.config_path).resources
-    members = installed.known_members()
-
-    def prepare(resource: Resource) -> Candidate:
-        try:
-            return _candidate(resource, job, run, members)
-        except QrmiSlurmError as error:  # the log has the hint too: it is for the admin
-            run.log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
-            raise
-
-    found, unknown = choice.find(terms, resources, lambda needs_qos: facts.person(needs_qos=needs_qos), prepare)
+    found, unknown = choice.find(
+        terms,
+        resources,
+        lambda needs_qos: facts.person(needs_qos=needs_qos),
+        lambda chosen: _candidates(chosen, job, run),
+    )
     if len(unknown) == len(terms) or (unknown and run.options.require == "all"):
         raise SelectionError(unknown_names(unknown, resources))
     notes = [unknown_names(unknown, resources, are_ignored=True)] if unknown else []
@@ -70,17 +74,46 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     return Plan([slot for slot in found if slot.candidates], [slot.problem for slot in empty], notes)
 
 
-def _candidate(resource: Resource, job: JobContext, run: HookRun, members: Sequence[str]) -> Candidate:
-    """Return what QRMI is to be called with for a resource; raise where the job cannot have it."""
-    if resource.slurm.secrets:
+def _candidates(chosen: Sequence[Resource], job: JobContext, run: HookRun) -> dict[str, Candidate | str]:
+    """Return what QRMI is to be called with for each resource, by name; or why the job cannot have it."""
+    members = installed.known_members()
+    filled: Mapping[str, Resource | CredentialsError] = {resource.name: resource for resource in chosen}
+    if any(resource.slurm.secrets for resource in chosen):
         from qrmi_slurm.config import stored_secrets  # only where the config names a place
 
-        resource = stored_secrets.fill(resource, run.deadline.call_s / 2)
-    credentials = merge(resource, job.user_environment)
-    item = Candidate(resource, credentials, installed.installed_type(resource.type, members))
+        filled = stored_secrets.fill_all(chosen, run.deadline.call_s / 2)
+    users = _by_resource(job.user_environment, chosen)
+    found: dict[str, Candidate | str] = {}
+    for resource in chosen:
+        try:
+            found[resource.name] = _candidate(filled[resource.name], users.get(resource.name, {}), members)
+        except (CredentialsError, BackendError, ExportsError) as error:
+            # The log has the hint too: it is for the admin.
+            run.log.error("not-acquired", qpu=resource.name, type=resource.type, reason=error)
+            found[resource.name] = error.message
+    return found
+
+
+def _candidate(filled: Resource | CredentialsError, users: Mapping[str, str], members: Sequence[str]) -> Candidate:
+    if isinstance(filled, CredentialsError):
+        raise filled
+    credentials = merge(filled, users)
+    item = Candidate(filled, credentials, installed.installed_type(filled.type, members))
     # What no task's environment can hold is not acquired either.
-    exports.export_lines(environment.with_name(resource.name, credentials.environment))
+    exports.export_lines(environment.with_name(filled.name, credentials.environment))
     return item
+
+
+def _by_resource(user_environment: Mapping[str, str], chosen: Sequence[Resource]) -> dict[str, dict[str, str]]:
+    """Return the user's variables by the resource that they begin with; a user may set thousands for hundreds."""
+    names = {of_resource(resource.name, ""): resource.name for resource in chosen}
+    lengths = {len(prefix) for prefix in names}
+    found: dict[str, dict[str, str]] = {}
+    for full_name, value in user_environment.items():
+        for length in lengths:
+            if (name := names.get(full_name[:length])) is not None:
+                found.setdefault(name, {})[full_name] = value
+    return found
 
 
 def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: JobFacts, licensed: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Mapping
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
-from qrmi_slurm.errors import QrmiSlurmError
+from qrmi_slurm.errors import ExportsError, QrmiSlurmError
+from qrmi_slurm.hooks import watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
@@ -24,9 +25,43 @@ def prolog(environment: Mapping[str, str]) -> int:
     return guarded("prolog", _prolog, environment)
 
 
+def last_words(environment: Mapping[str, str], status: int) -> int:
+    """Tell the job's tasks and the admin that Prolog's Python has ended early, with the process gone.
+
+    What it had recorded is on disk: Epilog or recover releases it.
+
+    Args:
+        environment: what slurmd set.
+        status: how the shell says that it ended.
+
+    Returns:
+        The exit status. Slurm effect: always 0.
+    """
+    return guarded("prolog", lambda environment, log: _last_words(environment, log, status), environment)
+
+
+def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> None:
+    log.error("ended-early", status=status)
+    job = job_context.of_job(environment)
+    options = plugstack.read(job.slurm_conf)
+    fate = watchdog.fate(status, options.acquire_timeout_s + watchdog.GRACE_S)
+    log.error("failed", reason=f"Prolog {fate}")
+    folder = JobFolder(options.state_dir, job.cluster, job.job_id)
+    folder.create()
+    with contextlib.suppress(FileNotFoundError, ExportsError):
+        if exports.read(folder.exports_path, job.uid, job.job_id).restart_count == job.restart_count:
+            return  # it had come as far as telling the tasks
+    if job.is_first_node:
+        from qrmi_slurm.hooks import job_environment
+
+        reason = f"Prolog on {job.node} {fate}; please tell an admin"
+        folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
+
+
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
+    watchdog.limit(options.acquire_timeout_s + watchdog.GRACE_S)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
     if not job.is_first_node:

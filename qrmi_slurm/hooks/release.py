@@ -1,7 +1,7 @@
 """Releasing: from a record to sessions that are proven closed, and then to no record."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.calls import backend
@@ -181,22 +181,24 @@ class _ReleaseCalls:
             resources = config_file.load(self._run.options.config_path).resources
         except ConfigError:
             return {}
+        # A QPU that was discovered behind a dynamic resource has no entry of its own in the config.
+        names = {self.record.entries[index].name for index in refused}
+        needed = [resource for resource in resources.values() if resource.name in names or resource.is_dynamic]
+        filled = stored_secrets.fill_all(needed, self._run.deadline.left_s / 2)
         renewed = {}
-        half_s = self._run.deadline.left_s / 2
         for index in refused:
             entry = self.record.entries[index]
-            # A QPU that was discovered behind a dynamic resource has no entry of its own in the config.
-            of_config = [resources[entry.name]] if entry.name in resources else _dynamic(resources.values())
-            renewals = (_with_secrets_of(entry, stored_secrets.fill(resource, half_s)) for resource in of_config)
-            try:
-                changed = next(filter(None, renewals), None)
-            except CredentialsError as error:
-                self._run.log.error("no-new-secrets", qpu=entry.name, reason=error)
-                continue
-            if changed is not None:
-                self._run.log.hide(records.secrets_of([changed]))
-                self._run.log.info("again", qpu=entry.name, type=entry.type, why="the config has new secrets")
-                renewed[index] = changed
+            of_config = [entry.name] if entry.name in resources else [item.name for item in needed if item.is_dynamic]
+            for found in (filled[name] for name in of_config):
+                if isinstance(found, CredentialsError):
+                    self._run.log.error("no-new-secrets", qpu=entry.name, reason=found)
+                    continue
+                changed = _with_secrets_of(entry, found)
+                if changed is not None:
+                    self._run.log.hide(records.secrets_of([changed]))
+                    self._run.log.info("again", qpu=entry.name, type=entry.type, why="the config has new secrets")
+                    renewed[index] = changed
+                    break
         return renewed
 
     def _note(self, index: int, answer: Answer) -> None:
@@ -219,10 +221,6 @@ def _try_on_disk(change: Callable[[], None], log: HookLog) -> None:
         change()
     except RecordError as error:
         log.error("not-recorded", reason=error)
-
-
-def _dynamic(resources: "Iterable[Resource]") -> "list[Resource]":
-    return [resource for resource in resources if resource.is_dynamic]
 
 
 def _with_secrets_of(entry: Entry, resource: "Resource") -> Entry | None:

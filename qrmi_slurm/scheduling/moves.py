@@ -9,19 +9,17 @@ written into its AdminComment, which users cannot change, which licenses would d
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from qrmi_slurm.slurm import commands, licenses
 
 _CHOICE: Final = re.compile(r"(?:^|\s)qrmi-slurm:any=([A-Za-z0-9_.@|-]+)(?=\s|$)")
 _JOB: Final = re.compile(r"(\d+)(?:_(\d+))?(?:\+\d+)?")
 
-_TIMEOUT_S: Final = 30.0  # squeue may have to look through 100,000 jobs
+Option = TypeVar("Option")
 
-# Nobody types more choices than this, and trying every order of more would take long.
-_MAX_CHOICES: Final = 6
+_TIMEOUT_S: Final = 30.0  # squeue may have to look through 100,000 jobs
 
 
 class Waiting(NamedTuple):
@@ -99,15 +97,14 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
         yield Waiting(number, int(words[0]), asked, choices)
 
 
-def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
-    """Return the moves after which jobs could start; each free license is given away once.
+def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> Iterator[Move]:
+    """Yield the moves after which jobs could start; each free license is given away once.
 
     Args:
         jobs: the jobs that wait for licenses.
         free: how many of each license are free.
     """
     left = dict(free)
-    moves = []
     for job in sorted(jobs, key=lambda job: job.turn):
         after = _next_to_take(job, left)
         if after is None:
@@ -115,8 +112,7 @@ def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> list[Move]:
         for license, count in after.items():
             left[license] -= count
         if after != job.licenses:
-            moves.append(Move(job.job, job.licenses, after))
-    return moves
+            yield Move(job.job, job.licenses, after)
 
 
 def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | None:
@@ -126,9 +122,10 @@ def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | 
     open_units = {license for choice in job.choices for license in choice} & job.licenses.keys()
     units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
     # With more of these licenses than choices, some are for QPUs that it named, and nothing says which.
-    if not 0 < len(units) == len(job.choices) <= _MAX_CHOICES:
+    if not 0 < len(units) == len(job.choices):
         return None
-    if not any(_fit(order, job.choices) for order in permutations(units)):
+    places = [[place for place, unit in enumerate(units) if unit in choice] for choice in job.choices]
+    if not _is_complete(_matched(places)):
         return None
     fixed = {license: count for license, count in job.licenses.items() if license not in open_units}
     if not _are_free(fixed, free):
@@ -138,25 +135,45 @@ def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | 
 
 
 def _take(job: Waiting, fixed: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int] | None:
-    """Return a different free license for each choice, preferably one that the job has; None if that is impossible."""
-    found: list[str] = []
+    """Return a different free license for each choice, as many as possible that the job has; None if impossible."""
+    usable = [[name for name in choice if free.get(name, 0) > 0 and name not in fixed] for choice in job.choices]
+    # First only its own: what is matched then stays matched, if perhaps to another choice.
+    kept = _matched([[name for name in choice if name in job.licenses] for choice in usable])
+    taken = _matched(usable, kept)
+    return {name: 1 for name in taken if name is not None} if _is_complete(taken) else None
 
-    def fill(place: int) -> bool:
-        if place == len(job.choices):
-            return True
-        for license in sorted(job.choices[place], key=lambda license: license not in job.licenses):
-            if free.get(license, 0) > 0 and license not in found and license not in fixed:
-                found.append(license)
-                if fill(place + 1):
-                    return True
-                found.pop()
+
+def _matched(options: Sequence[Sequence[Option]], before: Sequence[Option | None] = ()) -> list[Option | None]:
+    """Return a maximum matching: a different option for each choice, None where none is left.
+
+    Augmenting paths: the work grows with the number of choices times the number of all their options. Options that were
+    matched before stay matched.
+
+    Args:
+        options: of each choice, the preferred first.
+        before: a matching to start from, as this function returns it.
+    """
+    found: list[Option | None] = list(before) or [None] * len(options)
+    owner = {option: choice for choice, option in enumerate(found) if option is not None}
+
+    def give(choice: int, asked: set[Option]) -> bool:
+        for option in options[choice]:
+            if option in asked:
+                continue
+            asked.add(option)
+            if option not in owner or give(owner[option], asked):
+                owner[option], found[choice] = choice, option
+                return True
         return False
 
-    return dict.fromkeys(found, 1) if fill(0) else None
+    for choice, option in enumerate(found):
+        if option is None:
+            give(choice, set())
+    return found
 
 
-def _fit(units: Sequence[str], choices: Sequence[Sequence[str]]) -> bool:
-    return all(unit in choice for unit, choice in zip(units, choices, strict=True))
+def _is_complete(matching: Sequence[object | None]) -> bool:
+    return None not in matching
 
 
 def _are_free(wanted: Mapping[str, int], free: Mapping[str, int]) -> bool:

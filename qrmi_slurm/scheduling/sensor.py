@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 from qrmi_slurm.config.config_file import Resource
@@ -193,7 +194,7 @@ class _Run:
         except SchedulerError as error:
             self._faults.append(str(error))
             return done
-        for move in moves.plan(jobs, free)[:_MAX_MOVES]:
+        for move in islice(moves.plan(jobs, free), _MAX_MOVES):
             if self._attempt(partial(moves.carry_out, move, slurm_conf), f"job {move.job}: "):
                 done.append(move)
         return done

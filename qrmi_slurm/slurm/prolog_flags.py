@@ -7,7 +7,7 @@ from typing import Final
 # With any of these flags, Prolog runs at the job's start (read_config.c, prolog_str2flags()).
 _AT_START: Final = frozenset({"alloc", "nohold", "contain", "x11", "deferbatch", "runinjob", "forcerequeueonfail"})
 
-# Prolog and Epilog end within their option and deadline.HOOK_GRACE_S; the rest allows for a slow start of Python.
+# Prolog and Epilog end by themselves within their option and 1 s; the rest is for the watchdog of one that is stuck.
 GRACE_S: Final = 3.0
 
 

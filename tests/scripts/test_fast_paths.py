@@ -197,6 +197,17 @@ def test_exit_statuses(folder, script, status, expected):
     assert folder.run(script, {**QPU_HOOK, **QPU_TASK}).returncode == expected
 
 
+@pytest.mark.parametrize("script", ["prolog", "epilog"])
+@pytest.mark.parametrize("status", [1, 137, 142])
+def test_a_python_that_failed_is_started_again_for_its_last_words(folder, script, status):
+    """It is told how the first one ended; that it succeeds is the end of it."""
+    folder.python(f'[ -n "$6" ] || exit {status}')
+    done = folder.run(script, QPU_HOOK)
+    assert (done.returncode, done.stdout) == (0, "")
+    first, second = folder.mark.read_text().splitlines()
+    assert second == f"{first} {status}"
+
+
 def test_a_refusal_is_not_printed_twice(folder):
     folder.python("echo print why; exit 64")
     assert folder.run("task_prolog", QPU_TASK).stdout == "print why\n"
@@ -297,6 +308,54 @@ def test_prolog_with_all_standard_files_closed_still_acquires(site, tmp_path):
     )
     assert done.returncode == 0
     assert "session-a" in (tmp_path / "state" / "cluster" / "12" / "exports").read_text()
+
+
+def fail_first(site, how):
+    """Let the first Python of Prolog and Epilog end in some way, in sh."""
+    text = (site.path / "python3").read_text().removeprefix("#!/bin/sh\n")
+    site.interpreter(f"#!/bin/sh\ncase $4$6 in *-task-prolog | *[0-9]) ;; *) {how} ;; esac\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("how", "fate"),
+    [
+        ("kill -ALRM $$", "did not end within 32 s"),
+        ("kill -KILL $$", "was killed by signal 9"),
+        ("exit 3", "ended with exit status 3"),
+    ],
+)
+def test_a_job_whose_prolog_ended_early_is_told_so(site, tmp_path, how, fate):
+    fail_first(site, how)
+    environment = environment_of(tmp_path, "a")
+    prolog = site.run("prolog", environment)
+    assert prolog.returncode == 0
+    assert f'failed: job=12 reason="Prolog {fate}"' in prolog.stdout
+    task = site.run("task_prolog", environment)
+    assert task.returncode == 1
+    assert task.stdout == f"print qrmi-slurm: job 12 has no QPU: Prolog on n1 {fate}; please tell an admin\n"
+    epilog = site.run("epilog", environment)
+    assert epilog.returncode == 0
+    assert f'failed: job=12 reason="Epilog {fate}"' in epilog.stdout
+    assert "recover goes on from the record" in epilog.stdout
+
+
+def test_what_prolog_had_told_the_tasks_stays(site, tmp_path):
+    """It ended early, but late enough; or a restarted slurmd had it run again, under a job that has its QPU."""
+    environment = environment_of(tmp_path, "a")
+    site.run("prolog", environment)
+    fail_first(site, "exit 1")
+    site.run("prolog", environment)
+    assert "session-a" in site.run("task_prolog", environment).stdout
+    site.run("prolog", {**environment, "SLURM_JOB_RESTART_COUNT": "1"})
+    assert "Prolog on n1 ended with exit status 1" in site.run("task_prolog", environment).stdout
+
+
+def test_only_the_first_node_tells_the_tasks(site, tmp_path):
+    """On a shared state directory the first node's Prolog may still have a QPU for them."""
+    fail_first(site, "exit 1")
+    environment = {**environment_of(tmp_path, "a"), "SLURMD_NODENAME": "n2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    assert site.run("prolog", environment).returncode == 0
+    assert list((tmp_path / "state" / "cluster" / "12").iterdir()) == []
 
 
 # --- What the shell itself prints of the exports -------------------------------------------------------------
@@ -469,8 +528,8 @@ OF_HOOKS = """
     qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
     qrmi_slurm.calls.protocol qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.deadline qrmi_slurm.files
-    qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.log qrmi_slurm.state.job_folder
-    qrmi_slurm.state.journal qrmi_slurm.state.record
+    qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.hooks.watchdog qrmi_slurm.log
+    qrmi_slurm.state.job_folder qrmi_slurm.state.journal qrmi_slurm.state.record
 """
 OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section

@@ -277,6 +277,10 @@ class Cluster:
         daemon.terminate()
         daemon.wait(DAEMON_DEADLINE_S)
 
+    def signal_daemon(self, name: str, number: int) -> None:
+        """Send a signal to one daemon."""
+        self._daemons[name].send_signal(number)
+
     def kill_slurmd(self, node: str) -> None:
         """Kill a node's slurmd; its jobs' slurmstepds live on."""
         self.kill_daemon(node)

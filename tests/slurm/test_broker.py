@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,80 @@ def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> Non
         status, text = ask(broker["port"], LOGIN, uid=uid, key=key)
         assert (status, "another user's" in text) == (403, True), text
     assert ask(broker["port"], LOGIN, uid=site.cluster.user.uid, key="wrong")[0] == 400
+    let_go(site, job_id)
+    site.cluster.wait_job_over(job_id)
+    assert_nothing_left(site, job_id)
+
+
+# Another user's program: opens so many connections and keeps them, or opens another for each that it loses.
+CROWD = """
+import select, socket, sys
+port, count, comes_back = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "comes back"
+poll, held = select.epoll(), {}
+def join():
+    end = socket.socket()
+    end.setblocking(False)
+    end.connect_ex(("127.0.0.1", port))
+    held[end.fileno()] = end
+    poll.register(end.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+for _ in range(count):
+    join()
+print("all here", flush=True)
+while True:
+    for fd, event in poll.poll() if comes_back else select.select([], [], []):
+        held.pop(fd).close()
+        join()
+"""
+
+# The job user's program: logs in so many times, each time with a new connection, and prints how long each login took.
+LOG_IN = """
+import http.client, sys, time
+for _ in range(int(sys.argv[4])):
+    began = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
+    form = "grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=" + sys.argv[3]
+    connection.request("POST", sys.argv[2], form, {"Content-Type": "application/x-www-form-urlencoded"})
+    assert connection.getresponse().status == 200
+    connection.close()
+    print(time.monotonic() - began)
+"""
+
+
+def login_seconds(site: Site, broker: Mapping[str, Any], times: int) -> list[float]:
+    """Return how long each of several logins of the job's user took, in seconds, sorted."""
+    command = [sys.executable, "-I", "-c", LOG_IN, str(broker["port"]), LOGIN, broker["keys"]["ibm_demo"], str(times)]
+    done = site.cluster.run_as_user(command)
+    assert done.returncode == 0, done.stderr
+    return sorted(map(float, done.stdout.split()))
+
+
+@contextlib.contextmanager
+def crowd(site: Site, port: int, what: str) -> Iterator[None]:
+    """Let the other user open 4000 connections to a broker, until the block ends."""
+    _, other = site.cluster.users
+    command = [sys.executable, "-I", "-c", CROWD, str(port), "4000", what]
+    with site.cluster.popen_as_user(command, user=other) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "all here\n"
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("what", "most_s"), [("stays", 0.1), ("comes back", 1.0)])
+def test_another_users_connections_do_not_slow_the_job_down(broker_site: Site, what: str, most_s: float) -> None:
+    """A login takes as long as before; if they reconnect as fast as a processor can, as long as all of them queue."""
+    site = broker_site
+    job_id = start_long_job(site)
+    broker = record_of_broker(site, job_id)
+    alone_s = login_seconds(site, broker, 20)
+    with crowd(site, broker["port"], what):
+        crowded_s = login_seconds(site, broker, 20)
+    figures = f"median {alone_s[10]:.4f} s alone, {crowded_s[10]:.4f} s crowded, at most {crowded_s[-1]:.3f} s"
+    print(figures)
+    assert crowded_s[10] < max(most_s, 20 * alone_s[10]), figures
+    assert crowded_s[-1] < 3, figures
     let_go(site, job_id)
     site.cluster.wait_job_over(job_id)
     assert_nothing_left(site, job_id)

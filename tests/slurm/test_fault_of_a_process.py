@@ -50,14 +50,14 @@ def processes_of_user(site: Site) -> list[int]:
 
 
 def test_prolog_killed_before_it_acquires(site: Site) -> None:
-    """It is waiting for the config, a pipe here. Nothing was acquired, and the job's output says where to look."""
+    """It is waiting for the config, a pipe here. Nothing was acquired, and the job's output says what happened."""
     site.config_path.unlink()
     os.mkfifo(site.config_path)
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     site.kill_prolog()
     info = site.cluster.wait_job_over(job_id)
     assert info.state == "FAILED"
-    assert f"job {job_id} has no QPU: Prolog left nothing" in site.cluster.job_output(job_id)
+    assert f"job {job_id} has no QPU: Prolog on n1 was killed by signal 9" in site.cluster.job_output(job_id)
     assert_nothing_left(site, job_id)
     site.config_path.unlink()
     site.config([site.emulator.resource("ibm_demo")])

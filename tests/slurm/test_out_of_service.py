@@ -19,13 +19,17 @@ SECOND = "--qpu=ibm_second"
 ANY = "--qpu=any:ibm_*"
 
 
+# QPUs that a test adds, for which users bring their own credentials; each is a license.
+MANY = tuple(f"r{number}" for number in range(30))
+
+
 @pytest.fixture(scope="module")
 def counted_site() -> Iterator[Site]:
     """Start a site whose two QPUs are licenses, each for one job at a time."""
     options = SiteOptions(
         cluster=ClusterOptions(nodes=1),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
-        licenses={"qpu_ibm_demo": 1, "qpu_ibm_second": 1, "other": 1},
+        licenses={"qpu_ibm_demo": 1, "qpu_ibm_second": 1, "other": 1, **{f"qpu_{name}": 1 for name in MANY}},
     )
     with Site(options) as site:
         yield site
@@ -365,3 +369,15 @@ def start_slurmctld(site: Site) -> None:
     site.cluster.start_daemon("slurmctld", ["slurmctld", "-D"], {})
     wait_for(lambda: "UP" in (site.cluster.try_slurm("scontrol", "ping") or ""), "slurmctld", 20)
     site.cluster.wait_nodes_idle()
+
+
+def test_a_job_with_many_choices_does_not_hold_up_the_sensor(site: Site) -> None:
+    """30 free licenses fit five of its choices, and none the sixth: trying every way took half a minute."""
+    many = [{"name": name, "type": "ibm-quantum-compute-service", "environment": {}} for name in MANY]
+    site.config([*(site.emulator.resource(name) for name in site.options.backends), *many])
+    begun(site, "--qpu=ibm_demo,ibm_second")
+    waiting = site.cluster.sbatch(QUICK, f"--qpu={','.join(['any:r*'] * 5)},any:ibm_*")
+    wait_for_license(site, waiting)
+    began_s = time.monotonic()
+    assert sensor(site)["moves"] == []
+    assert time.monotonic() - began_s < 10

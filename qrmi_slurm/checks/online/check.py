@@ -79,7 +79,7 @@ def run(
     # QRMI comes first because asking it forks, which should not happen beside threads that a deadline left behind.
     tell(f"asking QRMI about {len(resources)} {'resource' if len(resources) == 1 else 'resources'}")
     findings = probe.ask(resources, options, limits.qrmi_s)
-    resources = [_with_stored_secrets(resource) for resource in resources]
+    resources = _with_stored_secrets(resources)
     targets_of = {resource.name: targets.of_resource(resource, options) for resource in resources}
     tell("trying the services' addresses")
     hops = _try_hops([target for found in targets_of.values() for target in found.values()], limits, shell)
@@ -95,12 +95,11 @@ def run(
     return reports
 
 
-def _with_stored_secrets(resource: Resource) -> Resource:
-    """Return the resource as jobs receive it; if a secret cannot be read, QRMI's step says why."""
-    try:
-        return stored_secrets.fill(resource)
-    except CredentialsError:
-        return resource
+def _with_stored_secrets(resources: Sequence[Resource]) -> list[Resource]:
+    """Return the resources as jobs receive them; if a secret cannot be read, QRMI's step says why."""
+    filled = stored_secrets.fill_all(resources)
+    pairs = [(resource, filled[resource.name]) for resource in resources]
+    return [resource if isinstance(found, CredentialsError) else found for resource, found in pairs]
 
 
 def _try_hops(found: Sequence[Target], limits: Limits, shell: Mapping[str, str]) -> dict[str, list[Result]]:

@@ -343,8 +343,8 @@ def test_a_type_fits_the_same_qpus_as_in_prolog(lua):
         assert outcome.job["licenses"].removesuffix(":1") in fitting, word
 
 
-def prepared(item):
-    return choice.Candidate(item, None, item.type)
+def prepared(items):
+    return {item.name: choice.Candidate(item, None, item.type) for item in items}
 
 
 def test_a_dynamic_entry_serves_several_choices(lua):

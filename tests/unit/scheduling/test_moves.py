@@ -1,5 +1,7 @@
 """Which waiting jobs get another license, and what is read from squeue's answer."""
 
+import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,72 @@ def test_no_plan_gives_away_more_than_is_free(asked, free):
         assert license in by_number[move.job].choices[0]
         given_away[license] += 1
     assert all(given_away[name] <= free[name] for name in free)
+
+
+LICENSES = "abcdef"
+
+
+def most_kept(job, free):
+    """Return how many of its licenses the job can keep at most, by trying everything; None if it cannot start."""
+    ways = [way for way in product(*job.choices) if len(set(way)) == len(way) and all(free[name] for name in way)]
+    return max((len(set(way) & job.licenses.keys()) for way in ways), default=None)
+
+
+@st.composite
+def choosing_jobs(draw):
+    """Return a job with one to five choices, and a license that it waits for in each of them."""
+    choices = draw(st.lists(st.sets(st.sampled_from(LICENSES), min_size=1), min_size=1, max_size=5))
+    asked = {}
+    for choice in choices:
+        license = draw(st.sampled_from(sorted(choice)))
+        asked[license] = asked.get(license, 0) + 1
+    return waiting(1, [sorted(choice) for choice in choices], **asked)
+
+
+@given(choosing_jobs(), st.fixed_dictionaries({name: st.integers(0, 1) for name in LICENSES}))
+def test_a_job_moves_where_any_way_fits_and_keeps_what_it_can(job, free):
+    """The same as trying every way, for jobs that are small enough for that."""
+    found = [dict(move.after) for move in moves.plan([job], free)]
+    could_start = all(free[name] >= count for name, count in job.licenses.items())
+    if could_start or most_kept(job, free) is None:
+        assert found == []
+    else:
+        (after,) = found
+        assert set(after.values()) == {1}
+        assert all(free[name] for name in after)
+        assert len(after.keys() & job.licenses.keys()) == most_kept(job, free)
+        assert any(set(way) == after.keys() and len(way) == len(after) for way in product(*job.choices))
+
+
+def lines_run(work):
+    """Return how many lines of moves.py some work runs: unlike seconds, the same on a busy machine."""
+    count = 0
+
+    def on_line(frame, event, _argument):
+        nonlocal count
+        if frame.f_code.co_filename != moves.__file__:
+            return None
+        count += event == "line"
+        assert count < 1_000_000, "it does not end"
+        return on_line
+
+    before = sys.gettrace()
+    sys.settrace(on_line)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("count", [5, 8, 64])
+def test_a_job_that_cannot_start_is_found_out_soon(count):
+    """All choices but one are satisfied easily, by 25 free licenses; the last one has none."""
+    wide = [f"r{number}" for number in range(100)]
+    choices = (*((*wide, f"x{number}") for number in range(count - 1)), ("x",))
+    job = Waiting("1", 1, {**{f"x{number}": 1 for number in range(count - 1)}, "x": 1}, choices)
+    free = {name: 1 for name in wide[:25]}
+    assert lines_run(lambda: list(moves.plan([job], free))) < 2000 + 2000 * count
 
 
 # --- squeue's answer --------------------------------------------------------------------------------------------
