@@ -18,19 +18,20 @@ _NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctl
 
 
 def slurm_conf() -> Path:
-    """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy in configless mode."""
-    candidates = (conf_file.DEFAULT_SLURM_CONF, conf_file.CONFIGLESS_SLURM_CONF)
-    found = next((path for path in candidates if path.exists()), conf_file.DEFAULT_SLURM_CONF)
-    return Path(os.environ.get(SLURM_CONF) or found)
+    """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy on a configless node."""
+    return Path(os.environ.get(SLURM_CONF) or conf_file.on_this_node() or conf_file.DEFAULT_SLURM_CONF)
 
 
 def options(state_dir: Path | None = None) -> plugstack.SiteOptions:
-    """Return the options of the plugin's line.
+    """Return the options of the plugin's line; if there is no slurm.conf, print a warning and return their defaults.
 
     Args:
         state_dir: overrides the state directory; relative to the working directory.
     """
     found = plugstack.read(slurm_conf())
+    if not os.environ.get(SLURM_CONF) and conf_file.on_this_node() is None:
+        what = "there is no slurm.conf on this node, so the defaults of all options apply"
+        sys.stderr.write(f"warning: {what}; on a configless node, slurmd has to be running\n")
     return found if state_dir is None else found._replace(state_dir=state_dir.absolute())
 
 
