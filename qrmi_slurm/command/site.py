@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +13,7 @@ from qrmi_slurm.slurm import conf_file, plugstack
 if TYPE_CHECKING:
     from qrmi_slurm.config.config_file import Resource
     from qrmi_slurm.hooks.recover import World
+    from qrmi_slurm.slurm.jobs import Job
 
 _NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctld is down
 
@@ -46,15 +47,20 @@ def resources(config_path: Path) -> "list[Resource]":
     return list(config_file.load(config_path).resources.values())
 
 
-def world() -> "World":
-    """Ask Slurm for its jobs and the kernel for its boot id."""
+def here() -> "World":
+    """Return what is known without asking Slurm: its cluster's name, and this node's boot id."""
     from qrmi_slurm.hooks.recover import World
-    from qrmi_slurm.slurm import jobs
     from qrmi_slurm.state import record
 
-    path = slurm_conf()
     node = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
-    return World(conf_file.cluster_name(path), jobs.jobs(path), {node: record.boot_id()})
+    return World(conf_file.cluster_name(slurm_conf()), {}, {node: record.boot_id()})
+
+
+def jobs(job_ids: Collection[int]) -> "Mapping[int, Job] | None":
+    """Ask Slurm for jobs; None if it cannot be asked."""
+    from qrmi_slurm.slurm import jobs
+
+    return jobs.jobs(job_ids, slurm_conf())
 
 
 def notices(found: "Sequence[Resource]") -> dict[str, str]:
