@@ -60,7 +60,9 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         tell: is called with what is being done, to show it on a terminal.
     """
     tell("asking Slurm")
-    settings, results = _ask_slurm(patient.slurm_conf)
+    results = list(settings_checks.check_slurm_conf(patient.slurm_conf))
+    settings, slurm_results = _ask_slurm(patient.slurm_conf)
+    results += slurm_results
     tell("checking the plugin")
     options, plugin_results = plugin_checks.run(patient.slurm_conf, settings, _FIX_SLURM)
     results += plugin_results

@@ -6,7 +6,7 @@ from pathlib import Path
 from qrmi_slurm.checks import plugin_file
 from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.errors import PlugstackError, SchedulerError
-from qrmi_slurm.slurm import commands, plugstack
+from qrmi_slurm.slurm import commands, conf_file, plugstack
 from qrmi_slurm.slurm.plugstack import PluginLine, SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
 
@@ -35,7 +35,7 @@ def run(slurm_conf: Path, settings: SlurmSettings | None, unknown_hint: str) -> 
     results = []
     options: SiteOptions | None = None
     try:
-        options = plugstack.parse_arguments(found[0], slurm_conf.parent)
+        options = plugstack.parse_arguments(found[0], conf_file.local_folder(slurm_conf))
     except PlugstackError as failure:
         results.append(error(name, failure.message, failure.hint))
     results += _check_lines(name, found, plugstack.empty_includes(path))

@@ -1,11 +1,12 @@
-"""Checks of slurmctld's running configuration: its clock, PrologFlags, and the timeouts around the hooks."""
+"""Checks of Slurm's configuration: this node's slurm.conf, and slurmctld's clock, PrologFlags and timeouts."""
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from qrmi_slurm.checks.result import Result, error, ok, warning
-from qrmi_slurm.slurm import prolog_flags
+from qrmi_slurm.slurm import conf_file, prolog_flags
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
 
@@ -15,6 +16,24 @@ _HUNG_BEFORE_S: Final = 2.0
 # Beyond MUNGE_DEFAULT_TTL Slurm's messages are rejected; the lower limit keeps logs of two nodes comparable.
 _CLOCK_ERROR_S: Final = 300.0
 _CLOCK_WARNING_S: Final = 30.0
+
+
+def check_slurm_conf(slurm_conf: Path) -> Iterator[Result]:
+    """Check which slurm.conf this node has; no result if it has one of its own.
+
+    Args:
+        slurm_conf: the file that is used.
+    """
+    name = "slurm.conf"
+    own, copy = conf_file.DEFAULT_SLURM_CONF, conf_file.CONFIGLESS_SLURM_CONF
+    if not slurm_conf.exists():
+        hint = f"if this node is configless, start slurmd; Debian 12 does not do so without {own}: see docs/admin.md"
+        yield error(name, f"there is neither {slurm_conf} nor {copy}", hint)
+    elif conf_file.is_copy(slurm_conf):
+        yield ok(name, f"configless: {slurm_conf} is slurmd's copy of slurmctld's")
+    elif slurm_conf == own and copy.exists() and copy.read_bytes() != own.read_bytes():
+        message = f"{own} differs from {copy}, which is slurmd's own if it runs with --conf-server"
+        yield warning(name, message, f"remove {own} if so, since the hooks use slurmd's; otherwise {copy.parent}")
 
 
 def check_clock(settings: SlurmSettings, asked_s: float) -> Iterator[Result]:

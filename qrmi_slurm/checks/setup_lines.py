@@ -53,6 +53,7 @@ class Part:
         mode: the file's mode, for a whole file whose mode matters.
         note: what to know about it, as comment lines.
         purpose: what the lines are for, if not everybody needs them.
+        is_on_controller: whether it is slurmctld's file, of which this node has a copy.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Part:
     mode: int | None = None
     note: tuple[str, ...] = ()
     purpose: str = ""
+    is_on_controller: bool = False
 
 
 def parts(
@@ -71,13 +73,13 @@ def parts(
     Args:
         installation: the installation whose paths to use.
         options: the site's current options, for the plugin's line.
-        slurm_conf: Slurm's configuration file.
+        slurm_conf: Slurm's configuration file; for slurmd's copy of it, the parts name slurmctld's file.
         existing_task_prolog: the site's own TaskProlog, which should keep running.
 
     Raises:
         QrmiSlurmError: a path cannot be used in these files, or slurm.conf exists and cannot be read.
     """
-    paths = [installation.prefix, options.config_path, options.state_dir, slurm_conf.parent]
+    paths = [installation.prefix, options.config_path, options.state_dir, conf_file.local_folder(slurm_conf)]
     for path in (*paths, *([existing_task_prolog] if existing_task_prolog else [])):
         if not _PLAIN_PATH.fullmatch(str(path)):
             hint = "Slurm's files have no quoting; use a path of letters, digits and _ . / + @ : , = -"
@@ -93,7 +95,7 @@ def parts(
 
 def _task_prolog_wrapper(installation: Installation, slurm_conf: Path, existing: Path) -> Part:
     """Return a script that runs the site's own TaskProlog and then ours."""
-    path = slurm_conf.parent / _WRAPPER_NAME
+    path = conf_file.local_folder(slurm_conf) / _WRAPPER_NAME
     if existing == path:
         path = path.with_name(f"{_WRAPPER_NAME}_qrmi")
     text = _WRAPPER.format(existing=shlex.quote(str(existing)), ours=shlex.quote(str(installation.task_prolog)))
@@ -118,7 +120,14 @@ def _slurm_conf_part(installation: Installation, task_prolog: Path, slurm_conf: 
         "With your own Prolog or Epilog, name a folder instead (Prolog=/etc/slurm/prolog.d/*) and link these into it.",
         "PrologFlags replaces the line in slurm.conf. You may add NoHold to it: docs/admin.md, step 5.",
     )
-    return Part(slurm_conf, "\n".join(lines) + "\n", is_whole=False, note=note)
+    return _added(slurm_conf, slurm_conf.name, lines, note)
+
+
+def _added(slurm_conf: Path, name: str, lines: Sequence[str], note: tuple[str, ...], purpose: str = "") -> Part:
+    """Return lines to add to slurm.conf or a file beside it; for slurmd's copy, to the file on slurmctld's node."""
+    path, is_copy = conf_file.local_folder(slurm_conf) / name, conf_file.is_copy(slurm_conf)
+    text = "\n".join(lines) + "\n"
+    return Part(path, text, is_whole=False, note=note, purpose=purpose, is_on_controller=is_copy)
 
 
 def _plugstack_part(installation: Installation, options: SiteOptions, slurm_conf: Path) -> Part:
@@ -130,15 +139,15 @@ def _plugstack_part(installation: Installation, options: SiteOptions, slurm_conf
     if plugin is None:
         make = f"make -C cli_filter install SLURM_PLUGIN_DIR={installation.lib}"
         note.insert(0, f"The plugin is not built yet. In a checkout, run: {make}")
-    path = slurm_conf.parent / "plugstack.conf"
-    return Part(path, " ".join(words) + "\n", is_whole=False, note=tuple(note))
+    return _added(slurm_conf, "plugstack.conf", [" ".join(words)], tuple(note))
 
 
 def _systemd_parts(installation: Installation, slurm_conf: Path) -> list[Part]:
     found = []
     for name, note in _UNITS.items():
         text = _unit_text(name).replace(_UNITS_COMMAND, str(installation.command))
-        if slurm_conf != conf_file.DEFAULT_SLURM_CONF:
+        # The command finds slurmd's copy by itself.
+        if slurm_conf != conf_file.DEFAULT_SLURM_CONF and not conf_file.is_copy(slurm_conf):
             text = text.replace("\nExecStart=", f"\nEnvironment=SLURM_CONF={slurm_conf}\nExecStart=")
         found.append(Part(Path("/etc/systemd/system") / name, text, is_whole=True, note=(note,) if note else ()))
     return found
@@ -168,20 +177,25 @@ def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[s
         tracked = _with_words(before("AccountingStorageTRES"), [f"license/{name}" for name in wanted])
         has_database = before("AccountingStorageType").lower().endswith("slurmdbd")
         lines.append(f"{'' if has_database else '# with slurmdbd: '}AccountingStorageTRES={tracked}")
-    text = "\n".join(lines) + "\n"
     note, purpose = _license_note(installation, slurm_conf), "to let jobs wait for QPUs (optional)"
-    return Part(slurm_conf, text, is_whole=False, note=note, purpose=purpose)
+    return _added(slurm_conf, slurm_conf.name, lines, note, purpose)
 
 
 def _license_note(installation: Installation, slurm_conf: Path) -> tuple[str, ...]:
     lua_dir = installation.lua_dir()
-    etc, lua = slurm_conf.parent, lua_dir or installation.lib / "lua"
+    etc, lua = conf_file.local_folder(slurm_conf), lua_dir or installation.lib / "lua"
+    client = f"  on every node:      install -m 0644 {lua}/cli_filter.lua {etc}/"
+    if conf_file.is_copy(slurm_conf):
+        client = (
+            f"  there, too:         install -m 0644 {lua}/cli_filter.lua {etc}/\n"
+            "Slurm sends cli_filter.lua to the nodes from 23.11 on. With an older one, leave CliFilterPlugins as it is."
+        )
     note = [
         "Optional. With these lines a job waits in the queue until its QPUs are free; without them it starts whether",
         "they are free or not, and nothing else changes. They replace the same lines of slurm.conf. Install the files",
         "first: slurmctld does not start without the first one, and sbatch, srun and salloc fail without the second.",
         f"  on the controller:  install -m 0644 {lua}/job_submit.lua {etc}/ && {installation.command} catalogue",
-        f"  on every node:      install -m 0644 {lua}/cli_filter.lua {etc}/",
+        *client.splitlines(),
         "If you have such files of your own, docs/scheduling.md has the lines to add to them; they begin with",
         f'  package.path = "{lua}/?.lua;" .. package.path',
     ]
@@ -222,7 +236,8 @@ def render(found: list[Part]) -> str:
     """Return all parts as text, each with its file and note above it as comment lines."""
     blocks = []
     for part in found:
-        what = f"{part.path}" if part.is_whole else f"{part.path}: add"
+        what = f"{part.path} on slurmctld's node" if part.is_on_controller else f"{part.path}"
+        what += "" if part.is_whole else ": add"
         what += f", {part.purpose}" if part.purpose else ""
         mode = f" (mode {part.mode:04o})" if part.mode is not None else ""
         head = [f"### {what}{mode}", *(f"# {line}" for line in part.note)]

@@ -8,6 +8,7 @@ import typer
 
 from qrmi_slurm.command import render, site
 from qrmi_slurm.command.parameters import EXIT_PROBLEMS
+from qrmi_slurm.errors import CatalogueError
 
 app = typer.Typer()
 
@@ -43,8 +44,12 @@ def catalogue(
 ) -> None:
     """Write the catalogue for job_submit.lua and cli_filter.lua: the QPUs, their licenses and who may use them."""
     from qrmi_slurm.scheduling.catalogue import is_current, path_beside, write
+    from qrmi_slurm.slurm import conf_file
 
     path = output or path_beside(site.slurm_conf())
+    if output is None and conf_file.is_copy(site.slurm_conf()):
+        hint = "run this on slurmctld's node, or name a file with --output"
+        raise CatalogueError(f"{path.parent} is slurmd's copy of slurmctld's files", hint)
     resources = site.resources(site.options().config_path)
     notices = site.notices(resources)
     if not check:

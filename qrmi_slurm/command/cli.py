@@ -107,7 +107,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; the console script's entry point."""
+    """Run the command; `start` calls this."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # the locale may lack letters of a name in the config

@@ -1,6 +1,7 @@
 """`qrmi-slurm release`: releases everything that a job holds."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,7 @@ def release(
         raise item.fault
     if item.record is None:
         raise RecordError(f"job {job_id} has acquired nothing", "see: qrmi-slurm status")
-    word = site.world().living_word(item.record)
+    word = replace(site.here(), jobs=site.jobs([job_id])).living_word(item.record)
     if word and not yes:
         held = ", ".join(entry.name for entry in item.record.entries if entry.is_pending) or "nothing"
         _confirm(f"{word}. Release what it holds ({printable(held)})?")

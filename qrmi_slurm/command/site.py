@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,24 +13,26 @@ from qrmi_slurm.slurm import conf_file, plugstack
 if TYPE_CHECKING:
     from qrmi_slurm.config.config_file import Resource
     from qrmi_slurm.hooks.recover import World
+    from qrmi_slurm.slurm.jobs import Job
 
 _NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctld is down
 
 
 def slurm_conf() -> Path:
-    """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy in configless mode."""
-    candidates = (conf_file.DEFAULT_SLURM_CONF, conf_file.CONFIGLESS_SLURM_CONF)
-    found = next((path for path in candidates if path.exists()), conf_file.DEFAULT_SLURM_CONF)
-    return Path(os.environ.get(SLURM_CONF) or found)
+    """Return the path of slurm.conf: from the environment, the usual one, or slurmd's copy on a configless node."""
+    return Path(os.environ.get(SLURM_CONF) or conf_file.on_this_node() or conf_file.DEFAULT_SLURM_CONF)
 
 
 def options(state_dir: Path | None = None) -> plugstack.SiteOptions:
-    """Return the options of the plugin's line.
+    """Return the options of the plugin's line; if there is no slurm.conf, print a warning and return their defaults.
 
     Args:
         state_dir: overrides the state directory; relative to the working directory.
     """
     found = plugstack.read(slurm_conf())
+    if not os.environ.get(SLURM_CONF) and conf_file.on_this_node() is None:
+        what = "there is no slurm.conf on this node, so the defaults of all options apply"
+        sys.stderr.write(f"warning: {what}; on a configless node, slurmd has to be running\n")
     return found if state_dir is None else found._replace(state_dir=state_dir.absolute())
 
 
@@ -45,15 +47,20 @@ def resources(config_path: Path) -> "list[Resource]":
     return list(config_file.load(config_path).resources.values())
 
 
-def world() -> "World":
-    """Ask Slurm for its jobs and the kernel for its boot id."""
+def here() -> "World":
+    """Return what is known without asking Slurm: its cluster's name, and this node's boot id."""
     from qrmi_slurm.hooks.recover import World
-    from qrmi_slurm.slurm import jobs
     from qrmi_slurm.state import record
 
-    path = slurm_conf()
     node = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
-    return World(conf_file.cluster_name(path), jobs.jobs(path), {node: record.boot_id()})
+    return World(conf_file.cluster_name(slurm_conf()), {}, {node: record.boot_id()})
+
+
+def jobs(job_ids: Collection[int]) -> "Mapping[int, Job] | None":
+    """Ask Slurm for jobs; None if it cannot be asked."""
+    from qrmi_slurm.slurm import jobs
+
+    return jobs.jobs(job_ids, slurm_conf())
 
 
 def notices(found: "Sequence[Resource]") -> dict[str, str]:

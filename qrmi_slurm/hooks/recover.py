@@ -1,7 +1,7 @@
 """Recovering: releases what the hooks could not, by looking at the records and at Slurm's jobs again."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -23,6 +23,9 @@ from qrmi_slurm.state.record import Entry, Record, State
 _FIRST_RETRY_S: Final = 30.0
 _LAST_RETRY_S: Final = 1800.0
 
+# Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often.
+_IDLE_LOOK_S: Final = 3600.0
+
 # The folder of a job whose cluster Slurm did not tell the hooks (job_context.py, _cluster()).
 _UNNAMED_CLUSTER: Final = "cluster"
 
@@ -42,7 +45,7 @@ class World:
 
     Args:
         cluster: the name of the cluster that `jobs` belong to; None where slurm.conf names none.
-        jobs: the jobs that Slurm knows; None where it cannot be asked.
+        jobs: the jobs that Slurm was asked about; None where it cannot be asked.
         boots: by name, the running boot id of each node that this process knows.
     """
 
@@ -50,19 +53,23 @@ class World:
     jobs: Mapping[int, Job] | None
     boots: Mapping[str, str]
 
-    def jobs_of(self, cluster: str) -> Mapping[int, Job] | None:
-        """Return the jobs of a cluster; None for another cluster, which may share the state directory."""
+    def is_own(self, cluster: str) -> bool:
+        """Tell whether `jobs` belong to a cluster; another one may share the state directory."""
         own = (self.cluster or "").lower()  # Slurm folds the name
-        return self.jobs if own and cluster.lower() in (own, _UNNAMED_CLUSTER) else None
+        return bool(own) and cluster.lower() in (own, _UNNAMED_CLUSTER)
+
+    def job(self, cluster: str, job_id: int) -> Job | None:
+        """Return what Slurm says of a job; None where it has not been asked, or cannot be."""
+        return self.jobs.get(job_id) if self.jobs is not None and self.is_own(cluster) else None
 
     def living_word(self, record: Record) -> str:
         """Return what an admin has to know before a job's QPUs are taken away; empty where its run has ended."""
         if _why_ended(record, self) is not None:
             return ""
-        jobs = self.jobs_of(record.cluster)
-        if jobs is None:
+        job = self.job(record.cluster, record.job_id)
+        if job is None:
             return f"Slurm cannot be asked whether job {record.job_id} is running"
-        return f"Job {record.job_id} is {jobs[record.job_id].state}"
+        return f"Job {record.job_id} is {job.state}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,7 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
     if ended is None:
         pending = [entry for entry in pending if entry.state is State.RELEASING]
         if not pending:
-            known = world.jobs_of(record.cluster) is not None
+            known = world.job(record.cluster, record.job_id) is not None
             return Plan(Step.LEAVE, "the job is running") if known else _not_known(record, world)
     known_tokens = [entry for entry in pending if entry.token is not None]
     if not known_tokens:
@@ -158,9 +165,8 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
 
 def _plan_for_nothing(record: Record, world: World) -> Plan:
     """Plan for a record that holds nothing: a living job's exports stay, since they tell its tasks why."""
-    jobs = world.jobs_of(record.cluster)
-    job = jobs.get(record.job_id) if jobs is not None else None
-    if jobs is None or (job is not None and not job.is_over):
+    job = world.job(record.cluster, record.job_id)
+    if job is None or not job.is_over:
         return Plan(Step.LEAVE, "nothing is held")
     return Plan(Step.FORGET, "nothing is held, and the job has ended")
 
@@ -168,6 +174,8 @@ def _plan_for_nothing(record: Record, world: World) -> Plan:
 def _not_known(record: Record, world: World) -> Plan:
     if world.jobs is None:
         return Plan(Step.LEAVE, "Slurm cannot be asked whether the job is running", is_fault=True)
+    if world.is_own(record.cluster):
+        return Plan(Step.LEAVE, "Slurm was not asked whether the job is running")
     return Plan(Step.LEAVE, f"it belongs to cluster {record.cluster}")
 
 
@@ -188,26 +196,35 @@ def _plan_without_token(pending: list[Entry], now_s: float) -> Plan:
 
 def _why_ended(record: Record, world: World) -> str | None:
     """Say why a job's run cannot be using its QPUs any more; None where it may."""
-    booted = world.boots.get(record.node)
-    if booted and record.boot_id and booted != record.boot_id:
+    if _has_rebooted(record, world):
         return f"node {record.node} has rebooted since"
-    jobs = world.jobs_of(record.cluster)
-    if jobs is None:
+    job = world.job(record.cluster, record.job_id)
+    if job is None:
         return None
-    job = jobs.get(record.job_id)
-    if job is None or job.is_over:
+    if job.is_over:
         return "the job has ended"
     if not job.is_living_run(record.restart_count):
         return f"this run of the job has ended; the job is {job.state} now"
     return None
 
 
-def run(options: SiteOptions, ask: Callable[[], World], mode: Mode) -> list[Result]:
+def _has_rebooted(record: Record, world: World) -> bool:
+    booted = world.boots.get(record.node)
+    return bool(booted and record.boot_id and booted != record.boot_id)
+
+
+def run(
+    options: SiteOptions,
+    here: World,
+    ask: Callable[[Collection[int]], Mapping[int, Job] | None],
+    mode: Mode,
+) -> list[Result]:
     """Release what is pending, and what belongs to jobs that have ended.
 
     Args:
         options: the site's.
-        ask: asks Slurm and the kernel; called once, and only where there is a record.
+        here: what is known without asking Slurm.
+        ask: asks Slurm about jobs; called at most once, for those on which something depends.
         mode: how to work.
 
     Raises:
@@ -215,10 +232,28 @@ def run(options: SiteOptions, ask: Callable[[], World], mode: Mode) -> list[Resu
     """
     # The records first, then Slurm: a job that starts after the answer is not among these records.
     items = inventory.read(options.state_dir)
-    if not items:
-        return []
-    runner = _Run(options, ask(), mode)
+    job_ids = _to_ask_about(items, here, mode, time.time())
+    runner = _Run(options, replace(here, jobs=ask(job_ids) if job_ids else {}), mode)
     return [result for result in map(runner.recover, items) if result is not None]
+
+
+def _to_ask_about(items: Sequence[Item], here: World, mode: Mode, now_s: float) -> list[int]:
+    """Return the jobs about which Slurm has to be asked: each costs slurmctld two RPCs, every minute.
+
+    A release that is pending goes on whatever the job does. A folder in which nothing is held can wait; a job over
+    many nodes has one on each of them.
+    """
+
+    def depends_on_slurm(item: Item) -> bool:
+        record = item.record
+        if item.fault is not None or not here.is_own(item.folder.cluster):
+            return False
+        if record is None or not any(entry.is_pending for entry in record.entries):
+            return mode.now or abs(now_s - item.folder.looked_at_s()) >= _IDLE_LOOK_S
+        is_releasing = all(entry.state is State.RELEASING for entry in record.entries)
+        return not is_releasing and not _has_rebooted(record, here)
+
+    return [item.folder.job_id for item in items if depends_on_slurm(item)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +283,8 @@ class _Run:
     def _planned(self, item: Item, record: Record | None) -> Result | None:
         if record is None:
             # Prolog makes the folder before the record; where it acquired nothing, there is only the folder.
-            jobs = self.world.jobs_of(item.folder.cluster)
-            job = jobs.get(item.folder.job_id) if jobs is not None else None
-            if jobs is None or (job is not None and not job.is_over):
+            job = self.world.job(item.folder.cluster, item.folder.job_id)
+            if job is None or not job.is_over:
                 return None
             step = Plan(Step.FORGET, "nothing was acquired, and the job has ended")
             return Result(item.folder.cluster, item.folder.job_id, (), step)
@@ -263,6 +297,8 @@ class _Run:
     def _carried_out(self, item: Item, record: Record | None) -> Result | None:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
+            if self.world.job(item.folder.cluster, item.folder.job_id) is not None:
+                item.folder.look_at()
             return self._with_broker(result, item, record)
         if record is None:
             item.folder.remove()
@@ -280,7 +316,7 @@ class _Run:
         """Restart a living job's credential broker where it has ended."""
         if result is None or record is None or record.broker is None or _why_ended(record, self.world) is not None:
             return result
-        if self.world.jobs_of(record.cluster) is None:
+        if self.world.job(record.cluster, record.job_id) is None:
             return result
         try:
             revived = launch.revive(item.folder, record, _log_of("recover", item))

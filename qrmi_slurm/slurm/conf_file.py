@@ -11,11 +11,34 @@ from typing import Final
 from qrmi_slurm.errors import PlugstackError
 
 DEFAULT_SLURM_CONF: Final = Path("/etc/slurm/slurm.conf")
-CONFIGLESS_SLURM_CONF: Final = Path("/run/slurm/conf/slurm.conf")  # where slurmd keeps what slurmctld sent it
+
+# Where slurmd keeps what slurmctld sent it (slurmd.c, _establish_configuration() and _handle_slash_run()): in its spool
+# directory, with a link in /run. Where slurmd's unit has RuntimeDirectory=slurm, the link goes when slurmd stops.
+CONFIGLESS_SLURM_CONF: Final = Path("/run/slurm/conf/slurm.conf")
+SPOOLED_SLURM_CONF: Final = Path("/var/spool/slurmd/conf-cache/slurm.conf")  # with the default SlurmdSpoolDir
 
 # Slurm follows includes without a limit; a loop would hang every command, so here it is an error.
 MAX_INCLUDE_DEPTH: Final = 16
 LOOP_HINT: Final = "look for a file that includes itself"
+
+
+def on_this_node() -> Path | None:
+    """Return the slurm.conf of this node, or slurmd's copy of slurmctld's; None if it has neither.
+
+    An empty file is not one: it only satisfies the ConditionPathExists= of Debian 12's slurmd.service.
+    """
+    candidates = (DEFAULT_SLURM_CONF, CONFIGLESS_SLURM_CONF, SPOOLED_SLURM_CONF)
+    return next((path for path in candidates if _size_bytes(path)), None)
+
+
+def is_copy(slurm_conf: Path) -> bool:
+    """Tell whether a slurm.conf is slurmd's copy of slurmctld's, which slurmd overwrites."""
+    return slurm_conf == CONFIGLESS_SLURM_CONF or slurm_conf.parent.name == SPOOLED_SLURM_CONF.parent.name
+
+
+def local_folder(slurm_conf: Path) -> Path:
+    """Return the folder for what belongs beside slurm.conf but is not sent by slurmctld, such as the config."""
+    return DEFAULT_SLURM_CONF.parent if is_copy(slurm_conf) else slurm_conf.parent
 
 
 def setting(slurm_conf: Path, name: str) -> str | None:
@@ -53,6 +76,13 @@ def lines(path: Path) -> list[str]:
         return []
     except OSError as error:
         raise PlugstackError(f"cannot read {path}: {error.strerror}", "all users must be able to read it") from error
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _last_value(slurm_conf: Path, key: str, depth: int) -> str | None:

@@ -82,8 +82,8 @@ def read(slurm_conf: Path) -> SiteOptions:
     """
     line = plugin_line(plugstack_path(slurm_conf))
     if line is None:
-        return SiteOptions(config_path=slurm_conf.parent / "qrmi_config.json")
-    return parse_arguments(line, slurm_conf.parent)
+        return SiteOptions(config_path=conf_file.local_folder(slurm_conf) / "qrmi_config.json")
+    return parse_arguments(line, conf_file.local_folder(slurm_conf))
 
 
 def plugin_line(plugstack: Path) -> PluginLine | None:

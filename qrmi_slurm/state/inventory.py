@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.state.job_folder import SET_ASIDE, JobFolder
 from qrmi_slurm.state.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One job's folder.
 
     Args:
@@ -38,6 +37,15 @@ def read(state_dir: Path) -> list[Item]:
         except RecordError as error:
             items.append(Item(folder, None, error))
     return items
+
+
+def has_folders(state_dir: Path) -> bool:
+    """Tell whether a job has a folder, without reading it.
+
+    Raises:
+        RecordError: the state directory exists and cannot be read.
+    """
+    return next(_folders(state_dir), None) is not None
 
 
 def set_aside(state_dir: Path) -> list[Path]:

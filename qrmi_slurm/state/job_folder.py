@@ -70,6 +70,18 @@ class JobFolder:
         """Tell whether the folder exists."""
         return self.path.is_dir()
 
+    def looked_at_s(self) -> float:
+        """Return when the folder was last changed or looked at; seconds since the epoch, 0 where it is gone."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def look_at(self) -> None:
+        """Note that the folder was looked at now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
     @contextlib.contextmanager
     def locked(self, timeout_s: float, *, make: bool = False) -> Iterator[None]:
         """Hold the record's lock, so that Prolog, Epilog and recover never change it at the same time.

@@ -23,8 +23,12 @@ NOT_TYPED = {
     "make sbom": "it installs the lock's packages",
     "make soak JOBS=300": "some minutes",
     "make test": "this is a part of it",
+    "mkdir -p /etc/systemd/system/slurmd.service.d": "test_configless.py",
     "pip install": "a mention of what other lines type",
+    "printf '[Unit]\\nConditionPathExists=\\n' "
+    ">/etc/systemd/system/slurmd.service.d/configless.conf": "test_configless.py",
     "scontrol update": "a mention, too",
+    "systemctl daemon-reload && systemctl restart slurmd": "the machine has no systemd",
     "umask 022 && python3 -m venv /opt/qrmi-slurm-0.1.0": "test_supply_chain.py",
 }
 

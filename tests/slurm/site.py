@@ -74,10 +74,12 @@ class HookRun:
 class Site:
     """Cluster, emulator, configuration and state directory; `with Site(options) as site:`."""
 
-    def __init__(self, options: SiteOptions | None = None) -> None:
+    def __init__(
+        self, options: SiteOptions | None = None, make_cluster: Callable[[ClusterOptions], Cluster] = Cluster
+    ) -> None:
         self.options = options or SiteOptions()
         # The hooks' paths are in the cluster's folder, whose name the cluster chooses.
-        self.cluster = Cluster(self.options.cluster)
+        self.cluster = make_cluster(self.options.cluster)
         self.emulator = Emulator(self.cluster, self.options.backends)
         self.config_path = self.cluster.etc / "qrmi_config.json"
         self.state_dir = self.cluster.folder / "qrmi-state"
@@ -87,7 +89,7 @@ class Site:
         self.cluster.options = replace(
             self.options.cluster,
             hooks=hooks,
-            settings={**self._lua_settings(), **self.options.cluster.settings},
+            settings={**self._lua_settings(), **self.cluster.options.settings},
             plugstack=(self.plugstack_line(*self.options.plugstack_args),),
             path=(*self.options.cluster.path, BIN),
         )

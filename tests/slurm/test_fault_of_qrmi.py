@@ -69,7 +69,7 @@ def test_while_releasing(site: Site, fake_qrmi: Path, word: str) -> None:
     recover: list[str | Path] = [python, "-I", "-m", "qrmi_slurm.command.cli", "recover", "--now"]
     done = subprocess.run(recover, env=site.root_env("n1"), capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"job {job_id} ibm_demo: released (the job has ended)\n"
+    assert done.stdout == f"job {job_id} ibm_demo: released (its release is pending)\n"
     assert not site.folder_of(job_id).exists()
     assert fake_qrmi.read_text().splitlines()[1:] == ["release ibm_demo session-ibm_demo"] * 2
 

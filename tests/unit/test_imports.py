@@ -212,3 +212,19 @@ def test_importing_does_nothing(module):
     """The environment is unchanged, and QRMI is not loaded."""
     check = f"import os; before = dict(os.environ); import qrmi_slurm.{module}; assert dict(os.environ) == before"
     assert "qrmi" not in loaded_by(check)
+
+
+def test_recover_in_vain_loads_little_and_starts_nothing(tmp_path):
+    """A timer runs it every minute on every node."""
+    (tmp_path / "slurm.conf").touch()
+    (tmp_path / "plugstack.conf").write_text(f"optional spank_qrmi.so --state-dir={tmp_path}/state\n")
+    loaded = loaded_by(
+        "import os; sys.argv = ['qrmi-slurm', 'recover'];"
+        f"os.environ['SLURM_CONF'] = '{tmp_path}/slurm.conf';"
+        "started = ('subprocess', 'os.fork', 'os.exec', 'os.posix_spawn', 'socket.');"
+        "sys.addaudithook(lambda event, _: event.startswith(started) and os._exit(9));"
+        "from qrmi_slurm.command import start; start.main()"
+    )
+    assert "qrmi_slurm.state.inventory" in loaded
+    assert not loaded & {"typer", "rich", "dataclasses", "inspect", "subprocess", "qrmi_slurm.command.cli"}
+    assert not [name for name in loaded if name.startswith(("qrmi_slurm.calls", "qrmi_slurm.hooks"))]

@@ -8,7 +8,7 @@ from checkups import levels, options_of, settings_of
 
 from qrmi_slurm.checks import settings_checks
 from qrmi_slurm.errors import SchedulerError
-from qrmi_slurm.slurm import commands
+from qrmi_slurm.slurm import commands, conf_file
 from qrmi_slurm.slurm import settings as settings_
 
 RECORDED = (Path(__file__).parents[2] / "recordings" / "22.05" / "scontrol-show-config.txt").read_text()
@@ -84,6 +84,29 @@ def test_slurm_does_not_answer(tmp_path, monkeypatch, program, words):
 
 
 # --- the checks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "copy", "level"),
+    [
+        ("a", None, None),
+        ("a", "a", None),
+        ("a", "b", "warning"),
+        (None, "a", "ok"),
+        (None, None, "error"),
+    ],
+)
+def test_which_slurm_conf_a_node_uses(tmp_path, monkeypatch, own, copy, level):
+    """Its own needs no word; a copy is named; two that differ, or none, are reported."""
+    paths = {"DEFAULT_SLURM_CONF": own, "CONFIGLESS_SLURM_CONF": copy}
+    for name, text in paths.items():
+        monkeypatch.setattr(conf_file, name, tmp_path / name)
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    monkeypatch.setattr(conf_file, "SPOOLED_SLURM_CONF", tmp_path / "conf-cache" / "slurm.conf")
+    used = conf_file.on_this_node() or conf_file.DEFAULT_SLURM_CONF
+    found = levels(settings_checks.check_slurm_conf(used))
+    assert found == ({} if level is None else {"slurm.conf": level})
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,21 @@ def test_the_lines_of_an_installation():
     assert "SLURM_CONF" not in service
 
 
+@pytest.mark.parametrize("copy", ["/run/slurm/conf/slurm.conf", "/srv/spool/n1/conf-cache/slurm.conf"])
+def test_a_configless_node_names_slurmctlds_files(copy):
+    """slurmd overwrites its copies, so the lines go into the files that they are copies of; the rest is the node's."""
+    found = setup_lines.parts(INSTALLED, OPTIONS, Path(copy), Path("/etc/slurm/own.sh"))
+    licenses = setup_lines.license_part(INSTALLED, Path(copy), {"qpu_a": 1}, "")
+    text = setup_lines.render([*found, licenses])
+    assert str(Path(copy).parent) not in text
+    assert "SLURM_CONF" not in text
+    for heading in ("slurm.conf on slurmctld's node: add\n", "plugstack.conf on slurmctld's node: add\n"):
+        assert f"### /etc/slurm/{heading}" in text
+    assert "### /etc/slurm/task_prolog (mode 0755)\n" in text
+    assert "### /etc/slurm/slurm.conf on slurmctld's node: add, to let jobs wait" in text
+    assert "Slurm sends cli_filter.lua to the nodes from 23.11 on" in text
+
+
 @pytest.mark.parametrize(
     ("conf", "lines"),
     [

@@ -41,7 +41,7 @@ def run_on_records(site, monkeypatch, capsys, syslog_lines):
     monkeypatch.setenv("SLURMD_NODENAME", "n9")
 
     def run_command(*words, jobs=None):
-        monkeypatch.setattr(jobs_, "jobs", lambda _slurm_conf: jobs)
+        monkeypatch.setattr(jobs_, "jobs", lambda job_ids, _slurm_conf: _answer(jobs, job_ids))
         monkeypatch.setattr(sys, "argv", ["qrmi-slurm", *words])
         with pytest.raises(SystemExit) as exit_:
             cli.main()
@@ -50,6 +50,10 @@ def run_on_records(site, monkeypatch, capsys, syslog_lines):
         return exit_.value.code or 0, streams.out, streams.err
 
     return run_command
+
+
+def _answer(jobs, job_ids):
+    return None if jobs is None else {job_id: jobs.get(job_id, jobs_.Job("GONE", 0)) for job_id in job_ids}
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from qrmi_slurm.hooks.recover import Mode, Step, World
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.jobs import Job
 from qrmi_slurm.state import inventory
+from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Entry, Record, State
 
 NOW_S = 1_000_000.0
+GONE = Job("GONE", 0)
 RUNNING = {12: Job("RUNNING", 0)}
 
 
@@ -29,7 +31,9 @@ def record_of(*entries, **changes):
 
 
 def world(jobs, *, cluster="test", boots=()):
-    return World(cluster, jobs, dict(boots))
+    """Return what Slurm says when it is asked about any job from 1 to 99, and knows only some."""
+    asked = None if jobs is None else {job_id: jobs.get(job_id, GONE) for job_id in range(1, 100)}
+    return World(cluster, asked, dict(boots))
 
 
 def plan(record, jobs=RUNNING, *, after_s=0.0, **more):
@@ -120,7 +124,7 @@ def hold(site):
     """Write a record of job 12 that holds QPU a, whose release does what `fake` says; return its folder."""
 
     def write(*, job_id=12, cluster="test", state=State.ACQUIRED, **fake):
-        folder = site.folder(job_id)
+        folder = JobFolder(site.state_dir, cluster, job_id)
         folder.create()
         told = {f"a_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
         environment = {f"a_{key}": value for key, value in COMPUTE_SERVICE.items()}
@@ -136,9 +140,10 @@ def hold(site):
 def run(site, syslog_lines):
     """Recover, and return the results; check that no secret is in them or in the log."""
 
-    def recover_all(jobs=None, *, ask=None, **mode):
-        answer = world({} if jobs is None else jobs)
-        results = recover.run(site.options(), ask or (lambda: answer), Mode(**mode))
+    def recover_all(jobs=None, *, ask=None, boots=(), **mode):
+        known = jobs or {}
+        answer = ask or (lambda job_ids: {job_id: known.get(job_id, GONE) for job_id in job_ids})
+        results = recover.run(site.options(), World("test", {}, dict(boots)), answer, Mode(**mode))
         assert SECRET not in repr(results) + repr(syslog_lines)
         return results
 
@@ -170,20 +175,68 @@ def test_a_qpu_that_cannot_be_released_waits_for_the_next_attempt(hold, run):
     assert "says no" in first.outcome
 
 
-def test_slurm_is_not_asked_if_nothing_is_recorded(run):
-    def ask():
-        raise AssertionError("Slurm was asked")
+def not_asked(job_ids):
+    raise AssertionError(f"Slurm was asked about {job_ids}")
 
-    assert run(ask=ask) == []
+
+def test_slurm_is_not_asked_if_nothing_is_recorded(run):
+    assert run(ask=not_asked) == []
+
+
+def test_slurm_is_not_asked_about_a_job_on_which_nothing_depends(site, hold, run):
+    """A pending release, a record from before a reboot, an unreadable one; and another cluster's."""
+    hold(job_id=7, state=State.RELEASING)
+    (hold(job_id=9).path / "record.json").write_text("{")
+    hold(job_id=10)
+    results = {result.job_id: result for result in run(ask=not_asked, boots={"n1": "another"})}
+    assert [results[job_id].outcome for job_id in (7, 10)] == ["released", "released"]
+    assert results[9].is_left
+    hold(cluster="other")
+    [result] = [result for result in run(ask=not_asked) if result.job_id == 12]
+    assert result.plan == recover.Plan(Step.LEAVE, "it belongs to cluster other")
+
+
+def test_slurm_is_asked_about_a_holding_job_in_every_run(hold, run):
+    hold()
+    asked = []
+    for _ in range(3):
+        run(ask=lambda job_ids: asked.append(job_ids) or RUNNING)
+    assert asked == [[12], [12], [12]]
+
+
+def test_slurm_is_asked_hourly_about_a_folder_that_holds_nothing(site, run):
+    """A job over many nodes has such a folder on each but the first."""
+    folder = site.folder()
+    folder.create()
+    asked = []
+
+    def ask(job_ids):
+        asked.append(job_ids)
+        return RUNNING
+
+    run(ask=ask)
+    assert asked == []
+    for _ in range(3):
+        run(ask=ask)
+    assert asked == []
+    os.utime(folder.path, (0, time.time() - 3601))
+    for _ in range(3):
+        run(ask=ask)
+    assert asked == [[12]]
+    run(ask=ask, now=True)
+    assert asked == [[12], [12]]
+    os.utime(folder.path, (0, time.time() - 3601))
+    assert run(ask=lambda job_ids: None) == []
+    assert [result.outcome for result in run()] == ["removed"]
 
 
 def test_a_job_that_starts_after_slurms_answer_keeps_its_qpu(site, hold, run):
     """Prolog writes its record while squeue answers, so the answer does not include the job."""
     hold(job_id=7)
 
-    def ask():
+    def ask(job_ids):
         hold()
-        return world({})
+        return dict.fromkeys(job_ids, GONE)
 
     assert [result.job_id for result in run(ask=ask)] == [7]
     assert site.folder().read().entries[0].state is State.ACQUIRED
@@ -192,10 +245,10 @@ def test_a_job_that_starts_after_slurms_answer_keeps_its_qpu(site, hold, run):
 def test_a_job_that_runs_again_after_slurms_answer_keeps_its_qpu(site, hold, run):
     hold()
 
-    def ask():
+    def ask(_job_ids):
         site.folder().remove()
         hold()
-        return world({12: Job("PENDING", 1)})
+        return {12: Job("PENDING", 1)}
 
     [result] = run(ask=ask)
     assert (result.plan.step, result.is_left) == (Step.LEAVE, False)
@@ -212,10 +265,10 @@ def test_a_record_that_a_hook_has_locked_is_left_alone(site, hold, run):
 
 def test_a_folder_without_a_record_is_removed_after_its_job(site, run):
     site.folder().create()
-    assert run({12: Job("RUNNING", 0)}) == []
-    assert run({12: Job("PENDING", 1)}) == []
+    assert run({12: Job("RUNNING", 0)}, now=True) == []
+    assert run({12: Job("PENDING", 1)}, now=True) == []
     assert site.folder().exists()
-    [result] = run({12: Job("FAILED", 0)})
+    [result] = run({12: Job("FAILED", 0)}, now=True)
     assert result.outcome == "removed"
     assert not site.folder().exists()
 
@@ -229,8 +282,8 @@ def test_an_unreadable_record_does_not_stop_others(site, hold, run):
     assert results[12].outcome == "released"
     [aside] = inventory.set_aside(site.state_dir)
     assert (aside / "record.json").read_text() == "{"
-    assert [result.job_id for result in run()] == [7]  # its empty folder is left
-    assert run() == []
+    assert [result.job_id for result in run(now=True)] == [7]  # its empty folder is left
+    assert run(now=True) == []
 
 
 def test_an_admin_can_release_a_running_jobs_qpu_and_its_steps_are_told(site, hold):

@@ -73,3 +73,32 @@ def test_includes_may_be_nested_16_deep(conf, depth):
     else:
         with pytest.raises(PlugstackError, match="more than 16 deep"):
             conf_file.cluster_name(conf)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The three places of slurm.conf, in a folder of the test's."""
+    found = []
+    for name in ("DEFAULT_SLURM_CONF", "CONFIGLESS_SLURM_CONF", "SPOOLED_SLURM_CONF"):
+        path = tmp_path / name / getattr(conf_file, name).parent.name / "slurm.conf"
+        path.parent.mkdir(parents=True)
+        monkeypatch.setattr(conf_file, name, path)
+        found.append(path)
+    return found
+
+
+def test_the_first_slurm_conf_with_anything_in_it_is_this_nodes(places):
+    """Its own, then slurmd's copy as Slurm's commands find it, then that copy where slurmd has it."""
+    assert conf_file.on_this_node() is None
+    for path in reversed(places):
+        path.touch()
+        assert conf_file.on_this_node() != path
+        path.write_text("ClusterName=c\n")
+        assert conf_file.on_this_node() == path
+
+
+def test_what_slurmctld_does_not_send_is_in_the_nodes_own_folder(places, tmp_path):
+    own, linked, spooled = places
+    assert [conf_file.is_copy(path) for path in places] == [False, True, True]
+    assert {conf_file.local_folder(path) for path in (own, linked, spooled)} == {own.parent}
+    assert conf_file.local_folder(tmp_path / "slurm.conf") == tmp_path

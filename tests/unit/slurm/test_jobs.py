@@ -1,4 +1,4 @@
-"""The question that Prolog asks slurmctld on Slurm 22.05."""
+"""What hooks and recover ask slurmctld about jobs."""
 
 import pytest
 from hypothesis import given
@@ -80,22 +80,85 @@ def test_no_user_can_write_a_jobs_limit_by_its_name(fake_command, tmp_path, name
     assert jobs.time_limit_s(12, tmp_path) is None
 
 
-def test_all_jobs_are_known_by_state_and_restart_count(fake_command, tmp_path):
-    """One question; a job that ended, or another run of it, does not live."""
-    fake_command("printf ' 7 RUNNING 1\\n 8 COMPLETED 0\\n junk\\n'")
-    found = jobs.jobs(tmp_path / "slurm.conf")
-    assert found.keys() == {7, 8}
+SQUEUE = """\
+echo "$*" >> {folder}/asked
+for word; do
+    case $word in
+        --jobs=7) echo ' 7 RUNNING 1'; exit ;;
+        --jobs=8) printf ' 8 COMPLETED 0\\n 18 RUNNING 0\\n junk\\n'; exit ;;
+        --jobs=*) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1 ;;
+    esac
+done
+printf ' 7 RUNNING 1\\n 8 COMPLETED 0\\n'
+"""
+
+
+@pytest.fixture
+def asked(fake_command, tmp_path):
+    """A squeue that knows jobs 7 and 8; return a function that returns what it was asked."""
+    fake_command(SQUEUE.format(folder=tmp_path))
+    (tmp_path / "asked").touch()
+    return lambda: [set(line.split()) for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("more", [[], range(100, 200)], ids=["one by one", "many"])
+def test_jobs_are_known_by_state_and_restart_count(asked, tmp_path, more):
+    """A job that ended, or another run of it, does not live; nor does one that Slurm does not know."""
+    found = jobs.jobs([7, 8, 9, *more], tmp_path / "slurm.conf")
+    assert found.keys() == {7, 8, 9, *more}
     assert found[7].is_living_run(1)
     assert not found[7].is_living_run(0)
-    assert not found[8].is_living_run(0)
+    for job_id in (8, 9):
+        assert not found[job_id].is_living_run(0)
+        assert found[job_id].is_over
 
 
-def test_jobs_of_hidden_partitions_are_asked_for_and_no_other_clusters(fake_command, tmp_path):
+def test_few_jobs_are_asked_for_one_by_one_and_many_at_once(asked, tmp_path):
+    """slurmctld packs each job that it knows for a question about two."""
+    assert jobs.jobs([], tmp_path) == {}
+    assert asked() == []
+    jobs.jobs([7, 8, 9], tmp_path)
+    assert [words & {"--jobs=7", "--jobs=8", "--jobs=9"} for words in asked()] == [
+        {"--jobs=7"},
+        {"--jobs=8"},
+        {"--jobs=9"},
+    ]
+    jobs.jobs(range(1, 1000), tmp_path)
+    [question] = asked()[3:]
+    assert not [word for word in question if word.startswith("--jobs")]
+
+
+@pytest.mark.parametrize("job_ids", [[7], range(1, 100)])
+def test_jobs_of_hidden_partitions_are_asked_for_and_no_other_clusters(asked, tmp_path, job_ids):
     """A job that squeue does not show would be taken for one that has ended."""
-    fake_command(f'echo "$*" >> {tmp_path}/asked')
-    jobs.jobs(tmp_path / "slurm.conf")
-    [asked] = (tmp_path / "asked").read_text().splitlines()
-    assert {"--all", "--local", "--array", "--states=all"} <= set(asked.split())
+    jobs.jobs(job_ids, tmp_path / "slurm.conf")
+    [question] = asked()
+    assert {"--all", "--local", "--array", "--states=all"} <= question
+
+
+@pytest.mark.parametrize("job_ids", [[7, 8], range(1, 100)])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exit 1",
+        "echo 'slurm_load_jobs error: Slurm backup controller in standby mode' >&2; exit 1",
+        "exec sleep 30",
+        "kill -9 $$",
+    ],
+)
+def test_a_slurmctld_that_does_not_answer_is_asked_only_once(fake_command, tmp_path, monkeypatch, job_ids, script):
+    """Then nothing is known of any job, rather than that they have ended."""
+    monkeypatch.setattr(jobs, "_JOBS_TIMEOUT_S", 0.3)
+    fake_command(f"echo x >> {tmp_path}/asked; {script}")
+    assert jobs.jobs(job_ids, tmp_path) is None
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_a_list_of_all_jobs_never_says_that_there_is_no_such_job(fake_command, tmp_path):
+    """Whatever failed, it is no answer about the jobs that were asked for."""
+    fake_command("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert jobs.jobs(range(1, 100), tmp_path) is None
+    assert jobs.jobs([1, 2], tmp_path) == dict.fromkeys([1, 2], jobs.Job("GONE", 0))
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "printf '\\377\\376'"])

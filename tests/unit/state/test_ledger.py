@@ -13,6 +13,7 @@ from qrmi_slurm.hooks import acquire, recover, release
 from qrmi_slurm.report import ledgers
 from qrmi_slurm.report.timespan import Timespan
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.slurm.jobs import Job
 from qrmi_slurm.state import ledger
 from qrmi_slurm.state.inventory import Item
 from qrmi_slurm.state.record import Ended, Entry, Record, State
@@ -162,8 +163,8 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(site, syslog_lines):
 def test_an_expired_indeterminate_qpu_is_accounted_for_without_time(site, syslog_lines):
     """recover forgets it, and counts no time for a session."""
     folder, _ = written(site, entry("a", token=None, state=State.INDETERMINATE, expires_s=1500.0))
-    world = recover.World("test", {}, {})
-    [result] = recover.run(site.options(), lambda: world, recover.Mode())
+    here = recover.World("test", {}, {})
+    [result] = recover.run(site.options(), here, lambda job_ids: dict.fromkeys(job_ids, Job("GONE", 0)), recover.Mode())
     assert (result.plan.step, result.outcome) == (recover.Step.FORGET, "removed")
     assert not folder.exists()
     [line] = lines_of(site)
