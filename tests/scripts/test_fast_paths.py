@@ -529,7 +529,7 @@ OF_HOOKS = """
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
     qrmi_slurm.calls.protocol qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.deadline qrmi_slurm.files
     qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.hooks.watchdog qrmi_slurm.log
-    qrmi_slurm.state.job_folder qrmi_slurm.state.journal qrmi_slurm.state.record
+    qrmi_slurm.processes qrmi_slurm.state.job_folder qrmi_slurm.state.journal qrmi_slurm.state.record
 """
 OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
