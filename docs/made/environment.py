@@ -269,7 +269,9 @@ def _exported_by_the_hooks() -> set[str]:
     return {line.partition(" ")[2].partition("=")[0] for line in outcome.lines if line.startswith("export ")}
 
 
-def _answer(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
+def _answer(
+    calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None], **options: object
+) -> None:
     """Replace QRMI: every call succeeds and returns a token."""
     on_answers([Answer(call, Verdict.DONE, Secret("token"), "", 0.0, ()) for call in calls])
 

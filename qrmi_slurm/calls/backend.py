@@ -1,4 +1,4 @@
-"""The backend: runs calls to QRMI side by side, each in a child process of its own.
+"""The backend: runs calls to QRMI side by side, so many at a time, each in a child process of its own.
 
 QRMI reads its variables from the process environment, has no time limit on a request, and may panic or crash in native
 code. So each call gets a child with a clean environment, its own session (a signal to the hook's process group does not
@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
+from qrmi_slurm.calls.places import AT_ONCE, Node, Turns
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
@@ -37,16 +38,20 @@ _LOGIN_FAILED: Final = "Token renewal failed"
 # How long poll(2) waits at once; it takes no more than 24 days.
 _MAX_POLL_MS: Final = 60_000
 
+# How soon to look again for a free place on the node.
+_LOOK_AGAIN_S: Final = 0.03
+
 # How much later than the hook's deadline the child's alarm goes off: it is for the case that the hook is gone.
 _ALARM_GRACE_S: Final = 1.0
 
 
 class _Child(NamedTuple):
-    """A running call, and what it has written so far."""
+    """A running call, how long it may take in seconds, and what it has written so far."""
 
     call: Call
     pid: int
     started_s: float
+    limit_s: float
     answer_fd: int
     log_fd: int
     answer: bytearray
@@ -58,51 +63,81 @@ class _Child(NamedTuple):
         return self.answer.endswith(child.ANSWER_END)
 
 
-def run(calls: Sequence[Call], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
+def run(
+    calls: Sequence[Call],
+    timeout_s: float,
+    on_answers: Callable[[Sequence[Answer]], None],
+    *,
+    at_once: int = AT_ONCE,
+    node: Node | None = None,
+) -> None:
     """Run calls side by side, and report each soon after it ends.
 
     Args:
         calls: what to ask.
         timeout_s: how long all of them together may take, in seconds; whatever still runs then is killed.
         on_answers: gets each answer once, in the order of their ends; those that came while it was busy, together.
+        at_once: how many may run at a time; one that has no turn in time is not asked.
+        node: where each needs a place as well; None for calls that must not wait for others'.
 
     Raises:
         BackendError: QRMI cannot be imported.
+        RecordError: the node's places cannot be used.
     """
     if not calls:
         return
     import_qrmi()  # once, before the forks: the children share its pages
     deadline_s = time.monotonic() + timeout_s
     ca_variables = ca_bundle.variables()
+    turns = Turns(calls, at_once, node)
     children: list[_Child] = []
+    pipes = _Pipes()
+    left_s = timeout_s
     try:
-        for call in calls:
-            try:
-                children.append(_start(call, ca_variables, timeout_s + _ALARM_GRACE_S))
-            except OSError as error:  # out of processes or descriptors: this one was not asked
-                reason = f"no process for QRMI could be started: {error.strerror}"
-                on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
-        pipes = _Pipes(children)
-        while children and (left_s := deadline_s - time.monotonic()) > 0:
-            ended = pipes.read(left_s)
+        while left_s > 0:
+            while (call := turns.next()) is not None:
+                try:
+                    children.append(_start(call, ca_variables, left_s))
+                    pipes.add(children[-1])
+                except OSError as error:  # out of processes or descriptors: this one was not asked
+                    turns.end(call)
+                    reason = f"no process for QRMI could be started: {error.strerror}"
+                    on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
+            if not children and not turns.needs_place:
+                break
+            ended = pipes.read(min(left_s, _LOOK_AGAIN_S) if turns.needs_place else left_s)
             for child_ in ended:
                 children.remove(child_)
+                turns.end(child_.call)
             if ended:
-                on_answers(_finish(ended, killed_after_s=None))
+                on_answers(_finish(ended, are_killed=False))
+            left_s = deadline_s - time.monotonic()
     finally:
         for child_ in children:
             os.kill(child_.pid, signal.SIGKILL)
+        turns.close()
     if children:
-        on_answers(_finish(children, killed_after_s=timeout_s))
+        on_answers(_finish(children, are_killed=True))
+    if waiting := turns.waiting:
+        reason = f"it was not asked within {_shown(timeout_s)} s, because {turns.lack}"
+        on_answers([Answer(call, Verdict.UNASKED, None, reason, 0.0, ()) for call in waiting])
+
+
+def _shown(seconds: float) -> str:
+    return f"{max(round(seconds, 1), 0.1):g}"
 
 
 class _Pipes:
     """The answers and logs that children write, read as they arrive."""
 
-    def __init__(self, children: Sequence[_Child]) -> None:
-        self._child_of = {fd: child_ for child_ in children for fd in (child_.answer_fd, child_.log_fd)}
+    def __init__(self) -> None:
+        self._child_of: dict[int, _Child] = {}
         self._poll = select.poll()  # selectors takes 0.4 ms to load
-        for fd in self._child_of:
+
+    def add(self, child_: _Child) -> None:
+        """Read what this child writes as well."""
+        for fd in (child_.answer_fd, child_.log_fd):
+            self._child_of[fd] = child_
             self._poll.register(fd, select.POLLIN)
 
     def read(self, wait_s: float) -> list[_Child]:
@@ -130,7 +165,7 @@ class _Pipes:
             self._poll.unregister(fd)
 
 
-def _start(call: Call, ca_variables: Mapping[str, str], alarm_s: float) -> _Child:
+def _start(call: Call, ca_variables: Mapping[str, str], limit_s: float) -> _Child:
     pipes: list[int] = []
     try:
         pipes += os.pipe()
@@ -143,13 +178,13 @@ def _start(call: Call, ca_variables: Mapping[str, str], alarm_s: float) -> _Chil
         raise
     answer_read, answer_write, log_read, log_write = pipes
     if pid == 0:
-        child.answer_and_exit(call, child.Terms(answer_write, log_write, alarm_s, ca_variables))
+        child.answer_and_exit(call, child.Terms(answer_write, log_write, limit_s + _ALARM_GRACE_S, ca_variables))
     os.close(answer_write)
     os.close(log_write)
-    return _Child(call, pid, started_s, answer_read, log_read, bytearray(), bytearray())
+    return _Child(call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray())
 
 
-def _finish(children: Sequence[_Child], *, killed_after_s: float | None) -> list[Answer]:
+def _finish(children: Sequence[_Child], *, are_killed: bool) -> list[Answer]:
     """Reap children, and return their answers; one that does not end by itself is killed, and then left behind.
 
     All together take no longer than one: a user may stop their own children, or trace them.
@@ -161,18 +196,18 @@ def _finish(children: Sequence[_Child], *, killed_after_s: float | None) -> list
         if exit_code is None:
             os.kill(child_.pid, signal.SIGKILL)
             exit_code = processes.reap(child_.pid, killed)
-        answers.append(_answer_of(child_, exit_code, killed_after_s))
+        answers.append(_answer_of(child_, exit_code, is_killed=are_killed))
     return answers
 
 
-def _answer_of(child_: _Child, exit_code: int | None, killed_after_s: float | None) -> Answer:
+def _answer_of(child_: _Child, exit_code: int | None, *, is_killed: bool) -> Answer:
     duration_s = time.monotonic() - child_.started_s
     _drain_log(child_)
     os.close(child_.answer_fd)
     os.close(child_.log_fd)
     lines = tuple(child_.log.decode("utf-8", "replace").splitlines()[:_MAX_LOG_LINES])
-    if killed_after_s is not None:
-        verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {max(round(killed_after_s, 1), 0.1):g} s"
+    if is_killed:
+        verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {_shown(child_.limit_s)} s"
     else:
         verdict, token, reason = _read_answer(bytes(child_.answer), exit_code)
     if exit_code is None and verdict is Verdict.UNANSWERED:

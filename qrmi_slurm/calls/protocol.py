@@ -14,7 +14,8 @@ class Verdict(StrEnum):
 
     DONE = "done"
     GONE = "gone"  # release only: the service does not know the session any more, so nothing is held
-    REFUSED = "refused"  # the service said no, or was not asked: nothing was acquired
+    REFUSED = "refused"  # the service said no, or could not be asked: nothing was acquired
+    UNASKED = "unasked"  # there was no place for the call in time, so nothing was acquired either
     UNANSWERED = "unanswered"  # no clear answer: what the service did is unknown
 
 

@@ -113,7 +113,8 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
         time_limit_s = facts.time_limit_s()
         record = _try_slots(plan.slots, job, run, facts, record)
         held = {entry.name for entry in record.held}
-        problems += [slot.problem for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
+        without = [slot.problem for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
+        problems += dict.fromkeys(without)  # one choice may be listed several times
         record, fault = _with_broker(plan.slots, record, run, time_limit_s)
         problems += [fault] if fault else []
         if problems and (needs_all or not record.held):
@@ -130,7 +131,7 @@ def _try_slots(slots: list[Slot], job: JobContext, run: HookRun, facts: JobFacts
     # Licenses matter only where the choice of a QPU may change which one counts the job.
     are_to_swap = any(len({item.license for item in slot.candidates}) > 1 for slot in slots)
     licenses = facts.licenses() if are_to_swap else None
-    assignment = Assignment(slots, licenses, facts.ask_timeout_s)
+    assignment = Assignment(slots, licenses, facts.ask_timeout_s, run.deadline)
     open_slots = [slot for slot in slots if slot.is_open]
     planning.look_around(open_slots, job, run, facts, list(licenses.held) if licenses is not None else [])
     return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
+from qrmi_slurm.deadline import MIN_CALL_S, Deadline
 from qrmi_slurm.hooks.choice import Candidate, Slot
+from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
     from qrmi_slurm.hooks.job_licenses import JobLicenses
@@ -16,14 +18,20 @@ class Assignment:
         slots: of the job, each with its candidates in the order in which to try them.
         licenses: the job's; None where none of them can change.
         ask_timeout_s: returns how long slurmctld may take for an answer now, in seconds.
+        deadline: after it nothing more is tried: a choice may have hundreds of candidates.
     """
 
     def __init__(
-        self, slots: Sequence[Slot], licenses: "JobLicenses | None", ask_timeout_s: Callable[[], float]
+        self,
+        slots: Sequence[Slot],
+        licenses: "JobLicenses | None",
+        ask_timeout_s: Callable[[], float],
+        deadline: Deadline,
     ) -> None:
         self._slots = slots
         self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
+        self._deadline = deadline
         # A QPU that the job asks for by name is not given to a choice.
         self._named = {item.name for slot in slots for item in slot.candidates if not slot.is_choice_of(item)}
         self._tried: set[str] = set()
@@ -54,6 +62,9 @@ class Assignment:
             item = slot.candidates.pop(0)
             if item.name in self._tried or (slot.is_choice_of(item) and item.name in self._named):
                 continue
+            if self._deadline.left_s < MIN_CALL_S:
+                slot.failures.append(f"{printable(item.name)}: no time was left to try it")
+                return None
             self._tried.add(item.name)
             if self._may_have(slot, item):
                 return item

@@ -25,6 +25,7 @@ class JobLicenses:
         self._slurm_conf = slurm_conf
         self._log = log
         self.held = dict(held)
+        self._free: set[str] | None = None  # those that were free when first asked
 
     def swap(self, old: str | None, new: str | None, timeout_s: float) -> bool:
         """Give one license back and take another where one is free; tell whether the job may have the QPU.
@@ -36,7 +37,7 @@ class JobLicenses:
         """
         if old == new or old is None:
             return True
-        if new is not None and self._left(new, timeout_s) < 1:
+        if new is not None and not self._may_be_free(new, timeout_s):
             self._log.info("license-taken", license=new)
             return False
         wanted = dict(self.held)
@@ -56,9 +57,22 @@ class JobLicenses:
         self.held = wanted
         return True
 
+    def _may_be_free(self, name: str, timeout_s: float) -> bool:
+        """Tell whether a license is free; one that was taken when this hook first asked still counts as taken.
+
+        So a choice among hundreds of taken QPUs costs slurmctld one request.
+        """
+        if self._free is None:
+            self._free = {name for name, license in self._licenses(timeout_s).items() if license.left > 0}
+            return name in self._free
+        return name in self._free and self._left(name, timeout_s) > 0
+
     def _left(self, name: str, timeout_s: float) -> int:
-        try:
-            found = licenses.read(self._slurm_conf, timeout_s)
-        except SchedulerError:
-            return 0
+        found = self._licenses(timeout_s)
         return found[name].left if name in found else 0
+
+    def _licenses(self, timeout_s: float) -> Mapping[str, licenses.License]:
+        try:
+            return licenses.read(self._slurm_conf, timeout_s)
+        except SchedulerError:
+            return {}

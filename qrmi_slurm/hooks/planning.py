@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from qrmi_slurm.calls import backend, environment, installed
 from qrmi_slurm.calls.environment import ForJob
+from qrmi_slurm.calls.places import Node
 from qrmi_slurm.calls.protocol import Action, Answer, Availability, Call, Verdict
 from qrmi_slurm.config import config_file
 from qrmi_slurm.config.config_file import Resource
@@ -68,10 +69,10 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     if len(unknown) == len(terms) or (unknown and run.options.require == "all"):
         raise SelectionError(unknown_names(unknown, resources))
     notes = [unknown_names(unknown, resources, are_ignored=True)] if unknown else []
-    empty = [slot for slot in found if not slot.candidates]
-    for slot in empty:
-        run.log.error("not-found", term=slot.term.text, reason=slot.problem)
-    return Plan([slot for slot in found if slot.candidates], [slot.problem for slot in empty], notes)
+    empty = {slot.term.text: slot.problem for slot in found if not slot.candidates}
+    for text, problem in empty.items():
+        run.log.error("not-found", term=text, reason=problem)
+    return Plan([slot for slot in found if slot.candidates], [*empty.values()], notes)
 
 
 def _candidates(chosen: Sequence[Resource], job: JobContext, run: HookRun) -> dict[str, Candidate | str]:
@@ -142,7 +143,9 @@ def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: Job
             secrets = record.secrets_in(answer.call.environment)
             run.log.hide(secrets)
             run.log.qrmi(name, answer.log)
-            if answer.verdict is not Verdict.DONE:
+            if answer.verdict is Verdict.UNASKED and answer.call.action == "check":
+                told[name] = Availability("unknown")  # after those that were asked
+            elif answer.verdict is not Verdict.DONE:
                 problem = shown(answer.reason, secrets) or "QRMI did not answer"
                 found[name], told[name] = problem, problem
             elif answer.availability is not None:
@@ -150,7 +153,8 @@ def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: Job
             else:
                 found[name] = answer.found
 
-    backend.run(list(calls.values()), run.deadline.call_s / 2, on_answers)
+    node = Node(run.options.state_dir, job.node, job.uid)
+    backend.run(list(calls.values()), run.deadline.call_s / 2, on_answers, node=node)
     for slot in slots:
         choice.expand(slot, found)
         choice.rank(slot, told, licensed)

@@ -7,6 +7,7 @@ from typing import Final
 
 from qrmi_slurm.calls import backend, environment
 from qrmi_slurm.calls.environment import ForJob
+from qrmi_slurm.calls.places import Node
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import HOOK_GRACE_S
@@ -38,6 +39,7 @@ class Rounds:
         self._job = job
         self._run = run
         self._for_job = ForJob(job.job_id, job.uid, time_limit_s)
+        self._node = Node(run.options.state_dir, job.node, job.uid)
         self._record = record
         self._fault: RecordError | None = None
         # The grace is for what comes before and after QRMI's calls.
@@ -96,7 +98,8 @@ class Rounds:
                 environment_, uid, fd = entry.environment, entry.run_as_uid, journal_fds[-1]
                 calls.append(Call(entry.name, entry.type, "acquire", environment_, run_as_uid=uid, journal_fd=fd))
             left_s = self._run.deadline.call_s
-            backend.run(calls, min(self._calls_s, left_s / 2 if has_more else left_s), on_answers)
+            timeout_s = min(self._calls_s, left_s / 2 if has_more else left_s)
+            backend.run(calls, timeout_s, on_answers, node=self._node)
         finally:
             for fd in journal_fds:
                 os.close(fd)

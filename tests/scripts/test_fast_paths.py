@@ -527,6 +527,7 @@ OF_HOOKS = """
     fcntl json json.decoder json.encoder json.scanner resource select signal syslog
     qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
+    qrmi_slurm.calls.places
     qrmi_slurm.calls.protocol qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.deadline qrmi_slurm.files
     qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.hooks.watchdog qrmi_slurm.log
     qrmi_slurm.processes qrmi_slurm.state.job_folder qrmi_slurm.state.journal qrmi_slurm.state.record

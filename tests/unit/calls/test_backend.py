@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -152,9 +153,52 @@ def test_answers_that_arrive_while_others_are_handled_come_together(tmp_path):
     assert bunches == [{"a"}, {"b0", "b1", "b2", "b3", "b4"}]
 
 
-def test_sixty_four_qpus_are_asked_at_once():
-    answers = answers_to(*(call(f"q{n}") for n in range(64)))
+def test_sixty_four_qpus_are_asked_sixteen_at_a_time(tmp_path):
+    """The next begins when one has ended."""
+    gate = tmp_path / "gate"
+    calls_path = tmp_path / "calls"
+    calls = [call(f"q{n}", calls=str(calls_path), acquire=f"wait-for:{gate}") for n in range(64)]
+    answers = []
+
+    def open_gate():
+        wait_until(lambda: calls_path.exists() and len(calls_path.read_text().splitlines()) == 16)
+        time.sleep(0.3)
+        assert len(calls_path.read_text().splitlines()) == 16
+        gate.touch()
+
+    thread = threading.Thread(target=open_gate)
+    thread.start()
+    backend.run(calls, 20.0, answers.extend)
+    thread.join()
     assert {answer.token.reveal() for answer in answers} == {f"session-q{n}" for n in range(64)}
+
+
+def test_what_had_no_turn_in_time_was_not_asked(tmp_path):
+    """And nothing of it was acquired; what was asked has had its own time."""
+    calls_path = str(tmp_path / "calls")
+    calls = [call("a", acquire="hang"), call("b"), call("c", acquire="hang"), call("d", calls=calls_path)]
+    answers = []
+    backend.run(calls, 1.0, answers.extend, at_once=2)
+    said = {answer.call.resource: (answer.verdict, answer.reason) for answer in answers}
+    assert len(answers) == 4
+    assert said["b"][0] is Verdict.DONE
+    assert said["a"] == (Verdict.UNANSWERED, "no answer within 1 s")
+    assert said["c"][1].startswith("no answer within 0.") or said["c"][1] == "no answer within 1 s"
+    assert said["d"] == (
+        Verdict.UNASKED,
+        "it was not asked within 1 s, because 2 other calls were still waiting for an answer",
+    )
+    assert not Path(calls_path).exists()
+
+
+def test_a_service_that_hangs_leaves_places_to_the_others():
+    """Ten QPUs of one that hangs come first; those of the other service are all asked."""
+    dead = [call(f"a{n}", acquire="hang", more={f"a{n}_QRMI_IBM_QCS_ENDPOINT": "http://dead"}) for n in range(10)]
+    live = [call(f"b{n}", more={f"b{n}_QRMI_IBM_QCS_ENDPOINT": "http://live"}) for n in range(10)]
+    answers = []
+    backend.run([*dead, *live], 2.0, answers.extend, at_once=4)
+    assert [answer.verdict for answer in answers[:10]] == [Verdict.DONE] * 10
+    assert {answer.verdict for answer in answers[10:]} == {Verdict.UNANSWERED, Verdict.UNASKED}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_qpus_are_in_the_order_of_the_selection_whichever_is_acquired_first(site
 
 def test_the_intent_is_on_disk_before_qrmi_is_called(site, acquire_for, monkeypatch):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.calls.backend.run", lambda calls, timeout_s, on_answers: seen.update(states(site)))
+    monkeypatch.setattr("qrmi_slurm.calls.backend.run", lambda *arguments, **options: seen.update(states(site)))
     seen = {}
     acquire_for("a")
     assert seen == {"a": State.ACQUIRING}

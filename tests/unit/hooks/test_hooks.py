@@ -122,7 +122,7 @@ def test_an_unexpected_error_is_logged_with_its_traceback_and_the_user_sees_a_se
     site, start, syslog_lines, monkeypatch
 ):
     site.add("a")
-    monkeypatch.setattr(backend, "run", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(backend, "run", lambda *arguments, **options: 1 / 0)
     outcome = start("a")
     assert outcome.exit_code == 1
     assert printed(outcome) == ["qrmi-slurm: job 12 has no QPU: an internal error; please tell an admin"]

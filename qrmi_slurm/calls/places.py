@@ -1,0 +1,200 @@
+"""The places: how many calls to QRMI run at a time, of one hook, of one user and of one node.
+
+A selection of one character may come to hundreds of QPUs, and a job array to hundreds of Prologs; each call is a
+process of root's and some requests to a service. Calls that release need no place on the node, so that they never wait
+for others.
+"""
+
+import errno
+import fcntl
+import os
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qrmi_slurm import files
+from qrmi_slurm.calls.protocol import Call
+from qrmi_slurm.config.resource_types import is_endpoint
+from qrmi_slurm.errors import RecordError
+from qrmi_slurm.names import of_resource
+
+# The calls of one hook, or of one release, at a time. 17 processes take 63 MB.
+AT_ONCE: Final = 16
+
+# The calls of the Prologs of one user, and of all users, on one node at a time. One user never has all of them.
+USERS: Final = 32
+NODES: Final = 64
+
+# In the state directory; no cluster's name begins with a dot. A node's places are bytes of a file that are locked,
+# first the node's and then each user's: the kernel unlocks them when their process ends, however it ends.
+_FOLDER: Final = ".places"
+
+Service = tuple[str, ...]
+
+
+class Node(NamedTuple):
+    """Where a user's Prolog takes places.
+
+    Args:
+        state_dir: the site's `--state-dir`.
+        name: the node, as Slurm calls it; nodes may share the state directory.
+        uid: the job's owner.
+    """
+
+    state_dir: Path
+    name: str
+    uid: int
+
+
+class Places:
+    """The places that this process has on its node.
+
+    Args:
+        node: where; of one node there may be only one of these in a process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._fd: int | None = None
+        self._users: list[int] = []  # one more than `_nodes` while waiting for the node
+        self._nodes: list[int] = []
+        self.lack = ""
+
+    def take(self) -> bool:
+        """Take a place for one more call; where there is none, `lack` says why.
+
+        Raises:
+            RecordError: the file of the places cannot be used.
+        """
+        if len(self._users) == len(self._nodes):
+            place = self._lock_one((self._node.uid + 1) * NODES, USERS)
+            if place is None:
+                self.lack = f"{USERS} calls of your jobs on node {self._node.name} were still waiting for an answer"
+                return False
+            self._users.append(place)
+        place = self._lock_one(0, NODES)
+        if place is None:
+            self.lack = f"{NODES} calls of other jobs on node {self._node.name} were still waiting for an answer"
+            return False
+        self._nodes.append(place)
+        return True
+
+    def give_back(self) -> None:
+        """Give one place back."""
+        for taken in (self._nodes, self._users):
+            place = taken.pop()
+            if self._fd is not None:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, place)
+
+    def close(self) -> None:
+        """Give all places back."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+        self._users, self._nodes = [], []
+
+    def _lock_one(self, first: int, count: int) -> int | None:
+        """Lock one of so many bytes; return which, None where other processes have all of them."""
+        fd = self._open()
+        begin = os.getpid()  # so that hooks do not all try the same ones
+        for number in range(count):
+            place = first + (begin + number) % count
+            if place in self._users or place in self._nodes:
+                continue  # locking it again would succeed
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise RecordError(f"cannot lock {self._path}: {error.strerror}") from error
+            else:
+                return place
+        return None
+
+    def _open(self) -> int:
+        if self._fd is None:
+            try:
+                files.make_folder(self._path.parent, 0o700)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise RecordError(f"cannot open {self._path}: {error.strerror}") from error
+        return self._fd
+
+    @property
+    def _path(self) -> Path:
+        return self._node.state_dir / _FOLDER / f"node-{self._node.name}"
+
+
+class Turns:
+    """Gives calls their turns: not too many at a time, and each service its share, so that one that hangs leaves room.
+
+    Args:
+        calls: all that are to be made.
+        at_once: how many may run at a time.
+        node: where each takes a place as well; None where they need none.
+    """
+
+    def __init__(self, calls: Sequence[Call], at_once: int, node: Node | None) -> None:
+        self._at_once = at_once
+        self._places = Places(node) if node is not None else None
+        are_many = len(calls) > at_once
+        self._waiting: dict[Service, deque[Call]] = {}
+        for call in calls:
+            self._waiting.setdefault(service_of(call) if are_many else (), deque()).append(call)
+        self._running = dict.fromkeys(self._waiting, 0)
+        self._service: dict[int, Service] = {}  # by a call's id(): two calls may be equal
+        self.needs_place = False
+
+    def next(self) -> Call | None:
+        """Return a call that may be made now; None where none is left, or all have to wait.
+
+        Raises:
+            RecordError: the node's places cannot be used.
+        """
+        self.needs_place = False
+        if sum(self._running.values()) >= self._at_once:
+            return None
+        # A service with nothing left to do leaves its share to the others.
+        live = [service for service, calls in self._waiting.items() if calls or self._running[service]]
+        share = max(1, self._at_once // max(1, len(live)))
+        ready = [service for service in live if self._waiting[service] and self._running[service] < share]
+        if not ready:
+            return None
+        if self._places is not None and not self._places.take():
+            self.needs_place = True
+            return None
+        service = min(ready, key=lambda service: self._running[service])
+        call = self._waiting[service].popleft()
+        self._running[service] += 1
+        self._service[id(call)] = service
+        return call
+
+    def end(self, call: Call) -> None:
+        """Note that a call is over."""
+        self._running[self._service.pop(id(call))] -= 1
+        if self._places is not None:
+            self._places.give_back()
+
+    def close(self) -> None:
+        """Give all places back."""
+        if self._places is not None:
+            self._places.close()
+
+    @property
+    def waiting(self) -> list[Call]:
+        """The calls that have had no turn yet."""
+        return [call for calls in self._waiting.values() for call in calls]
+
+    @property
+    def lack(self) -> str:
+        """What the waiting calls have been waiting for."""
+        if self._places is not None and self._places.lack:
+            return self._places.lack
+        return f"{self._at_once} other calls were still waiting for an answer"
+
+
+def service_of(call: Call) -> Service:
+    """Return what stands for a call's service: the addresses that it is given."""
+    prefix = of_resource(call.resource, "")
+    own = [(name.removeprefix(prefix), value) for name, value in call.environment.items() if name.startswith(prefix)]
+    return tuple(sorted(value for name, value in own if is_endpoint(name)))

@@ -1,0 +1,173 @@
+"""How many calls run at a time: whose turn it is, and a node's places among processes."""
+
+import os
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+
+from qrmi_slurm.calls import places
+from qrmi_slurm.calls.places import NODES, USERS, Node, Places, Turns
+from qrmi_slurm.calls.protocol import Call
+from qrmi_slurm.errors import RecordError
+
+
+def call(name, address="http://one"):
+    environment = {f"{name}_QRMI_X_ENDPOINT": address, f"{name}_QRMI_X_TOKEN": name, "HTTP_PROXY": "p"}
+    return Call(name, "x", "check", environment)
+
+
+def started(turns):
+    """Return the addresses of all calls that have a turn now."""
+    found = []
+    while (one := turns.next()) is not None:
+        found.append(one)
+    return found
+
+
+def addresses(calls):
+    return Counter(next(iter(one.environment.values())) for one in calls)
+
+
+# --- turns -------------------------------------------------------------------------------------------------------
+
+
+def test_few_calls_all_have_their_turn():
+    calls = [call("a"), call("b"), call("c")]
+    turns = Turns(calls, 3, None)
+    assert started(turns) == calls
+    assert turns.waiting == []
+
+
+def test_the_next_has_its_turn_when_one_is_over():
+    calls = [call(f"q{number}") for number in range(5)]
+    turns = Turns(calls, 2, None)
+    first = started(turns)
+    assert first == calls[:2]
+    assert turns.waiting == calls[2:]
+    turns.end(first[0])
+    assert started(turns) == [calls[2]]
+    assert turns.lack == "2 other calls were still waiting for an answer"
+
+
+def test_each_service_has_its_share():
+    calls = [call(f"{place}{number}", f"http://{place}") for place in "abc" for number in range(9)]
+    assert addresses(started(Turns(calls, 9, None))) == {"http://a": 3, "http://b": 3, "http://c": 3}
+
+
+def test_a_service_that_is_done_leaves_its_share_to_the_others():
+    calls = [*(call(f"a{number}", "http://a") for number in range(9)), call("b", "http://b")]
+    turns = Turns(calls, 4, None)
+    running = started(turns)
+    assert addresses(running) == {"http://a": 2, "http://b": 1}
+    turns.end(next(one for one in running if one.resource == "b"))
+    assert addresses(started(turns)) == {"http://a": 2}
+
+
+def test_with_more_services_than_places_each_has_one():
+    calls = [call(f"{place}{number}", f"http://{place}") for place in "abcdef" for number in range(2)]
+    assert set(addresses(started(Turns(calls, 4, None))).values()) == {1}
+
+
+def test_two_equal_calls_are_two():
+    turns = Turns([call("a"), call("a")], 2, None)
+    first, second = started(turns)
+    turns.end(first)
+    turns.end(second)
+    assert turns.next() is None
+
+
+# --- places ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def other_process(node, count):
+    """Let another process hold so many places until the block ends."""
+    told_read, told_write = os.pipe()
+    end_read, end_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(end_write)
+        held = Places(node)
+        taken = sum(held.take() for _ in range(count))
+        os.write(told_write, taken.to_bytes(2, "little"))
+        os.read(end_read, 1)
+        os._exit(0)
+    try:
+        yield int.from_bytes(os.read(told_read, 2), "little")
+    finally:
+        for fd in (told_read, told_write, end_read, end_write):
+            os.close(fd)
+        os.waitpid(pid, 0)
+
+
+def take_all(held):
+    count = 0
+    while held.take():
+        count += 1
+    return count
+
+
+def test_a_user_has_half_of_a_nodes_places_at_most(tmp_path):
+    node = Node(tmp_path, "n1", 1000)
+    with other_process(node, USERS + 5) as taken:
+        assert taken == USERS
+        mine = Places(node)
+        assert not mine.take()
+        assert mine.lack == "32 calls of your jobs on node n1 were still waiting for an answer"
+        other = Places(node._replace(uid=1001))
+        assert take_all(other) == NODES - USERS
+    assert mine.take(), "the kernel has given back what the process had"
+
+
+def test_two_users_can_take_all_of_a_node_but_not_of_another(tmp_path):
+    with (
+        other_process(Node(tmp_path, "n1", 0), USERS),
+        other_process(Node(tmp_path, "n1", 2**32 - 2), USERS),
+    ):
+        third = Places(Node(tmp_path, "n1", 1000))
+        assert not third.take()
+        assert third.lack == "64 calls of other jobs on node n1 were still waiting for an answer"
+        assert Places(Node(tmp_path, "n2", 1000)).take()
+
+
+def test_a_place_that_was_given_back_is_free(tmp_path):
+    node = Node(tmp_path, "n1", 1000)
+    mine = Places(node)
+    assert take_all(mine) == USERS
+    mine.give_back()
+    with other_process(node, 5) as taken:
+        assert taken == 1
+        assert not mine.take()
+    assert mine.take()
+    mine.close()
+    with other_process(node, USERS) as taken:
+        assert taken == USERS
+
+
+def test_calls_wait_for_a_place_and_give_it_back(tmp_path):
+    node = Node(tmp_path, "n1", 1000)
+    with other_process(node, USERS):
+        turns = Turns([call("a")], 4, node)
+        assert turns.next() is None
+        assert turns.needs_place
+        assert "calls of your jobs" in turns.lack
+    one = turns.next()
+    assert one is not None
+    assert not turns.needs_place
+    turns.end(one)
+    turns.close()
+    with other_process(node, USERS) as taken:
+        assert taken == USERS
+
+
+def test_the_file_is_roots_alone(tmp_path):
+    assert Places(Node(tmp_path, "n1", 1000)).take()
+    assert (tmp_path / places._FOLDER).stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / places._FOLDER / "node-n1").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_state_directory_that_cannot_be_used_is_an_error(tmp_path):
+    (tmp_path / places._FOLDER).touch()
+    with pytest.raises(RecordError, match="cannot open"):
+        Places(Node(tmp_path, "n1", 1000)).take()
