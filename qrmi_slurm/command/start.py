@@ -1,6 +1,6 @@
 """The command's entry point, which ends at once where there is nothing to do.
 
-A timer runs `qrmi-slurm recover` every minute on every node, mostly in vain. That takes a sixth of the processor time
+A timer runs `qrmi-slurm recover` every minute on every node, mostly in vain. To find that out takes a sixth of the time
 that loading the command line takes (docs/benchmarks.md).
 """
 

@@ -87,7 +87,7 @@ class Site:
         self._holds = self.cluster.folder / "hook-holds"
         hooks = Hooks(self._path_of("prolog"), BIN / "qrmi-slurm-task-prolog", self._path_of("epilog"))
         self.cluster.options = replace(
-            self.options.cluster,
+            self.cluster.options,
             hooks=hooks,
             settings={**self._lua_settings(), **self.cluster.options.settings},
             plugstack=(self.plugstack_line(*self.options.plugstack_args),),
