@@ -10,6 +10,7 @@ named after a hash of its content, so two checkouts do not disturb each other, a
     base-<hash>     a venv with every dependency
     suite-<hash>    a venv on top of it with this checkout's wheel and SPANK stub
     qrmi-<hash>     a venv with the oldest supported QRMI, for the tests that use it
+    root-<suite>-…  a Debian of another release; roots.py makes it and runs commands in it
     wheels-<hash>   the packages `pip install .` downloads, for the tests that install as an admin does
 """
 
@@ -48,6 +49,7 @@ DEBIAN_PACKAGES = (
     "mariadb-server-core",  # slurmdbd's tables are in it; the server alone, without services, clients and galera
     "munge",
     "openssl",  # a certificate authority for the tests of --online
+    "python3-pip",  # the admin's page types `pip download`
     "python3-venv",
     "slurm-client",
     "slurmctld",
@@ -77,6 +79,7 @@ PIP_OPTIONS = ("--quiet", "--no-input", "--disable-pip-version-check")
 # uv does not read pip's configuration, which may name the machine's package index.
 UV_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+SLURM_VERSION = Path("/usr/include/slurm/slurm_version.h")
 COMPLETE = "complete"  # the last file written in each layer; its time is that of the last use
 UNUSED_S = 3 * 24 * 3600
 FAILURE_TAIL_LINES = 15
@@ -94,12 +97,8 @@ def main(command: Sequence[str]) -> int:
     Returns:
         The exit status, without a command or if the environment cannot be made.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
-    os.umask(0o022)
     try:
-        if os.geteuid() != 0:
-            raise SetupError("this needs root: it installs packages, and slurmd starts jobs as another user")
+        start()
         install_debian_packages()
         base = _base()
         suite = _suite(base)
@@ -126,6 +125,19 @@ def main(command: Sequence[str]) -> int:
     os.execve(program, list(command), {**os.environ, "PATH": path})  # noqa: S606
 
 
+def start() -> None:
+    """Prepare this process for installing things: signals interrupt it, and others can read what it makes.
+
+    Raises:
+        SetupError: this is not root.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    os.umask(0o022)
+    if os.geteuid() != 0:
+        raise SetupError("this needs root: it installs packages, and slurmd starts jobs as another user")
+
+
 def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages that are missing, without starting any service.
 
@@ -149,19 +161,19 @@ def install_debian_packages(names: Sequence[str] = DEBIAN_PACKAGES) -> None:
         # An empty DPkg::Path keeps PATH; apt would set its own.
         install = ["apt-get", "-o", "DPkg::Path=", "-o", "DPkg::Lock::Timeout=300", "--yes", "--quiet"]
         install += ["--no-install-recommends", "install", *missing]
-        _run("updating Debian's package lists", ["apt-get", "--quiet", "update"], env)
-        _run(f"installing Debian packages: {' '.join(missing)}", install, env)
+        run("updating Debian's package lists", ["apt-get", "--quiet", "update"], env)
+        run(f"installing Debian packages: {' '.join(missing)}", install, env)
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """Let only one run at a time change the cache."""
+def locked(name: str = "lock") -> Iterator[None]:
+    """Let only one run at a time change the cache, or the part of it that has a lock of its own."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / name).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("waiting for another run that is installing")
+            say("waiting for another run that is installing")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -172,10 +184,10 @@ def uv() -> tuple[Path, dict[str, str]]:
     Raises:
         SetupError: pip failed.
     """
-    with _layer("uv", [UV]) as (layer, is_missing):
+    with cached("uv", [UV]) as (layer, is_missing):
         if is_missing:
-            _run("installing uv", [sys.executable, "-m", "venv", layer])
-            _run("", [layer / "bin" / "pip", *PIP_OPTIONS, "install", UV])
+            run("installing uv", [sys.executable, "-m", "venv", layer])
+            run("", [layer / "bin" / "pip", *PIP_OPTIONS, "install", UV])
     listed = subprocess.run([layer / "bin" / "pip", "config", "list"], capture_output=True, text=True).stdout
     found = re.findall(r"^\S+\.(index-url|cert)='(.+)'$", listed, re.MULTILINE)
     # pip lists the settings of the environment first; they win.
@@ -195,9 +207,9 @@ def venv(kind: str, *arguments: str | Path, content: Iterable[str] = ()) -> Path
     Raises:
         SetupError: uv failed.
     """
-    with locked(), _layer(kind, [*map(str, arguments), *content]) as (layer, is_missing):
+    with locked(), cached(kind, [*map(str, arguments), *content]) as (layer, is_missing):
         if is_missing:
-            _run("", [sys.executable, "-m", "venv", "--without-pip", layer])
+            run("", [sys.executable, "-m", "venv", "--without-pip", layer])
             _uv(f"installing the Python packages of {kind}", "pip", "install", "--python", layer, *arguments)
     return layer
 
@@ -219,10 +231,10 @@ def wheels() -> Path:
         SetupError: pip failed.
     """
     requirements, _ = _requirements()
-    with locked(), _layer("wheels", requirements) as (layer, is_missing):
+    with locked(), cached("wheels", requirements) as (layer, is_missing):
         if is_missing:
             pip = uv()[0].with_name("pip")  # uv has no `pip download`
-            _run("downloading wheels", [pip, *PIP_OPTIONS, "download", "--dest", layer, *requirements])
+            run("downloading wheels", [pip, *PIP_OPTIONS, "download", "--dest", layer, *requirements])
     return layer
 
 
@@ -232,16 +244,17 @@ def _base() -> Path:
 
 
 def _suite(base: Path) -> Path:
-    content = [base.name, *_contents(WHEEL_SOURCES), *_contents(STUB_SOURCES)]
-    with locked(), _layer("suite", content) as (layer, is_missing):
+    # The stub fits the release of Slurm that it is built for.
+    content = [base.name, SLURM_VERSION.read_text(), *_contents(WHEEL_SOURCES), *_contents(STUB_SOURCES)]
+    with locked(), cached("suite", content) as (layer, is_missing):
         if is_missing:
-            _run("", [sys.executable, "-m", "venv", "--without-pip", layer])
+            run("", [sys.executable, "-m", "venv", "--without-pip", layer])
             (layer / PACKAGES / "base.pth").write_text(f"{base / PACKAGES}\n")
             # No cache: uv's assumes that a checkout is unchanged unless its pyproject.toml is newer.
             install = ("pip", "install", "--no-deps", "--offline", "--no-cache", "--no-build-isolation")
             _uv("building the wheel", *install, "--python", layer, CHECKOUT)
             folders = [f"BUILD_DIR={layer / 'lib'}", f"SLURM_PLUGIN_DIR={layer / 'lib'}"]
-            _run("building the SPANK stub", ["make", "-C", CHECKOUT / "cli_filter", *folders, "all", "install-lua"])
+            run("building the SPANK stub", ["make", "-C", CHECKOUT / "cli_filter", *folders, "all", "install-lua"])
     return layer
 
 
@@ -266,7 +279,7 @@ def _contents(names: Sequence[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _layer(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
+def cached(kind: str, content: Iterable[str]) -> Iterator[tuple[Path, bool]]:
     """Yield a layer's folder and whether it has to be made; then remove unused layers of its kind.
 
     Args:
@@ -296,17 +309,17 @@ def _last_use_s(layer: Path) -> float:
 
 def _uv(what: str, *arguments: str | Path) -> None:
     program, env = uv()
-    _run(what, [program, *arguments], env)
+    run(what, [program, *arguments], env)
 
 
-def _run(what: str, command: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
+def run(what: str, command: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
     """Report a step and run it without output; when interrupted, let it clean up, then exit.
 
     Raises:
         SetupError: it failed; the message has the end of its output.
     """
     if what:
-        _say(what)
+        say(what)
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env)
         try:
@@ -322,7 +335,7 @@ def _run(what: str, command: Sequence[str | Path], env: dict[str, str] | None = 
             raise SetupError(f"{what or name} failed with status {status}:\n{tail}".rstrip())
 
 
-def _say(what: str) -> None:
+def say(what: str) -> None:
     print(f"  setup     {what}", file=sys.stderr, flush=True)
 
 
