@@ -60,7 +60,7 @@ def test_a_child_that_goes_on_is_left_alone():
 @pytest.mark.usefixtures("quickly")
 def test_a_child_is_looked_for_even_after_the_deadline():
     pid = forked(lambda: None)
-    time.sleep(0.1)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert processes.reap(pid, Deadline.after(-1)) == 0
 
 
