@@ -19,9 +19,9 @@ from qrmi_slurm.slurm import commands, licenses
 _ONE_JOB_TIMEOUT_S: Final = 5.0
 _JOBS_TIMEOUT_S: Final = 30.0
 
-# Up to this many jobs are asked for one by one. The list of all costs slurmctld 7 ms and 1 MB per 1000 jobs that it
-# knows, one job 0.2 ms (docs/benchmarks.md), and squeue takes the list as soon as it is asked for two.
-_MAX_ONE_BY_ONE: Final = 64
+# Up to this many jobs are asked for one by one. The list of all costs slurmctld 4 ms and 1 MB for 1000 jobs that it
+# knows, one job 1 ms (docs/benchmarks.md), and squeue takes the list as soon as it is asked for two.
+_MAX_ONE_BY_ONE: Final = 16
 
 # How squeue says that there is no such job: ESLURM_INVALID_JOB_ID in src/common/slurm_errno.c, 22.05 to 26.05.
 _NO_SUCH_JOB: Final = "Invalid job id specified"

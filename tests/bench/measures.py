@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.arms import NONE, OURS, QPUS, Arm, Bench
 from bench.figures import Figure
 from bench.rpcs import calls_during, slurm_release
+from qrmi_slurm.slurm import jobs
 from slurm.cluster import SYSTEM_PATH, Cluster
 from slurm.polling import wait_for
 from slurm.site import BIN, STUB
@@ -293,15 +294,17 @@ def _hook_environment(bench: Bench) -> dict[str, str]:
 
 
 def _run_hook(hook: str, environment: dict[str, str]) -> _Run:
+    return _run_program([BIN / f"qrmi-slurm-{hook}"], environment)
+
+
+def _run_program(command: Sequence[str | Path], environment: dict[str, str]) -> _Run:
     began_s = time.perf_counter()
-    process = subprocess.Popen(
-        [BIN / f"qrmi-slurm-{hook}"], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     wall_ms = (time.perf_counter() - began_s) * 1000
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise RuntimeError(f"{hook}: exit status {process.returncode}")
+        raise RuntimeError(f"{command}: exit status {process.returncode}")
     return _Run(wall_ms, (used.ru_utime + used.ru_stime) * 1000, used.ru_maxrss / 1000)
 
 
@@ -431,6 +434,54 @@ def validate_config(bench: Bench, rounds: Rounds) -> list[Figure]:
     return figures
 
 
+# --- (h) at scale --------------------------------------------------------------------------------------------
+
+_ASKED = 200
+_WAITING_JOBS = 2000
+_CLUSTER_NODES = 1000
+
+
+def at_scale(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """`recover` on 1000 nodes: what each run takes on its node, and slurmctld's processor time for all of them."""
+    cluster = bench.ours.cluster
+    vain = Figure("h", "recover with nothing recorded: CPU", "ms", at_most=90.0, is_ratio=False)
+    whole = Figure("h", "recover --now with nothing recorded, as if something were: CPU", "ms", 0)
+    environment = bench.site.root_env("n1")
+    for _ in range(rounds.hooks):
+        vain.add(OURS, _run_program([BIN / "qrmi-slurm", "recover"], environment).cpu_ms)
+        whole.add(OURS, _run_program([BIN / "qrmi-slurm", "recover", "--now"], environment).cpu_ms)
+    jobs_known = f"slurmctld knows {_WAITING_JOBS} jobs"
+    one = Figure("h", f"slurmctld's CPU while 1000 nodes ask for a job each, {jobs_known}", "ms", 0, at_most=2000.0)
+    one.is_ratio = False
+    every = Figure("h", f"slurmctld's CPU while 1000 nodes list all jobs, {jobs_known}", "ms", 0)
+    half = f"for i in $(seq {_WAITING_JOBS // 2}); do sbatch --hold -o /dev/null --wrap true >/dev/null || exit; done"
+    submitting = [cluster.popen_as_user(["sh", "-c", half]) for _ in range(2)]
+    for process in submitting:
+        _, said = process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError(f"sbatch: {said}")
+    try:
+        (job_id, *_) = map(int, cluster.slurm("squeue", "--noheader", "--format=%A").split())
+        for _ in range(3):
+            # The double of a cluster with many nodes: one after the other, since 2 CPUs run all of this.
+            one.add(OURS, _controllers_ms(cluster, [job_id]))
+            every.add(OURS, _controllers_ms(cluster, range(1, 100)))
+    finally:
+        cluster.slurm("scancel", f"--user={cluster.user.name}")
+    return [vain, whole, one, every]
+
+
+def _controllers_ms(cluster: Cluster, job_ids: Collection[int]) -> float:
+    """Return slurmctld's processor time while 1000 nodes ask for some jobs, in milliseconds."""
+    asked = _ASKED if len(job_ids) == 1 else _ASKED // 10
+    clock = ~cluster.pid_of("slurmctld") << 3 | 2  # CPUCLOCK_SCHED of a process, linux/posix-timers.h
+    before_s = time.clock_gettime(clock)
+    for _ in range(asked):
+        if jobs.jobs(job_ids, cluster.slurm_conf) is None:
+            raise RuntimeError("slurmctld did not answer")
+    return (time.clock_gettime(clock) - before_s) * 1000 * _CLUSTER_NODES / asked
+
+
 SECTIONS: dict[str, Callable[[Bench, Rounds], list[Figure]]] = {
     "a": plain_job,
     "b": steps,
@@ -439,4 +490,5 @@ SECTIONS: dict[str, Callable[[Bench, Rounds], list[Figure]]] = {
     "e": remote_calls,
     "f": stream,
     "g": validate_config,
+    "h": at_scale,
 }

@@ -55,6 +55,7 @@ DEBIAN_PACKAGES = (
     "slurmctld",
     "slurmd",
     "slurmdbd",
+    "systemd",  # systemd-analyze
     "valgrind",
 )
 # The example programs import the first, and the pages type the second; the wheel itself needs only qrmi.

@@ -51,8 +51,8 @@ class CountedSite:
 
 @pytest.fixture(scope="module")
 def counted() -> Iterator[CountedSite]:
-    """One node with room for all tasks of a step."""
-    site = Site(SiteOptions(cluster=ClusterOptions(nodes=1, cpus_per_node=4 * TASKS), hooks_log=False))
+    """Two nodes, each with room for all tasks of a step."""
+    site = Site(SiteOptions(cluster=ClusterOptions(nodes=2, cpus_per_node=4 * TASKS), hooks_log=False))
     try:
         counted = CountedSite(site)
         site.start()
@@ -88,6 +88,12 @@ def test_a_qpu_job_starts_python_twice_whatever_the_number_of_its_tasks(counted:
     assert counted.python_runs() == ["prolog", "epilog"]
     run_direct(counted, "--qpu=ibm_demo")
     assert counted.python_runs() == ["prolog", "epilog"]
+
+
+def test_a_qpu_job_starts_python_twice_on_each_of_its_nodes(counted: CountedSite) -> None:
+    """The first node acquires and releases; each other has a folder in which its tasks look."""
+    run_batch(counted, "--qpu=ibm_demo", "-N2")
+    assert sorted(counted.python_runs()) == ["epilog"] * 2 + ["prolog"] * 2
 
 
 def test_a_task_asks_slurmctld_for_nothing(counted: CountedSite) -> None:

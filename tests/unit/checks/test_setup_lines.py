@@ -1,5 +1,6 @@
 """The lines for slurm.conf, plugstack.conf and systemd."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,14 @@ def test_the_units_are_those_of_the_checkout():
 
 def _units(found):
     return {Path(path): part for path, part in found.items() if path.startswith("/etc/systemd/")}
+
+
+def test_the_nodes_of_a_cluster_do_not_recover_at_once():
+    """They boot together after a power cut: 1000 of them are spread over 20 s (docs/benchmarks.md, at scale)."""
+    timer = parts()["/etc/systemd/system/qrmi-slurm-recover.timer"].text
+    [seconds] = re.findall(r"^RandomizedDelaySec=(\d+)s?$", timer, re.MULTILINE)
+    assert 1000 / int(seconds) <= 50
+    assert "\nOnUnitInactiveSec=60s\n" in timer
 
 
 def test_a_sites_state_directory_is_kept():

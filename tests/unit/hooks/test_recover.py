@@ -196,6 +196,17 @@ def test_slurm_is_not_asked_about_a_job_on_which_nothing_depends(site, hold, run
     assert result.plan == recover.Plan(Step.LEAVE, "it belongs to cluster other")
 
 
+def test_a_service_that_is_down_for_a_day_is_asked_some_fifty_times():
+    """With a run every minute: seven times in the first hour, then twice an hour (docs/benchmarks.md, at scale)."""
+    held, attempts_s = entry(state=State.RELEASING, attempts=1), []
+    for run_s in range(0, 24 * 3600, 60):
+        if plan(record_of(held), after_s=run_s).step is Step.RELEASE:
+            attempts_s.append(run_s)
+            held = held._replace(attempts=held.attempts + 1, since_s=NOW_S + run_s)
+    assert len([run_s for run_s in attempts_s if run_s < 3600]) <= 7
+    assert len(attempts_s) <= 53
+
+
 def test_slurm_is_asked_about_a_holding_job_in_every_run(hold, run):
     hold()
     asked = []
