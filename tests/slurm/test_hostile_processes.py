@@ -139,17 +139,21 @@ def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None
 # --- delaying others ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["seize", "stop", "kill"])
 @pytest.mark.parametrize("own", [{MODE: "batch"}, {KEY: API_KEY}], ids=["a tuned value", "their own key"])
-def test_a_user_who_traces_every_call_delays_no_hook(quick: Site, attacker: Attacker, own: dict[str, str]) -> None:
+def test_a_user_who_interferes_with_every_call_delays_no_hook(
+    quick: Site, attacker: Attacker, own: dict[str, str], action: str
+) -> None:
     """Prolog, Epilog and the node go on, whatever becomes of that user's job."""
     site = quick
     site.config([resource(site, {"SESSION_MAX_TTL": "3", **foreign(own)})])
-    with attacker.lurking("seize"):
+    with attacker.lurking(action) as lurker:
         for _ in range(ATTEMPTS):
             job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1", env=own)
-            began_s = time.monotonic()
             site.cluster.wait_job_over(job_id, deadline_s=2 * (TIMEOUT_S + 2) + 5)
-            assert time.monotonic() - began_s < 2 * (TIMEOUT_S + 2) + 5
+        assert KEY in own or lurker.pids() == []
+        other = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--nodelist=n1", user=attacker.victim)
+        assert site.cluster.wait_job_over(other).state == "COMPLETED"
 
 
 @pytest.mark.parametrize("hook", ["prolog", "epilog", "recover"])
