@@ -6,9 +6,11 @@ slurmd keeps a hook's standard output only on failure or from debug2 on, so sysl
 
 import _socket  # importing `socket` takes 2 ms more, for its enums
 import contextlib
-import select
+import errno
+import os
 import sys
 import syslog
+import time
 from collections.abc import Iterable
 
 from qrmi_slurm.secret import Secret, mask
@@ -18,7 +20,7 @@ from qrmi_slurm.text import printable
 _MAX_LINE_CHARS = 900
 _MAX_TRACEBACK_CHARS = 800  # the end of it, where the error is
 
-# Where syslog(3) writes, and how long to wait for room in a busy daemon's queue (net.unix.max_dgram_qlen, often 10).
+# Where the daemon listens, and how long to wait for room in a busy one's queue (net.unix.max_dgram_qlen, often 10).
 _SYSLOG_SOCKET = "/dev/log"
 _SYSLOG_WAIT_S = 0.5
 
@@ -51,7 +53,6 @@ class HookLog:
         self.hook = hook
         self._name = f"qrmi-slurm-{hook}"
         self._has_syslog = True
-        syslog.openlog(self._name, syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def hide(self, secrets: Iterable[Secret]) -> None:
         """Mask these secrets in every later line."""
@@ -87,25 +88,38 @@ class HookLog:
         words += [f"{name}={_value(value)}" for name, value in details.items()]
         text = mask(f"{event}: {' '.join(words)}", self._secrets)
         line = printable(f"{level}: {text}", _MAX_LINE_CHARS)
-        self._has_syslog = self._has_syslog and _syslog_has_room()
-        if self._has_syslog:
-            syslog.syslog(_PRIORITIES[level], line)
+        self._has_syslog = self._has_syslog and _to_syslog(self._name, _PRIORITIES[level], line)
         if not self._echo:
             return
         with contextlib.suppress(OSError, ValueError):  # slurmd may have closed the other end
             print(f"{self._name}: {line}", file=sys.stdout, flush=True)
 
 
-def _syslog_has_room() -> bool:
-    """Tell whether syslog(3) would return: it would wait forever for a daemon that hangs, and so would the job."""
-    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    try:
-        end.connect(_SYSLOG_SOCKET)
-        return bool(select.select([], [end], [], _SYSLOG_WAIT_S)[1])
-    except OSError:  # nobody listens, and syslog(3) does not wait
+def _to_syslog(name: str, priority: int, line: str) -> bool:
+    """Send a line to syslog, and tell whether its daemon takes lines.
+
+    syslog(3) would wait forever for a daemon that hangs, and so would the job. Asking for room first is not enough: any
+    user may fill the queue in between.
+    """
+    told = time.strftime("%b %e %H:%M:%S")
+    text = f"<{syslog.LOG_DAEMON | priority}>{told} {name}[{os.getpid()}]: {line}"
+    content = text.encode("utf-8", "replace")
+    for kind, end_of_line in ((_socket.SOCK_DGRAM, b""), (_socket.SOCK_STREAM, b"\0")):  # the second for older daemons
+        end = _socket.socket(_socket.AF_UNIX, kind)
+        try:
+            end.settimeout(_SYSLOG_WAIT_S)
+            end.connect(_SYSLOG_SOCKET)
+            end.send(content + end_of_line)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:  # it listens on a socket of the other kind
+                continue
+            return True  # nobody listens
+        finally:
+            end.close()
         return True
-    finally:
-        end.close()
+    return True
 
 
 def _value(value: object) -> str:

@@ -52,6 +52,8 @@ class Credentials(NamedTuple):
 
     def capped(self, longest_s: int) -> "Credentials":
         """Return them with no time of the user's longer than so many seconds."""
+        if not self.tuned:
+            return self
         own = {name: self.environment[name] for name in self.tuned if not is_session_mode(name)}
         times = {name: str(max(1, min(_seconds(value), longest_s))) for name, value in own.items()}
         is_shorter = any(_seconds(value) > longest_s for value in own.values())

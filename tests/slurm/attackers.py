@@ -77,7 +77,7 @@ class Attacker:
         """Run standins/lurker.c until the block ends.
 
         Args:
-            action: what it does to each call to QRMI that runs with the attacker's uid: `read`, `seize` or `kill`.
+            action: what it does to each call to QRMI with the attacker's uid: `read`, `seize`, `kill` or `stop`.
             as_root_on: the only process to do it to, as root; None for all of the attacker's, as the attacker.
         """
         program = self._programs / "lurker"

@@ -79,12 +79,16 @@ def run(site: Site, own: Mapping[str, str], *options: str) -> str:
 # --- reading the site's key --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own", [{MODE: "batch"}, {TTL: "100"}, {TIMEOUT: "100"}], ids=["mode", "ttl", "timeout"])
+@pytest.mark.parametrize(
+    "own",
+    [{MODE: "batch"}, {TTL: "100"}, {TIMEOUT: "100"}, {KEY: API_KEY}],
+    ids=["mode", "ttl", "timeout", "their own key"],
+)
 def test_the_sites_key_never_appears_in_a_process_of_the_user(
     site: Site, attacker: Attacker, own: dict[str, str]
 ) -> None:
-    """Whatever users may tune, all that their processes can read of QRMI's calls is without it."""
-    site.config([resource(site, broker=True)])
+    """Whatever users set, their processes can read nothing of QRMI's calls: not the site's key, not even their own."""
+    site.config([resource(site, foreign(own), broker=True)])
     decoy = "# qrmi_slurm.calls\nimport os, time\nos.write(os.memfd_create('decoy'), b'readable')\ntime.sleep(60)"
     with attacker.lurking("read") as lurker:
         seen = site.cluster.popen_as_user([sys.executable, "-I", "-c", decoy])
@@ -93,7 +97,7 @@ def test_the_sites_key_never_appears_in_a_process_of_the_user(
         seen.communicate()
         for _ in range(ATTEMPTS):
             run(site, own)
-        assert not [line for line in lurker.lines() if API_KEY in line]
+        assert not [line for line in lurker.lines() if API_KEY in line or SITES_KEY in line]
     assert_nothing_left(site, 0)
 
 
@@ -139,17 +143,21 @@ def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None
 # --- delaying others ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["seize", "stop", "kill"])
 @pytest.mark.parametrize("own", [{MODE: "batch"}, {KEY: API_KEY}], ids=["a tuned value", "their own key"])
-def test_a_user_who_traces_every_call_delays_no_hook(quick: Site, attacker: Attacker, own: dict[str, str]) -> None:
+def test_a_user_who_interferes_with_every_call_delays_no_hook(
+    quick: Site, attacker: Attacker, own: dict[str, str], action: str
+) -> None:
     """Prolog, Epilog and the node go on, whatever becomes of that user's job."""
     site = quick
     site.config([resource(site, {"SESSION_MAX_TTL": "3", **foreign(own)})])
-    with attacker.lurking("seize"):
+    with attacker.lurking(action) as lurker:
         for _ in range(ATTEMPTS):
             job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1", env=own)
-            began_s = time.monotonic()
             site.cluster.wait_job_over(job_id, deadline_s=2 * (TIMEOUT_S + 2) + 5)
-            assert time.monotonic() - began_s < 2 * (TIMEOUT_S + 2) + 5
+        assert KEY in own or lurker.pids() == []
+        other = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--nodelist=n1", user=attacker.victim)
+        assert site.cluster.wait_job_over(other).state == "COMPLETED"
 
 
 @pytest.mark.parametrize("hook", ["prolog", "epilog", "recover"])

@@ -3,6 +3,7 @@
  *   lurker read     prints what it can read of them: files that they have open without a name, and their environment
  *   lurker seize    traces them, up to the moment of their end, and never waits for them
  *   lurker kill     kills them
+ *   lurker stop     stops them
  *
  * It knows them by their command line, which everybody can read. `lurker seize PID` traces one process, whoever's it
  * is. Prints a line for each process that it got hold of, and goes on until it is killed.
@@ -102,8 +103,8 @@ static void act_on(int pid, const char *action)
 	}
 	if (is_done[pid])
 		return;
-	if (strcmp(action, "kill") == 0 ? kill(pid, SIGKILL) == 0
-					: ptrace(PTRACE_SEIZE, pid, NULL, (void *)PTRACE_O_TRACEEXIT) == 0) {
+	if (strcmp(action, "seize") == 0 ? ptrace(PTRACE_SEIZE, pid, NULL, (void *)PTRACE_O_TRACEEXIT) == 0
+					 : kill(pid, strcmp(action, "kill") == 0 ? SIGKILL : SIGSTOP) == 0) {
 		is_done[pid] = true;
 		printf("%s %d\n", action, pid);
 	}

@@ -38,7 +38,12 @@ def slurm(monkeypatch):
 def syslog_lines(monkeypatch):
     """Capture the syslog lines with their levels instead of sending them."""
     lines = []
-    monkeypatch.setattr("syslog.syslog", lambda level, line: lines.append((level, line)))
+
+    def take(name, level, line):
+        lines.append((level, line))
+        return True
+
+    monkeypatch.setattr("qrmi_slurm.log._to_syslog", take)
     return lines
 
 

@@ -1,8 +1,11 @@
 """The hooks' log: one line per event, to standard output and syslog, without secrets."""
 
+import _socket
 import io
+import re
 import socket
 import syslog
+import threading
 import time
 from unittest.mock import patch
 
@@ -45,7 +48,12 @@ def test_qrmis_own_records_keep_their_level(log, syslog_lines):
 def test_no_hidden_secret_and_no_second_line_is_ever_written(before, after):
     """Wherever the secret is, and wherever a long line is cut."""
     lines = []
-    with patch("syslog.syslog", lambda level, line: lines.append(line)), patch("sys.stdout", io.StringIO()) as out:
+
+    def take(name, level, line):
+        lines.append(line)
+        return True
+
+    with patch("qrmi_slurm.log._to_syslog", take), patch("sys.stdout", io.StringIO()) as out:
         log = HookLog("epilog", "?")
         log.hide([Secret(SECRET)])
         log.error("e", reason=before + SECRET + after)
@@ -91,31 +99,93 @@ def test_a_closed_standard_output_does_not_stop_a_hook(syslog_lines, monkeypatch
 
 
 @pytest.fixture
-def daemon(tmp_path, monkeypatch):
-    """The daemon's end of syslog's socket, which nobody reads."""
+def place(tmp_path, monkeypatch):
+    """The path of syslog's socket."""
     monkeypatch.setattr("qrmi_slurm.log._SYSLOG_SOCKET", str(tmp_path / "log"))
+    return str(tmp_path / "log")
+
+
+@pytest.fixture
+def daemon(place):
+    """The daemon's end of syslog's socket, which nobody reads."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-        end.bind(str(tmp_path / "log"))
+        end.bind(place)
         yield end
 
 
-def test_a_syslog_daemon_that_hangs_delays_no_hook(log, capsys, syslog_lines, daemon):
-    """With a full queue, syslog(3) would wait forever: the lines only go to standard output, and the hook goes on."""
+def fill(daemon):
+    """Send so much to a daemon that its queue is full, as any user may."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.connect(daemon.getsockname())
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             for _ in range(100_000):
                 other.send(b"x")
+
+
+def test_a_syslog_daemon_that_hangs_delays_no_hook(capsys, daemon):
+    """With a full queue, syslog(3) would wait forever: the lines only go to standard output, and the hook goes on."""
+    fill(daemon)
+    log = HookLog("prolog", 12)
     started_s = time.monotonic()
     for _ in range(20):
         log.info("acquired")
     assert time.monotonic() - started_s < 2
-    assert syslog_lines == []
     assert capsys.readouterr().out.count("acquired") == 20
 
 
-def test_a_syslog_daemon_that_has_room_gets_each_line(log, syslog_lines, daemon):
+def test_a_queue_that_somebody_fills_at_the_last_moment_delays_no_hook(capsys, daemon, monkeypatch):
+    """Between any question for room and the sending of the line."""
+
+    class Sudden(_socket.socket):
+        def connect(self, address):
+            super().connect(address)
+            fill(daemon)
+
+    monkeypatch.setattr("qrmi_slurm.log._socket.socket", Sudden)
+    started_s = time.monotonic()
+    HookLog("prolog", 12).info("acquired")
+    assert time.monotonic() - started_s < 2
+    assert "acquired" in capsys.readouterr().out
+
+
+def test_a_busy_syslog_daemon_is_waited_for(daemon):
+    fill(daemon)
+    reader = threading.Timer(0.1, lambda: [daemon.recv(100) for _ in range(5)])
+    reader.start()
+    HookLog("prolog", 12).info("acquired")
+    reader.join()
+    daemon.setblocking(False)
+    received = []
+    with pytest.raises(BlockingIOError):
+        while True:
+            received.append(daemon.recv(1000))
+    assert received[-1].endswith(b"info: acquired: job=12")
+
+
+LINE = rb"<30>[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d qrmi-slurm-prolog\[\d+\]: info: acquired: job=12"
+
+
+def test_a_syslog_daemon_gets_each_line_as_syslog_writes_it(daemon):
+    log = HookLog("prolog", 12)
     log.info("acquired")
-    log.info("released")
-    assert len(syslog_lines) == 2
+    log.error("surprise", text="\ud800")
+    assert re.fullmatch(LINE, daemon.recv(1000))
+    assert daemon.recv(1000).startswith(b"<27>")
+
+
+def test_a_syslog_daemon_with_a_stream_gets_each_line_as_well(place):
+    """As older ones have; the lines end with a NUL there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(place)
+        listening.listen()
+        HookLog("prolog", 12).info("acquired")
+        with listening.accept()[0] as connection:
+            assert re.fullmatch(LINE + rb"\0", connection.recv(1000))
+
+
+def test_without_a_syslog_daemon_lines_go_to_standard_output(place, capsys):
+    log = HookLog("prolog", 12)
+    for _ in range(2):
+        log.info("acquired")
+    assert capsys.readouterr().out.count("acquired") == 2
