@@ -1,9 +1,11 @@
 """The probe: asks QRMI, as root and with the config alone, whether the site's QPUs can be used right now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from qrmi_slurm.calls import backend, environment, installed
+from qrmi_slurm.calls.places import service_of
 from qrmi_slurm.calls.protocol import Action, Answer, Availability, Call, Verdict
 from qrmi_slurm.config import stored_secrets
 from qrmi_slurm.config.config_file import Resource
@@ -12,6 +14,9 @@ from qrmi_slurm.errors import BackendError, CredentialsError
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.text import shown
+
+# How many QPUs are asked about at a time. Each service gets its share, so one that hangs does not hold up the others.
+_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,7 @@ class Finding:
         availability: QRMI's answer; None where it could not be asked, or did not answer.
         problem: why there is no answer; empty otherwise. Masked.
         is_users: whether nothing was asked because each job brings the variables itself.
+        is_unasked: whether there was no time to ask, though its service does answer.
         duration_s: how long it took, in seconds.
     """
 
@@ -32,12 +38,13 @@ class Finding:
     availability: Availability | None
     problem: str = ""
     is_users: bool = False
+    is_unasked: bool = False
     duration_s: float = 0.0
 
     @property
     def is_usable(self) -> bool | None:
         """Whether a job could use it now; None where that is not known."""
-        if self.is_users or (self.availability is not None and self.availability.state == "unknown"):
+        if self.is_users or self.is_unasked or (self.availability is not None and self.availability.state == "unknown"):
             return None
         return self.availability is not None and self.availability.state == "online"
 
@@ -48,6 +55,15 @@ class _Answers:
 
     def take(self, answers: Sequence[Answer]) -> None:
         self.by_name |= {answer.call.resource: answer for answer in answers}
+
+    def silent_services(self) -> set[tuple[str, ...]]:
+        """Return the services that were asked and answered nothing."""
+        found: dict[tuple[str, ...], bool] = {}
+        for answer in self.by_name.values():
+            if answer.verdict is not Verdict.UNASKED:
+                service = service_of(answer.call)
+                found[service] = found.get(service, True) and answer.verdict is Verdict.UNANSWERED
+        return {service for service, is_silent in found.items() if is_silent}
 
 
 def missing_variables(resource: Resource) -> list[str]:
@@ -100,10 +116,13 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
         own = {name: value for name, value in resource.variables.items() if not is_ours_alone(name)}
         calls.append(Call(resource.name, installed_type, action, environment.for_call(resource.name, own, options.env)))
     answers = _Answers()
-    backend.run(calls, timeout_s, answers.take)
+    backend.run(calls, timeout_s, answers.take, at_once=_AT_ONCE)
+    silent = answers.silent_services()
     for resource in filled.values():
-        if resource.name in answers.by_name:
-            findings[resource.name] = _finding(resource, options, answers.by_name[resource.name])
+        answer = answers.by_name.get(resource.name)
+        if answer is not None:
+            is_unasked = answer.verdict is Verdict.UNASKED and service_of(answer.call) not in silent
+            findings[resource.name] = replace(_finding(resource, options, answer), is_unasked=is_unasked)
     return [findings[resource.name] for resource in resources]
 
 

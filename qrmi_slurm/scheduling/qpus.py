@@ -26,6 +26,7 @@ _MAX_NOTICE_CHARS: Final = 300
 
 # States of our own, beside QRMI's.
 UNREACHABLE: Final = "unreachable"  # no answer
+NOT_ASKED: Final = "not-asked"  # no time to ask, though its service answers
 USERS_OWN: Final = "users-own"  # each job brings its own credentials, so nothing was asked
 DRAINED: Final = "drained"  # by an admin
 
@@ -37,7 +38,7 @@ class Qpu:
     Args:
         name: as for `--qpu`.
         type: its type, as configured.
-        state: QRMI's word, `unreachable` or `users-own`.
+        state: QRMI's word, or one of our own.
         is_usable: whether a job could use it now; None if unknown.
         pending_jobs: how many jobs are queued for it at the service; None if the service does not say.
         held_by: how many Slurm jobs hold it, according to the records in this state directory.
@@ -103,7 +104,7 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
 
 def _qpu(found: probe.Finding, job_ids: Sequence[int]) -> Qpu:
     said = found.availability
-    unknown = USERS_OWN if found.is_users else UNREACHABLE
+    unknown = USERS_OWN if found.is_users else NOT_ASKED if found.is_unasked else UNREACHABLE
     return Qpu(
         name=found.resource,
         type=found.type,

@@ -103,7 +103,7 @@ def run(resources: Sequence[Resource], site: Site, timeout_s: float) -> Report:
 class _Health(Enum):
     UP = auto()
     DOWN = auto()
-    UNCLEAR = auto()  # no answer, but not yet too often
+    UNCLEAR = auto()  # not asked, or no answer, but not yet too often
     NOT_OURS = auto()  # nothing was asked, because each job brings its own credentials
 
 
@@ -219,9 +219,10 @@ class _Run:
 
 
 def _unanswered(found: Sequence[Qpu], before: Memory) -> dict[str, int]:
-    """Return how many times in a row QPUs have given no answer, this time included."""
-    silent = [qpu.name for qpu in found if qpu.state == qpus.UNREACHABLE]
-    return {name: before.unanswered.get(name, 0) + 1 for name in silent}
+    """Return how many times in a row QPUs have given no answer, this time included where they were asked."""
+    silent = {qpu.name: before.unanswered.get(qpu.name, 0) + 1 for qpu in found if qpu.state == qpus.UNREACHABLE}
+    not_asked = [qpu.name for qpu in found if qpu.state == qpus.NOT_ASKED]
+    return silent | {name: before.unanswered[name] for name in not_asked if name in before.unanswered}
 
 
 def _offline(findings: Mapping[str, _Finding], before: Memory) -> dict[str, str]:
@@ -239,7 +240,8 @@ def _of_qpu(qpu: Qpu, unanswered: Mapping[str, int]) -> _Finding:
         return _Finding(_Health.UP)
     if qpu.state == qpus.USERS_OWN:
         return _Finding(_Health.NOT_OURS)
-    if qpu.state == qpus.UNREACHABLE and unanswered[qpu.name] <= _MAX_UNANSWERED:
+    is_silent = qpu.state == qpus.UNREACHABLE and unanswered[qpu.name] <= _MAX_UNANSWERED
+    if is_silent or qpu.state == qpus.NOT_ASKED:
         return _Finding(_Health.UNCLEAR)
     return _Finding(_Health.DOWN, qpu.state)
 

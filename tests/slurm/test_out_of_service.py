@@ -1,9 +1,12 @@
 """Jobs wait for a QPU that is offline or drained, and start when it is back; jobs with a choice get another QPU."""
 
+import contextlib
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -381,3 +384,29 @@ def test_a_job_with_many_choices_does_not_hold_up_the_sensor(site: Site) -> None
     began_s = time.monotonic()
     assert sensor(site)["moves"] == []
     assert time.monotonic() - began_s < 10
+
+
+def test_what_hangs_does_not_hold_up_the_sensor(site: Site) -> None:
+    """Four programs that print no key, and two services that do not answer: all of them have one deadline each."""
+    program = site.cluster.etc / "ask"
+    program.write_text("#!/bin/sh\nexec sleep 100\n")
+    program.chmod(0o700)
+    demo = site.emulator.resource("ibm_demo")
+    stored = [{**demo, "name": f"r{n}", "slurm": _key_of(program, f"key-{n}")} for n in range(4)]
+    dead = []
+    with contextlib.ExitStack() as stack:
+        for number in range(4, 6):
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            addresses = {"QRMI_IBM_QCS_ENDPOINT": url, "QRMI_IBM_QCS_IAM_ENDPOINT": url}
+            dead.append({**demo, "name": f"r{number}", "environment": {**demo["environment"], **addresses}})
+        site.config([*stored, *dead, *(site.emulator.resource(name) for name in site.options.backends)])
+        state(site, "ibm_demo", "offline")
+        began_s = time.monotonic()
+        (change,) = sensor(site)["changes"]
+        assert time.monotonic() - began_s < 38
+    assert change["qpus"] == ["ibm_demo"]
+
+
+def _key_of(program: Path, name: str) -> dict[str, Any]:
+    return {"secrets": {"QRMI_IBM_QCS_IAM_APIKEY": {"command": [str(program), name]}}}

@@ -19,8 +19,8 @@ def counted(site, slurm, monkeypatch):
 def sense(run):
     """Return a function that runs the sensor and returns its JSON output."""
 
-    def run_sensor(status=0):
-        exit_status, out, err = run("sensor", "--json")
+    def run_sensor(*words, status=0):
+        exit_status, out, err = run("sensor", "--json", *words)
         assert exit_status == status, err
         return json.loads(out)
 

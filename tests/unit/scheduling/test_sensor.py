@@ -2,7 +2,7 @@
 
 import json
 
-from qrmi_slurm.calls import installed
+from qrmi_slurm.calls import installed, probe
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.scheduling import memory, qpus, sensor, state_files
 
@@ -33,6 +33,22 @@ def test_two_missing_answers_in_a_row_take_a_qpu_out(counted, sense, set_states)
         set_states(counted, a="Online" if answer else None)
         notices.append([change["notice"] for change in sense()["changes"]])
     assert notices == [[], [], [], [], ["offline: unreachable"]]
+
+
+def test_a_qpu_that_there_was_no_time_to_ask_about_stays_as_it_is(counted, sense, set_states, monkeypatch):
+    """In service or out of it; and the answers that it did not give before still count."""
+    monkeypatch.setattr(probe, "_AT_ONCE", 1)
+    for state, timeout_s, out in (
+        (None, 20, {}),
+        ("Online", 0.4, {}),
+        (None, 20, {"a": "offline: unreachable"}),
+        ("Online", 0.4, {"a": "offline: unreachable"}),
+    ):
+        set_states(counted, x="Online")
+        if timeout_s < 20:
+            counted.add("y", status="hang", slurm={"license": None})
+        counted.add("a", status=state or "exit")
+        assert sense("--timeout", str(timeout_s))["out"] == out, (state, timeout_s)
 
 
 def test_a_qpu_whose_users_bring_the_credentials_is_left_alone(counted, slurm, sense, set_states):
