@@ -265,6 +265,10 @@ class Cluster:
         """Tell whether a daemon runs."""
         return name in self._daemons and self._daemons[name].poll() is None
 
+    def pid_of(self, name: str) -> int:
+        """Return the process id of a daemon."""
+        return self._daemons[name].pid
+
     def kill_daemon(self, name: str) -> None:
         """Kill one daemon but not its children, as a crash would."""
         daemon = self._daemons.pop(name)
