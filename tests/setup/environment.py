@@ -49,6 +49,7 @@ DEBIAN_PACKAGES = (
     "mariadb-server-core",  # slurmdbd's tables are in it; the server alone, without services, clients and galera
     "munge",
     "openssl",  # a certificate authority for the tests of --online
+    "python3-pip",  # the admin's page types `pip download`
     "python3-venv",
     "slurm-client",
     "slurmctld",

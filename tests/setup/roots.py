@@ -240,6 +240,7 @@ def _mount_alone() -> None:
 def _mount_changeable(root: Path) -> None:
     """Enter the root itself, to install packages."""
     _mount("--make-rprivate", "/")
+    _mount("--bind", root, root)
     _enter(root)
 
 
@@ -271,7 +272,11 @@ def _enter(top: Path) -> None:
     for name in (*OF_THE_MACHINE, str(Path.home() / ".config/pip/pip.conf")):
         if Path(name).is_file():
             _bind(Path(name).resolve(), top / name[1:])
-    os.chroot(top)
+    # Not chroot(2), which nsenter(1) escapes: a test that enters a namespace made in the root must find the root there.
+    os.chdir(top)
+    _succeed("pivot_root", ".", ".")
+    _succeed("umount", "--lazy", ".")
+    os.chroot(".")
     os.chdir("/")
     for variable in NOT_OF_THE_MACHINE:
         os.environ.pop(variable, None)
@@ -290,7 +295,11 @@ def _bind(source: Path, target: Path) -> None:
 
 
 def _mount(*arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    _succeed("mount", *arguments)
+
+
+def _succeed(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise SetupError(f"{done.stderr.strip()}\n{CANNOT_MOUNT}")
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARIADBD = "/usr/sbin/mariadbd"
-SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_system_tables_data.sql")  # what mariadb-install-db would read
-SQL = Path("/usr/share/mysql")
+# What mariadb-install-db would read; the first is MariaDB 10's, the second 11's.
+SQL = ("/usr/share/mysql/mysql_system_tables{}.sql", "/usr/share/mariadb/mariadb_system_tables{}.sql")
+NAME = "slurm_acct"
 MAKE_DEADLINE_S = 60.0
 
 
@@ -32,10 +33,12 @@ class Database:
         if data.exists():
             return
         data.mkdir(parents=True)
-        tables = "".join((SQL / name).read_text() for name in SYSTEM_TABLES)
+        [sql] = [path for path in SQL if Path(path.format("")).exists()]
+        tables = "".join(Path(sql.format(part)).read_text() for part in ("", "_data"))
         subprocess.run(
             [*self._options(), "--bootstrap"],
-            input=f"create database mysql;\nuse mysql;\n{tables}",
+            # slurmdbd would make its database, but libmariadb 3.4.10 (Debian 13) fails on a handle that was refused before.
+            input=f"create database {NAME};\ncreate database mysql;\nuse mysql;\n{tables}",
             capture_output=True,
             text=True,
             check=True,
@@ -70,6 +73,6 @@ def slurmdbd_conf(folder: Path, port: int) -> str:
         "StorageType": "accounting_storage/mysql",
         "StorageHost": "localhost",
         "StorageUser": "root",
-        "StorageLoc": "slurm_acct",
+        "StorageLoc": NAME,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())

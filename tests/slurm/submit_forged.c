@@ -2,6 +2,7 @@
  * Submits a batch job with its arguments as the SPANK environment. A user's own program may do so, and the site's plugins
  * do not run in it. Prints the job's id, or why it was refused.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ int main(int argc, char **argv)
 	job_desc_msg_t job;
 	submit_response_msg_t *answer = NULL;
 
+	slurm_init(NULL);
 	slurm_init_job_desc_msg(&job);
 	job.user_id = getuid();
 	job.group_id = getgid();
@@ -28,7 +30,7 @@ int main(int argc, char **argv)
 	job.spank_job_env = argv + 1;
 	job.spank_job_env_size = (uint32_t) (argc - 1);
 	if (slurm_submit_batch_job(&job, &answer) != SLURM_SUCCESS) {
-		fprintf(stderr, "%s\n", slurm_strerror(slurm_get_errno()));
+		fprintf(stderr, "%s\n", slurm_strerror(errno));
 		if (answer && answer->job_submit_user_msg)
 			fprintf(stderr, "%s\n", answer->job_submit_user_msg);
 		return EXIT_FAILURE;

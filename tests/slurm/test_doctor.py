@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from slurm.polling import wait_for
+from slurm.release import installed
 from slurm.site import BIN, STUB, Site
 
 HEALTHY = {
@@ -229,10 +230,11 @@ def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]
 def test_a_plugin_of_another_release(site: Site) -> None:
     """A plugin built for another Slurm is reported with both releases, and srun shows that it is not loaded."""
     content = STUB.read_bytes()
-    # What Slurm reads, plugin_version, and what doctor reads, both as in the headers of 22.05.8.
+    slurm = installed()
+    # What Slurm reads, plugin_version, and what doctor reads, both as in Slurm's headers.
     for built, other_release in (
-        (bytes([8, 5, 22, 0]), bytes([1, 11, 23, 0])),
-        (b"Slurm\x0022.05.8\0", b"Slurm\x0023.11.1\0"),
+        (bytes([slurm.micro, slurm.month, slurm.year, 0]), bytes([1, 11, 23, 0])),
+        (f"Slurm\0{slurm}\0".encode(), b"Slurm\x0023.11.1\0"),
     ):
         assert content.count(built) == 1
         content = content.replace(built, other_release)
@@ -240,7 +242,7 @@ def test_a_plugin_of_another_release(site: Site) -> None:
     other.write_bytes(content)
     site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
     lines = doctor(site)
-    assert "built for Slurm 23.11, so Slurm 22.05 does not load it" in lines["plugin"]["message"]
+    assert f"built for Slurm 23.11, so Slurm {slurm.release} does not load it" in lines["plugin"]["message"]
     assert lines["--qpu"]["level"] == "error"
 
 

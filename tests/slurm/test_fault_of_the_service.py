@@ -72,7 +72,7 @@ def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
 @pytest.mark.parametrize("call", ["iam_token", "create_session"])
 def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
     """The job fails with the reason; if it is unknown whether a session was opened, that is recorded."""
-    short_sessions(site)
+    short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="30")  # a possibly open session is not over before recover looks
     with site.emulator.fault(call=call, **fault) as injected:
         job_id = assert_job_fails(site)
         assert injected.hits() >= 1
