@@ -39,7 +39,10 @@ _UNITS: Final = {
     "qrmi-slurm-qpus.service": "",
     "qrmi-slurm-qpus.timer": "On that node: systemctl enable --now qrmi-slurm-qpus.timer",
 }
-_UNITS_COMMAND: Final = "/opt/qrmi-slurm/bin/qrmi-slurm"
+_UNITS_PREFIX: Final = "/opt/qrmi-slurm"
+
+# What ProtectSystem=full and ProtectHome=read-only keep the units from writing to: systemd.exec(5).
+_PROTECTED: Final = tuple(map(Path, ("/usr", "/boot", "/efi", "/etc", "/home", "/root", "/run/user")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def parts(
         task_prolog, found = wrapper.path, [wrapper]
     found.append(_slurm_conf_part(installation, task_prolog, slurm_conf, options.acquire_timeout_s))
     found.append(_plugstack_part(installation, options, slurm_conf))
-    return [*found, *_systemd_parts(installation, slurm_conf)]
+    return [*found, *_systemd_parts(installation, options.state_dir, slurm_conf)]
 
 
 def _task_prolog_wrapper(installation: Installation, slurm_conf: Path, existing: Path) -> Part:
@@ -142,13 +145,18 @@ def _plugstack_part(installation: Installation, options: SiteOptions, slurm_conf
     return _added(slurm_conf, "plugstack.conf", [" ".join(words)], tuple(note))
 
 
-def _systemd_parts(installation: Installation, slurm_conf: Path) -> list[Part]:
+def _systemd_parts(installation: Installation, state_dir: Path, slurm_conf: Path) -> list[Part]:
     found = []
     for name, note in _UNITS.items():
-        text = _unit_text(name).replace(_UNITS_COMMAND, str(installation.command))
+        text = _unit_text(name).replace(f"{_UNITS_PREFIX}/", f"{installation.prefix}/")
         # The command finds slurmd's copy by itself.
         if slurm_conf != conf_file.DEFAULT_SLURM_CONF and not conf_file.is_copy(slurm_conf):
             text = text.replace("\nExecStart=", f"\nEnvironment=SLURM_CONF={slurm_conf}\nExecStart=")
+        # Only the sensor writes the catalogue, which is beside slurm.conf.
+        written = [state_dir, slurm_conf.parent] if name == "qrmi-slurm-sensor.service" else [state_dir]
+        for path in written:
+            if any(path.is_relative_to(place) for place in _PROTECTED) and f"ReadWritePaths=-{path}\n" not in text:
+                text = text.replace("\nProtectSystem=full\n", f"\nProtectSystem=full\nReadWritePaths=-{path}\n")
         found.append(Part(Path("/etc/systemd/system") / name, text, is_whole=True, note=(note,) if note else ()))
     return found
 

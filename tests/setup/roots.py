@@ -34,8 +34,8 @@ SYSTEM_UIDS = 1000
 SUITES = tuple(FIRST_SYSTEM_UID)
 
 NEEDED = ("ca-certificates", "debootstrap", "debian-archive-keyring", "mount")
-# In each root, so that apt can read a mirror behind https and environment.py can run.
-INCLUDED = ("ca-certificates", "python3")
+# In each root, so that apt can read a mirror behind https, environment.py can run, and it can boot in a container.
+INCLUDED = ("ca-certificates", "dbus", "python3", "systemd-sysv")
 RECIPE = "1"  # raise it when a change here calls for new roots
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 MIRROR_DEADLINE_S = 30.0
@@ -70,11 +70,16 @@ def made(suite: str, packages: Sequence[str] = DEBIAN_PACKAGES) -> Path:
     kind = f"root-{suite}"
     with (
         environment.locked(f"{kind}.lock"),
-        environment.cached(kind, [RECIPE, suite, *packages]) as (root, is_missing),
+        environment.cached(kind, [RECIPE, suite, *INCLUDED, *packages]) as (root, is_missing),
     ):
         if is_missing:
             _make(suite, root, packages)
     return root
+
+
+def cache_of(root: Path) -> Path:
+    """Return the folder that is the cache in a root: the layers in it are made for the root's Python and Slurm."""
+    return CACHE / f"cache-{root.name.split('-')[1]}"
 
 
 def entering(root: Path, command: Sequence[str | Path]) -> list[str]:
@@ -252,8 +257,7 @@ def _mount_overlay(root: Path) -> None:
     options = f"lowerdir={root},upperdir={scratch / 'upper'},workdir={scratch / 'work'}"
     _mount("-t", "overlay", "-o", options, "overlay", top)
     _bind(scratch / "tmp", top / "tmp")
-    # A cache of its own: the layers in it are made for the root's Python and Slurm.
-    cache = CACHE / f"cache-{root.name.split('-')[1]}"
+    cache = cache_of(root)
     cache.mkdir(exist_ok=True)
     for place, target in ((CHECKOUT, CHECKOUT), (cache, CACHE)):
         _bind(place, top / target.relative_to("/"))

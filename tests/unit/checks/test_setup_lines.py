@@ -117,7 +117,7 @@ def test_the_units_are_those_of_the_checkout():
     printed = {path.name: part.text for path, part in _units(parts(installed=Installation(Path("/srv/q")))).items()}
     tree = {path.name: path.read_text() for path in (CHECKOUT / "systemd").iterdir()}
     assert printed.keys() == tree.keys()
-    assert {name: text.replace("/srv/q/bin", "/opt/qrmi-slurm/bin") for name, text in printed.items()} == tree
+    assert {name: text.replace("/srv/q/", "/opt/qrmi-slurm/") for name, text in printed.items()} == tree
     assert "ExecStart=/srv/q/bin/qrmi-slurm qpus\n" in printed["qrmi-slurm-qpus.service"]
 
 
@@ -137,6 +137,32 @@ def test_a_sites_state_directory_is_kept():
     """The options of the plugin's line are in what is printed."""
     line = parts(options=OPTIONS._replace(state_dir=Path("/shared/qrmi")))["/etc/slurm/plugstack.conf"].text
     assert line.endswith(" --state-dir=/shared/qrmi\n")
+
+
+@pytest.mark.parametrize(
+    ("state_dir", "conf", "writable"),
+    [
+        ("/var/spool/qrmi-slurm", "/etc/slurm/slurm.conf", {"sensor": ["-/etc/slurm"]}),
+        ("/shared/qrmi", "/opt/slurm/etc/slurm.conf", {"sensor": ["-/etc/slurm"]}),
+        (
+            "/home/slurm/qrmi",
+            "/usr/local/etc/slurm.conf",
+            {
+                "sensor": ["-/etc/slurm", "-/home/slurm/qrmi", "-/usr/local/etc"],
+                "recover": ["-/home/slurm/qrmi"],
+                "qpus": ["-/home/slurm/qrmi"],
+            },
+        ),
+    ],
+)
+def test_the_units_may_write_where_they_have_to(state_dir, conf, writable):
+    """The state directory; for the sensor also the catalogue's folder. Outside of protected folders they may anyway."""
+    found = parts(options=OPTIONS._replace(state_dir=Path(state_dir)), conf=Path(conf))
+    for name in ("recover", "sensor", "qpus"):
+        lines = found[f"/etc/systemd/system/qrmi-slurm-{name}.service"].text.splitlines()
+        assert "ProtectSystem=full" in lines
+        given = [line.removeprefix("ReadWritePaths=") for line in lines if line.startswith("ReadWritePaths=")]
+        assert sorted(given) == writable.get(name, [])
 
 
 @pytest.mark.parametrize("existing", ["/etc/slurm/task_prolog", "/etc/slurm/own.sh"])
