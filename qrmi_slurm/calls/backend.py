@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
-from qrmi_slurm.calls.places import AT_ONCE, Node, Turns
+from qrmi_slurm.calls.places import AT_ONCE, Node, Turns, service_of
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
@@ -48,6 +48,7 @@ _ALARM_GRACE_S: Final = 1.0
 class _Child(NamedTuple):
     """A running call, how long it may take in seconds, and what it has written so far."""
 
+    number: int
     call: Call
     pid: int
     started_s: float
@@ -89,18 +90,21 @@ def run(
     import_qrmi()  # once, before the forks: the children share its pages
     deadline_s = time.monotonic() + timeout_s
     ca_variables = ca_bundle.variables()
-    turns = Turns(calls, at_once, node)
+    are_many = len(calls) > at_once
+    services = [service_of(call.resource, call.environment) if are_many else () for call in calls]
+    turns = Turns(services, at_once, node)
     children: list[_Child] = []
     pipes = _Pipes()
     left_s = timeout_s
     try:
         while left_s > 0:
-            while (call := turns.next()) is not None:
+            while (number := turns.next()) is not None:
+                call = calls[number]
                 try:
-                    children.append(_start(call, ca_variables, left_s))
+                    children.append(_start(number, call, ca_variables, left_s))
                     pipes.add(children[-1])
                 except OSError as error:  # out of processes or descriptors: this one was not asked
-                    turns.end(call)
+                    turns.end(number)
                     reason = f"no process for QRMI could be started: {error.strerror}"
                     on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
             if not children and not turns.needs_place:
@@ -108,7 +112,7 @@ def run(
             ended = pipes.read(min(left_s, _LOOK_AGAIN_S) if turns.needs_place else left_s)
             for child_ in ended:
                 children.remove(child_)
-                turns.end(child_.call)
+                turns.end(child_.number)
             if ended:
                 on_answers(_finish(ended, are_killed=False))
             left_s = deadline_s - time.monotonic()
@@ -120,7 +124,7 @@ def run(
         on_answers(_finish(children, are_killed=True))
     if waiting := turns.waiting:
         reason = f"it was not asked within {_shown(timeout_s)} s, because {turns.lack}"
-        on_answers([Answer(call, Verdict.UNASKED, None, reason, 0.0, ()) for call in waiting])
+        on_answers([Answer(calls[number], Verdict.UNASKED, None, reason, 0.0, ()) for number in waiting])
 
 
 def _shown(seconds: float) -> str:
@@ -165,7 +169,7 @@ class _Pipes:
             self._poll.unregister(fd)
 
 
-def _start(call: Call, ca_variables: Mapping[str, str], limit_s: float) -> _Child:
+def _start(number: int, call: Call, ca_variables: Mapping[str, str], limit_s: float) -> _Child:
     pipes: list[int] = []
     try:
         pipes += os.pipe()
@@ -181,7 +185,7 @@ def _start(call: Call, ca_variables: Mapping[str, str], limit_s: float) -> _Chil
         child.answer_and_exit(call, child.Terms(answer_write, log_write, limit_s + _ALARM_GRACE_S, ca_variables))
     os.close(answer_write)
     os.close(log_write)
-    return _Child(call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray())
+    return _Child(number, call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray())
 
 
 def _finish(children: Sequence[_Child], *, are_killed: bool) -> list[Answer]:

@@ -9,12 +9,11 @@ import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from qrmi_slurm import files
-from qrmi_slurm.calls.protocol import Call
 from qrmi_slurm.config.resource_types import is_endpoint
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.names import of_resource
@@ -126,27 +125,28 @@ class Places:
 
 
 class Turns:
-    """Gives calls their turns: not too many at a time, and each service its share, so that one that hangs leaves room.
+    """Gives calls, or other work, their turns: not too much at a time, and each service its share of that.
+
+    So one service that hangs leaves room for the others.
 
     Args:
-        calls: all that are to be made.
-        at_once: how many may run at a time.
-        node: where each takes a place as well; None where they need none.
+        services: the service that each piece of work is for; a piece goes by its place in this list.
+        at_once: how much may go on at a time.
+        node: where each needs a place as well; None where none is needed.
     """
 
-    def __init__(self, calls: Sequence[Call], at_once: int, node: Node | None) -> None:
+    def __init__(self, services: Sequence[Service], at_once: int, node: Node | None = None) -> None:
+        self._services = services
         self._at_once = at_once
         self._places = Places(node) if node is not None else None
-        are_many = len(calls) > at_once
-        self._waiting: dict[Service, deque[Call]] = {}
-        for call in calls:
-            self._waiting.setdefault(service_of(call) if are_many else (), deque()).append(call)
+        self._waiting: dict[Service, deque[int]] = {}
+        for number, service in enumerate(services):
+            self._waiting.setdefault(service, deque()).append(number)
         self._running = dict.fromkeys(self._waiting, 0)
-        self._service: dict[int, Service] = {}  # by a call's id(): two calls may be equal
         self.needs_place = False
 
-    def next(self) -> Call | None:
-        """Return a call that may be made now; None where none is left, or all have to wait.
+    def next(self) -> int | None:
+        """Return which may begin now; None where none is left, or all have to wait.
 
         Raises:
             RecordError: the node's places cannot be used.
@@ -155,8 +155,9 @@ class Turns:
         if sum(self._running.values()) >= self._at_once:
             return None
         # A service with nothing left to do leaves its share to the others.
-        live = [service for service, calls in self._waiting.items() if calls or self._running[service]]
-        share = max(1, self._at_once // max(1, len(live)))
+        live = [service for service, waiting in self._waiting.items() if waiting or self._running[service]]
+        are_many = len(self._services) > self._at_once
+        share = max(1, self._at_once // max(1, len(live))) if are_many else self._at_once
         ready = [service for service in live if self._waiting[service] and self._running[service] < share]
         if not ready:
             return None
@@ -164,14 +165,12 @@ class Turns:
             self.needs_place = True
             return None
         service = min(ready, key=lambda service: self._running[service])
-        call = self._waiting[service].popleft()
         self._running[service] += 1
-        self._service[id(call)] = service
-        return call
+        return self._waiting[service].popleft()
 
-    def end(self, call: Call) -> None:
-        """Note that a call is over."""
-        self._running[self._service.pop(id(call))] -= 1
+    def end(self, number: int) -> None:
+        """Note that one is over."""
+        self._running[self._services[number]] -= 1
         if self._places is not None:
             self._places.give_back()
 
@@ -181,20 +180,25 @@ class Turns:
             self._places.close()
 
     @property
-    def waiting(self) -> list[Call]:
-        """The calls that have had no turn yet."""
-        return [call for calls in self._waiting.values() for call in calls]
+    def waiting(self) -> list[int]:
+        """Those that have had no turn yet."""
+        return sorted(number for waiting in self._waiting.values() for number in waiting)
 
     @property
     def lack(self) -> str:
-        """What the waiting calls have been waiting for."""
+        """What the waiting ones have been waiting for."""
         if self._places is not None and self._places.lack:
             return self._places.lack
         return f"{self._at_once} other calls were still waiting for an answer"
 
 
-def service_of(call: Call) -> Service:
-    """Return what stands for a call's service: the addresses that it is given."""
-    prefix = of_resource(call.resource, "")
-    own = [(name.removeprefix(prefix), value) for name, value in call.environment.items() if name.startswith(prefix)]
+def service_of(resource: str, environment: Mapping[str, str]) -> Service:
+    """Return what stands for a QPU's service: the addresses that QRMI is called with.
+
+    Args:
+        resource: the resource's name.
+        environment: of a call to it.
+    """
+    prefix = of_resource(resource, "")
+    own = [(name.removeprefix(prefix), value) for name, value in environment.items() if name.startswith(prefix)]
     return tuple(sorted(value for name, value in own if is_endpoint(name)))

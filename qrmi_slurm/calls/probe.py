@@ -61,7 +61,7 @@ class _Answers:
         found: dict[tuple[str, ...], bool] = {}
         for answer in self.by_name.values():
             if answer.verdict is not Verdict.UNASKED:
-                service = service_of(answer.call)
+                service = _service_of(answer)
                 found[service] = found.get(service, True) and answer.verdict is Verdict.UNANSWERED
         return {service for service, is_silent in found.items() if is_silent}
 
@@ -121,9 +121,13 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
     for resource in filled.values():
         answer = answers.by_name.get(resource.name)
         if answer is not None:
-            is_unasked = answer.verdict is Verdict.UNASKED and service_of(answer.call) not in silent
+            is_unasked = answer.verdict is Verdict.UNASKED and _service_of(answer) not in silent
             findings[resource.name] = replace(_finding(resource, options, answer), is_unasked=is_unasked)
     return [findings[resource.name] for resource in resources]
+
+
+def _service_of(answer: Answer) -> tuple[str, ...]:
+    return service_of(answer.call.resource, answer.call.environment)
 
 
 def _finding(resource: Resource, options: SiteOptions, answer: Answer) -> Finding:

@@ -1,5 +1,9 @@
-"""Recovering: releases what the hooks could not, by looking at the records and at Slurm's jobs again."""
+"""Recovering: releases what the hooks could not, by looking at the records and at Slurm's jobs again.
 
+Records whose release is due are worked on side by side, each in a process of its own.
+"""
+
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,9 +11,11 @@ from enum import StrEnum
 from typing import Final
 
 from qrmi_slurm.broker import launch
+from qrmi_slurm.calls.installed import import_qrmi
+from qrmi_slurm.calls.places import AT_ONCE, Service, service_of
 from qrmi_slurm.deadline import Deadline
-from qrmi_slurm.errors import BrokerError, RecordBusyError, RecordError
-from qrmi_slurm.hooks import release
+from qrmi_slurm.errors import BackendError, BrokerError, RecordBusyError, RecordError
+from qrmi_slurm.hooks import release, workers
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm.jobs import Job
@@ -25,6 +31,12 @@ _LAST_RETRY_S: Final = 1800.0
 
 # Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often.
 _IDLE_LOOK_S: Final = 3600.0
+
+# How long a run goes on to new records, in seconds; the timer starts the next run a minute later.
+_RUN_S: Final = 300.0
+
+# How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
+_RECORD_GRACE_S: Final = 15.0
 
 # The folder of a job whose cluster Slurm did not tell the hooks (job_context.py, _cluster()).
 _UNNAMED_CLUSTER: Final = "cluster"
@@ -234,7 +246,12 @@ def run(
     items = inventory.read(options.state_dir)
     job_ids = _to_ask_about(items, here, mode, time.time())
     runner = _Run(options, replace(here, jobs=ask(job_ids) if job_ids else {}), mode)
-    return [result for result in map(runner.recover, items) if result is not None]
+    are_slow = [runner.is_slow(item) for item in items]
+    results = runner.side_by_side([item for item, is_slow in zip(items, are_slow, strict=True) if is_slow])
+    for item, is_slow in zip(items, are_slow, strict=True):
+        if not is_slow:
+            results[id(item)] = runner.recover(item)
+    return [result for item in items if (result := results[id(item)]) is not None]
 
 
 def _to_ask_about(items: Sequence[Item], here: World, mode: Mode, now_s: float) -> list[int]:
@@ -261,6 +278,30 @@ class _Run:
     options: SiteOptions = field(repr=False)
     world: World
     mode: Mode
+
+    def is_slow(self, item: Item) -> bool:
+        """Tell whether the work on a record may have to wait: for a service, or for a broker that is started."""
+        record = item.record
+        if self.mode.dry_run or record is None:
+            return False
+        return (
+            record.broker is not None or plan(record, self.world, time.time(), now=self.mode.now).step is Step.RELEASE
+        )
+
+    def side_by_side(self, items: Sequence[Item]) -> dict[int, Result | None]:
+        """Do what has to be done with jobs' folders at the same time; return the results by the items' id()."""
+        if len(items) < 2:
+            return {id(item): self.recover(item) for item in items}
+        with contextlib.suppress(BackendError):
+            import_qrmi()  # once, before the forks
+        # The site's own services first: a user may name as many others as they like.
+        items = sorted(items, key=_is_users)
+        limits = workers.Limits(AT_ONCE, self.options.release_timeout_s + _RECORD_GRACE_S, _RUN_S)
+        outcomes = workers.side_by_side(self.recover, items, list(map(_service_of, items)), limits)
+        return {
+            id(item): self._unfinished(item, outcome) if isinstance(outcome, workers.Unfinished) else outcome
+            for item, outcome in zip(items, outcomes, strict=True)
+        }
 
     def recover(self, item: Item) -> Result | None:
         """Do what has to be done with one job's folder; None where that is not worth a line."""
@@ -329,6 +370,11 @@ class _Run:
         deadline = Deadline.after(self.options.release_timeout_s)
         return HookRun(self.options, item.folder, _log_of("recover", item), deadline)
 
+    def _unfinished(self, item: Item, why: workers.Unfinished) -> Result:
+        qpus = tuple(entry.name for entry in item.record.entries if entry.is_pending) if item.record else ()
+        step = Plan(Step.WAIT, str(why), is_fault=True)
+        return Result(item.folder.cluster, item.folder.job_id, qpus, step, is_left=True)
+
     def _left_alone(self, item: Item, reason: str) -> Result:
         return Result(item.folder.cluster, item.folder.job_id, (), Plan(Step.LEAVE, reason))
 
@@ -366,6 +412,19 @@ def take_back(item: Item, options: SiteOptions, *, is_living: bool, forget: bool
             told = exports.Exports(folder.job_id, record.restart_count, is_ready=False, notes=(note,))
             folder.write_exports(exports.render(told), record.uid)
     return left
+
+
+def _is_users(item: Item) -> bool:
+    return item.record is not None and any(entry.run_as_uid is not None for entry in item.record.entries)
+
+
+def _service_of(item: Item) -> Service:
+    """Return what stands for the services that hold a job's QPUs; all those that one user has named count as one."""
+    if item.record is None:
+        return ()
+    if _is_users(item):
+        return ("user", str(item.record.uid))
+    return tuple(word for entry in item.record.entries for word in service_of(entry.name, entry.environment))
 
 
 def _log_of(command: str, item: Item) -> HookLog:

@@ -3,7 +3,8 @@
 Run as a program it prints its port, or writes it to the file that its argument names. Scenarios: `online`, `offline`,
 `paused`, `unhealthy`, `unreadable` (200 with a page of HTML), `page404` (a gateway's, in HTML), `nolanes` (an older
 system without that page), a status code, `sessions-<code>` for sessions alone, `echo` (400, with the request in it),
-`hang`, `hang-release`. It is its own proxy. `/requests` lists each request with its headers and body.
+`hang`, `hang-release` with anything behind it. It is its own proxy. `/requests` lists each request with its headers and
+body.
 """
 
 import http.server
@@ -53,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         _, scenario, *rest = re.sub(r"^http://[^/]*|\?.*", "", self.path).split("/")
         REQUESTS.append({"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body})
         page = "/".join(rest)
-        if scenario == "hang" or (scenario == "hang-release" and self.command in ("PATCH", "DELETE")):
+        if scenario == "hang" or (scenario.startswith("hang-release") and self.command in ("PATCH", "DELETE")):
             time.sleep(30)
         elif scenario.isdecimal() or (scenario.startswith("sessions-") and page.startswith("sessions")):
             status = int(scenario.removeprefix("sessions-"))
@@ -74,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PATCH = do_DELETE = do_POST
 
     def _content(self, scenario: str, page: str) -> Any:
-        up = scenario in ("online", "nolanes", "hang-release") or scenario.startswith("sessions-")
+        up = scenario in ("online", "nolanes") or scenario.startswith(("sessions-", "hang-release"))
         name = page.rpartition("/")[2]
         if page == "identity/token":
             return {"access_token": BEARER, "token_type": "Bearer", "expires_in": 3600, "expiration": 9_999_999_999}

@@ -7,74 +7,74 @@ from contextlib import contextmanager
 import pytest
 
 from qrmi_slurm.calls import places
-from qrmi_slurm.calls.places import NODES, USERS, Node, Places, Turns
-from qrmi_slurm.calls.protocol import Call
+from qrmi_slurm.calls.places import NODES, USERS, Node, Places, Turns, service_of
 from qrmi_slurm.errors import RecordError
 
 
-def call(name, address="http://one"):
-    environment = {f"{name}_QRMI_X_ENDPOINT": address, f"{name}_QRMI_X_TOKEN": name, "HTTP_PROXY": "p"}
-    return Call(name, "x", "check", environment)
-
-
 def started(turns):
-    """Return the addresses of all calls that have a turn now."""
+    """Return all that may begin now."""
     found = []
-    while (one := turns.next()) is not None:
-        found.append(one)
+    while (number := turns.next()) is not None:
+        found.append(number)
     return found
-
-
-def addresses(calls):
-    return Counter(next(iter(one.environment.values())) for one in calls)
 
 
 # --- turns -------------------------------------------------------------------------------------------------------
 
 
+def services(text):
+    """Return a service for each letter."""
+    return [(letter,) for letter in text]
+
+
+def shares(turns, text):
+    """Return how many of each service may begin now."""
+    return Counter(text[number] for number in started(turns))
+
+
 def test_few_calls_all_have_their_turn():
-    calls = [call("a"), call("b"), call("c")]
-    turns = Turns(calls, 3, None)
-    assert started(turns) == calls
+    turns = Turns(services("aba"), 3)
+    assert sorted(started(turns)) == [0, 1, 2]
     assert turns.waiting == []
 
 
 def test_the_next_has_its_turn_when_one_is_over():
-    calls = [call(f"q{number}") for number in range(5)]
-    turns = Turns(calls, 2, None)
-    first = started(turns)
-    assert first == calls[:2]
-    assert turns.waiting == calls[2:]
-    turns.end(first[0])
-    assert started(turns) == [calls[2]]
+    turns = Turns(services("aaaaa"), 2)
+    assert started(turns) == [0, 1]
+    assert turns.waiting == [2, 3, 4]
+    turns.end(0)
+    assert started(turns) == [2]
     assert turns.lack == "2 other calls were still waiting for an answer"
 
 
 def test_each_service_has_its_share():
-    calls = [call(f"{place}{number}", f"http://{place}") for place in "abc" for number in range(9)]
-    assert addresses(started(Turns(calls, 9, None))) == {"http://a": 3, "http://b": 3, "http://c": 3}
+    text = "a" * 9 + "b" * 9 + "c" * 9
+    assert shares(Turns(services(text), 9), text) == {"a": 3, "b": 3, "c": 3}
 
 
 def test_a_service_that_is_done_leaves_its_share_to_the_others():
-    calls = [*(call(f"a{number}", "http://a") for number in range(9)), call("b", "http://b")]
-    turns = Turns(calls, 4, None)
-    running = started(turns)
-    assert addresses(running) == {"http://a": 2, "http://b": 1}
-    turns.end(next(one for one in running if one.resource == "b"))
-    assert addresses(started(turns)) == {"http://a": 2}
+    text = "aaaaaaaaab"
+    turns = Turns(services(text), 4)
+    assert shares(turns, text) == {"a": 2, "b": 1}
+    turns.end(9)
+    assert shares(turns, text) == {"a": 2}
 
 
 def test_with_more_services_than_places_each_has_one():
-    calls = [call(f"{place}{number}", f"http://{place}") for place in "abcdef" for number in range(2)]
-    assert set(addresses(started(Turns(calls, 4, None))).values()) == {1}
+    text = "aabbccddeeff"
+    assert shares(Turns(services(text), 4), text) == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
-def test_two_equal_calls_are_two():
-    turns = Turns([call("a"), call("a")], 2, None)
-    first, second = started(turns)
-    turns.end(first)
-    turns.end(second)
-    assert turns.next() is None
+def test_a_service_goes_by_its_addresses():
+    """Not by keys, nor by variables of another resource or of the site."""
+    environment = {
+        "q_QRMI_X_URL": "b",
+        "q_QRMI_IAM_ENDPOINT": "a",
+        "q_QRMI_TOKEN": "t",
+        "HTTP_PROXY": "p",
+        "q2_X_URL": "c",
+    }
+    assert service_of("q", environment) == ("a", "b")
 
 
 # --- places ------------------------------------------------------------------------------------------------------
@@ -148,14 +148,13 @@ def test_a_place_that_was_given_back_is_free(tmp_path):
 def test_calls_wait_for_a_place_and_give_it_back(tmp_path):
     node = Node(tmp_path, "n1", 1000)
     with other_process(node, USERS):
-        turns = Turns([call("a")], 4, node)
+        turns = Turns([()], 4, node)
         assert turns.next() is None
         assert turns.needs_place
         assert "calls of your jobs" in turns.lack
-    one = turns.next()
-    assert one is not None
+    assert turns.next() == 0
     assert not turns.needs_place
-    turns.end(one)
+    turns.end(0)
     turns.close()
     with other_process(node, USERS) as taken:
         assert taken == USERS
