@@ -40,7 +40,7 @@ def start(site: BootedSite, *options: str, then: str = "", **env: str) -> tuple[
         then: more of its script.
         env: variables of the user's.
     """
-    job_id = site.sbatch(LONG + then, f"--qpu={QPU}", *options, **env)
+    job_id = site.sbatch(LONG + then, f"--qpu={QPU}", "--nodelist=n1", *options, **env)
     site.wait_output(job_id, "begun ")
     return job_id, site.output(job_id).split()[1]
 
@@ -52,7 +52,7 @@ def let_go(site: BootedSite, job_id: int) -> None:
 
 def run(site: BootedSite, script: str, *options: str) -> str:
     """Run a batch job with the QPU to its end, and return its output."""
-    job_id = site.sbatch(f"#!/bin/sh\n{script}", f"--qpu={QPU}", *options)
+    job_id = site.sbatch(f"#!/bin/sh\n{script}", f"--qpu={QPU}", "--nodelist=n1", *options)
     assert site.wait_job(job_id) == "COMPLETED", site.output(job_id)
     site.wait_idle()
     return site.output(job_id)

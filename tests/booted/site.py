@@ -13,7 +13,7 @@ from booted.debian import USER, USER_UID, Content, Debian
 from booted.network import ADDRESS, SERVICE_NAME, Authority, Network, Service
 from setup import roots
 from setup.environment import CACHE, CHECKOUT, install_debian_packages
-from slurm.cluster import TERMINAL_STATES, Cluster, ClusterError, ClusterOptions, sweep
+from slurm.cluster import IDLE, TERMINAL_STATES, Cluster, ClusterError, ClusterOptions, sweep
 from slurm.emulator import Emulator
 from slurm.polling import wait_for
 
@@ -52,7 +52,7 @@ TaskProlog={opt}/bin/qrmi-slurm-task-prolog
 Epilog={opt}/bin/qrmi-slurm-epilog
 PrologFlags=Alloc
 Licenses=qpu_{qpu}:1
-NodeName={node} CPUs=8 RealMemory=1000 State=UNKNOWN
+{nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 CGROUP_CONF = "ConstrainRAMSpace=yes\nConstrainSwapSpace=yes\nAllowedSwapSpace=0\n"
@@ -67,13 +67,19 @@ PREPARE = (
     # There is no package index to ask.
     "SYSTEMD_OFFLINE=1 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer",
 )
+SLURMD_PORT = 6818
 TIMERS = tuple(f"qrmi-slurm-{name}.timer" for name in ("recover", "sensor", "qpus"))
 
 
 class BootedSite:
-    """A controller and a node that boot, and an emulated service behind HTTPS; `with BootedSite() as site:`."""
+    """A controller and nodes that boot, and an emulated service behind HTTPS; `with BootedSite() as site:`.
 
-    def __init__(self) -> None:
+    Args:
+        nodes: how many. The first is `node`, and the controller as well.
+    """
+
+    def __init__(self, nodes: int = 1) -> None:
+        self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.cluster = Cluster(ClusterOptions(users=0))
         self.emulator = Emulator(self.cluster, {QPU: "FakeSherbrooke"})
         self.url = ""
@@ -116,20 +122,24 @@ class BootedSite:
         self._make_machines(root, suite, network, authority)
 
     def _make_machines(self, root: Path, suite: Path, network: Network, authority: Authority) -> None:
-        """Make and boot one machine that is both controller and node."""
+        """Make and boot the machines, each in a container."""
         v1 = f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={starter.V1_INSIDE}\n" if is_memory_on_v1() else ""
         files = {
             **self.files(suite, authority, controller="n1"),
-            "/etc/hosts": f"127.0.0.1 localhost\n{ADDRESS} n1 {SERVICE_NAME}\n",
-            "/etc/hostname": "n1\n",
+            "/etc/hosts": f"127.0.0.1 localhost\n{ADDRESS} {' '.join(self._nodes)} {SERVICE_NAME}\n",
             "/etc/slurm/cgroup.conf": f"{v1}{CGROUP_CONF}",
         }
-        content = Content(files, SECRET, (*prepare(suite), enable(*TIMERS)))
-        machine = Container("n1", self.cluster, network, root, content, {roots.cache_of(root): CACHE})
-        self._machines.append(machine)
-        self.controller = self.node = machine
-        machine.start()
-        machine.wait_booted()
+        for name in self._nodes:
+            others = [] if name == "n1" else ["SYSTEMD_OFFLINE=1 systemctl --quiet mask slurmctld"]
+            content = Content(
+                {**files, "/etc/hostname": f"{name}\n"}, SECRET, (*prepare(suite), *others, enable(*TIMERS))
+            )
+            self._machines.append(Container(name, self.cluster, network, root, content, {roots.cache_of(root): CACHE}))
+        self.controller = self.node = self._machines[0]
+        for machine in self._machines:
+            machine.start()
+        for machine in self._machines:
+            machine.wait_booted()
         self.wait_idle()
 
     def files(self, suite: Path, authority: Authority, *, controller: str, settings: str = "") -> dict[str, str]:
@@ -139,13 +149,20 @@ class BootedSite:
         return {
             **units,
             "/etc/slurm/slurm.conf": SLURM_CONF.format(
-                controller=controller, node="n1", opt=OPT, qpu=QPU, settings=settings
+                controller=controller, nodes=self._node_lines(), opt=OPT, qpu=QPU, settings=settings
             ),
             "/etc/slurm/plugstack.conf": f"optional {plugin} /etc/slurm/qrmi_config.json\n",
             "/etc/slurm/qrmi_config.json": json.dumps({"resources": [self.resource()]}),
             "/etc/munge/munge.key": self.cluster.token * 16,
             "/usr/local/share/ca-certificates/test.crt": authority.certificate.read_text(),
         }
+
+    def _node_lines(self) -> str:
+        """Return the lines of slurm.conf about the nodes, which may share an address."""
+        return "\n".join(
+            f"NodeName={name} CPUs=8 RealMemory=1000 State=UNKNOWN Port={SLURMD_PORT + index}"
+            for index, name in enumerate(self._nodes)
+        )
 
     def resource(self, **slurm: object) -> dict[str, Any]:
         """Return the QPU's entry of qrmi_config.json, as the machines see the service.
@@ -211,10 +228,11 @@ class BootedSite:
         wait_for(printed, f"{text} from job {job_id}", 60 * self.slowness, on_timeout=last_words)
 
     def wait_idle(self) -> None:
-        """Wait until the node is idle, and every Epilog has ended."""
+        """Wait until the nodes are idle, and every Epilog has ended."""
 
         def idle() -> bool:
-            return self.controller.run("sinfo", "--noheader", "--format=%T").stdout.strip() in ("idle", "planned")
+            states = self.controller.run("sinfo", "--noheader", "--format=%T").stdout.split()
+            return bool(states) and set(states) <= IDLE
 
         def last_words() -> str:
             return f"{self.controller.run('sinfo', '-R').stdout}\n{self.journal('slurmd')}"
