@@ -38,6 +38,7 @@ class ClientConnection:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._is_head = False
 
     # --- the request -------------------------------------------------------------------------------------
 
@@ -58,6 +59,7 @@ class ClientConnection:
         self._socket.settimeout(_PART_TIMEOUT_S)
         if not isinstance(event, h11.Request):
             return None
+        self._is_head = event.method == b"HEAD"
         fields = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
         return Request(event.method.decode("ascii"), event.target.decode("latin-1"), fields)
 
@@ -97,7 +99,7 @@ class ClientConnection:
     # --- the answer --------------------------------------------------------------------------------------
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Send a whole answer in one piece.
+        """Send a whole answer in one piece; to a HEAD request without its body.
 
         Raises:
             BrokenConnectionError: the client is gone.
@@ -106,7 +108,7 @@ class ClientConnection:
             self._send(_head(status, headers), h11.EndOfMessage())
             return
         head = _head(status, {**headers, "content-length": str(len(body))})
-        self._send(head, h11.Data(data=body), h11.EndOfMessage())
+        self._send(head, h11.Data(data=b"" if self._is_head else body), h11.EndOfMessage())
 
     def start_answer(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head of an answer whose body follows in pieces; without a content-length it is chunked.

@@ -233,6 +233,15 @@ def test_a_request_that_two_readers_could_read_differently_goes_nowhere(broker, 
     assert service.asked == []
 
 
+def test_a_refusal_without_a_body_is_no_surprise(broker, service, syslog_lines):
+    """A HEAD request's answer has none; a surprise would be logged with each of them, however many there are."""
+    for number in range(60):
+        answer = broker.raw(broker.head(f"HEAD {API}/{number} HTTP/1.1"))
+        assert (status_of(answer), answer.partition(b"\r\n\r\n")[2]) == (403, b"")
+    assert service.asked == []
+    assert len(syslog_lines) <= 51
+
+
 def test_a_web_page_in_the_users_browser_cannot_ask(broker, service):
     """Its Host header has the name that an attacker made lead here (DNS rebinding)."""
     head = broker.head(GET).replace("127.0.0.1", "evil.example", 1)
