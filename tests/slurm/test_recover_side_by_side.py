@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qrmi_slurm.calls.places import AT_ONCE
 from slurm.polling import wait_for
 from slurm.processes import living
 from slurm.site import Site
@@ -82,3 +83,20 @@ def test_a_users_own_services_delay_no_others(site: Site, services: Services) ->
     recover = site.popen_command("recover")
     wait_for(lambda: not site.emulator.open_sessions(), "the session to be closed", TIMEOUT_S)
     recover.communicate(timeout=120)
+
+
+def test_a_users_own_services_delay_no_release_of_the_sites_in_their_job(site: Site, services: Services) -> None:
+    """They come first in the selection, each has an address of its own, and together they fill all places."""
+    site.plugstack(site.plugstack_line(f"--release-timeout={TIMEOUT_S}"))
+    own = [f"own{number}" for number in range(AT_ONCE)]
+    empty = {**resource("ibm-quantum-compute-service", "http://127.0.0.1:1"), "environment": {}}
+    site.config([*({**empty, "name": name} for name in own), site.emulator.resource("ibm_demo")])
+    variables: dict[str, str] = {}
+    for name in own:
+        theirs = resource("ibm-quantum-compute-service", f"{services.url}/hang-release-{name}")["environment"]
+        variables |= {f"SPANK_{name}_{variable}": value for variable, value in theirs.items()}
+    done = site.run_hook("prolog", HEALTHY, SPANK_QRMI_QPU=",".join([*own, "ibm_demo"]), **variables)
+    assert "acquired" in done.stdout, done.stdout
+    assert len(site.emulator.open_sessions()) == 1
+    site.run_hook("epilog", HEALTHY)
+    assert not site.emulator.open_sessions()

@@ -201,6 +201,17 @@ def test_a_service_that_hangs_leaves_places_to_the_others():
     assert {answer.verdict for answer in answers[10:]} == {Verdict.UNANSWERED, Verdict.UNASKED}
 
 
+def test_all_services_that_a_user_has_named_have_the_share_of_one():
+    """Else they could take all places with as many addresses, and the site's session would not be released."""
+    hanging = {f"a{n}": {f"a{n}_QRMI_IBM_QCS_ENDPOINT": f"http://users-{n}"} for n in range(6)}
+    users = [call(name, "release", release="hang", more=more) for name, more in hanging.items()]
+    users = [one._replace(run_as_uid=NOBODY_UID) for one in users]
+    sites = [call(f"b{n}", "release", more={f"b{n}_QRMI_IBM_QCS_ENDPOINT": "http://sites"}) for n in range(3)]
+    answers = []
+    backend.run([*users, *sites], 3.0, answers.extend, at_once=4)
+    assert [answer.call.resource for answer in answers if answer.verdict is Verdict.DONE] == ["b0", "b1", "b2"]
+
+
 @pytest.fixture
 def children(monkeypatch):
     """The process ids of all children forked here."""
