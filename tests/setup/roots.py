@@ -253,12 +253,19 @@ def _mount_overlay(root: Path) -> None:
     _mount("-t", "overlay", "-o", options, "overlay", top)
     _bind(scratch / "tmp", top / "tmp")
     # A cache of its own: the layers in it are made for the root's Python and Slurm.
-    cache = CACHE / f"cache-{root.name.split('-')[1]}"
+    cache = CACHE / f"cache-{_suite_of(root)}"
     cache.mkdir(exist_ok=True)
     for place, target in ((CHECKOUT, CHECKOUT), (cache, CACHE)):
         _bind(place, top / target.relative_to("/"))
     _enter(top)
     os.chdir(CHECKOUT)
+
+
+def _suite_of(root: Path) -> str:
+    found = re.search(r"^VERSION_CODENAME=(\w+)$", (root / "etc/os-release").read_text(), re.MULTILINE)
+    if not found:
+        raise SetupError(f"{root} is not a root: its /etc/os-release has no VERSION_CODENAME")
+    return found[1]
 
 
 def _enter(top: Path) -> None:
