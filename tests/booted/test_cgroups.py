@@ -121,7 +121,7 @@ def test_a_broker_survives_a_step_at_the_memory_limit(booted: BootedSite) -> Non
 
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_a_broker_is_no_part_of_its_job_and_ends_with_it(booted: BootedSite, signal: str) -> None:
-    """It is in no control group of its job, so that Slurm kills it neither with a step nor with the job; Epilog does."""
+    """It is in no control group of its job: Slurm kills it neither with a step nor with the job; Epilog does."""
     with with_broker(booted):
         job_id, session = jobs.start(booted)
         groups = groups_of(booted, "[q]rmi_slurm.broker job=")
