@@ -5,6 +5,12 @@
 
 #include "text.h"
 
+#define USE_COMMAS "; separate QPU names with commas, as in --qpu=ibm_quebec,ibm_sherbrooke"
+#define ASK_FOR_FEWER "; ask for fewer QPUs in one job"
+
+/* With one of these prefixes, or as a pattern, a term leaves the choice of a QPU to Prolog, which knows all QPUs. */
+static const char *const choice_prefixes[] = { "any:", "least-busy:" };
+
 /* Length in bytes of the UTF-8 character at text; 0 if it is malformed (RFC 3629, section 4). */
 static size_t utf8_length(const char *text)
 {
@@ -42,33 +48,83 @@ static size_t utf8_length(const char *text)
 	return length;
 }
 
+size_t selection_prefix(const char *term, size_t length)
+{
+	for (size_t i = 0; i < sizeof choice_prefixes / sizeof choice_prefixes[0]; i++) {
+		const size_t prefix_length = strlen(choice_prefixes[i]);
+
+		if (length > prefix_length && strncmp(term, choice_prefixes[i], prefix_length) == 0)
+			return prefix_length;
+	}
+	return 0;
+}
+
+static bool is_choice(const char *term, size_t length)
+{
+	return selection_prefix(term, length) > 0 || memchr(term, '*', length) != NULL ||
+	       memchr(term, '?', length) != NULL || memchr(term, '[', length) != NULL;
+}
+
+/* The same for a list of valid names. */
+static const char *limit_fault(const char *text)
+{
+	struct {
+		const char *at;
+		size_t length;
+	} terms[SELECTION_MAX_TERMS + 1];
+	size_t count = 0;
+	size_t choices = 0;
+
+	for (const char *next; text != NULL; text = next) {
+		const char *at = text + strspn(text, " ");
+		const size_t length = selection_first(at, &next);
+		size_t same = count;
+
+		if (is_choice(at, length))
+			choices++;
+		else
+			for (same = 0; same < count; same++)
+				if (terms[same].length == length && memcmp(terms[same].at, at, length) == 0)
+					break;
+		if (same < count)
+			continue;
+		terms[count].at = at;
+		terms[count].length = length;
+		if (++count > SELECTION_MAX_TERMS)
+			return "has more than 64 terms" ASK_FOR_FEWER;
+		if (choices > SELECTION_MAX_CHOICES)
+			return "has more than 8 choices (patterns, any: and least-busy:)" ASK_FOR_FEWER;
+	}
+	return NULL;
+}
+
 const char *selection_fault(const char *text)
 {
 	bool empty = true;
 	size_t length;
 
 	if (strlen(text) > SELECTION_MAX_BYTES)
-		return "is longer than 4096 bytes";
+		return "has more than 4096 bytes" ASK_FOR_FEWER;
 	if (text[strspn(text, " ")] == '\0')
-		return "names no QPU";
+		return "names no QPU" USE_COMMAS;
 	for (const char *at = text; *at != '\0'; at += length) {
 		length = utf8_length(at);
 		if (length == 0)
-			return "is not valid UTF-8";
+			return "is not valid UTF-8" USE_COMMAS;
 		if (is_control(*at))
-			return "contains a control character";
+			return "contains a control character" USE_COMMAS;
 		/* <name>_QRMI_... must be a valid name of an environment variable. */
 		if (*at == '=')
-			return "contains '='";
+			return "contains '='" USE_COMMAS;
 		if (*at == ',') {
 			if (empty)
-				return "contains an empty name";
+				return "contains an empty name" USE_COMMAS;
 			empty = true;
 		} else if (*at != ' ') {
 			empty = false;
 		}
 	}
-	return empty ? "contains an empty name" : NULL;
+	return empty ? "contains an empty name" USE_COMMAS : limit_fault(text);
 }
 
 size_t selection_first(const char *list, const char **next)

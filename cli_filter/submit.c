@@ -75,7 +75,7 @@ int spank_qrmi_submit_option(const char *value)
 	}
 	fault = selection_fault(value);
 	if (fault != NULL) {
-		slurm_error(LOG ": --qpu %s; separate QPU names with commas, as in --qpu=ibm_quebec,ibm_sherbrooke.", fault);
+		slurm_error(LOG ": --qpu %s.", fault);
 		return ESPANK_BAD_ARG;
 	}
 	selection_set(&requested, value);

@@ -18,28 +18,17 @@ static bool is_word(const char *text, size_t length, const char *word)
 	return length == strlen(word) && strncmp(text, word, length) == 0;
 }
 
-/* With one of these prefixes, or as a pattern, a term leaves the choice of a QPU to Prolog, which knows all QPUs. */
-static const char *const choice_prefixes[] = { "any:", "least-busy:" };
-
 /* Whether Prolog may choose a QPU of this name for a term. A type may follow a prefix; a QPU of any name may have it. */
 static bool is_of_term(const char *name, size_t name_length, const char *term, size_t term_length)
 {
 	static char text[VARIABLE_MAX_BYTES + 1];
 	static char pattern[SELECTION_MAX_BYTES + 1];
-	bool is_prefixed = false;
+	const size_t prefix_length = selection_prefix(term, term_length);
 
 	if (name_length == term_length && strncmp(name, term, term_length) == 0)
 		return true;
-	for (size_t i = 0; i < sizeof choice_prefixes / sizeof choice_prefixes[0]; i++) {
-		const size_t length = strlen(choice_prefixes[i]);
-
-		if (term_length > length && strncmp(term, choice_prefixes[i], length) == 0) {
-			term += length;
-			term_length -= length;
-			is_prefixed = true;
-			break;
-		}
-	}
+	term += prefix_length;
+	term_length -= prefix_length;
 	if (name_length > VARIABLE_MAX_BYTES || term_length > SELECTION_MAX_BYTES)
 		return false;
 	memcpy(text, name, name_length);
@@ -47,7 +36,7 @@ static bool is_of_term(const char *name, size_t name_length, const char *term, s
 	memcpy(pattern, term, term_length);
 	pattern[term_length] = '\0';
 	if (strpbrk(pattern, "*?[") == NULL)
-		return is_prefixed;
+		return prefix_length > 0;
 	return fnmatch(pattern, text, FNM_NOESCAPE) == 0;
 }
 

@@ -19,6 +19,9 @@ _MAX_COMPARED_CHARS: Final = 100
 # How many names a message lists; a site may have thousands.
 _MAX_NAMES: Final = 20
 
+# Comparing with more would take long, and a message that names one QPU of thousands helps little.
+_MAX_COMPARED_NAMES: Final = 1000
+
 
 def is_one_line(text: str) -> bool:
     """Tell whether `text` has no control characters, which could end a line of TaskProlog's output or move a cursor."""
@@ -51,8 +54,21 @@ def near_match(word: str, known: Iterable[str]) -> str | None:
     return _near_match(word, tuple(sorted(known)))
 
 
+def listing(texts: Sequence[str]) -> str:
+    """Return texts for one line, with commas between them: the first twenty, and how many more there are."""
+    more = f", ... and {len(texts) - _MAX_NAMES} more" if len(texts) > _MAX_NAMES else ""
+    return ", ".join(map(printable, texts[:_MAX_NAMES])) + more
+
+
+def known_names(names: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown QPU: which ones there are; empty if there are none."""
+    if not names:
+        return ""
+    return f"; known QPUs: {listing(names)}" + (" (list all: qrmi-slurm qpus)" if len(names) > _MAX_NAMES else "")
+
+
 def unknown_names(unknown: Sequence[str], known: Iterable[str], *, are_ignored: bool = False) -> str:
-    """Return the sentence about QPUs that the site does not have, with a similar known name for each.
+    """Return the sentence about QPUs that the site does not have, with a similar known name for the first of them.
 
     Args:
         unknown: the names that were asked for; at least one.
@@ -60,16 +76,12 @@ def unknown_names(unknown: Sequence[str], known: Iterable[str], *, are_ignored: 
         are_ignored: whether the job runs with its other QPUs; the known QPUs are then not listed.
     """
     names = list(known)
-    words = []
-    for text in unknown:
-        near = near_match(text, names)
-        words.append(printable(text) + (f" (did you mean {printable(near)}?)" if near else ""))
-    subject = f"unknown QPU{'s' if len(words) > 1 else ''}{', ignored' if are_ignored else ''}"
-    sentence = f"{subject}: {', '.join(words)}"
-    if are_ignored or not names:
-        return sentence
-    more = f", ... and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{sentence}; known QPUs: {', '.join(map(printable, names[:_MAX_NAMES]))}{more}"
+    subject = f"unknown QPU{'s' if len(unknown) > 1 else ''}{', ignored' if are_ignored else ''}"
+    near = near_match(unknown[0], names) if len(names) <= _MAX_COMPARED_NAMES else None
+    words = [printable(unknown[0]) + (f" (did you mean {printable(near)}?)" if near else "")]
+    if len(unknown) > 1:
+        words.append(listing(unknown[1:]))
+    return f"{subject}: {', '.join(words)}{'' if are_ignored else known_names(names)}"
 
 
 @lru_cache(maxsize=1024)  # a typo is often copied to every resource of a config

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from qrmi_slurm.config.slurm_section import Access
-from qrmi_slurm.text import printable
+from qrmi_slurm.text import listing, printable
 
 
 class _Words(NamedTuple):
@@ -77,25 +77,38 @@ def refusal(name: str, access: Access, person: Person) -> str:
     if access.users is not None or access.groups is not None:
         is_named = person.user in (access.users or ()) or not person.groups.isdisjoint(access.groups or ())
         if not is_named:
-            allowed = filter(None, (_listed(_USERS, access.users), _listed(_GROUPS, access.groups)))
-            return _denial(f"user {printable(person.user)}", name, " or ".join(allowed))
-    for words, allowed_names, value in (
-        (_PARTITIONS, access.partitions, person.partition),
-        (_ACCOUNTS, access.accounts, person.account and person.account.lower()),
-        (_QOS, access.qos, person.qos and person.qos.lower()),
+            return _denial(f"user {printable(person.user)}", name, whom(access, "users"))
+    for rule, words, value in (
+        ("partitions", _PARTITIONS, person.partition),
+        ("accounts", _ACCOUNTS, person.account and person.account.lower()),
+        ("qos", _QOS, person.qos and person.qos.lower()),
     ):
+        allowed_names = getattr(access, rule)
         if allowed_names is not None and value not in allowed_names:
             subject = f"{words.one} {printable(value)}" if value else words.none
-            return _denial(subject, name, _listed(words, allowed_names))
+            return _denial(subject, name, whom(access, rule))
     return ""
 
 
+def whom(access: Access, rule: str) -> str:
+    """Return whom a rule lets in, as in `user bob or group quantum`; empty if nobody.
+
+    Args:
+        access: the rules.
+        rule: its name; `users` stands for `groups` as well, since either lets in.
+    """
+    if rule == "users":
+        return " or ".join(filter(None, (_listed(_USERS, access.users), _listed(_GROUPS, access.groups))))
+    words = {"partitions": _PARTITIONS, "accounts": _ACCOUNTS, "qos": _QOS}[rule]
+    return _listed(words, getattr(access, rule))
+
+
 def _denial(subject: str, name: str, allowed: str) -> str:
-    whom = f"it is for {allowed}" if allowed else "nobody may"
-    return f"{subject} may not use {printable(name)}: {whom}"
+    ending = f"it is for {allowed}" if allowed else "nobody may"
+    return f"{subject} may not use {printable(name)}: {ending}"
 
 
 def _listed(words: _Words, names: Sequence[str] | None) -> str:
     if not names:
         return ""
-    return f"{words.one if len(names) == 1 else words.many} {', '.join(map(printable, names))}"
+    return f"{words.one if len(names) == 1 else words.many} {listing(names)}"

@@ -1,27 +1,34 @@
-"""The catalogue: what Slurm's controller and the login nodes may know about the config, as a Lua table without secrets.
+"""The catalogue: what Slurm's controller and the login nodes may know about the config, as Lua tables without secrets.
 
-cli_filter/qrmi_slurm.lua reads it for each job with `--qpu`. The config itself is readable by root alone.
+cli_filter/qrmi_slurm.lua reads it while slurmctld waits, so it is an index: QPUs that are alike in all but name and
+license stand on one shelf, each list is one text that Lua can search, and what messages say about rules is ready. The
+first line changes whenever the rest does. The config itself is readable by root alone.
 """
 
 import grp
+import hashlib
 import pwd
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from qrmi_slurm import files
-from qrmi_slurm.config import resource_types
+from qrmi_slurm.config import access, resource_types
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.slurm_section import Access
 from qrmi_slurm.errors import CatalogueError
+from qrmi_slurm.text import known_names, listing
 
 FILE_NAME: Final = "qrmi_catalogue.lua"
-VERSION: Final = 1
+VERSION: Final = 2
 MODE: Final = 0o644
 
-_HEAD: Final = "-- qrmi-slurm catalogue; made by `qrmi-slurm catalogue`, do not edit\n"
-_ESCAPED: Final = re.compile(r'[\x00-\x1f\x7f"\\]')
+_Value = TypeVar("_Value")
+
+_HEAD: Final = "-- qrmi-slurm catalogue; made by `qrmi-slurm catalogue`, do not edit; sha256 {}\n"
+# Tabs stay, for people who look into the file.
+_ESCAPED: Final = re.compile(r'[\x00-\x08\x0a-\x1f\x7f"\\]')
 
 
 class Group(NamedTuple):
@@ -72,8 +79,8 @@ def render(
         notices: why resources are out of service, by name.
         ask_group: looks up a Unix group by its name.
     """
-    entries = [f"  {_table(_qpu(resource, notices, ask_group))},\n" for resource in resources]
-    return f"{_HEAD}return {{ version = {VERSION}, qpus = {{\n{''.join(entries)}}} }}\n"
+    body = f"return {_indented(_site(list(resources), notices, ask_group))}\n"
+    return _HEAD.format(hashlib.sha256(body.encode()).hexdigest()) + body
 
 
 def write(path: Path, resources: Iterable[Resource], notices: Mapping[str, str]) -> None:
@@ -103,49 +110,164 @@ def is_current(path: Path, resources: Iterable[Resource], notices: Mapping[str, 
         raise CatalogueError(f"cannot read {path}: {error.strerror}", "run this as root") from error
 
 
-def _qpu(resource: Resource, notices: Mapping[str, str], ask_group: Callable[[str], Group]) -> dict[str, str]:
-    section = resource.slurm
-    found = {"name": _string(resource.name), "types": _list(_type_names(resource.type))}
-    if section.license is not None:
-        found["license"] = _string(section.license)
-    found["capacity"] = str(section.capacity)
-    if resource.is_dynamic:
+class _Shelf(NamedTuple):
+    """What the QPUs on one shelf have in common.
+
+    Args:
+        is_licensed: whether Slurm counts their jobs.
+        notice: why they are out of service; empty if they are not.
+        type: their type, as configured.
+        rules: who may use them.
+        capacity: how many jobs may hold one at a time.
+        is_dynamic: whether each stands for several QPUs, which QRMI finds.
+    """
+
+    is_licensed: bool
+    notice: str
+    type: str
+    rules: Access
+    capacity: int
+    is_dynamic: bool
+
+
+def _site(
+    resources: Sequence[Resource], notices: Mapping[str, str], ask_group: Callable[[str], Group]
+) -> dict[str, str]:
+    shelves = _shelves(resources, notices)
+    types = _numbered(shelf.type for shelf in shelves)
+    rules = _numbered(resource.slurm.access for resource in resources if not resource.slurm.access.is_open)
+    groups = dict.fromkeys(name for rule in rules for name in rule.groups or ())
+    rows, first = [], 1
+    for shelf, members in shelves.items():
+        rows.append(_table(_shelf(shelf, members, types, rules, first)))
+        first += len(members)
+    return {
+        "version": str(VERSION),
+        "count": str(len(resources)),
+        "known": _string(known_names([resource.name for resource in resources])),
+        "types": _rows(_words(types)),
+        "groups": _rows({_key(name): _table(_group(ask_group(name))) for name in groups}),
+        "rules": _rows(_table(_rule(rule)) for rule in rules),
+        "shared": _rows(_shared(resources, rules)),
+        "shelves": _rows(rows),
+    }
+
+
+def _numbered(values: Iterable[_Value]) -> dict[_Value, int]:
+    """Return the numbers that Lua gives to different values, from 1 on."""
+    return {value: number for number, value in enumerate(dict.fromkeys(values), 1)}
+
+
+def _shelves(resources: Iterable[Resource], notices: Mapping[str, str]) -> dict[_Shelf, list[Resource]]:
+    found: dict[_Shelf, list[Resource]] = {}
+    for resource in resources:
+        section = resource.slurm
+        shelf = _Shelf(
+            section.license is not None,
+            notices.get(resource.name, ""),
+            resource.type,
+            section.access,
+            section.capacity,
+            resource.is_dynamic,
+        )
+        found.setdefault(shelf, []).append(resource)
+    return dict(sorted(found.items(), key=lambda item: (item[0].is_licensed, bool(item[0].notice))))
+
+
+def _shelf(
+    shelf: _Shelf, members: Sequence[Resource], types: Mapping[str, int], rules: Mapping[Access, int], first: int
+) -> dict[str, str]:
+    found = {"type": str(types[shelf.type]), "capacity": str(shelf.capacity)}
+    if shelf.is_dynamic:
         found["dynamic"] = "true"
-    if not section.access.is_open:
-        found["allow"] = _table(_rules(section.access, ask_group))
-    if resource.name in notices:
-        found["notice"] = _string(notices[resource.name])
+    if not shelf.rules.is_open:
+        found["rule"] = str(rules[shelf.rules])
+    if shelf.notice:
+        found["notice"] = _string(shelf.notice)
+    # The number behind a name tells Lua which QPU it has found, since it cannot look backwards.
+    found["names"] = _lines(f"{resource.name}\t{number}" for number, resource in enumerate(members, first))
+    if shelf.is_licensed:
+        found["licenses"] = _lines(resource.slurm.license or "" for resource in members)
     return found
 
 
-def _type_names(type_name: str) -> list[str]:
-    """Return a type as configured, then its other names: the current one and the older ones."""
+def _words(types: Mapping[str, int]) -> dict[str, str]:
+    """Return the numbers of the types that each spelling means, without case and punctuation, as Lua compares them."""
+    found: dict[str, list[int]] = {}
+    for type_name, number in types.items():
+        for spelling in _spellings(type_name):
+            found.setdefault(spelling, []).append(number)
+    return {_key(spelling): f"{{{', '.join(map(str, numbers))}}}" for spelling, numbers in found.items()}
+
+
+def _spellings(type_name: str) -> list[str]:
+    """Return a type's names: the current one and the older ones, with and without the vendor in front."""
     known = resource_types.describe(type_name)
+    if known.name not in resource_types.KNOWN:
+        return [resource_types.canonical(type_name)]
     today = known.successor or known.name
     older = [other.name for other in resource_types.KNOWN.values() if other.successor == today]
-    return list(dict.fromkeys([type_name, today, *older]))
+    plain = [resource_types.canonical(name) for name in (today, *older)]
+    return [*plain, *(f"ibm{name}" for name in plain)]
 
 
-def _rules(access: Access, ask_group: Callable[[str], Group]) -> dict[str, str]:
-    rules: dict[str, str] = {}
-    for rule, names in access._asdict().items():
-        if names is None:
+def _group(group: Group) -> dict[str, str]:
+    found = {}
+    if group.gid is not None:
+        found["gid"] = str(group.gid)
+    if group.members is not None:
+        found["members"] = _lines(group.members)
+    return found
+
+
+def _rule(rules: Access) -> dict[str, str]:
+    found = {}
+    for rule in ("users", "partitions", "accounts", "qos"):
+        names = getattr(rules, rule)
+        groups = rules.groups if rule == "users" else None
+        if names is None and groups is None:
             continue
-        rules[rule] = _list(names) if rule != "groups" else _group_list(names, ask_group)
-    return rules
+        entry = {"names": _lines(names or ()), "whom": _string(access.whom(rules, rule))}
+        if groups is not None:
+            entry["groups"] = _list(groups)
+        found[rule] = _table(entry)
+    return found
 
 
-def _group_list(names: Iterable[str], ask_group: Callable[[str], Group]) -> str:
-    tables = []
-    for name in names:
-        group = ask_group(name)
-        entry = {"name": _string(name)}
-        if group.gid is not None:
-            entry["gid"] = str(group.gid)
-        if group.members is not None:
-            entry["members"] = _list(group.members)
-        tables.append(_table(entry))
-    return f"{{ {', '.join(tables)} }}" if tables else "{}"
+def _shared(resources: Iterable[Resource], rules: Mapping[Access, int]) -> dict[str, str]:
+    """Return the licenses that several QPUs share; `rules` has 0 for a QPU that everybody may use."""
+    found: dict[str, list[Resource]] = {}
+    for resource in resources:
+        if resource.slurm.license is not None:
+            found.setdefault(resource.slurm.license, []).append(resource)
+    shared = {}
+    for license, members in found.items():
+        if len(members) < 2:
+            continue
+        open_to = dict.fromkeys(rules.get(item.slurm.access, 0) for item in members)
+        entry = {
+            "capacity": str(min(item.slurm.capacity for item in members)),
+            "names": _string(listing([item.name for item in members])),
+            "rules": f"{{{', '.join(map(str, open_to))}}}",
+        }
+        shared[_key(license)] = _table(entry)
+    return shared
+
+
+def _key(text: str) -> str:
+    return f"[{_string(text)}]"
+
+
+def _indented(entries: Mapping[str, str]) -> str:
+    return "{\n" + "".join(f"{key} = {value},\n" for key, value in entries.items()) + "}"
+
+
+def _rows(entries: Mapping[str, str] | Iterable[str]) -> str:
+    """Return a table with one entry a line."""
+    if isinstance(entries, Mapping):
+        entries = [f"{key} = {value}" for key, value in entries.items()]
+    rows = "".join(f"{entry},\n" for entry in entries)
+    return f"{{\n{rows}}}" if rows else "{}"
 
 
 def _table(entries: Mapping[str, str]) -> str:
@@ -156,6 +278,15 @@ def _list(texts: Iterable[str]) -> str:
     return f"{{{', '.join(map(_string, texts))}}}"
 
 
+def _lines(texts: Iterable[str]) -> str:
+    """Return a Lua string with a line break before and after each text, so that Lua can find a whole line."""
+    return '"' + "".join(f"\\\n{_escaped(text)}" for text in texts) + '\\\n"'
+
+
 def _string(text: str) -> str:
-    """Return a Lua string; bytes are escaped as a backslash and three digits, which every version of Lua reads."""
-    return '"' + _ESCAPED.sub(lambda match: f"\\{ord(match[0]):03}", text) + '"'
+    return f'"{_escaped(text)}"'
+
+
+def _escaped(text: str) -> str:
+    """Return text for a Lua string: bytes escaped as a backslash and three digits, which every version of Lua reads."""
+    return _ESCAPED.sub(lambda match: f"\\{ord(match[0]):03}", text)

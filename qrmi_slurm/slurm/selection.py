@@ -1,7 +1,7 @@
 """The selection: which QPUs a job asked for, from the value of `--qpu`.
 
-Each term asks for one QPU, by its name or as a choice among several. cli_filter/qrmi_slurm.lua, which slurmctld runs,
-has the same rules.
+Each term asks for one QPU, by its name or as a choice among several. cli_filter/selection.c, which sbatch runs, and
+cli_filter/qrmi_slurm.lua, which slurmctld runs, have the same rules; tests/contract/test_selection.py runs all three.
 """
 
 from fnmatch import fnmatchcase
@@ -10,8 +10,13 @@ from typing import Final, NamedTuple
 from qrmi_slurm.errors import SelectionError
 from qrmi_slurm.text import is_one_line, printable
 
-# The stub refuses longer lists at submission (cli_filter/selection.h); this catches forged ones.
+# What a job may ask for. The plugin and slurmctld refuse more at submission; this catches forged lists. A name listed
+# twice counts once, a choice each time.
 MAX_SELECTION_BYTES: Final = 4096
+MAX_TERMS: Final = 64
+MAX_CHOICES: Final = 8
+
+_FEWER: Final = "ask for fewer QPUs in one job"
 
 ANY: Final = "any:"
 LEAST_BUSY: Final = "least-busy:"
@@ -47,17 +52,31 @@ def parse(text: str) -> tuple[Term, ...]:
         text: terms separated by commas; spaces and tabs around them are ignored.
 
     Raises:
-        SelectionError: the list is too long, or a name in it is empty or invalid.
+        SelectionError: the list is too long or has too many terms or choices, or a name in it is empty or invalid.
     """
     if len(text.encode("utf-8", "surrogateescape")) > MAX_SELECTION_BYTES:
-        raise SelectionError(f"--qpu has more than {MAX_SELECTION_BYTES} bytes", "name fewer QPUs in one job")
+        raise SelectionError(f"--qpu has more than {MAX_SELECTION_BYTES} bytes; {_FEWER}")
     names = [name.strip(" \t") for name in text.split(",")]
     for name in names:
         fault = name_fault(name)
         if fault:
             raise SelectionError(f"--qpu={printable(text)}: {fault}", "write --qpu=NAME or --qpu=NAME,NAME")
-    terms = [_term(name) for name in names]
-    return tuple(term for place, term in enumerate(terms) if term.is_choice or term not in terms[:place])
+    terms: list[Term] = []
+    seen = set()
+    choices = 0
+    for term in map(_term, names):
+        if term.is_choice:
+            choices += 1
+        elif term.text in seen:
+            continue
+        seen.add(term.text)
+        terms.append(term)
+        if len(terms) > MAX_TERMS:
+            raise SelectionError(f"--qpu has more than {MAX_TERMS} terms; {_FEWER}")
+        if choices > MAX_CHOICES:
+            what = "choices (patterns, any: and least-busy:)"
+            raise SelectionError(f"--qpu has more than {MAX_CHOICES} {what}; {_FEWER}")
+    return tuple(terms)
 
 
 def _term(text: str) -> Term:

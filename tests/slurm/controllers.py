@@ -50,19 +50,21 @@ class TwoControllers(Cluster):
         (self.folder / "hosts").write_text("".join([*lines, "127.0.0.1 localhost\n"]))
 
     def start_daemon(self, name: str, command: Sequence[str | Path], env: Mapping[str, str]) -> int:
-        """Start a daemon; the backup controller together with the primary."""
+        """Start a daemon, a controller on its own host."""
         if name not in HOSTS:
             return super().start_daemon(name, command, env)
         script = AS_HOST.format(name=HOSTS[name][0], folder=self.folder, command=" ".join(map(str, command)))
         unshare = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", script]
-        pid = super().start_daemon(name, unshare, env)
-        if name == PRIMARY:
-            self.start_backup()
-        return pid
+        return super().start_daemon(name, unshare, env)
 
-    def start_backup(self) -> None:
-        """Start the backup controller, with a log of its own."""
-        self.start_daemon(BACKUP, ["slurmctld", "-D", "-L", self.log(BACKUP)], {})
+    def start_slurmd(self, node: str) -> None:
+        """Start a node's slurmd; before the first one, the backup controller, with a log of its own.
+
+        It needs the heartbeat of a primary that has started (24.11).
+        """
+        if not self.is_alive(BACKUP):
+            self.start_daemon(BACKUP, ["slurmctld", "-D", "-L", self.log(BACKUP)], {})
+        super().start_slurmd(node)
 
     def save_state(self, job_id: int) -> None:
         """Make the primary save its state with a job as it is now; what came after is unknown to the backup.

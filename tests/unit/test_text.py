@@ -65,10 +65,23 @@ def test_the_sentence_about_unknown_names(unknown, known, sentence):
 
 
 def test_the_sentence_about_ignored_names_lists_no_known_ones():
-    assert unknown_names(["x", "dmeo"], ["demo"], are_ignored=True) == (
-        "unknown QPUs, ignored: x, dmeo (did you mean demo?)"
+    assert unknown_names(["dmeo", "x"], ["demo"], are_ignored=True) == (
+        "unknown QPUs, ignored: dmeo (did you mean demo?), x"
     )
 
 
+def test_only_the_first_unknown_name_is_compared_with_the_known_ones():
+    """And with no more than a thousand of them, since this takes time."""
+    assert unknown_names(["x", "dmeo"], ["demo"]) == "unknown QPUs: x, dmeo; known QPUs: demo"
+    many = [f"q{number}" for number in range(1000)]
+    assert "(did you mean demo?)" in unknown_names(["dmeo"], ["demo", *many[:999]])
+    assert "did you mean" not in unknown_names(["dmeo"], ["demo", *many])
+
+
 def test_at_most_twenty_known_names_are_listed():
-    assert unknown_names(["x"], [f"q{number}" for number in range(23)]).endswith(", q19, ... and 3 more")
+    """And how to see all of them."""
+    ending = ", q19, ... and 3 more (list all: qrmi-slurm qpus)"
+    assert unknown_names(["x"], [f"q{number}" for number in range(23)]).endswith(ending)
+    assert unknown_names([f"x{number}" for number in range(60)], ["q"]).endswith(
+        ", x20, ... and 39 more; known QPUs: q"
+    )

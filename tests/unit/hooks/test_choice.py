@@ -129,7 +129,7 @@ def test_a_long_list_of_names_is_cut(site, acquire_for):
     for number in range(25):
         site.add(f"q{number}")
     [note] = acquire_for("x").notes
-    assert note.endswith("q18, q19, ... and 5 more")
+    assert note.endswith("q18, q19, ... and 5 more (list all: qrmi-slurm qpus)")
 
 
 # --- dynamic resources -------------------------------------------------------------------------------------

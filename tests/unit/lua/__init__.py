@@ -39,12 +39,18 @@ class Outcome:
         user: the sentences shown to the user.
         log: the lines of slurmctld's log, or of the command's standard error.
         job: the job's fields after the call.
+        instructions: how many instructions of Lua's virtual machine it took, to within a hundred.
+        searched: how many bytes string functions searched for it, if `count_searches` was called.
+        microseconds: how long it took.
     """
 
     code: int
     user: list
     log: list
     job: dict
+    instructions: int = 0
+    searched: int = 0
+    microseconds: int = 0
 
     @property
     def is_taken(self):
@@ -101,4 +107,4 @@ class Lua:
 
     @staticmethod
     def _outcome(said):
-        return Outcome(said["code"], list(said["user"]), list(said["log"]), said["job"])
+        return Outcome(said["code"], list(said["user"]), list(said["log"]), said["job"], **said["cost"])

@@ -69,11 +69,46 @@ local function json(value)
     return "{" .. table.concat(words, ",") .. "}"
 end
 
--- Call a function as Slurm does, and print its return value, its messages and the job's fields afterwards.
+-- What the last call cost: instructions of Lua's virtual machine, bytes that string functions searched, and microseconds.
+local cost = { instructions = 0, searched = 0, microseconds = 0 }
+local EVERY = 100
+local search = { find = string.find, match = string.match, gsub = string.gsub, gmatch = string.gmatch }
+
+local function count_instructions()
+    cost.instructions = cost.instructions + EVERY
+end
+
+-- Count what string functions search from now on. They run outside of the virtual machine.
+function count_searches()
+    for name in pairs({ find = true, match = true }) do
+        string[name] = function(text, pattern, init, ...)
+            local first = init or 1
+            local _, last = search.find(text, pattern, first, name == "find" and ...)
+            cost.searched = cost.searched + (last or #text) - first + 1
+            return search[name](text, pattern, init, ...)
+        end
+    end
+    for name in pairs({ gsub = true, gmatch = true }) do
+        string[name] = function(text, ...)
+            cost.searched = cost.searched + #text
+            return search[name](text, ...)
+        end
+    end
+end
+
+-- Call a function as Slurm does, and print its return value, its messages, the job's fields afterwards and its cost.
 local function report(values, work)
     said = { user = {}, log = {} }
-    local code = work(job_desc(values))
-    print(json({ code = code, user = said.user, log = said.log, job = next(values) and values or { none = true } }))
+    cost = { instructions = 0, searched = 0, microseconds = 0 }
+    local desc, began = job_desc(values), os.clock()
+    debug.sethook(count_instructions, "", EVERY)
+    local code = work(desc)
+    debug.sethook()
+    local spent = cost
+    spent.microseconds = math.floor((os.clock() - began) * 1000000)
+    cost = { instructions = 0, searched = 0 }
+    local job = next(values) and values or { none = true }
+    print(json({ code = code, user = said.user, log = said.log, job = job, cost = spent }))
 end
 
 function submit(qrmi, values, parts)

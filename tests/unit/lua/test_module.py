@@ -103,8 +103,13 @@ def test_the_selection_is_found_under_both_of_its_names(lua):
     lua.submit(spank_job_env=spank("QRMI_QPU=", "qrmi_qpu=ibm_demo", "QRMI_QPU2=ibm_demo"))
     prefixed, twice, emptied, long, none = lua.run()
     assert prefixed.job["licenses"] == "qpu_ibm_demo:1"
+    lua.submit(spank_job_env=spank("QRMI_QPU=ibm_demo"), spank_job_env_size=4096)
+    lua.submit(spank_job_env=spank("QRMI_QPU=ibm_demo"), spank_job_env_size=4097)
+    largest, larger = lua.run()
+    assert largest.is_taken
+    assert refused(larger) == "the job's SPANK environment has more than 4096 variables"
     assert refused(twice) == refused(emptied) == "the job's SPANK environment has two different values of --qpu"
-    assert refused(long) == "--qpu has more than 4096 bytes"
+    assert refused(long) == "--qpu has more than 4096 bytes; ask for fewer QPUs in one job"
     assert none.is_taken
     assert "licenses" not in none.job
 
@@ -155,6 +160,14 @@ def test_license_lists_that_slurm_would_not_take_are_refused_with_a_reason(lua):
 # --- the catalogue -----------------------------------------------------------------------------------------
 
 
+SHELF = "{ type = 1, capacity = 1, names = '\\na\\t1\\n',"
+
+
+def of_shelves(shelves, rules="", count=1):
+    parts = f"types = {{}}, groups = {{}}, rules = {{{rules}}}, shared = {{}}, shelves = {{{shelves}}}"
+    return f"return {{ version = 2, count = {count}, known = '', {parts} }}"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -162,9 +175,17 @@ def test_license_lists_that_slurm_would_not_take_are_refused_with_a_reason(lua):
         ("return {", "is not Lua"),
         ("\x1bLua", "is compiled Lua"),
         ("os.exit(3)", "cannot be evaluated"),
-        ("return { version = 2, qpus = {} }", "is not a catalogue of this version"),
-        ("return { version = 1, qpus = { { name = 'a' } } }", "QPU no. 1 is malformed"),
-        ("return { version = 1, qpus = { { name = 'a', types = {}, capacity = 1, allow = { who = {} } } } }", "no. 1"),
+        ("return {}", "is not a catalogue of qrmi-slurm"),
+        ("return 7", "is not a catalogue of qrmi-slurm"),
+        ("return { version = 2 }", "is not a catalogue of qrmi-slurm"),
+        ("return { version = 1, qpus = { { name = 'a' } } }", "was written by an older version of qrmi-slurm"),
+        ("return { version = 3 }", "was written by a newer version of qrmi-slurm, and needs its Lua files"),
+        (of_shelves("{ names = 'a' }"), "shelf no. 1 is malformed"),
+        (of_shelves("{ type = 1, capacity = 1, names = '' }"), "shelf no. 1 is malformed"),
+        (of_shelves(SHELF + " rule = 1 }", "{ who = { names = '', whom = '' } }"), "shelf no. 1 is malformed"),
+        (of_shelves(SHELF + " rule = 1 }"), "shelf no. 1 is malformed"),
+        (of_shelves(SHELF + " licenses = '\\nl\\nm\\n' }"), "shelf no. 1 is malformed"),
+        (of_shelves(SHELF + " }", count=2), "is truncated"),
     ],
 )
 def test_without_a_valid_catalogue_only_jobs_with_qpu_are_refused(lua, content, reason):
@@ -179,6 +200,24 @@ def test_without_a_valid_catalogue_only_jobs_with_qpu_are_refused(lua, content, 
     assert asking.log[0].endswith("; run: qrmi-slurm catalogue")
     assert (other.code, other.user, other.log) == (0, [], [])
     assert (login.code, login.user, login.log) == (0, [], [])
+
+
+def test_a_catalogue_that_has_not_changed_is_read_once(lua):
+    """Its first line has a checksum of the rest, and only that line is read. A broken one is not read again either."""
+    site(lua, *(resource(f"q{number}") for number in range(500)))
+    broken = lua.catalogue.with_name("broken")
+    broken.write_text("-- another line\n" + lua.catalogue.read_text().replace("count = 500", "count = 501"))
+    for name in (None, broken):
+        if name:
+            lua.do(f"assert(os.rename({str(name)!r}, {str(lua.catalogue)!r}))")
+        lua.submit("q1")
+        lua.submit("q1")
+    first, second, broken_first, broken_second = lua.run()
+    assert first.is_taken
+    assert second.is_taken
+    assert first.instructions > 10 * second.instructions
+    assert refused(broken_first) == refused(broken_second)
+    assert broken_first.instructions > 10 * broken_second.instructions
 
 
 def test_an_internal_error_refuses_only_jobs_with_qpu(lua):
@@ -226,7 +265,8 @@ def test_the_catalogue_is_found_beside_the_script_that_slurm_loaded(lua, tmp_pat
 # --- unknown QPUs ------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_refused_with_a_suggestion(lua):
+def test_an_unknown_name_is_refused(lua):
+    """In Prolog's words. Only the login node looks for a similar name, since slurmctld has no time for that."""
     two_qpus(lua)
     lua.submit("ibm_dmeo,ibm_second,xyz")
     lua.submit("any:ibm-quantum-systm")
@@ -234,20 +274,33 @@ def test_an_unknown_name_is_refused_with_a_suggestion(lua):
     lua.submit("a,,b")
     meant, no_type, hostile, empty = lua.run()
     known = "; known QPUs: ibm_demo, ibm_second"
-    assert refused(meant) == f"unknown QPUs: ibm_dmeo (did you mean ibm_demo?), xyz{known}"
-    assert refused(meant) == unknown_names(["ibm_dmeo", "xyz"], ["ibm_demo", "ibm_second"]), "as Prolog says it"
+    assert refused(meant) == f"unknown QPUs: ibm_dmeo, xyz{known}"
     assert refused(hostile) == unknown_names(["x\x1b[31m\ny\u0085"], ["ibm_demo", "ibm_second"])
     assert refused(no_type) == f"unknown QPU: any:ibm-quantum-systm{known}"
     assert refused(hostile) == f"unknown QPU: x\\x1b[31m\\ny\\x85{known}"
     assert refused(empty) == "--qpu=a,,b: a name is empty; write --qpu=NAME or --qpu=NAME,NAME"
+    lua.cli("ibm_dmeo,ibm_second,imb_second")
+    lua.cli("xyz,y*,ibm_dmeo")
+    near, none = lua.run()
+    assert near.log == [f"qrmi-slurm: unknown QPUs: ibm_dmeo (did you mean ibm_demo?), imb_second{known}"]
+    assert none.log == [f"qrmi-slurm: unknown QPUs: xyz, y*, ibm_dmeo{known}"]
+    names = ["ibm_demo", "ibm_second"]
+    assert near.log == [f"qrmi-slurm: {unknown_names(['ibm_dmeo', 'imb_second'], names)}"], "as Prolog says it"
+    assert none.log == [f"qrmi-slurm: {unknown_names(['xyz', 'y*', 'ibm_dmeo'], names)}"]
 
 
 def test_a_long_list_of_known_names_is_cut_short(lua):
     site(lua, *(resource(f"q{number}") for number in range(32)))
     lua.submit("nothing")
     names = ", ".join(f"q{number}" for number in range(20))
-    sentence = f"unknown QPU: nothing; known QPUs: {names}, ... and 12 more"
-    assert refused(lua.run()[0]) == sentence == unknown_names(["nothing"], [f"q{number}" for number in range(32)])
+    lua.submit(",".join(f"x{number}" for number in range(60)))
+    known = f"; known QPUs: {names}, ... and 12 more (list all: qrmi-slurm qpus)"
+    one, many = lua.run()
+    all_names = [f"q{number}" for number in range(32)]
+    assert refused(one) == f"unknown QPU: nothing{known}" == unknown_names(["nothing"], all_names)
+    unknown = ", ".join(f"x{number}" for number in range(21))
+    assert refused(many) == f"unknown QPUs: {unknown}, ... and 39 more{known}"
+    assert refused(many) == unknown_names([f"x{number}" for number in range(60)], all_names)
 
 
 def test_lua_and_python_suggest_the_same_name(lua):
@@ -264,11 +317,11 @@ def test_lua_and_python_suggest_the_same_name(lua):
         word = "".join(letters)
         if word and word not in names:
             words.append(word)
-            lua.submit(word)
+            lua.cli(word)
     for word, outcome in zip(words, lua.run(), strict=True):
         near = near_match(word, names)
         meant = f" (did you mean {near}?)" if near else ""
-        assert refused(outcome).startswith(f"unknown QPU: {word}{meant}; known QPUs: ")
+        assert outcome.log[0].startswith(f"qrmi-slurm: unknown QPU: {word}{meant}; known QPUs: ")
 
 
 # --- patterns and choices ----------------------------------------------------------------------------------
@@ -295,8 +348,87 @@ def test_patterns_match_as_in_python(lua):
             continue
         assert outcome.is_taken
         assert outcome.job["licenses"].removesuffix(":1") in fitting
-        marked = f"qrmi-slurm:any={'|'.join(fitting)}" if len(fitting) > 1 else None
-        assert outcome.job.get("admin_comment") == marked, pattern
+        marked = outcome.job.get("admin_comment", f"qrmi-slurm:any={fitting[0]}").removeprefix("qrmi-slurm:any=")
+        if len(fitting) <= 64:
+            assert marked.split("|") == fitting, pattern
+        else:
+            assert len(set(marked.split("|"))) == 64, pattern
+            assert set(marked.split("|")) < set(fitting), pattern
+
+
+def test_patterns_find_the_same_qpus_as_in_python_at_a_large_site(lua):
+    """Whichever way the catalogue is searched: its QPUs differ in type and state, and digits are behind each name."""
+    dice = random.Random(5)  # noqa: S311
+    names = [f"{dice.choice(('ibm', 'iqm'))}_{dice.choice(('kyiv', 'quito'))}_{number}" for number in range(250)]
+    names += ["12", "1", "ibm", "größe_12", "größe_1"]
+    types = {name: dice.choice((QCS, "iqm-server", "pasqal-cloud")) for name in names}
+    notices = {name: "offline" for name in names if dice.random() < 0.2}
+    site(lua, *(resource(name, types[name], license=f"l_{place}") for place, name in enumerate(names)), notices=notices)
+    pieces = ("*", "*", "?", "ibm", "i", "_", "kyiv", "q", "1", "2", "12", "[0-4]", "[!0-9]", "[ö-ü]", "[iq]", "9", "ü")
+    patterns = {"".join(dice.choices(pieces, k=dice.randrange(1, 7))) for _ in range(600)}
+    patterns = sorted(pattern for pattern in patterns if any(char in pattern for char in "*?["))
+    for pattern in patterns:
+        lua.submit(pattern)
+    too_long = 0
+    for pattern, outcome in zip(patterns, lua.run(), strict=True):
+        fitting = {f"l_{place}" for place, name in enumerate(names) if fnmatchcase(name, pattern)}
+        if not outcome.is_taken and "takes too long to look up" in refused(outcome):
+            too_long += 1
+            continue
+        if not fitting:
+            assert refused(outcome).startswith("unknown QPU: "), pattern
+            continue
+        assert outcome.is_taken, (pattern, outcome.user)
+        found = outcome.job.get("admin_comment", f"qrmi-slurm:any={min(fitting)}").removeprefix("qrmi-slurm:any=")
+        assert set(found.split("|")) <= fitting, pattern
+        assert len(found.split("|")) == min(len(fitting), 64), pattern
+        assert outcome.job["licenses"].removesuffix(":1") in found.split("|")
+    assert too_long < len(patterns) / 10
+
+
+def test_jobs_take_turns_among_more_qpus_than_a_choice_lists(lua):
+    """Each job's marker has 64 of them, from another one on."""
+    site(lua, *(resource(f"q{number}") for number in range(100)))
+    for _ in range(400):
+        lua.submit("any:*")
+    for _ in range(100):
+        lua.submit("q?*")
+    outcomes = lua.run()
+    markers = [outcome.job["admin_comment"].partition("=")[2].split("|") for outcome in outcomes]
+    assert {len(set(marker)) for marker in markers} == {64}
+    all_licenses = {f"qpu_q{number}:1" for number in range(100)}
+    assert {outcome.job["licenses"] for outcome in outcomes[:400]} == all_licenses
+    assert len({outcome.job["licenses"] for outcome in outcomes[400:]}) > 30
+
+
+def test_eight_choices_share_the_candidates(lua):
+    """However many QPUs fit, a job's comment stays short, and nobody is refused who could have their QPUs."""
+    site(lua, *(resource(f"q{number}") for number in range(300)))
+    lua.submit(",".join(["any:*"] * 8))
+    lua.submit(",".join([*(f"q{number}" for number in range(56)), *["q*"] * 8]))
+    lua.submit(",".join([*(f"q{number}" for number in range(1, 50)), *["q[1-4]?"] * 8]))
+    lua.submit(",".join([*(f"q{number}" for number in range(10, 50) if number != 25), "q[1-4]?"]))
+    many, full, none, last = lua.run()
+    assert len(set(many.job["licenses"].split(","))) == 8
+    assert len(many.job["admin_comment"].split("|")) == 57, "eight lists of eight"
+    assert len(set(full.job["licenses"].split(","))) == 64
+    assert "q[1-4]?: no other QPU is left for it" in refused(none)
+    assert last.job["licenses"].endswith(",qpu_q25:1")
+
+
+def test_a_pattern_that_takes_too_long_is_refused(lua):
+    """slurmctld would stop for everybody. Only large sites get there, and patterns that fit next to nothing."""
+    site(lua, *(resource(f"ibm_{number:04}") for number in range(2000)))
+    for text in ("*[0-9]*[0-9]*x", "[a-z]*[!0-9]", "*i*b*m*0*x*", "ibm_*7", "*_[0-4]*", "*9?", "any:ibm_????"):
+        lua.submit(text)
+    *refused_ones, ending, middle, digit, fixed = lua.run()
+    for outcome, text in zip(refused_ones, ("*[0-9]*[0-9]*x", "[a-z]*[!0-9]", "*i*b*m*0*x*"), strict=True):
+        if text == "*[0-9]*[0-9]*x":
+            assert refused(outcome).startswith("unknown QPU: "), "no name ends with x"
+            continue
+        sentence = f"--qpu: {text} takes too long to look up; name QPUs, or write out more of their names"
+        assert refused(outcome) == sentence
+    assert all(outcome.is_taken for outcome in (ending, middle, digit, fixed))
 
 
 def three(lua, **slurm):
@@ -522,6 +654,18 @@ def test_a_choice_can_be_moved_to_another_of_its_licenses(lua):
         lua.modify({"licenses": asked}, had, "any:ibm_*", uid=0)
     licenses = [outcome.job["licenses"] for outcome in lua.run()]
     assert licenses == ["qpu_ibm_b:1", "m:1,qpu_ibm_b:1", "k,qpu_ibm_a:1", "qpu_ibm_a:1"]
+
+
+def test_a_choice_with_only_one_license_keeps_it(lua):
+    """It has no marker, and other QPUs that fit were not open to its owner."""
+    site(lua, allowed("a", users=["bob"]), resource("b"), resource("c", license="m"))
+    lua.submit("any:[ab]")
+    lua.modify({"licenses": "matlab"}, {"licenses": "qpu_b:1"}, "any:[ab]")
+    lua.modify({"licenses": "matlab"}, {"licenses": "qpu_b:1,m:1"}, "any:[ab],c")
+    submitted, one, with_name = lua.run()
+    assert (submitted.job["licenses"], submitted.job.get("admin_comment")) == ("qpu_b:1", None)
+    assert one.job["licenses"] == "matlab,qpu_b:1"
+    assert sorted(with_name.job["licenses"].split(",")) == ["m:1", "matlab", "qpu_b:1"]
 
 
 def test_two_choices_keep_a_license_each(lua):

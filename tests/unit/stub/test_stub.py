@@ -267,7 +267,6 @@ FAULTS = {
     b"\xf4\x90\x80\x80": "is not valid UTF-8",
     b"\xe0\x80\x80": "is not valid UTF-8",
     b"\xf0\x80\x80\x80": "is not valid UTF-8",
-    "q" * 4097: "is longer than 4096 bytes",
 }
 
 
@@ -280,6 +279,25 @@ def test_malformed_value_is_refused(stub: Stub, sanitized: Stub, context: str) -
             assert done.rc("option") != [0], value
             assert done.errors == [f"spank_qrmi: --qpu {fault}{HINT}"], value
             assert "QRMI_QPU" not in done.control
+
+
+# Each limit, and the largest value below it.
+LIMITS = {
+    "has more than 4096 bytes": ("q" * 4097, "q" * 4096),
+    "has more than 64 terms": (",".join(f"q{number}" for number in range(65)), ",".join(["a", *"abcd" * 900][:1800])),
+    "has more than 8 choices (patterns, any: and least-busy:)": (",".join(["*"] * 9), "*,?,[,any:a,any:a,any:a,a*,b*"),
+}
+
+
+@pytest.mark.parametrize("fault", LIMITS)
+def test_more_than_a_job_may_ask_for_is_refused(stub: Stub, sanitized: Stub, fault: str) -> None:
+    """A name counts once, a choice each time; tests/contract/test_selection.py has more cases."""
+    too_much, enough = LIMITS[fault]
+    for one in (stub, sanitized):
+        done = submit(one, option(too_much))
+        assert done.rc("option") != [0]
+        assert done.errors == [f"spank_qrmi: --qpu {fault}; ask for fewer QPUs in one job."]
+        assert submit(one, option(enough)).control["QRMI_QPU"] == enough
 
 
 def test_malformed_environment_is_refused(stub: Stub) -> None:
