@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
-from qrmi_slurm.calls.places import AT_ONCE, Node, Turns, service_of
+from qrmi_slurm.calls.places import AT_ONCE, Node, Service, Turns, service_of
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
@@ -91,7 +91,7 @@ def run(
     deadline_s = time.monotonic() + timeout_s
     ca_variables = ca_bundle.variables()
     are_many = len(calls) > at_once
-    services = [service_of(call.resource, call.environment) if are_many else () for call in calls]
+    services = [_service_of(call) if are_many else () for call in calls]
     turns = Turns(services, at_once, node)
     children: list[_Child] = []
     pipes = _Pipes()
@@ -125,6 +125,14 @@ def run(
     if waiting := turns.waiting:
         reason = f"it was not asked within {_shown(timeout_s)} s, because {turns.lack}"
         on_answers([Answer(calls[number], Verdict.UNASKED, None, reason, 0.0, ()) for number in waiting])
+
+
+def _service_of(call: Call) -> Service:
+    """Return what stands for a call's service; all those that the user has named count as one.
+
+    Otherwise a job with seventeen services of its user's, none of which answers, would keep the site's from its turn.
+    """
+    return ("user",) if call.run_as_uid is not None else service_of(call.resource, call.environment)
 
 
 def _shown(seconds: float) -> str:

@@ -201,6 +201,21 @@ def test_a_service_that_hangs_leaves_places_to_the_others():
     assert {answer.verdict for answer in answers[10:]} == {Verdict.UNANSWERED, Verdict.UNASKED}
 
 
+def test_all_services_that_a_user_has_named_have_the_share_of_one():
+    """A job's user must not keep the site's session open behind services of their own, each at another address."""
+    users = [
+        call(f"u{n}", "release", release="hang", more={f"u{n}_QRMI_IBM_QCS_ENDPOINT": f"http://u{n}"})._replace(
+            run_as_uid=NOBODY_UID
+        )
+        for n in range(8)
+    ]
+    sites = call("site", "release", more={"site_QRMI_IBM_QCS_ENDPOINT": "http://site"})
+    answers = []
+    backend.run([*users, sites], 3.0, answers.extend, at_once=4)
+    assert (answers[0].call.resource, answers[0].verdict) == ("site", Verdict.DONE)
+    assert {answer.verdict for answer in answers[1:]} == {Verdict.UNANSWERED, Verdict.UNASKED}
+
+
 @pytest.fixture
 def children(monkeypatch):
     """The process ids of all children forked here."""
