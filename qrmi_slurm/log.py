@@ -20,6 +20,9 @@ from qrmi_slurm.text import printable
 _MAX_LINE_CHARS = 900
 _MAX_TRACEBACK_CHARS = 800  # the end of it, where the error is
 
+# How many of QRMI's records one run of a hook logs. A job may have 64 QPUs, and a service may say 1000 lines per call.
+_MAX_QRMI_LINES = 4000
+
 # Where the daemon listens, and how long to wait for room in a busy one's queue (net.unix.max_dgram_qlen, often 10).
 _SYSLOG_SOCKET = "/dev/log"
 _SYSLOG_WAIT_S = 0.5
@@ -53,6 +56,7 @@ class HookLog:
         self.hook = hook
         self._name = f"qrmi-slurm-{hook}"
         self._has_syslog = True
+        self._qrmi_lines_left = _MAX_QRMI_LINES
 
     def hide(self, secrets: Iterable[Secret]) -> None:
         """Mask these secrets in every later line."""
@@ -78,8 +82,13 @@ class HookLog:
         self._write("error", event, {"traceback": text[-_MAX_TRACEBACK_CHARS:]})
 
     def qrmi(self, qpu: str, records: Iterable[str]) -> None:
-        """Log QRMI's own log records, at their level."""
+        """Log QRMI's own log records, at their level; no more than a limit, over all QPUs."""
         for record in records:
+            self._qrmi_lines_left -= 1
+            if self._qrmi_lines_left < 0:
+                if self._qrmi_lines_left == -1:
+                    self._write("warning", "qrmi", {"qpu": qpu, "says": f"more than {_MAX_QRMI_LINES} lines: cut here"})
+                return
             word = record.partition(" ")[2].partition(" ")[0] if record.startswith("[") else ""
             self._write(_QRMI_LEVELS.get(word, "info"), "qrmi", {"qpu": qpu, "says": record})
 

@@ -84,6 +84,7 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
         text: the answer.
         mark: what follows the job's id in each of squeue's own lines.
     """
+    comment, choices = "", tuple[tuple[str, ...], ...]()
     for line in text.splitlines():
         number, is_ours, rest = line.partition(mark)
         words = rest.split("|", 3)
@@ -93,7 +94,9 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
         asked = licenses.parse_counts(words[2])
         if not asked:
             continue
-        choices = tuple(tuple(dict.fromkeys(choice.split("|"))) for choice in _CHOICE.findall(words[3]))
+        if words[3] != comment:  # the tasks of an array have the same, and it may have hundreds of kilobytes
+            comment = words[3]
+            choices = tuple(tuple(dict.fromkeys(choice.split("|"))) for choice in _CHOICE.findall(comment))
         yield Waiting(number, int(words[0]), asked, choices)
 
 
@@ -105,9 +108,15 @@ def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> Iterator[Move]:
         free: how many of each license are free.
     """
     left = dict(free)
+    # What could not start cannot start with less: the tasks of an array all ask for the same.
+    hopeless: set[tuple[frozenset[tuple[str, int]], tuple[tuple[str, ...], ...]]] = set()
     for job in sorted(jobs, key=lambda job: job.turn):
+        asked = (frozenset(job.licenses.items()), job.choices)
+        if asked in hopeless:
+            continue
         after = _next_to_take(job, left)
         if after is None:
+            hopeless.add(asked)
             continue
         for license, count in after.items():
             left[license] -= count

@@ -44,6 +44,16 @@ def test_qrmis_own_records_keep_their_level(log, syslog_lines):
     assert [level for level, _ in syslog_lines] == levels
 
 
+def test_a_hook_logs_only_so_many_of_qrmis_records(log, syslog_lines):
+    """64 QPUs of one job, each with a service that says 1000 lines, were 64,000 lines."""
+    for number in range(64):
+        log.qrmi(f"q{number}", ["x"] * 1000)
+    log.info("released")
+    assert len(syslog_lines) == 4002
+    assert syslog_lines[-2][1] == 'warning: qrmi: job=12 qpu=q4 says="more than 4000 lines: cut here"'
+    assert syslog_lines[-1][1] == "info: released: job=12"
+
+
 @given(st.text(max_size=1200), st.text(max_size=1200))
 def test_no_hidden_secret_and_no_second_line_is_ever_written(before, after):
     """Wherever the secret is, and wherever a long line is cut."""

@@ -166,6 +166,21 @@ def test_a_job_that_cannot_start_is_found_out_soon(count):
     assert lines_run(lambda: list(moves.plan([job], free))) < 2000 + 2000 * count
 
 
+def test_an_array_that_cannot_start_is_found_out_once():
+    """10,000 tasks that wait for eight of 300 QPUs kept the sensor busy for half a minute."""
+    wide = tuple(f"r{number}" for number in range(300))
+    asked = {name: 1 for name in wide[:8]}
+    tasks = [Waiting(f"1_{number}", 1, asked, (wide,) * 8) for number in range(1000)]
+    free = {name: 1 for name in wide[100:107]}
+    one = lines_run(lambda: list(moves.plan(tasks[:1], free)))
+    assert lines_run(lambda: list(moves.plan(tasks, free))) < one + 10 * len(tasks)
+
+
+def test_a_task_that_cannot_start_keeps_no_other_job_waiting():
+    jobs = [waiting("1_1", ["ab"], a=1, c=1), waiting("1_2", ["ab"], a=1, c=1), waiting("2", ["ab"], a=1)]
+    assert planned(jobs, b=1) == {"2": {"b": 1}}
+
+
 # --- squeue's answer --------------------------------------------------------------------------------------------
 
 
@@ -207,6 +222,25 @@ def test_other_lines_are_ignored(line):
 def test_other_words_of_a_comment_are_not_a_choice(word):
     (job,) = moves.parse(f"1{MARK}5|Licenses|qpu_a|{word}", MARK)
     assert job.choices == ()
+
+
+def test_the_comment_of_an_arrays_tasks_is_read_once(monkeypatch):
+    """It has a list for each QPU that the job left open, hundreds of kilobytes in all."""
+
+    class Pattern:
+        read = 0
+
+        def findall(self, text):
+            Pattern.read += 1
+            return real.findall(text)
+
+    real = moves._CHOICE
+    monkeypatch.setattr(moves, "_CHOICE", Pattern())
+    lines = [f"7_{number}{MARK}1|Licenses|a|qrmi-slurm:any=a|b" for number in range(100)]
+    lines += [f"8{MARK}1|Licenses|a|qrmi-slurm:any=a|c", f"9{MARK}1|Licenses|a|"]
+    found = [job.choices for job in moves.parse("\n".join(lines), MARK)]
+    assert found == [(("a", "b"),)] * 100 + [(("a", "c"),), ()]
+    assert Pattern.read <= 3
 
 
 def test_each_call_of_squeue_has_its_own_mark(slurm):
