@@ -37,7 +37,7 @@ def check_clock(settings: SlurmSettings, asked_s: float) -> Iterator[Result]:
 
 
 def check_prolog_flags(settings: SlurmSettings) -> Iterator[Result]:
-    """Check that Prolog runs when a job starts, and not one at a time."""
+    """Check that Prolog runs when a job starts, not one at a time, and not on the job's memory."""
     name = "PrologFlags"
     flags = settings.flags(name)
     shown = settings.text(name) or "not set"
@@ -48,6 +48,9 @@ def check_prolog_flags(settings: SlurmSettings) -> Iterator[Result]:
     elif "serial" in flags:
         hint = "remove Serial: acquiring a QPU may take seconds"
         yield warning(name, f"{shown}: a node runs one Prolog at a time", hint)
+    elif "runinjob" in flags:
+        hint = "remove RunInJob, or tell users to ask for 50 MB more; a broker may leave its job's control group behind"
+        yield warning(name, f"{shown}: the hooks' memory counts as the job's", hint)
     else:
         yield ok(name, shown)
 

@@ -121,7 +121,7 @@ def test_a_broker_survives_a_step_at_the_memory_limit(booted: BootedSite) -> Non
 
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_a_broker_is_no_part_of_its_job_and_ends_with_it(booted: BootedSite, signal: str) -> None:
-    """It is in no control group of its job, so that Slurm kills it neither with a step nor with the job; Epilog does."""
+    """It is in no control group of its job: Slurm kills it neither with a step nor with the job, Epilog does."""
     with with_broker(booted):
         job_id, session = jobs.start(booted)
         groups = groups_of(booted, "[q]rmi_slurm.broker job=")
@@ -153,4 +153,22 @@ def test_a_hooks_memory_is_not_the_jobs(booted: BootedSite) -> None:
     for lines in (prologs, epilogs):
         assert lines
         assert not [line for line in lines if re.search(r"job_\d", line)]
+    assert_nothing_left(booted)
+
+
+def test_with_runinjob_the_hooks_memory_is_the_jobs(booted: BootedSite) -> None:
+    """Slurm runs the hooks in the job's control group then. The QPU is released all the same, and doctor warns."""
+    change = "sed -i s/^PrologFlags=.*/PrologFlags={flags}/ /etc/slurm/slurm.conf; systemctl restart slurmctld slurmd"
+    try:
+        booted.node.sh(change.format(flags="Contain,RunInJob"))
+        booted.wait_idle()
+        job_id, session = jobs.start(booted, "--mem=60M", then=f"{EATING}\n")
+        assert peak_bytes(booted, job_id) > SHELL_BYTES
+        assert "RunInJob: the hooks' memory counts as the job's" in booted.node.run("qrmi-slurm", "doctor").stdout
+        let_go(booted, job_id)
+        assert booted.wait_job(job_id) == "OUT_OF_MEMORY", booted.output(job_id)
+        booted.wait_idle()
+        assert jobs.state_of(booted, session) == "closed"
+    finally:
+        booted.node.sh(change.format(flags="Alloc"))
     assert_nothing_left(booted)

@@ -105,10 +105,11 @@ def test_clocks(apart_s, level):
         ("(null)", "warning"),
         ("Alloc,NoHold", "ok"),
         ("Alloc,Serial", "warning"),
+        ("Contain,RunInJob", "warning"),
     ],
 )
 def test_prolog_flags(flags, level):
-    """Prolog should run at the allocation, and not one at a time."""
+    """Prolog should run at the allocation, not one at a time, and outside of the job."""
     assert levels(settings_checks.check_prolog_flags(settings_of(PrologFlags=flags))) == {"PrologFlags": level}
 
 
