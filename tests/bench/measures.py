@@ -16,9 +16,10 @@ from pathlib import Path
 
 from bench.arms import NONE, OURS, QPUS, Arm, Bench
 from bench.figures import Figure
-from bench.rpcs import calls_during, slurm_release
+from bench.rpcs import calls_during
 from slurm.cluster import SYSTEM_PATH, Cluster
 from slurm.polling import wait_for
+from slurm.release import HOOKS_KNOW_TIMES
 from slurm.site import BIN, STUB
 
 _TRUE = "/bin/true"
@@ -328,8 +329,7 @@ def _loaded_bytes(path: Path) -> int:
 
 def remote_calls(bench: Bench, rounds: Rounds) -> list[Figure]:
     """RPCs to slurmctld by its own count: a batch job with a step, and a direct srun, each with one QPU."""
-    release = slurm_release(bench.ours.cluster)
-    at_most = 0.0 if release >= (23, 2) else 1.0
+    at_most = 0.0 if HOOKS_KNOW_TIMES.is_here else 1.0
     figures = []
     batch = Figure("e", "RPCs of a QPU batch job with srun -n16, more than without QPU", "RPCs", 1)
     direct = Figure("e", "RPCs of a direct srun --qpu -n16, more than without QPU", "RPCs", 1)

@@ -23,9 +23,3 @@ def rpcs(cluster: Cluster) -> dict[str, int]:
     """Return slurmctld's count of each RPC, from sdiag."""
     text = cluster.slurm("sdiag").partition("by message type")[2].partition("by user")[0]
     return {name: int(count) for name, count in re.findall(r"^\s*(\w+)\s+\(\s*\d+\)\s+count:(\d+)", text, re.MULTILINE)}
-
-
-def slurm_release(cluster: Cluster) -> tuple[int, int]:
-    """Return Slurm's release, such as (22, 5)."""
-    found = re.search(r"(\d+)\.(\d+)", cluster.slurm("sinfo", "--version"))
-    return (int(found[1]), int(found[2])) if found else (0, 0)

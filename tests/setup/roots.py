@@ -79,7 +79,7 @@ def made(suite: str, packages: Sequence[str] = DEBIAN_PACKAGES) -> Path:
 
 def cache_of(root: Path) -> Path:
     """Return the folder that is the cache in a root: the layers in it are made for the root's Python and Slurm."""
-    return CACHE / f"cache-{root.name.split('-')[1]}"
+    return CACHE / f"cache-{_suite_of(root)}"
 
 
 def entering(root: Path, command: Sequence[str | Path]) -> list[str]:
@@ -263,6 +263,13 @@ def _mount_overlay(root: Path) -> None:
         _bind(place, top / target.relative_to("/"))
     _enter(top)
     os.chdir(CHECKOUT)
+
+
+def _suite_of(root: Path) -> str:
+    found = re.search(r"^VERSION_CODENAME=(\w+)$", (root / "etc/os-release").read_text(), re.MULTILINE)
+    if not found:
+        raise SetupError(f"{root} is not a root: its /etc/os-release has no VERSION_CODENAME")
+    return found[1]
 
 
 def _enter(top: Path) -> None:

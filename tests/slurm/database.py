@@ -37,7 +37,7 @@ class Database:
         tables = "".join(Path(sql.format(part)).read_text() for part in ("", "_data"))
         subprocess.run(
             [*self._options(), "--bootstrap"],
-            # slurmdbd would make its database, but libmariadb 3.4.10 (Debian 13) fails on a handle that was refused before.
+            # slurmdbd would make its database itself, but libmariadb 3.4.10 (Debian 13) cannot query after a refusal.
             input=f"create database {NAME};\ncreate database mysql;\nuse mysql;\n{tables}",
             capture_output=True,
             text=True,

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from bench.rpcs import slurm_release
-from slurm.cluster import ClusterOptions, JobInfo, User
+from slurm.attackers import Attacker
+from slurm.cluster import ClusterError, ClusterOptions, JobInfo, User
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
+from slurm.release import LICENSES_IN_FIRST_COMPONENT
 from slurm.site import LUA_DIR, Site, SiteOptions
 
 # Jobs at a time: ibm_demo one, ibm_second two; ibm_guarded is for the first user in the partition quantum.
@@ -21,7 +22,7 @@ BACKENDS = ("ibm_demo", "ibm_second", "ibm_guarded")
 LICENSES = {"qpu_ibm_demo": 1, "second": 2, "qpu_ibm_guarded": 1, "matlab": 4}
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scheduling.md"
-FORGED = Path(__file__).with_name("submit_forged.c")
+FORGE_SELECTION = Path(__file__).with_name("forge_selection.c")
 
 HOLD = """#!/bin/sh
 echo begun
@@ -176,7 +177,7 @@ def test_array_tasks_run_one_after_another(site: Site) -> None:
 
 def test_each_component_of_a_heterogeneous_job_has_its_own(site: Site) -> None:
     """A component without --qpu has none. From 23.02 on, Slurm takes licenses only from the first component."""
-    if slurm_release(site.cluster) >= (23, 2):
+    if LICENSES_IN_FIRST_COMPONENT.is_here:
         words = ["sbatch", "--qpu=ibm_demo", ":", "--qpu=ibm_second", "--wrap=true"]
         sentence = "only in a heterogeneous job's first component: put --qpu=ibm_second there"
         assert sentence in refusal(site.cluster.run_as_user(words))
@@ -296,19 +297,16 @@ def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site
     assert site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]).returncode == 0
 
 
-@pytest.fixture(scope="module")
-def forge(licensed_site: Site) -> Path:
-    """Return a program that submits a job with any SPANK environment."""
-    program = licensed_site.cluster.folder / "submit_forged"
-    subprocess.run(["gcc", "-Wall", "-Wextra", "-o", program, FORGED, "-lslurm"], check=True)
-    return program
+@pytest.fixture
+def attacker(site: Site) -> Attacker:
+    """Return a user who submits jobs with any SPANK environment."""
+    return Attacker(site)
 
 
 @pytest.mark.parametrize("entry", ["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU= ibm_demo,ibm_demo"])
-def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: Path, entry: str) -> None:
+def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, attacker: Attacker, entry: str) -> None:
     """Slurm makes Prolog's SPANK_QRMI_QPU from either of two names, so job_submit looks for both."""
-    done = site.cluster.run_as_user([forge, entry])
-    job_id = int(done.stdout)
+    job_id = attacker.submit(entry)
     assert licenses_of(site, job_id) == ["qpu_ibm_demo:1"]
     count = len(site.emulator.sessions())
     site.cluster.wait_job_over(job_id)
@@ -319,21 +317,21 @@ def test_a_forged_selection_that_prolog_sees_has_its_license(site: Site, forge: 
     "entry",
     ["SPANK_SPANK_QRMI_QPU=ibm_demo", "qrmi_qpu=ibm_demo", "QRMI_QPU =ibm_demo", " QRMI_QPU=ibm_demo", "QRMI_QPU"],
 )
-def test_prolog_sees_no_selection_that_job_submit_does_not_see(site: Site, forge: Path, entry: str) -> None:
+def test_prolog_sees_no_selection_that_job_submit_does_not_see(site: Site, attacker: Attacker, entry: str) -> None:
     """The job gets no license and no session."""
     count = len(site.emulator.sessions())
-    job_id = int(site.cluster.run_as_user([forge, entry]).stdout)
+    job_id = attacker.submit(entry)
     assert licenses_of(site, job_id) == ["(null)"]
     site.cluster.wait_job_over(job_id)
     assert len(site.emulator.sessions()) == count
     assert "QRMI_JOB_QPU_RESOURCES" not in site.cluster.job_output(job_id)
 
 
-def test_two_different_selections_are_refused(site: Site, forge: Path) -> None:
+def test_two_different_selections_are_refused(attacker: Attacker) -> None:
     """Prolog might see one of them and job_submit the other."""
     for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
-        said = refusal(site.cluster.run_as_user([forge, *entries]))
-        assert "two different values of --qpu" in said
+        with pytest.raises(ClusterError, match="two different values of --qpu"):
+            attacker.submit(*entries)
 
 
 def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
@@ -349,7 +347,7 @@ def forged_step(site: Site) -> "subprocess.CompletedProcess[str]":
     """In a job without --qpu, run a step whose srun loads the user's own plugin."""
     home = site.cluster.user.home
     plugin = site.cluster.folder / "forge_selection.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, FORGED.with_name("forge_selection.c")], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", plugin, FORGE_SELECTION], check=True)
     (home / "plugstack.conf").write_text(f"required {plugin}\n")
     conf = re.sub(
         "^PlugStackConfig=.*$",

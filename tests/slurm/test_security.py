@@ -11,6 +11,7 @@ from qrmi_slurm.state.exports import Exports, parse, render
 from slurm.attackers import Attacker, RogueService
 from slurm.cluster import ClusterError
 from slurm.jobs import environment_of
+from slurm.release import TASK_PROLOG_LINE_HAS_A_TIME
 from slurm.site import BIN, Site
 
 TOKEN = "ibm_demo_QRMI_JOB_ACQUISITION_TOKEN"
@@ -40,7 +41,8 @@ def victim(attacker: Attacker) -> Iterator[tuple[int, str]]:
 def assert_clean(*texts: str) -> None:
     """Every line comes from us or from slurmstepd, and none contains terminal escapes or bidirectional controls."""
     for text in texts:
-        assert all(re.match("qrmi-slurm|slurmstepd-n.: error: TaskProlog failed", line) for line in text.splitlines())
+        stepd = r"\[[-0-9T:.]+\]" if TASK_PROLOG_LINE_HAS_A_TIME.is_here else "slurmstepd-n.:"
+        assert all(re.match(f"qrmi-slurm|{stepd} error: TaskProlog failed", line) for line in text.splitlines())
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 

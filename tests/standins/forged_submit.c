@@ -4,8 +4,9 @@
  *
  * Each NAME=VALUE goes unchanged into the job-control environment, which Slurm gives to Prolog and Epilog with a SPANK_
  * prefix. NAME@COUNT is a value of that many bytes. After -q they go into the job's own environment instead. Prints the
- * job's id, or Slurm's reason with exit status 1.
+ * job's id, or Slurm's and job_submit's reason with exit status 1.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,12 @@
 
 #include <slurm/slurm.h>
 #include <slurm/slurm_errno.h>
+
+#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(26, 5, 0)
+#define JOB_ID(response) ((response)->step_id.job_id)
+#else
+#define JOB_ID(response) ((response)->job_id)
+#endif
 
 static char *read_file(const char *path)
 {
@@ -82,8 +89,10 @@ int main(int argc, char *argv[])
 	job.spank_job_env_size = control_count;
 	if (slurm_submit_batch_job(&job, &response) != 0) {
 		fprintf(stderr, "%s\n", slurm_strerror(errno));
+		if (response && response->job_submit_user_msg)
+			fprintf(stderr, "%s\n", response->job_submit_user_msg);
 		return 1;
 	}
-	printf("%u\n", response->job_id);
+	printf("%u\n", JOB_ID(response));
 	return 0;
 }
