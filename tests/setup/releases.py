@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from setup import environment, roots
+from setup import environment
 from setup.environment import CHECKOUT, SetupError
 
 # What runs on each other release: what depends on Slurm's behavior, which differs between them.
