@@ -17,7 +17,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench soak fuzz lock licenses sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench vm soak fuzz lock licenses sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -53,6 +53,11 @@ test-unit:  ## run the tests that need no Slurm
 .PHONY: test-slurm
 test-slurm:  ## run the tests on real Slurm clusters
 	@$(PYTEST) tests/slurm $(ARGS)
+
+# One at a time, with what they measure; ARGS='-k reset' goes to pytest.
+.PHONY: vm
+vm:  ## run the tests of a booted node in a virtual machine, which is reset under a job; a quarter of an hour
+	@$(IN_ENVIRONMENT) python -I -m pytest -v --capture=no --durations=0 -o faulthandler_timeout=0 tests/booted/vm.py $(ARGS)
 
 .PHONY: bench
 bench:  ## measure what the hooks cost, against none and any other plugin; ARGS='--quick', '--plugin PATH,ARGS', '--json FILE'

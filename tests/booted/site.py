@@ -67,6 +67,7 @@ PREPARE = (
     # There is no package index to ask.
     "SYSTEMD_OFFLINE=1 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer",
 )
+MASK_CONTROLLER = "SYSTEMD_OFFLINE=1 systemctl --quiet mask slurmctld"
 SLURMD_PORT = 6818
 TIMERS = tuple(f"qrmi-slurm-{name}.timer" for name in ("recover", "sensor", "qpus"))
 
@@ -130,7 +131,7 @@ class BootedSite:
             "/etc/slurm/cgroup.conf": f"{v1}{CGROUP_CONF}",
         }
         for name in self._nodes:
-            others = [] if name == "n1" else ["SYSTEMD_OFFLINE=1 systemctl --quiet mask slurmctld"]
+            others = [] if name == "n1" else [MASK_CONTROLLER]
             content = Content(
                 {**files, "/etc/hostname": f"{name}\n"}, SECRET, (*prepare(suite), *others, enable(*TIMERS))
             )

@@ -44,15 +44,7 @@ def main(told: str) -> None:
     """
     given = json.loads(told)
     folder, group = Path(given["folder"]), given["group"]
-    root = folder / "root"
-    layers = f"lowerdir={given['lower']},upperdir={folder}/upper,workdir={folder}/work"
-    _mount("-t", "overlay", "-o", layers, "overlay", root)
-    if not (folder / "prepared").exists():
-        subprocess.run(["cp", "--archive", "--no-preserve=ownership", f"{folder}/files/.", root], check=True)
-        subprocess.run(
-            ["chroot", root, "sh", "-e", "/prepare"], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=True
-        )
-        (folder / "prepared").touch()
+    root = prepared(folder, given["lower"])
     v1_binds = _v1_binds(folder, group)  # before a mount hides them
     _enter_v2(group, needs_memory=not v1_binds)
     binds = [*v1_binds, *(f"--bind-ro={one}" for one in given["shared"])]
@@ -75,7 +67,7 @@ def _v1_binds(folder: Path, group: str) -> list[str]:
         place.mkdir(exist_ok=True)
         shown = folder / "cgroup-v1" / controller
         shown.mkdir(parents=True, exist_ok=True)
-        _mount("--bind", place, shown)
+        mount("--bind", place, shown)
         binds.append(f"--bind={shown}:{V1_INSIDE / controller}")
     return binds
 
@@ -83,7 +75,7 @@ def _v1_binds(folder: Path, group: str) -> list[str]:
 def _enter_v2(group: str, *, needs_memory: bool) -> None:
     """Mount cgroup v2 in its usual place, where systemd wants it, and enter a group of its own."""
     if v2_mount() != CGROUPS:
-        _mount("-t", "cgroup2", "cgroup2", CGROUPS)
+        mount("-t", "cgroup2", "cgroup2", CGROUPS)
     controllers = (CGROUPS / "cgroup.controllers").read_text().split()
     if needs_memory and "memory" not in controllers:
         sys.exit(
@@ -97,7 +89,26 @@ def _enter_v2(group: str, *, needs_memory: bool) -> None:
     (place / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _mount(*arguments: str | Path) -> None:
+def prepared(folder: Path, lower: str) -> Path:
+    """Mount a machine's root, prepare it the first time, and return where it is.
+
+    Args:
+        folder: the machine's; `files` in it is copied into the root, and `/prepare` of them then runs there.
+        lower: the root below it, which stays as it is.
+    """
+    root = folder / "root"
+    layers = f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work"
+    mount("-t", "overlay", "-o", layers, "overlay", root)
+    if not (folder / "prepared").exists():
+        subprocess.run(["cp", "--archive", "--no-preserve=ownership", f"{folder}/files/.", root], check=True)
+        path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        subprocess.run(["chroot", root, "sh", "-e", "/prepare"], env=path, check=True)
+        (folder / "prepared").touch()
+    return root
+
+
+def mount(*arguments: str | Path) -> None:
+    """Run mount(8), or exit with the reason."""
     done = subprocess.run(["mount", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         sys.exit(f"{done.stderr.strip()}\n{CANNOT}")

@@ -45,7 +45,7 @@ def test_a_unit_has_few_rights(booted: BootedSite, service: str) -> None:
 
 def test_the_journal_has_what_the_hooks_did(booted: BootedSite) -> None:
     """By the command of the admin's pages: journalctl -t qrmi-slurm-prolog -t qrmi-slurm-epilog --grep job=4711."""
-    job_id = booted.sbatch(f"#!/bin/sh\n{print_token(QPU)}\n", f"--qpu={QPU}")
+    job_id = booted.sbatch(f"#!/bin/sh\n{print_token(QPU)}\n", f"--qpu={QPU}", "--nodelist=n1")
     assert booted.wait_job(job_id) == "COMPLETED", booted.output(job_id)
     booted.wait_idle()
     session = booted.output(job_id).strip()

@@ -22,6 +22,7 @@ NOT_TYPED = {
     "make lock": "it asks for the newest versions, and writes the lock",
     "make sbom": "it installs the lock's packages",
     "make soak JOBS=300": "some minutes",
+    "make vm": "half an hour",
     "make test": "this is a part of it",
     "mkdir -p /etc/systemd/system/slurmd.service.d": "test_configless.py",
     "pip install": "a mention of what other lines type",
