@@ -1145,8 +1145,8 @@ local function search_open_shelves(search, plan, catalogue, person)
     return closed
 end
 
--- The candidates of a choice: what fits, is not taken by name, and is open to the person. If there are none, the reasons
--- for it; if nothing fits at all, nil.
+-- The candidates of a choice: what fits, is not taken by name, and is open to the person. If there are none, the
+-- reasons; if nothing fits at all, nil.
 local function candidates_of(term, max, is_taken, catalogue, person)
     looked_up = term.text
     local plan = plan_of(term, catalogue)

@@ -227,13 +227,14 @@ def commands(*options: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("has_filter", [True, False])
 def test_unknown_names_are_refused_at_submission(site: Site, has_filter: bool) -> None:
-    """By cli_filter on a login node that has it, otherwise by the controller."""
+    """By cli_filter on a login node that has it, which also looks for a similar name; otherwise by the controller."""
     env = {} if has_filter else {"SLURM_CONF": str(site.cluster.etc / "without_filter.conf")}
     before = site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i")
     for command in commands("--qpu=ibm_dmeo"):
         said = refusal(site.cluster.run_as_user(command, env=env))
         known = "known QPUs: ibm_demo, ibm_second, ibm_guarded"
-        assert f"qrmi-slurm: unknown QPU: ibm_dmeo (did you mean ibm_demo?); {known}\n" in said
+        meant = " (did you mean ibm_demo?)" if has_filter else ""
+        assert f"qrmi-slurm: unknown QPU: ibm_dmeo{meant}; {known}\n" in said
         assert ("cli_filter plugin terminated with error" in said) is has_filter
     assert site.cluster.slurm("squeue", "--noheader", "--states=all", "--format=%i") == before
 
@@ -332,6 +333,24 @@ def test_two_different_selections_are_refused(attacker: Attacker) -> None:
     for entries in (["QRMI_QPU=ibm_demo", "SPANK_QRMI_QPU=ibm_second"], ["QRMI_QPU=ibm_demo", "QRMI_QPU="]):
         with pytest.raises(ClusterError, match="two different values of --qpu"):
             attacker.submit(*entries)
+
+
+@pytest.mark.parametrize(
+    ("selection", "what"),
+    [
+        (",".join(f"q{number}" for number in range(65)), "64 terms"),
+        ("*,*,*,*,*,*,*,*,*", "8 choices (patterns, any: and least-busy:)"),
+        ("ibm_demo," * 500, "4096 bytes"),
+    ],
+)
+def test_more_than_a_job_may_ask_for_is_refused_by_sbatch_and_by_slurmctld(
+    site: Site, forge: Path, selection: str, what: str
+) -> None:
+    """In the same words, also for a program that submits without the plugin; Prolog has them as well."""
+    sentence = f"--qpu has more than {what}; ask for fewer QPUs in one job"
+    for command in commands(f"--qpu={selection}"):
+        assert f"spank_qrmi: {sentence}.\n" in refusal(site.cluster.run_as_user(command))
+    assert f"qrmi-slurm: {sentence}\n" in refusal(site.cluster.run_as_user([forge, f"QRMI_QPU={selection}"]))
 
 
 def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:

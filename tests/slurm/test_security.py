@@ -99,8 +99,29 @@ def test_a_forged_selection_is_refused_in_one_clean_line(site: Site, attacker: A
 
 def test_a_megabyte_of_qpu_is_refused_at_submission(site: Site) -> None:
     """An argument of that length is too long for the shell, but not for a script's #SBATCH line."""
-    with pytest.raises(ClusterError, match="--qpu is longer than 4096 bytes"):
+    with pytest.raises(ClusterError, match="--qpu has more than 4096 bytes"):
         site.cluster.sbatch(f"#!/bin/sh\n#SBATCH --qpu={'q' * 1_000_000}\ntrue\n")
+
+
+@pytest.mark.parametrize(
+    ("selection", "what"),
+    [
+        (",".join(f"q{number}" for number in range(65)), "64 terms"),
+        ("ibm_demo,*,*,*,*,*,*,*,*,*", "8 choices (patterns, any: and least-busy:)"),
+        ("ibm_demo," * 500, "4096 bytes"),
+    ],
+)
+def test_more_than_a_job_may_ask_for_is_refused_by_prolog_too(
+    site: Site, attacker: Attacker, selection: str, what: str
+) -> None:
+    """Before anything is asked about a QPU, for jobs that bypass the plugin at a site without job_submit.lua."""
+    count = len(site.emulator.sessions())
+    own = ["QRMI_SLURM_QPU=ibm_demo", "SLURM_SPANK_QRMI_QPU=ibm_demo", f"QRMI_SLURM_STATE_DIR={site.state_dir}"]
+    job_id = attacker.submit(f"QRMI_QPU={selection}", own=own)
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    sentence = f"job {job_id} has no QPU: --qpu has more than {what}; ask for fewer QPUs in one job\n"
+    assert sentence in (attacker.home / f"forged-{job_id}.out").read_text()
+    assert len(site.emulator.sessions()) == count
 
 
 def test_too_many_variables_for_execve_do_not_drain_the_node(site: Site, attacker: Attacker) -> None:

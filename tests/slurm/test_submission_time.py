@@ -111,4 +111,4 @@ def test_refused_submissions_in_loops_delay_nobody(large_site: Site, program: Pa
     finally:
         for loop in loops:
             loop.kill()
-            loop.wait()
+            loop.communicate()
