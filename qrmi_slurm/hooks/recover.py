@@ -29,8 +29,9 @@ from qrmi_slurm.state.record import Entry, Record, State
 _FIRST_RETRY_S: Final = 30.0
 _LAST_RETRY_S: Final = 1800.0
 
-# How long a run goes on to new records, in seconds; the timer starts the next run a minute later.
-_RUN_S: Final = 300.0
+# How long a run goes on to new records, in seconds: what falls due meanwhile has to wait for the next run, which the
+# timer starts a minute later.
+_RUN_S: Final = 60.0
 
 # How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
 _RECORD_GRACE_S: Final = 15.0
