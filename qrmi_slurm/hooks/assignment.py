@@ -63,7 +63,7 @@ class Assignment:
             if item.name in self._tried or (slot.is_choice_of(item) and item.name in self._named):
                 continue
             if self._deadline.left_s < MIN_CALL_S:
-                slot.failures.append(f"{printable(item.name)}: no time was left to try it")
+                slot.failures.insert(0, f"{printable(item.name)}: no time was left to try it")
                 return None
             self._tried.add(item.name)
             if self._may_have(slot, item):

@@ -32,8 +32,9 @@ _LAST_RETRY_S: Final = 1800.0
 # Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often.
 _IDLE_LOOK_S: Final = 3600.0
 
-# How long a run goes on to new records, in seconds; the timer starts the next run a minute later.
-_RUN_S: Final = 300.0
+# How long a run goes on to new records, in seconds: what falls due meanwhile has to wait for the next run, which the
+# timer starts a minute later.
+_RUN_S: Final = 60.0
 
 # How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
 _RECORD_GRACE_S: Final = 15.0

@@ -257,7 +257,7 @@ def crowd(site: Site, port: int, what: str) -> Iterator[None]:
             process.kill()
 
 
-@pytest.mark.parametrize(("what", "most_s"), [("stays", 0.1), ("comes back", 1.0)])
+@pytest.mark.parametrize(("what", "most_s"), [("stays", 0.1), ("comes back", 3.0)])
 def test_another_users_connections_do_not_slow_the_job_down(broker_site: Site, what: str, most_s: float) -> None:
     """A login takes as long as before; if they reconnect as fast as a processor can, as long as all of them queue."""
     site = broker_site
@@ -269,7 +269,7 @@ def test_another_users_connections_do_not_slow_the_job_down(broker_site: Site, w
     figures = f"median {alone_s[10]:.4f} s alone, {crowded_s[10]:.4f} s crowded, at most {crowded_s[-1]:.3f} s"
     print(figures)
     assert crowded_s[10] < max(most_s, 20 * alone_s[10]), figures
-    assert crowded_s[-1] < 3, figures
+    assert crowded_s[-1] < 5, figures
     let_go(site, job_id)
     site.cluster.wait_job_over(job_id)
     assert_nothing_left(site, job_id)

@@ -123,7 +123,7 @@ def living_programs(word: str) -> list[int]:
 def test_commands_for_keys_that_hang(site: Site, services: Services) -> None:
     """None is started twice, 16 run side by side, and all have one deadline."""
     asked = site.cluster.folder / "asked"
-    with_secrets(site, many(services, 20), f"echo $1 >>{asked}\nexec sleep 1234.5")
+    with_secrets(site, many(services, 20), f"echo $1 >>{asked}\nsleep 1234.5")
     assert_fails_alone(site, f"--qpu={','.join(['*'] * 8)}", reason=f"the site's {KEY} cannot be read")
     names = asked.read_text().split()
     assert len(names) == len(set(names)) == 16

@@ -1,6 +1,7 @@
 """Secrets that the config only locates: read each time, never shown, and only from places that only root can change."""
 
 import os
+import time
 import traceback
 
 import pytest
@@ -130,3 +131,40 @@ def test_a_failed_command_is_reported_without_its_output(program, body, reason):
 def test_a_command_that_others_can_change_is_not_run(program, tmp_path):
     assert "others can change it" in refusal(resource(command=[program(f"touch {tmp_path}/ran", 0o777)]))
     assert not (tmp_path / "ran").exists()
+
+
+# --- many resources -----------------------------------------------------------------------------------------------
+
+
+def named(name, item):
+    return item._replace(name=name)
+
+
+def test_a_source_of_many_resources_is_read_once(program, tmp_path):
+    asked = tmp_path / "asked"
+    command = [program(f"echo x >>{asked}; echo {SECRET}")]
+    found = stored_secrets.fill_all([named(name, resource(command=command)) for name in "abc"])
+    assert {item.environment[KEY] for item in found.values()} == {SECRET}
+    assert asked.read_text().split() == ["x"]
+
+
+def test_commands_run_side_by_side_within_one_deadline(program):
+    """One that hangs, or has closed its output and hangs, costs only its own resource."""
+    body = 'case $1 in a) exec sleep 30 ;; b) exec >&-; exec sleep 30 ;; *) sleep 0.3; echo "$1" ;; esac'
+    path = program(body)
+    items = [named(name, resource(command=[path, name])) for name in "abcdefghijklmnop"]
+    began_s = time.monotonic()
+    found = stored_secrets.fill_all(items, 2.5)
+    assert time.monotonic() - began_s < 5
+    for name in "ab":
+        assert found[name].hint.endswith("it did not answer in time")
+    assert [found[name].environment[KEY] for name in "cdefghijklmnop"] == list("cdefghijklmnop")
+
+
+def test_more_commands_than_may_run_at_a_time_wait_for_their_turn(program, tmp_path):
+    at_work = tmp_path / "at-work"
+    at_work.mkdir()
+    path = program(f"mkdir {at_work}/$1; sleep 0.2; ls {at_work} | wc -l; rmdir {at_work}/$1")
+    items = [named(f"q{number}", resource(command=[path, str(number)])) for number in range(40)]
+    found = stored_secrets.fill_all(items)
+    assert 1 < max(int(item.environment[KEY]) for item in found.values()) <= 16

@@ -3,10 +3,15 @@
 import grp
 import os
 import pwd
+import time
+from collections import Counter
 
 import pytest
 from doubles import SECRET
 
+from qrmi_slurm.calls import backend
+from qrmi_slurm.config import access, stored_secrets
+from qrmi_slurm.hooks import planning
 from qrmi_slurm.slurm import jobs, licenses
 from qrmi_slurm.slurm.jobs import Allotment
 
@@ -105,6 +110,48 @@ def test_a_qpu_that_hangs_leaves_time_for_the_next(site, acquire_for):
 def test_two_choices_get_two_qpus_other_than_the_named_one(site, acquire_for):
     site.add("ibm_a", queue="1").add("ibm_b", queue="2").add("ibm_c", queue="3")
     assert held(acquire_for("ibm_*,ibm_a,ibm_*")) == "ibm_b,ibm_a,ibm_c"
+
+
+def test_each_qpu_is_looked_at_once(site, acquire_for, monkeypatch):
+    """However many terms it fits: its access rules, its key, its credentials, and what its service says."""
+    seen = []
+    for module, name in ((access, "refusal"), (stored_secrets, "_of_file"), (planning, "merge")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, name=name, real=real: seen.append(name) or real(*args))
+    key = site.path / "key"
+    key.touch(0o600)
+    key.write_text("the-key")
+    stored = {"secrets": {"QRMI_IBM_QCS_IAM_APIKEY": {"file": str(key)}}, "allow": {"users": [ME]}}
+    for name in ("ibm_a", "ibm_b", "ibm_c"):
+        site.add(name, slurm=stored)
+    assert held(acquire_for("ibm_*,any:*,ibm_a,least-busy:ibm_*,any:*")) == "ibm_b,ibm_c,ibm_a"
+    assert Counter(seen) == {"refusal": 3, "_of_file": 1, "merge": 3}
+
+
+def test_candidates_that_fail_are_tried_only_while_there_is_time(site, acquire_for):
+    site.configure("--acquire-timeout=0.5")
+    for number in range(60):
+        site.add(f"q{number}", acquire="hang")
+    began_s = time.monotonic()
+    [note] = acquire_for("any:*").notes
+    assert time.monotonic() - began_s < 4
+    assert len(acquired(site)) < 20
+    assert "no time was left to try it" in note
+
+
+def test_a_qpu_that_there_was_no_time_to_look_at_is_tried_last(site, acquire_for, monkeypatch):
+    monkeypatch.setattr(backend.run, "__kwdefaults__", {"at_once": 1, "node": None})
+    site.configure("--acquire-timeout=1.5")
+    site.add("ibm_a", queue="9").add("ibm_b", status="hang").add("ibm_c", queue="0")
+    assert held(acquire_for("least-busy:*,any:*")) == "ibm_a,ibm_c"
+
+
+def test_a_sentence_about_many_qpus_tells_the_first_ten(site, acquire_for):
+    for number in range(25):
+        site.add(f"q{number}", status="Offline")
+    [note] = acquire_for("any:*,any:*").notes
+    assert note.count("the QPU is offline") == 10
+    assert note.endswith("; and 15 more like it")
 
 
 def test_a_choice_without_a_qpu_left_says_so(site, acquire_for):
@@ -207,6 +254,18 @@ def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site,
     monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: {"qpu_ibm_a": next(answers)})
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
     assert slurmctld.changes == [{"qpu_ibm_a": 1}, {"qpu_ibm_b": 1}]
+
+
+def test_licenses_that_are_taken_are_asked_about_once(site, acquire_for, slurmctld, monkeypatch):
+    """A choice may be among hundreds of QPUs, and slurmctld has other work."""
+    for name in "bcdefgh":
+        site.add(f"ibm_{name}", queue="1")
+    site.add("ibm_z", queue="9")
+    slurmctld.job = Allotment({"qpu_ibm_z": 1}, "")
+    asked = []
+    monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: asked.append(1) or slurmctld.read())
+    assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_z:1")) == "ibm_z"
+    assert len(asked) == 1
 
 
 def test_if_slurmctld_refuses_the_swap_the_qpu_is_not_taken(site, acquire_for, slurmctld, monkeypatch):

@@ -72,11 +72,14 @@ def test_a_service_that_hangs_leaves_room():
 
 
 def test_nothing_is_left_running():
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), _children()
     done(time.sleep, [30.0, 0.0], LIMITS._replace(each_s=0.3))
     assert set(os.listdir("/proc/self/fd")) == before
-    children = [path for path in os.listdir("/proc") if path.isdecimal() and _parent(path) == os.getpid()]
-    assert children == []
+    assert _children() == children
+
+
+def _children():
+    return {pid for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()}
 
 
 def _parent(pid):
