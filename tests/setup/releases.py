@@ -40,6 +40,7 @@ SELECTED = (
 OTHER_RELEASES = ("trixie", "forky")
 HERE = "this machine"
 
+ROOTS = ("/usr/bin/python3", str(CHECKOUT / "tests/setup/roots.py"))
 ENVIRONMENT = ("/usr/bin/python3", str(CHECKOUT / "tests/setup/environment.py"))
 PYTEST = (*ENVIRONMENT, "python", "-I", "-m", "pytest")
 NO_TESTS = 5  # pytest's exit status if the arguments select none
@@ -84,7 +85,7 @@ class Run:
         with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(len(OTHER_RELEASES)) as side_by_side:
             try:
                 prepared = [background.submit(self._prepare, suite) for suite in OTHER_RELEASES]
-                ended = [self._shown("lint", [os.environ.get("MAKE", "make"), "lint"])]
+                ended = [self._shown("lint", ["make", "lint"])]
                 ended.append(self._shown(HERE, [*PYTEST, *self.arguments, str(CHECKOUT / "tests")]))
                 tested = []
                 for suite, future in zip(OTHER_RELEASES, prepared, strict=True):
@@ -102,13 +103,11 @@ class Run:
 
     def _prepare(self, suite: str) -> Outcome:
         """Make a root and the tests' environment in it, with what the tests here leave of the machine."""
-        root = [*ENVIRONMENT[:1], str(CHECKOUT / "tests/setup/roots.py"), suite]
-        return self._captured(suite, ["nice", *root, *ENVIRONMENT])
+        return self._captured(suite, ["nice", *ROOTS, suite, *ENVIRONMENT])
 
     def _test(self, suite: str) -> Outcome:
-        root = [*ENVIRONMENT[:1], str(CHECKOUT / "tests/setup/roots.py"), suite]
         files = [str(CHECKOUT / "tests/slurm" / name) for name in SELECTED]
-        outcome = self._captured(suite, [*root, *PYTEST, *self.arguments, *files])
+        outcome = self._captured(suite, [*ROOTS, suite, *PYTEST, *self.arguments, *files])
         if outcome.status == NO_TESTS and self.arguments:
             return Outcome(suite, 0, outcome.output)
         return outcome
