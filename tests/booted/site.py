@@ -221,7 +221,11 @@ class BootedSite:
         """Wait until a job has printed something."""
 
         def printed() -> bool:
-            return text in self.output(job_id)
+            is_over = self.job(job_id)["JobState"] in TERMINAL_STATES
+            if text in self.output(job_id):
+                return True
+            assert not is_over, last_words()
+            return False
 
         def last_words() -> str:
             return f"{self.job(job_id)}\n{self.output(job_id)}\n{self.journal('slurmd')}"

@@ -153,17 +153,16 @@ def test_the_list_of_qpus_is_refreshed(booted: BootedSite) -> None:
 @pytest.mark.parametrize("slurmd", ["enable", "disable"])
 def test_a_crash_of_the_node_costs_no_qpu(booted: BootedSite, slurmd: str) -> None:
     """The node dies under a job that holds the QPU. After the boot Epilog releases it, or recover, by its timer."""
-    with with_broker(booted):
-        job_id, session = jobs.start(booted)
-        before = booted.node.out("cat", "/proc/sys/kernel/random/boot_id")
-        booted.node.out("systemctl", "--quiet", slurmd, "slurmd")
-        booted.node.out("sync")
-        booted.node.crash()
-        assert jobs.state_of(booted, session) != "closed"
-        booted.node.start()
-        booted.node.wait_booted()
-        assert booted.node.out("cat", "/proc/sys/kernel/random/boot_id") != before
-        wait_closed(booted, session, RECOVERED_AT_BOOT_S)
+    job_id, session = jobs.start(booted)
+    before = booted.node.out("cat", "/proc/sys/kernel/random/boot_id")
+    booted.node.out("systemctl", "--quiet", slurmd, "slurmd")
+    booted.node.out("sync")
+    booted.node.crash()
+    assert jobs.state_of(booted, session) != "closed"
+    booted.node.start()
+    booted.node.wait_booted()
+    assert booted.node.out("cat", "/proc/sys/kernel/random/boot_id") != before
+    wait_closed(booted, session, RECOVERED_AT_BOOT_S)
     if slurmd == "disable":
         lines = booted.node.sh(f"journalctl --no-pager --boot --unit={RECOVER}")
         assert f"job {job_id} {QPU}: released (node n1 has rebooted since)" in lines
