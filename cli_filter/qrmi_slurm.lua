@@ -71,13 +71,13 @@ local MAX_CANDIDATES = 64
 -- site with hundreds of QPUs, patterns that leave almost everything open and fit almost nothing cost more.
 local MAX_WORK = 600000
 local WORK_OF_A_BYTE = 0.5 -- that a string function looks at
-local WORK_OF_A_SHELF = 300
+local WORK_OF_A_SHELF = 600
 local WORK_OF_A_RULE = 1500
-local WORK_OF_A_HIT = 500
+local WORK_OF_A_HIT = 600
 local WORK_OF_A_CHECK = 700
 local WORK_OF_A_STEP = 2
-local WORK_OF_A_NAME = 1500
-local WORK_OF_A_NAME_BYTE = 200
+local WORK_OF_A_NAME = 2000
+local WORK_OF_A_NAME_BYTE = 300
 local WORK_OF_A_ROUND = 150
 local WORK_OF_A_PATTERN_BYTE = 800
 

@@ -209,7 +209,8 @@ def _limits() -> str:
     return (
         f"Each value is one line. A user's value can have up to {users_bytes // 1024} KiB, its name up to {name_bytes} "
         f"bytes. In the config, a value and its name can have up to {exports.MAX_VARIABLE_BYTES // 1024} KiB together. "
-        f"A `--qpu` list can have up to {selection.MAX_SELECTION_BYTES} bytes."
+        f"A `--qpu` list can have up to {selection.MAX_TERMS} terms, {selection.MAX_CHOICES} of them choices, and "
+        f"{selection.MAX_SELECTION_BYTES} bytes."
     )
 
 

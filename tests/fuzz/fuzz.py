@@ -1,8 +1,8 @@
 """Fuzzes everything that reads users' text, and prints the number of inputs and the findings: `fuzz.py MINUTES`.
 
 Coverage-guided: the Python modules by atheris, the SPANK plugin by libFuzzer with ASan and UBSan, and libFuzzer's
-corpus once more under valgrind. Differential: TaskProlog's shell against its Python. Corpora stay in the cache folder
-and grow from run to run.
+corpus once more under valgrind. Differential: TaskProlog's shell against its Python, the Lua module against Prolog's
+Python. Corpora stay in the cache folder and grow from run to run.
 """
 
 import os
@@ -81,10 +81,11 @@ def main(minutes: float) -> int:
     """
     environment.install_debian_packages(("clang-14", "libclang-rt-14-dev", *environment.DEBIAN_PACKAGES))
     python = environment.venv("fuzz", "atheris") / "bin" / "python3"
-    # The plugin and the shell have more states than any of the modules.
-    share_s = minutes * 60 / (len(PYTHON_TARGETS) + 4)
+    # The plugin, the shell and the Lua module have more states than any of the modules.
+    share_s = minutes * 60 / (len(PYTHON_TARGETS) + 6)
     outcomes = [_python(python, name, share_s) for name in PYTHON_TARGETS]
-    outcomes += [_shell(python, 2 * share_s), *_stub(2 * share_s)]
+    outcomes += [_differential(python, "TaskProlog's shell", "shell_target.py", 2 * share_s)]
+    outcomes += [_differential(python, "the Lua module", "lua_target.py", 2 * share_s), *_stub(2 * share_s)]
     return 0 if all(outcomes) else 1
 
 
@@ -116,10 +117,10 @@ def _stub(seconds: float) -> list[bool]:
     return [found, done.returncode == 0]
 
 
-def _shell(python: Path, seconds: float) -> bool:
-    done = subprocess.run([python, HERE / "shell_target.py", str(seconds)], capture_output=True, text=True)
+def _differential(python: Path, name: str, program: str, seconds: float) -> bool:
+    done = subprocess.run([python, HERE / program, str(seconds)], capture_output=True, text=True)
     count = re.match(r"(\d+) inputs", done.stdout)
-    _say("TaskProlog's shell", int(count[1]) if count else 0, done.returncode == 0, done.stdout + done.stderr)
+    _say(name, int(count[1]) if count else 0, done.returncode == 0, done.stdout + done.stderr)
     return done.returncode == 0
 
 

@@ -42,6 +42,8 @@ def fuzz_selection(data):
     except SelectionError as error:
         assert is_one_line(str(error))
         return
+    assert len(terms) <= selection.MAX_TERMS
+    assert sum(term.is_choice for term in terms) <= selection.MAX_CHOICES
     for term in terms:
         assert not selection.name_fault(term.text) and term.text in text
         term.fits_name("ibm_demo")

@@ -106,6 +106,33 @@ spank_err_t spank_unsetenv(spank_t sp, const char *name)
 	return ESPANK_SUCCESS;
 }
 
+/* Whether a selection is within the limits, counted in another way than selection.c does. */
+static bool is_within_limits(const char *value)
+{
+	static char copy[SELECTION_MAX_BYTES + 1];
+	const char *terms[SELECTION_MAX_BYTES];
+	size_t count = 0;
+	size_t choices = 0;
+
+	if (strlen(value) > SELECTION_MAX_BYTES)
+		return false;
+	strcpy(copy, value);
+	for (char *rest = copy, *term = strsep(&rest, ","); term != NULL; term = strsep(&rest, ",")) {
+		const bool is_prefixed = (starts_with(term, "any:") && term[4] != '\0') ||
+					 (starts_with(term, "least-busy:") && term[11] != '\0');
+		bool is_new = true;
+
+		if (is_prefixed || strpbrk(term, "*?[") != NULL)
+			choices++;
+		else
+			for (size_t i = 0; i < count; i++)
+				is_new = is_new && strcmp(terms[i], term) != 0;
+		if (is_new)
+			terms[count++] = term;
+	}
+	return count <= SELECTION_MAX_TERMS && choices <= SELECTION_MAX_CHOICES;
+}
+
 spank_err_t spank_job_control_setenv(spank_t sp, const char *name, const char *value, int overwrite)
 {
 	const char *found = strstr(name, "_QRMI_");
@@ -115,6 +142,7 @@ spank_err_t spank_job_control_setenv(spank_t sp, const char *name, const char *v
 	assert(name[0] != '\0' && strchr(name, '=') == NULL);
 	assert(strlen(name) <= VARIABLE_MAX_BYTES && strlen(value) <= VALUE_MAX_BYTES);
 	assert(strcmp(name, JOB_SELECTION) == 0 || found != NULL);
+	assert(strcmp(name, JOB_SELECTION) != 0 || is_within_limits(value));
 	assert(!starts_with(name, "SPANK_") && !starts_with(name, "SLURM_"));
 	for (const char *at = value; *at != '\0'; at++)
 		assert(!is_control(*at));

@@ -48,7 +48,8 @@ def test_the_stubs_target_accepts_its_seeds_whole_and_truncated(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_shells_target_finds_nothing_in_a_second():
-    command = [sys.executable, "-P", FUZZ / "shell_target.py", "1"]
+@pytest.mark.parametrize("program", ["shell_target.py", "lua_target.py"])
+def test_a_differential_target_finds_nothing_in_a_second(program):
+    command = [sys.executable, "-P", FUZZ / program, "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "no finding" in done.stdout) == (0, True), done.stdout + done.stderr

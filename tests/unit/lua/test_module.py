@@ -327,11 +327,12 @@ def test_lua_and_python_suggest_the_same_name(lua):
 # --- patterns and choices ----------------------------------------------------------------------------------
 
 
-def test_patterns_match_as_in_python(lua):
-    dice = random.Random(11)  # noqa: S311
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_patterns_match_as_in_python(lua, seed):
+    dice = random.Random(seed)  # noqa: S311
     letters = "ab]-!^\\é[*?"
     cases = [("a[!", "a[!"), ("a", "[]a]"), ("-", "[a-]"), ("b", "[c-a]"), ("é", "?"), ("x", "[!c-a]"), ("é", "[a-ü]")]
-    for _ in range(400):
+    for _ in range(150):
         pattern = "".join(dice.choice(letters + "[]*?") for _ in range(dice.randrange(1, 7)))
         cases.append(("".join(dice.choice("ab]-!^\\é") for _ in range(dice.randrange(1, 5))), pattern))
     # One QPU per name, so that one run answers for all: the marker lists what a pattern fits.
