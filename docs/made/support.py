@@ -10,8 +10,8 @@ from qrmi_slurm.config.resource_types import KNOWN
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from setup.releases import OTHER_RELEASES, SELECTED  # noqa: E402
-from slurm.release import DIFFERENCES  # noqa: E402
+from setup.releases import OTHER_RELEASES, SELECTED
+from slurm.release import DIFFERENCES
 
 RECORDINGS: Final = CHECKOUT / "tests" / "recordings"
 RAN: Final = RECORDINGS / "ran"
@@ -38,13 +38,13 @@ _TYPES: Final[Mapping[str, tuple[str, str]]] = {
     "oqtopus": ("a stand-in for its library", _IN_JOBS),
 }
 _NEVER: Final = (
-    "A real quantum computer, or a vendor's real service. Whether a service answers as the stand-ins do is taken from QRMI's "
-    "sources and the vendors' documentation.",
+    "A real quantum computer, or a vendor's real service. Whether a service answers as the stand-ins do is taken from "
+    "QRMI's sources and the vendors' documentation.",
     "A circuit on any type except IBM's compute service.",
     "A distribution other than Debian, an architecture other than x86-64, SELinux, AppArmor profiles.",
     "Python 3.12, or a Python newer than those above.",
-    "Slurm before 22.05, and daemons of a release that is not in the first table. Of {recorded}, only the hooks' environments "
-    "were recorded, by hand; the unit tests read them.",
+    "Slurm before 22.05, and daemons of a release that is not in the first table. Of {recorded}, only the hooks' "
+    "environments were recorded, by hand; the unit tests read them.",
     "More than a handful of nodes, nodes on different machines, and a shared file system.",
     "`AuthType=auth/slurm`: all clusters use munge.",
 )
@@ -68,16 +68,16 @@ def page() -> str:
         "",
         *wrapped(
             "Each row is a system on which `make test` starts real clusters. A run that sees another release of Slurm, "
-            "Python or QRMI than the row fails; the patch release is the one of the last recording. What is not on this "
-            "page was not tried."
+            "Python or QRMI than the row fails; the patch release is the one of the last recording. What is not on "
+            "this page was not tried."
         ),
         "",
         *_rows(("system", "Slurm", "Python", "QRMI", "tests"), map(_system, _NAMES)),
         "",
         *wrapped(
-            f"QRMI {_ran(MACHINE)['oldest_qrmi']}, the oldest that is supported, makes each type's calls on the first system, "
-            "without Slurm (`tests/contract/test_qrmi_versions.py`). "
-            "`make newer-qrmi` tells whether a newer one is out. All of the tests on real clusters can run on each system: "
+            f"QRMI {_ran(MACHINE)['oldest_qrmi']}, the oldest that is supported, makes each type's calls on the first "
+            "system, without Slurm (`tests/contract/test_qrmi_versions.py`). `make newer-qrmi` tells whether a newer "
+            "one is out. All of the tests on real clusters can run on each system: "
             f"{' or '.join(f'`make test-slurm ON={suite}`' for suite in OTHER_RELEASES)}."
         ),
         "",
