@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: environment.md, support.md, validate-config.md and man/.
+"""Writes the generated pages: docs/environment.md, docs/support.md, docs/validate-config.md and docs/man/.
 
 generate.py            write them
 generate.py --check    name the pages that are out of date, and exit 1 if there are any

@@ -76,9 +76,8 @@ def page() -> str:
         "",
         *wrapped(
             f"QRMI {_ran(MACHINE)['oldest_qrmi']}, the oldest that is supported, makes each type's calls on the first "
-            "system, without Slurm (`tests/contract/test_qrmi_versions.py`). "
-            "`make newer-qrmi` tells whether a newer one is out. "
-            "All of the tests on real clusters can run on each system: "
+            "system, without Slurm (`tests/contract/test_qrmi_versions.py`). `make newer-qrmi` tells whether a newer "
+            "one is out. All of the tests on real clusters can run on each system: "
             f"{' or '.join(f'`make test-slurm ON={suite}`' for suite in OTHER_RELEASES)}."
         ),
         "",

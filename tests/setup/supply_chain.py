@@ -3,7 +3,7 @@
     supply_chain.py lock        write requirements.lock with the newest versions that pyproject.toml allows
     supply_chain.py licenses    write docs/third-party-licenses.md, from an installation of the lock
     supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
-    supply_chain.py newer-qrmi  tell whether QRMI is newer than the tests'; exit status 1 if so, 2 if unknown
+    supply_chain.py newer-qrmi  tell whether a newer QRMI is out than the tested one; exit status 1 if so, 2 if unknown
     supply_chain.py audit       look up each locked version in PyPI's advisories; exit status 2 if they are unavailable
 
 Its tools are in a venv of their own in the cache folder; see environment.py.
@@ -133,8 +133,7 @@ def newer_qrmi() -> int:
         print(f"QRMI {tested} is the newest, and tested")
         return 0
     print(
-        f"QRMI {found[1]} is out; the tests ran with {tested}. Remove the cache's base-* and cache-*/base-*, "
-        "then run make test"
+        f"QRMI {found[1]} is out; the tests ran with {tested}. Remove the cache's base-* and cache-*/base-*, then make test"
     )
     return 1
 
