@@ -133,7 +133,8 @@ def newer_qrmi() -> int:
         print(f"QRMI {tested} is the newest, and tested")
         return 0
     print(
-        f"QRMI {found[1]} is out; the tests ran with {tested}. Remove the cache's base-* and cache-*/base-*, then make test"
+        f"QRMI {found[1]} is out; the tests ran with {tested}. Remove the cache's base-* and cache-*/base-*, "
+        "then run make test"
     )
     return 1
 
