@@ -2,6 +2,7 @@
 
 import http.server
 import importlib
+import itertools
 import os
 import platform
 import signal
@@ -300,4 +301,4 @@ def test_each_suites_users_have_uids_of_their_own():
     """The machine's tests end all processes of their users by uid, and see those in roots."""
     firsts = sorted([*roots.FIRST_SYSTEM_UID.values()])
     assert firsts[0] >= 1000 + roots.SYSTEM_UIDS
-    assert all(after - before >= roots.SYSTEM_UIDS for before, after in zip(firsts, firsts[1:], strict=False))
+    assert all(after - before >= roots.SYSTEM_UIDS for before, after in itertools.pairwise(firsts))
