@@ -22,7 +22,9 @@ _MAX_NAMES: Final = 20
 
 def is_one_line(text: str) -> bool:
     """Tell whether `text` has no control characters, which could end a line of TaskProlog's output or move a cursor."""
-    return not any(char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" for char in text)
+    return text.isprintable() or not any(
+        char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" for char in text
+    )
 
 
 def is_plain(text: str) -> bool:

@@ -5,6 +5,7 @@ QRMI generic rules.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from qrmi_slurm.names import JOB_PREFIX, QRMI_PREFIX
@@ -216,6 +217,7 @@ def _current(type_name: str) -> str:
     return canonical(known.successor or known.name)
 
 
+@lru_cache(maxsize=256)  # `describe` needs every known type's
 def canonical(type_name: str) -> str:
     """Return the name in lower case with only its letters and digits: the same for all spellings of a type."""
     return "".join(char for char in type_name.lower() if char.isalnum())

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm.text import is_plain
 
 _LICENSE: Final = r"[A-Za-z0-9_.@-]+"
-_NOT_PLAIN: Final = r"[^A-Za-z0-9_]"
 
 LICENSE_PREFIX: Final = "qpu_"
 
@@ -100,7 +99,7 @@ def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
 
 def default_license(name: str) -> str:
     """Return the license of a resource that names none; characters that Slurm forbids in a license become `_`."""
-    return LICENSE_PREFIX + re.sub(_NOT_PLAIN, "_", name)
+    return LICENSE_PREFIX + "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
 
 
 def fault(slurm: Mapping[str, Any]) -> str:

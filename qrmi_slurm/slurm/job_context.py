@@ -1,6 +1,5 @@
 """The context: what Slurm tells a hook about the job, in the environment that slurmd sets."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,8 +10,11 @@ from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.slurm import conf_file
 
 # A cluster's name becomes a folder. Slurm allows more characters, but not by default.
-_PATH_COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_NAME_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_MAX_NAME_CHARS: Final = 255
 _MAX_EPOCH_DIGITS: Final = 12
+
+_DIGITS: Final = "0123456789"
 
 # How long a job without a time limit lasts according to Slurm (slurmctld: 365 * 24 * 60 * 60).
 _ENDLESS_S: Final = 365 * 24 * 3600
@@ -182,16 +184,15 @@ def first_host(node_list: str) -> str:
     first = []
     rest = node_list.strip()
     while rest and rest[0] != ",":
-        literal = re.match(r"[^\[\],]*", rest)
-        text = literal.group() if literal else ""
-        first.append(text)
-        rest = rest[len(text) :]
+        end = min((at for at in map(rest.find, "[],") if at >= 0), default=len(rest))
+        first.append(rest[:end])
+        rest = rest[end:]
         if rest.startswith("["):
             inside, bracket, rest = rest[1:].partition("]")
-            number = re.match(r"\d+", inside)
+            number = inside[: len(inside) - len(inside.lstrip(_DIGITS))]
             if not bracket or not number:
                 raise ContextError(f"cannot read Slurm's node list {node_list[:200]!r}")
-            first.append(number.group())
+            first.append(number)
         elif rest.startswith("]"):
             raise ContextError(f"cannot read Slurm's node list {node_list[:200]!r}")
     host = "".join(first)
@@ -208,7 +209,7 @@ def _restart_count(environment: Mapping[str, str]) -> int | None:
 
 def _cluster(environment: Mapping[str, str]) -> str:
     name = environment.get(names.SLURM_CLUSTER_NAME, _DEFAULT_CLUSTER)
-    if not _PATH_COMPONENT.fullmatch(name):
+    if not name or name[0] in ".-" or len(name) > _MAX_NAME_CHARS or not _NAME_CHARS.issuperset(name):
         raise ContextError(f"{names.SLURM_CLUSTER_NAME} cannot be used as a folder name")
     return name
 

@@ -223,7 +223,7 @@ def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:
         depth_text = f"include is nested more than {conf_file.MAX_INCLUDE_DEPTH} deep"
         raise PlugstackError(f"{plugstack}: {depth_text}", conf_file.LOOP_HINT)
     for number, text in enumerate(conf_file.lines(plugstack), start=1):
-        words = [word for word in re.split("[ \\t]", text.partition("#")[0]) if word]
+        words = [word for word in text.partition("#")[0].replace("\t", " ").split(" ") if word]
         if len(words) < 2:
             continue
         if words[0] == "include":
