@@ -132,10 +132,8 @@ def newer_qrmi() -> int:
     if found[1] == tested:
         print(f"QRMI {tested} is the newest, and tested")
         return 0
-    print(
-        f"QRMI {found[1]} is out; the tests ran with {tested}. Remove the cache's base-* and cache-*/base-*, "
-        "then run make test"
-    )
+    remove = f"remove base-* and cache-* from {environment.CACHE}"
+    print(f"QRMI {found[1]} is out, {tested} was tested: {remove}, run make test and make docs")
     return 1
 
 

@@ -20,10 +20,13 @@ NOT_TYPED = {
     "make fuzz MINUTES=5": "minutes",
     "make licenses": "it installs the lock's packages, and writes the page",
     "make lock": "it asks for the newest versions, and writes the lock",
+    "make newer-qrmi": "it asks the package index",
     "make sbom": "it installs the lock's packages",
     "make soak JOBS=300": "some minutes",
     "make vm": "half an hour",
     "make test": "this is a part of it",
+    "make test-slurm ON=forky": "this is a part of it",
+    "make test-slurm ON=trixie": "this is a part of it",
     "mkdir -p /etc/systemd/system/slurmd.service.d": "test_configless.py",
     "pip install": "a mention of what other lines type",
     "printf '[Unit]\\nConditionPathExists=\\n' "

@@ -78,7 +78,7 @@ def until(ask):
 def mirrored(tmp_path, url):
     """Return the environment in which apt, and so roots.py, knows only this mirror of this machine's release."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] {url} {suite} main\n")
+    (tmp_path / "sources.list").write_text(f"deb {url} {suite} main\n")
     conf = tmp_path / "apt.conf"
     conf.write_text(f'Dir::Etc::SourceList "{tmp_path}/sources.list";\nDir::Etc::SourceParts "/dev/null";\n')
     return {"APT_CONFIG": str(conf), "QRMI_SLURM_CACHE": str(tmp_path / "cache"), "no_proxy": "*"}
