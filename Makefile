@@ -8,7 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := /usr/bin/python3
 # exec: a signal for make's child is one for the program, not for a shell in between.
-IN_ENVIRONMENT := exec $(PYTHON) tests/setup/environment.py
+# ON=trixie, ON=forky: on that release of Debian, with its Slurm and Python.
+IN_ENVIRONMENT := exec $(if $(ON),$(PYTHON) tests/setup/roots.py $(ON)) $(PYTHON) tests/setup/environment.py
 # A cluster's test mostly waits: three files at a time take half the time of one, on two cores. WORKERS= for one at a time.
 WORKERS := --numprocesses=3 --dist=loadfile
 # -I keeps the checkout off sys.path: the tests import the installed wheel, never the tree.
@@ -17,7 +18,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench vm soak fuzz lock licenses sbom audit test-all test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench vm soak fuzz lock licenses sbom audit newer-qrmi test test-unit test-slurm test-booted lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -38,25 +39,25 @@ demo:  ## run a Bell pair through a throwaway Slurm cluster and an emulated QPU;
 demo-stop:  ## stop what `make demo KEEP=1` has left up
 	@$(WITH_HELPERS) exec $(PYTHON) -P -m slurm.cluster stop
 
-# Two targets side by side: `make --keep-going test` runs the tests in spite of a fault of style.
 .PHONY: test
-test: lint test-all  ## run all checks and tests; ARGS='-k name' goes to pytest
-
-.PHONY: test-all
-test-all:
-	@$(PYTEST) tests $(ARGS)
+test:  ## run all checks and tests, and those of Slurm's behavior on other releases too; ARGS='-k name' goes to pytest
+	@exec $(PYTHON) tests/setup/releases.py $(WORKERS) $(ARGS)
 
 .PHONY: test-unit
 test-unit:  ## run the tests that need no Slurm
-	@$(PYTEST) tests --ignore=tests/slurm $(ARGS)
+	@$(PYTEST) tests --ignore=tests/slurm --ignore=tests/booted $(ARGS)
 
 .PHONY: test-slurm
-test-slurm:  ## run the tests on real Slurm clusters
+test-slurm:  ## run the tests on real Slurm clusters; ON=trixie or ON=forky on that Debian's Slurm, in a root made for it
 	@$(PYTEST) tests/slurm $(ARGS)
+
+.PHONY: test-booted
+test-booted:  ## run the tests of a node that boots under systemd, in containers
+	@$(PYTEST) tests/booted $(ARGS)
 
 # One at a time, with what they measure; ARGS='-k reset' goes to pytest.
 .PHONY: vm
-vm:  ## run the tests of a booted node in a virtual machine, which is reset under a job; a quarter of an hour
+vm:  ## run the tests of a booted node in a virtual machine, which is reset under a job; slow: no hardware helps
 	@$(IN_ENVIRONMENT) python -I -m pytest -v --capture=no --durations=0 -o faulthandler_timeout=0 tests/booted/vm.py $(ARGS)
 
 .PHONY: bench
@@ -79,6 +80,10 @@ fuzz:  ## feed what reads users' text with faulty input for MINUTES=5; fuzzers, 
 
 .PHONY: lock licenses sbom audit
 lock licenses sbom audit:  ## write requirements.lock, docs/third-party-licenses.md, build/sbom.cdx.json; look for known vulnerabilities
+	@$(WITH_HELPERS) exec $(PYTHON) -P -m setup.supply_chain $@
+
+.PHONY: newer-qrmi
+newer-qrmi:  ## tell whether a newer QRMI is out than the one that the tests ran with
 	@$(WITH_HELPERS) exec $(PYTHON) -P -m setup.supply_chain $@
 
 .PHONY: lint

@@ -1,4 +1,4 @@
-"""Writes the pages that are generated from the code: docs/environment.md, docs/validate-config.md and docs/man/.
+"""Writes the generated pages: docs/environment.md, docs/support.md, docs/validate-config.md and docs/man/.
 
 generate.py            write them
 generate.py --check    name the pages that are out of date, and exit 1 if there are any
@@ -8,13 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from made import environment, man, validate_config
+from made import environment, man, support, validate_config
 from made.text import CHECKOUT, DOCS
 
 
 def pages() -> dict[Path, str]:
     """Return every generated page by its path."""
-    found = {DOCS / "environment.md": environment.page(), DOCS / "validate-config.md": validate_config.page()}
+    found = {
+        DOCS / "environment.md": environment.page(),
+        DOCS / "support.md": support.page(),
+        DOCS / "validate-config.md": validate_config.page(),
+    }
     return found | {DOCS / "man" / name: text for name, text in man.pages().items()}
 
 
@@ -24,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0, or 1 if a page is out of date.
     """
+    if "--check" not in arguments:
+        support.take_over()
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if "--check" in arguments:

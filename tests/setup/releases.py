@@ -40,8 +40,10 @@ SELECTED = (
 OTHER_RELEASES = ("trixie", "forky")
 HERE = "this machine"
 
+ROOTS = ("/usr/bin/python3", str(CHECKOUT / "tests/setup/roots.py"))
 ENVIRONMENT = ("/usr/bin/python3", str(CHECKOUT / "tests/setup/environment.py"))
-PYTEST = (*ENVIRONMENT, "python", "-I", "-m", "pytest")
+IN_ROOT = PYTEST = (*ENVIRONMENT, "python", "-I", "-m", "pytest")
+LINT = ("make", "lint")
 NO_TESTS = 5  # pytest's exit status if the arguments select none
 PIECE_BYTES = 65536
 # Lines at the end of pytest's output.
@@ -84,7 +86,7 @@ class Run:
         with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(len(OTHER_RELEASES)) as side_by_side:
             try:
                 prepared = [background.submit(self._prepare, suite) for suite in OTHER_RELEASES]
-                ended = [self._shown("lint", [os.environ.get("MAKE", "make"), "lint"])]
+                ended = [self._shown("lint", LINT)]
                 ended.append(self._shown(HERE, [*PYTEST, *self.arguments, str(CHECKOUT / "tests")]))
                 tested = []
                 for suite, future in zip(OTHER_RELEASES, prepared, strict=True):
@@ -102,13 +104,11 @@ class Run:
 
     def _prepare(self, suite: str) -> Outcome:
         """Make a root and the tests' environment in it, with what the tests here leave of the machine."""
-        root = [*ENVIRONMENT[:1], str(CHECKOUT / "tests/setup/roots.py"), suite]
-        return self._captured(suite, ["nice", *root, *ENVIRONMENT])
+        return self._captured(suite, ["nice", *ROOTS, suite, *ENVIRONMENT])
 
     def _test(self, suite: str) -> Outcome:
-        root = [*ENVIRONMENT[:1], str(CHECKOUT / "tests/setup/roots.py"), suite]
         files = [str(CHECKOUT / "tests/slurm" / name) for name in SELECTED]
-        outcome = self._captured(suite, [*root, *PYTEST, *self.arguments, *files])
+        outcome = self._captured(suite, [*ROOTS, suite, *IN_ROOT, *self.arguments, *files])
         if outcome.status == NO_TESTS and self.arguments:
             return Outcome(suite, 0, outcome.output)
         return outcome
@@ -119,10 +119,11 @@ class Run:
         self._running.append(process)
         assert process.stdout is not None
         output = b""
-        while piece := os.read(process.stdout.fileno(), PIECE_BYTES):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            output += piece
+        with process.stdout as stream:
+            while piece := os.read(stream.fileno(), PIECE_BYTES):
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+                output += piece
         return Outcome(name, process.wait(), output.decode(errors="replace"))
 
     def _captured(self, name: str, command: Sequence[str]) -> Outcome:

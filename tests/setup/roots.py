@@ -133,8 +133,9 @@ def _mirror() -> str:
     """
     release = platform.freedesktop_os_release()
     suite = release.get("VERSION_CODENAME", "")
-    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
-    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    # Without release info it lists what is configured, whether or not `apt-get update` has run.
+    command = ["apt-get", "indextargets", "--no-release-info", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]
+    listed = subprocess.run([*command, "Created-By: Packages"], capture_output=True, text=True).stdout
     found = re.search(rf"^{re.escape(suite)} main (\S+)$", listed, re.MULTILINE)
     if release["ID"] != "debian" or not found:
         raise SetupError(f"no mirror of Debian {suite} is configured in /etc/apt; roots are made from the machine's")

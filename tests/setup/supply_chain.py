@@ -3,6 +3,7 @@
     supply_chain.py lock        write requirements.lock with the newest versions that pyproject.toml allows
     supply_chain.py licenses    write docs/third-party-licenses.md, from an installation of the lock
     supply_chain.py sbom        write build/sbom.cdx.json (CycloneDX), from that installation
+    supply_chain.py newer-qrmi  tell whether a newer QRMI is out than the tested one; exit status 1 if so, 2 if unknown
     supply_chain.py audit       look up each locked version in PyPI's advisories; exit status 2 if they are unavailable
 
 Its tools are in a venv of their own in the cache folder; see environment.py.
@@ -10,6 +11,7 @@ Its tools are in a venv of their own in the cache folder; see environment.py.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -112,6 +114,29 @@ def sbom() -> int:
     return 0
 
 
+def newer_qrmi() -> int:
+    """Tell whether the package index has a newer QRMI than the one in docs/support.md.
+
+    Returns:
+        0 if not, 1 if so, 2 if the index cannot be read.
+    """
+    tested = json.loads((CHECKOUT / "tests/recordings/ran/bookworm.json").read_text())["qrmi"]
+    with environment.locked():
+        uv, _ = environment.uv()
+    # pip, because uv cannot list a package's versions.
+    done = subprocess.run([uv.with_name("pip"), "index", "versions", "qrmi"], capture_output=True, text=True)
+    found = re.match(r"qrmi \((\S+)\)", done.stdout)
+    if not found:
+        print(f"cannot tell whether a newer QRMI is out: {done.stderr.strip()}", file=sys.stderr)
+        return 2
+    if found[1] == tested:
+        print(f"QRMI {tested} is the newest, and tested")
+        return 0
+    remove = f"remove base-* and cache-* from {environment.CACHE}"
+    print(f"QRMI {found[1]} is out, {tested} was tested: {remove}, run make test and make docs")
+    return 1
+
+
 def audit() -> int:
     """Print which locked versions have known vulnerabilities.
 
@@ -152,6 +177,7 @@ COMMANDS: Final[Mapping[str, Callable[[], int]]] = {
     "licenses": licenses,
     "sbom": sbom,
     "audit": audit,
+    "newer-qrmi": newer_qrmi,
 }
 
 if __name__ == "__main__":

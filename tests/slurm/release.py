@@ -47,7 +47,7 @@ class Difference(NamedTuple):
     """One thing that changed with a release.
 
     Args:
-        since: the first of the tested releases that has it, or of the recorded ones.
+        since: the first release that has it, as far as the tests and recordings tell.
         what: what Slurm does from then on.
         so: what that means for qrmi-slurm's users or admins.
     """
@@ -73,7 +73,7 @@ LICENSES_IN_FIRST_COMPONENT: Final = Difference(
     "where QPUs are licenses, `--qpu` goes with the first component; it is refused in the others",
 )
 RESERVATIONS_HAVE_COMMENTS: Final = Difference(
-    (23, 2),
+    (24, 11),
     "a reservation has a Comment",
     "`drain` and the sensor keep their reason there; before, in Features",
 )
