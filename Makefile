@@ -18,7 +18,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench vm soak fuzz lock licenses sbom audit newer-qrmi test test-unit test-slurm lint: | $(PYTHON)
+setup demo docs bench vm soak fuzz lock licenses sbom audit newer-qrmi test test-unit test-slurm test-booted lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -45,15 +45,19 @@ test:  ## run all checks and tests, and those of Slurm's behavior on other relea
 
 .PHONY: test-unit
 test-unit:  ## run the tests that need no Slurm
-	@$(PYTEST) tests --ignore=tests/slurm $(ARGS)
+	@$(PYTEST) tests --ignore=tests/slurm --ignore=tests/booted $(ARGS)
 
 .PHONY: test-slurm
 test-slurm:  ## run the tests on real Slurm clusters; ON=trixie or ON=forky on that Debian's Slurm, in a root made for it
 	@$(PYTEST) tests/slurm $(ARGS)
 
+.PHONY: test-booted
+test-booted:  ## run the tests of a node that boots under systemd, in containers
+	@$(PYTEST) tests/booted $(ARGS)
+
 # One at a time, with what they measure; ARGS='-k reset' goes to pytest.
 .PHONY: vm
-vm:  ## run the tests of a booted node in a virtual machine, which is reset under a job; a quarter of an hour
+vm:  ## run the tests of a booted node in a virtual machine, which is reset under a job; slow: no hardware helps
 	@$(IN_ENVIRONMENT) python -I -m pytest -v --capture=no --durations=0 -o faulthandler_timeout=0 tests/booted/vm.py $(ARGS)
 
 .PHONY: bench

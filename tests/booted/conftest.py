@@ -1,5 +1,6 @@
 """The machines that the tests here share, and the end of their journals with each failure."""
 
+import faulthandler
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -22,6 +23,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(scope="module")
 def shared_booted() -> Iterator[BootedSite]:
     """Boot a site for a module."""
+    faulthandler.cancel_dump_traceback_later()  # the first run makes a root, which takes minutes
     with BootedSite() as site:
         yield site
 

@@ -1,5 +1,6 @@
 """Slurm with control groups: the hooks and the broker are outside of the job's, whose end costs no QPU."""
 
+import faulthandler
 import re
 from collections.abc import Iterator
 
@@ -26,6 +27,7 @@ SHELL_BYTES = 12 * 2**20
 @pytest.fixture(scope="module")
 def shared_booted() -> Iterator[BootedSite]:
     """Boot a site of two nodes."""
+    faulthandler.cancel_dump_traceback_later()  # the first run makes a root, which takes minutes
     with BootedSite(NODES) as site:
         yield site
 
