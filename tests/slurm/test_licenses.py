@@ -292,8 +292,11 @@ def test_without_a_catalogue_jobs_with_qpu_are_refused_and_others_run(site: Site
     assert f"{path}: No such file or directory; run: qrmi-slurm catalogue" in site.cluster.log("slurmctld").read_text()
     plain = site.cluster.sbatch(PRINT_ENVIRONMENT, "--licenses=matlab")
     assert site.cluster.wait_job_over(plain).state == "COMPLETED"
-    path.write_text("return {")
-    assert "cannot be used" in refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+    old = 'return { version = 1, qpus = {\n  { name = "ibm_demo", types = {"x"}, license = "l", capacity = 1 },\n} }\n'
+    for content, reason in (("return {", "is not Lua"), (old, "was written by an older version of qrmi-slurm")):
+        path.write_text(content)
+        assert "cannot be used" in refusal(site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]))
+        assert f"{path} {reason}" in site.cluster.log("slurmctld").read_text()
     write_config(site)
     assert site.cluster.run_as_user(["sbatch", "--qpu=ibm_demo", "--wrap=true"]).returncode == 0
 

@@ -58,6 +58,14 @@ def test_a_rule_keeps_out_jobs_without_its_value(rules, sentence):
     assert access.refusal("q", rules, Person("alice", frozenset())) == sentence
 
 
+def test_a_long_list_of_names_is_cut_short():
+    """A rule may name thousands, and slurmctld puts them into a message for each QPU."""
+    rules = Access(users=tuple(f"u{number}" for number in range(25)))
+    sentence = access.refusal("q", rules, ALICE)
+    assert sentence.startswith("user alice may not use q: it is for users u0, u1, ")
+    assert sentence.endswith(", u19, ... and 5 more")
+
+
 def test_names_are_escaped_in_the_sentence():
     sentence = access.refusal("q\n", Access(users=("b\n",)), Person("al\x1bice", frozenset()))
     assert sentence == "user al\\x1bice may not use q\\n: it is for user b\\n"

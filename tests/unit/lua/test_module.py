@@ -551,6 +551,10 @@ def test_a_user_is_told_of_a_qpu_out_of_service_and_choices_avoid_it(lua):
 # --- access rules ------------------------------------------------------------------------------------------
 
 
+MANY = list("bcdefghijklmnopqrstuvwxyz")
+FIRST = ", ".join(MANY[:20])
+
+
 @pytest.mark.parametrize(
     ("rules", "job", "sentence"),
     [
@@ -558,6 +562,7 @@ def test_a_user_is_told_of_a_qpu_out_of_service_and_choices_avoid_it(lua):
         ({"users": ["bob"]}, {}, "user alice may not use q: it is for user bob"),
         ({"users": ["bob", "carol"]}, {}, "user alice may not use q: it is for users bob, carol"),
         ({"users": ["bob"], "groups": ["optics"]}, {}, "user alice may not use q: it is for user bob or group optics"),
+        ({"users": MANY}, {}, f"user alice may not use q: it is for users {FIRST}, ... and 5 more"),
         ({"users": []}, {}, "user alice may not use q: nobody may"),
         ({"users": [], "groups": []}, {}, "user alice may not use q: nobody may"),
         ({"users": ["bob"]}, {"user_name": None, "user_id": 77}, "user 77 may not use q: it is for user bob"),
