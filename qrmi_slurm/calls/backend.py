@@ -41,6 +41,10 @@ _MAX_POLL_MS: Final = 60_000
 # How soon to look again for a free place on the node.
 _LOOK_AGAIN_S: Final = 0.03
 
+# A call that had to wait is not begun with less time than this left, in seconds: it would be killed, and nobody would
+# know what its service has done by then.
+_LEAST_S: Final = 1.0
+
 # How much later than the hook's deadline the child's alarm goes off: it is for the case that the hook is gone.
 _ALARM_GRACE_S: Final = 1.0
 
@@ -96,9 +100,11 @@ def run(
     children: list[_Child] = []
     pipes = _Pipes()
     left_s = timeout_s
+    least_s = min(_LEAST_S, timeout_s / 2)
     try:
         while left_s > 0:
-            while (number := turns.next()) is not None:
+            may_begin = left_s >= least_s
+            while may_begin and (number := turns.next()) is not None:
                 call = calls[number]
                 try:
                     children.append(_start(number, call, ca_variables, left_s))
@@ -107,9 +113,9 @@ def run(
                     turns.end(number)
                     reason = f"no process for QRMI could be started: {error.strerror}"
                     on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
-            if not children and not turns.needs_place:
+            if not children and not (may_begin and turns.needs_place):
                 break
-            ended = pipes.read(min(left_s, _LOOK_AGAIN_S) if turns.needs_place else left_s)
+            ended = pipes.read(min(left_s, _LOOK_AGAIN_S) if may_begin and turns.needs_place else left_s)
             for child_ in ended:
                 children.remove(child_)
                 turns.end(child_.number)

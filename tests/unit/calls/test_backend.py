@@ -191,6 +191,19 @@ def test_what_had_no_turn_in_time_was_not_asked(tmp_path):
     assert not Path(calls_path).exists()
 
 
+def test_a_call_is_not_begun_just_before_its_end(tmp_path):
+    """It would be killed, and nobody would know whether its service has opened a session."""
+    gate, calls_path = tmp_path / "gate", tmp_path / "calls"
+    answers = []
+    thread = threading.Timer(1.5, gate.touch)
+    thread.start()
+    calls = [call("a", acquire=f"wait-for:{gate}"), call("b", calls=str(calls_path))]
+    backend.run(calls, 2.0, answers.extend, at_once=1)
+    thread.join()
+    assert [answer.verdict for answer in answers] == [Verdict.DONE, Verdict.UNASKED]
+    assert not calls_path.exists()
+
+
 def test_a_service_that_hangs_leaves_places_to_the_others():
     """Ten QPUs of one that hangs come first; those of the other service are all asked."""
     dead = [call(f"a{n}", acquire="hang", more={f"a{n}_QRMI_IBM_QCS_ENDPOINT": "http://dead"}) for n in range(10)]
