@@ -347,13 +347,14 @@ def test_two_different_selections_are_refused(attacker: Attacker) -> None:
     ],
 )
 def test_more_than_a_job_may_ask_for_is_refused_by_sbatch_and_by_slurmctld(
-    site: Site, forge: Path, selection: str, what: str
+    site: Site, attacker: Attacker, selection: str, what: str
 ) -> None:
     """In the same words, also for a program that submits without the plugin; Prolog has them as well."""
     sentence = f"--qpu has more than {what}; ask for fewer QPUs in one job"
     for command in commands(f"--qpu={selection}"):
         assert f"spank_qrmi: {sentence}.\n" in refusal(site.cluster.run_as_user(command))
-    assert f"qrmi-slurm: {sentence}\n" in refusal(site.cluster.run_as_user([forge, f"QRMI_QPU={selection}"]))
+    with pytest.raises(ClusterError, match=re.escape(f"qrmi-slurm: {sentence}")):
+        attacker.submit(f"QRMI_QPU={selection}")
 
 
 def test_a_step_gets_no_qpu_that_its_job_has_no_license_for(site: Site) -> None:
