@@ -104,7 +104,7 @@ class Run:
 
     def _prepare(self, suite: str) -> Outcome:
         """Make a root and the tests' environment in it, with what the tests here leave of the machine."""
-        return self._captured(suite, ["nice", *ROOTS, suite, *ENVIRONMENT])
+        return self._captured(suite, ["nice", "-n5", *ROOTS, suite, *ENVIRONMENT])
 
     def _test(self, suite: str) -> Outcome:
         files = [str(CHECKOUT / "tests/slurm" / name) for name in SELECTED]
