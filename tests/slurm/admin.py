@@ -33,6 +33,7 @@ NOT_TYPED = {
     ">/etc/systemd/system/slurmd.service.d/configless.conf": "test_configless.py",
     "scontrol update": "a mention, too",
     "systemctl daemon-reload && systemctl restart slurmd": "the machine has no systemd",
+    "systemd-analyze security": "tests/booted/test_systemd.py",
     "umask 022 && python3 -m venv /opt/qrmi-slurm-0.1.0": "test_supply_chain.py",
 }
 

@@ -29,7 +29,8 @@ def all_recordings(*hooks):
 
 
 def test_every_version_has_recordings():
-    assert sorted(path.name for path in RECORDINGS.iterdir()) == list(VERSIONS)
+    # `ran` has what the runs of the tests saw, for docs/support.md.
+    assert sorted(path.name for path in RECORDINGS.iterdir()) == [*VERSIONS, "ran"]
 
 
 @pytest.mark.parametrize(("version", "name"), all_recordings("prolog", "epilog"))
