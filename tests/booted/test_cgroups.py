@@ -48,7 +48,9 @@ def peak_bytes(booted: BootedSite, job_id: int) -> int:
 def test_a_batch_job_and_its_steps_have_the_qpu(booted: BootedSite) -> None:
     """The script, a step, a step without the script's environment, and two steps side by side."""
     steps = f"srun sh -c '{TOKEN}'\nsrun --export=NONE /bin/sh -c '{TOKEN}'\n"
-    both = f"srun --exact -n1 -c1 sh -c '{TOKEN}' & srun --exact -n1 -c1 sh -c '{TOKEN}' & wait\n"
+    # --quiet: a step that had to wait says so.
+    one = f"srun --quiet --exact -n1 -c1 sh -c '{TOKEN}' &"
+    both = f"{one} {one} wait\n"
     lines = jobs.run(booted, f"{TOKEN}\n{steps}{both}", "--ntasks=2").splitlines()
     assert set(lines) == {booted.emulator.sessions()[-1]["id"]}
     assert len(lines) == 1 + 2 + 2 + 1 + 1, lines

@@ -9,6 +9,7 @@ from booted.debian import USER
 from booted.jobs import assert_nothing_left, let_go, wait_closed, with_broker
 from booted.site import QPU, TIMERS, BootedSite
 from slurm.jobs import print_token
+from slurm.polling import wait_for
 
 SERVICES = [timer.replace(".timer", ".service") for timer in TIMERS]
 RECOVER = "qrmi-slurm-recover.service"
@@ -164,8 +165,9 @@ def test_a_crash_of_the_node_costs_no_qpu(booted: BootedSite, slurmd: str) -> No
     assert booted.node.out("cat", "/proc/sys/kernel/random/boot_id") != before
     wait_closed(booted, session, RECOVERED_AT_BOOT_S)
     if slurmd == "disable":
-        lines = booted.node.sh(f"journalctl --no-pager --boot --unit={RECOVER}")
-        assert f"job {job_id} {QPU}: released (node n1 has rebooted since)" in lines
+        said = f"job {job_id} {QPU}: released (node n1 has rebooted since)"
+        journal = f"journalctl --boot --unit={RECOVER}"
+        wait_for(lambda: said in booted.node.sh(journal), "what recover says", 20 * booted.slowness)
         booted.node.out("systemctl", "--quiet", "enable", "--now", "slurmd")
     booted.controller.run("scancel", str(job_id))  # a controller that crashed too may have lost it
     assert_nothing_left(booted)

@@ -33,12 +33,12 @@ END
 """
 
 
-def short_sessions(site: Site, **changes: str) -> None:
-    """Let the service end each session by itself after a second, and Prolog wait no longer than that."""
+def short_sessions(site: Site, timeout_s: int = 1, **changes: str) -> None:
+    """Let the service end each session by itself after a second, and Prolog wait no longer than `timeout_s`."""
     resource = site.emulator.resource("ibm_demo")
     resource["environment"] |= {"QRMI_IBM_QCS_SESSION_MAX_TTL": "1", **changes}
     site.config([resource])
-    site.plugstack(site.plugstack_line("--acquire-timeout=1"))
+    site.plugstack(site.plugstack_line(f"--acquire-timeout={timeout_s}"))
 
 
 def assert_job_fails(site: Site, *reasons: str) -> int:
@@ -86,9 +86,11 @@ def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["hang", "garbage"])
 def test_a_session_opened_without_an_answer_is_reported_and_ends_by_itself(site: Site, kind: str) -> None:
     """The answer comes too late or is lost: log and `status` say indeterminate, and when the session ends."""
-    short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="2")
-    with site.emulator.fault(call="create_session", kind=kind, when="after"):
+    # Long enough for a busy machine to reach the call, and to end the job while its session is open.
+    short_sessions(site, timeout_s=2, QRMI_IBM_QCS_SESSION_MAX_TTL="8")
+    with site.emulator.fault(call="create_session", kind=kind, when="after") as injected:
         job_id = assert_job_fails(site)
+        assert injected.hits() == 1
     assert len(site.emulator.open_sessions()) == 1
     assert f"indeterminate: job={job_id} qpu=ibm_demo" in site.hooks_log()
     status = site.command("status").stdout
