@@ -83,7 +83,7 @@ def page() -> str:
             f"{' or '.join(f'`make test-slurm ON={suite}`' for suite in OTHER_RELEASES)}."
         ),
         "",
-        *wrapped("On all three systems, in `tests/slurm/`: " + ", ".join(f"`{name}`" for name in SELECTED) + "."),
+        *wrapped(f"On all three systems, in `tests/slurm/`: {', '.join(f'`{name}`' for name in sorted(SELECTED))}."),
         "",
         "## systemd and control groups",
         "",

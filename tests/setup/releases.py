@@ -22,19 +22,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from setup import environment
 from setup.environment import CHECKOUT, SetupError
 
-# What runs on each other release: what depends on Slurm's behavior, which differs between them.
+# What runs on each other release: what depends on Slurm's behavior, which differs between them. The longest first, so that
+# all workers are busy to the end.
 SELECTED = (
-    "test_bad_input.py",
-    "test_broker.py",
-    "test_cluster.py",
-    "test_environment_contract.py",
-    "test_fault_of_a_process.py",
     "test_fault_of_the_service.py",
-    "test_launch_forms.py",
-    "test_licenses.py",
+    "test_broker.py",
+    "test_fault_of_a_process.py",
+    "test_hostile_processes.py",
     "test_prolog_flags.py",
-    "test_qpu_job.py",
+    "test_licenses.py",
+    "test_cluster.py",
     "test_security.py",
+    "test_watchdog.py",
+    "test_launch_forms.py",
+    "test_qpu_job.py",
+    "test_environment_contract.py",
+    "test_bad_input.py",
     "test_support.py",
 )
 OTHER_RELEASES = ("trixie", "forky")
