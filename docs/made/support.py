@@ -83,7 +83,10 @@ def page() -> str:
             f"{' or '.join(f'`make test-slurm ON={suite}`' for suite in OTHER_RELEASES)}."
         ),
         "",
-        *wrapped(f"On all three systems, in `tests/slurm/`: {', '.join(f'`{name}`' for name in sorted(SELECTED))}."),
+        *wrapped(
+            f"On all three systems, in `tests/slurm/`: {', '.join(f'`{name}`' for name in sorted(SELECTED))}. "
+            "Of cases that differ only in what a service or a user does, one or two run there."
+        ),
         "",
         "## systemd and control groups",
         "",
