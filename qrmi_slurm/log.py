@@ -27,6 +27,10 @@ _MAX_QRMI_LINES = 4000
 _SYSLOG_SOCKET = "/dev/log"
 _SYSLOG_WAIT_S = 0.5
 
+# For how long a daemon that took no line is left alone: all of a hook's life, and not all of a broker's, since any user
+# can fill the queue for a moment.
+_SYSLOG_PAUSE_S = 60.0
+
 
 # The levels of an event, as its line names them, in syslog's numbers. An enum of them would take 0.4 ms to make.
 _PRIORITIES = {
@@ -55,7 +59,7 @@ class HookLog:
         self._secrets: list[Secret] = []
         self.hook = hook
         self._name = f"qrmi-slurm-{hook}"
-        self._has_syslog = True
+        self._syslog_from_s = 0.0  # of the monotonic clock
         self._qrmi_lines_left = _MAX_QRMI_LINES
 
     def hide(self, secrets: Iterable[Secret]) -> None:
@@ -97,7 +101,8 @@ class HookLog:
         words += [f"{name}={_value(value)}" for name, value in details.items()]
         text = mask(f"{event}: {' '.join(words)}", self._secrets)
         line = printable(f"{level}: {text}", _MAX_LINE_CHARS)
-        self._has_syslog = self._has_syslog and _to_syslog(self._name, _PRIORITIES[level], line)
+        if time.monotonic() >= self._syslog_from_s and not _to_syslog(self._name, _PRIORITIES[level], line):
+            self._syslog_from_s = time.monotonic() + _SYSLOG_PAUSE_S
         if not self._echo:
             return
         with contextlib.suppress(OSError, ValueError):  # slurmd may have closed the other end

@@ -89,7 +89,7 @@ class Api:
         for is_last in (False, True):
             with self._upstream.ask(_request(exchange, body, token.reveal())) as answer:
                 if answer.status == 401 and not is_last:
-                    answer.read(_MAX_ERROR_BYTES)
+                    answer.read_whole(_MAX_ERROR_BYTES)
                     token = tokens.get(refused=token)
                     continue
                 self._relay.send(exchange, answer, (*exchange.qpu.secrets, *tokens.secrets), job)

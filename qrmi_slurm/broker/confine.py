@@ -32,11 +32,9 @@ def confine() -> None:
     files = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-        os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+        confinement.become(UNPRIVILEGED_ID, UNPRIVILEGED_ID, [])
     confinement.keep_privileges_down()
-    confinement.hide_memory()  # no ptrace, /proc/PID/mem or core but for root; last, since changing the user undoes it
+    confinement.hide_memory()  # no ptrace, /proc/PID/mem or core but for root
 
 
 def close_all_but(kept_fds: frozenset[int]) -> None:

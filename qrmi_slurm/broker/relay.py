@@ -1,6 +1,5 @@
 """The relay: passes a service's answer to the client, without secrets and without what is not the job's."""
 
-import http.client
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,6 +10,7 @@ from qrmi_slurm.broker.masking import Masker
 from qrmi_slurm.broker.own_jobs import OwnJobs
 from qrmi_slurm.broker.refusal import Refusal
 from qrmi_slurm.broker.request_log import RequestLog
+from qrmi_slurm.broker.upstream import Answer
 from qrmi_slurm.secret import Secret
 
 _MAX_NEW_JOB_BYTES: Final = 1024**2  # it holds little more than the id
@@ -33,9 +33,7 @@ class Relay:
         self._own_jobs = own_jobs
         self._log = log
 
-    def send(
-        self, exchange: Exchange, answer: http.client.HTTPResponse, secrets: Iterable[Secret], job: str = ""
-    ) -> None:
+    def send(self, exchange: Exchange, answer: Answer, secrets: Iterable[Secret], job: str = "") -> None:
         """Send an answer to the client: edited where it has to be read as a whole, otherwise piece by piece.
 
         Args:
@@ -54,6 +52,8 @@ class Relay:
             )
             answer.close()
             raise Refusal("the service sent a redirect, which the credential broker does not follow", 502)
+        if answer.status < 200:  # http.client takes any but 100 for the answer itself
+            raise Refusal("the service sent no final answer", 502)
         masker = Masker(secrets)
         headers = _passed_headers(answer, masker)
         if 200 <= answer.status < 300 and (exchange.permit.makes_job or exchange.permit.filters):
@@ -62,7 +62,7 @@ class Relay:
         else:
             _stream(exchange.client, answer, headers, masker)
 
-    def _edited(self, exchange: Exchange, answer: http.client.HTTPResponse, job: str) -> bytes:
+    def _edited(self, exchange: Exchange, answer: Answer, job: str) -> bytes:
         """Return a list without what is not the job's; for a new job, note its id."""
         if exchange.permit.filters:
             text = _read_whole(answer, _MAX_LIST_BYTES)
@@ -76,16 +76,14 @@ class Relay:
         return text
 
 
-def _read_whole(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
-    text = answer.read(max_bytes + 1)
+def _read_whole(answer: Answer, max_bytes: int) -> bytes:
+    text = answer.read_whole(max_bytes + 1)
     if len(text) > max_bytes:
         raise Refusal("the service's answer is too large", 502)
     return text
 
 
-def _stream(
-    client: ClientConnection, answer: http.client.HTTPResponse, headers: dict[str, str], masker: Masker
-) -> None:
+def _stream(client: ClientConnection, answer: Answer, headers: dict[str, str], masker: Masker) -> None:
     length = answer.getheader("content-length")
     if length is not None and length.isascii() and length.isdecimal() and not answer.chunked:
         headers["content-length"] = length
@@ -96,7 +94,7 @@ def _stream(
     client.finish()
 
 
-def _passed_headers(answer: http.client.HTTPResponse, masker: Masker) -> dict[str, str]:
+def _passed_headers(answer: Answer, masker: Masker) -> dict[str, str]:
     """Return the headers to pass on; h11 would refuse a value with a line break in it."""
     headers = {}
     for name, value in answer.getheaders():

@@ -39,6 +39,10 @@ class RequestLog:
         """Log that a service gave no usable answer."""
         self._write(self._log.error, "not-answered", qpu=_name(qpu), reason=reason)
 
+    def surprise(self) -> None:
+        """Log the exception being handled, a fault of ours."""
+        self._write(self._log.exception, "surprise")
+
     def _write(self, write: Callable[..., None], event: str, **details: object) -> None:
         self._count += 1
         if self._count > _MAX_LOGGED:

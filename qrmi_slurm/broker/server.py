@@ -50,8 +50,9 @@ class Server:
     ) -> None:
         self._uid = spec.uid
         self._listener = listener
-        self._log = log
         self._requests = RequestLog(log)
+        self._strangers = RequestLog(log)  # their own share: they must not keep the job's refusals out of the log
+        self._upstream = upstream
         self._lifetime = Lifetime(own_jobs.is_folder_gone, spec.ends_s, clock)
         host, port = listener.getsockname()
         gate = Gate(spec.qpus, (f"{host}:{port}", f"localhost:{port}"), own_jobs, clock)
@@ -69,12 +70,16 @@ class Server:
         """Serve until the job is over, and return how that was noticed."""
         door = Door(self._uid, self._listener.getsockname(), self._refused)
         try:
-            return Listener(self._listener, door, self._handle, self._lifetime.why_over).serve()
+            return Listener(self._listener, door, self._handle, self._why_over).serve()
         finally:
             door.close()
 
+    def _why_over(self) -> str:
+        self._upstream.end_late()
+        return self._lifetime.why_over()
+
     def _refused(self, uid: int | None) -> None:
-        self._requests.refused(None, _UNREAD, Refusal(f"connection from uid {uid}"))
+        self._strangers.refused(None, _UNREAD, Refusal(f"connection from uid {uid}"))
 
     def _handle(self, connection: socket.socket) -> None:
         try:
@@ -84,4 +89,4 @@ class Server:
         except (OSError, BrokenConnectionError, MemoryError):
             pass
         except Exception:  # noqa: BLE001 the last line: one connection must not end the broker
-            self._log.exception("surprise")
+            self._requests.surprise()

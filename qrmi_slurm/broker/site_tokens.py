@@ -70,7 +70,7 @@ class SiteTokens:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         try:
             with self._upstream.ask(UpstreamRequest("POST", self._qpu.iam_endpoint, target, headers, body)) as answer:
-                text = answer.read(_MAX_ANSWER_BYTES)
+                text = answer.read_whole(_MAX_ANSWER_BYTES)
                 status = answer.status
         except UpstreamError as error:
             raise LoginError(f"IAM cannot be reached: {error}") from None

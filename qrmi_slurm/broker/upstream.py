@@ -1,18 +1,23 @@
 """The way to the services: requests and their answers. No redirect is ever followed."""
 
 import contextlib
+import errno
 import http.client
 import math
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from qrmi_slurm.broker.pool import Connection, Pool, proxy_authorization
 from qrmi_slurm.calls import proxies
 
-# QRMI waits forever; a thread of ours does not. A request that takes longer is answered with 504.
+# QRMI waits forever; a thread of ours does not. A request that takes longer is answered with 504: until its answer
+# begins, or until all of it is there where it has to be read as a whole.
 READ_TIMEOUT_S: Final = 300.0
 
 # A service may just be closing a connection that has been idle for longer. A GET that fails for this is sent again;
@@ -52,12 +57,77 @@ class UpstreamRequest:
     body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
 
 
+class _Waits:
+    """The waits for services, each with an end: a byte now and then would let a socket's own timeout begin anew.
+
+    Args:
+        limit_s: how long each may take, in seconds.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._ends_s: dict[socket.socket, float] = {}
+
+    @contextlib.contextmanager
+    def limited(self, sock: socket.socket) -> Iterator[None]:
+        """Limit the wait for a service in the block.
+
+        Raises:
+            TimeoutError: it was ended.
+        """
+        with self._lock:
+            self._ends_s[sock] = time.monotonic() + self._limit_s
+        try:
+            yield
+        finally:
+            with self._lock:
+                is_late = self._ends_s.pop(sock, None) is None
+            if is_late:  # also where the block took what there was for the whole
+                raise TimeoutError(errno.ETIMEDOUT, "it took too long")
+
+    def end_late(self) -> None:
+        """End those that have taken too long: what reads from their sockets finds the end of the answer."""
+        now_s = time.monotonic()
+        with self._lock:
+            late = [sock for sock, ends_s in self._ends_s.items() if ends_s <= now_s]
+            for sock in late:
+                del self._ends_s[sock]
+        for sock in late:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, whose state the reader is using
+
+
+class Answer(http.client.HTTPResponse):
+    """A service's answer, of which only the headers have been read.
+
+    Args:
+        sock: what it arrives over.
+    """
+
+    waits: _Waits
+
+    def __init__(self, sock: socket.socket, *more: Any, **others: Any) -> None:
+        super().__init__(sock, *more, **others)
+        self._sock = sock  # the connection forgets it where this is its last answer
+
+    def read_whole(self, max_bytes: int) -> bytes:
+        """Return all of the body, or as much of it; it has to arrive in time.
+
+        Raises:
+            TimeoutError: it did not.
+            OSError: it broke off.
+        """
+        with self.waits.limited(self._sock):
+            return self.read(max_bytes)
+
+
 class Upstream:
     """Sends requests to services; may be used from any thread.
 
     Args:
         env: the site's `--env:` variables: SSL_CERT_FILE, proxies.
-        read_timeout_s: how long to wait for each part of an answer.
+        read_timeout_s: how long to wait for an answer, and for each part of a long one.
 
     Raises:
         OSError: SSL_CERT_FILE cannot be read.
@@ -66,9 +136,10 @@ class Upstream:
     def __init__(self, env: Mapping[str, str], read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._env = dict(env)
         self._pool = Pool(env, read_timeout_s)
+        self._waits = _Waits(read_timeout_s)
 
     @contextlib.contextmanager
-    def ask(self, request: UpstreamRequest) -> Iterator[http.client.HTTPResponse]:
+    def ask(self, request: UpstreamRequest) -> Iterator[Answer]:
         """Send a request, and yield the answer once its headers are there, whatever its status.
 
         Raises:
@@ -88,11 +159,15 @@ class Upstream:
                 if not is_kept:
                     connection.close()
 
+    def end_late(self) -> None:
+        """End the waits for answers that are late; to be called every second or so."""
+        self._waits.end_late()
+
     def close(self) -> None:
         """Close all idle connections."""
         self._pool.close()
 
-    def _send(self, origin: str, request: UpstreamRequest) -> tuple[Connection, http.client.HTTPResponse]:
+    def _send(self, origin: str, request: UpstreamRequest) -> tuple[Connection, Answer]:
         """Send a request; a second time only where the first cannot have been read."""
         is_get = request.method == "GET"
         connection, is_reused = self._pool.take(origin, math.inf if is_get else _FRESH_S)
@@ -104,7 +179,7 @@ class Upstream:
         connection = self._pool.open(origin)
         return connection, self._send_over(connection, request)
 
-    def _send_over(self, connection: Connection, request: UpstreamRequest) -> http.client.HTTPResponse:
+    def _send_over(self, connection: Connection, request: UpstreamRequest) -> Answer:
         """Send a request over a connection, which is closed if that fails."""
         parts = urlsplit(request.endpoint)
         headers = {**request.headers, "Host": parts.netloc.rpartition("@")[2]}
@@ -114,8 +189,13 @@ class Upstream:
             target = f"http://{headers['Host']}{target}"
             headers |= proxy_authorization(proxy)
         try:
+            connection.response_class = Answer
             connection.request(request.method, target, request.body, headers)
-            return connection.getresponse()
+            with self._waits.limited(connection.sock):
+                answer = connection.getresponse()
+            assert isinstance(answer, Answer)  # noqa: S101
+            answer.waits = self._waits
+            return answer
         except BaseException:
             connection.close()
             raise

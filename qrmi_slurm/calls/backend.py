@@ -32,6 +32,9 @@ _MAX_LOG_BYTES: Final = 256 * 1024
 # a service's answer may have as many line breaks as bytes.
 _MAX_LOG_LINES: Final = 1000
 
+# The same for a call with a user's own credentials: the service may be theirs, and so may what QRMI loads.
+_MAX_USERS_LOG_LINES: Final = 100
+
 # QRMI's words for a failed IAM login (ibm/quantum_compute_service.rs), after which it goes on without a token.
 _LOGIN_FAILED: Final = "Token renewal failed"
 
@@ -44,6 +47,9 @@ _LOOK_AGAIN_S: Final = 0.03
 # A call that had to wait is not begun with less time than this left, in seconds: it would be killed, and nobody would
 # know what its service has done by then.
 _LEAST_S: Final = 1.0
+
+# How long to wait at least for a child whose pipe is closed: the kernel closes a process's files before it is a zombie.
+_LEAST_REAP_S: Final = 0.01
 
 # How much later than the hook's deadline the child's alarm goes off: it is for the case that the hook is gone.
 _ALARM_GRACE_S: Final = 1.0
@@ -99,6 +105,7 @@ def run(
     turns = Turns(services, at_once, node)
     children: list[_Child] = []
     pipes = _Pipes()
+    reaper = _Reaper()
     left_s = timeout_s
     least_s = min(_LEAST_S, timeout_s / 2)
     try:
@@ -120,14 +127,15 @@ def run(
                 children.remove(child_)
                 turns.end(child_.number)
             if ended:
-                on_answers(_finish(ended, are_killed=False))
+                on_answers(_finish(ended, reaper, are_killed=False))
             left_s = deadline_s - time.monotonic()
     finally:
         for child_ in children:
             os.kill(child_.pid, signal.SIGKILL)
         turns.close()
     if children:
-        on_answers(_finish(children, are_killed=True))
+        on_answers(_finish(children, reaper, are_killed=True))
+    reaper.end()
     if waiting := turns.waiting:
         reason = f"it was not asked within {_shown(timeout_s)} s, because {turns.lack}"
         on_answers([Answer(calls[number], Verdict.UNASKED, None, reason, 0.0, ()) for number in waiting])
@@ -170,7 +178,7 @@ class _Pipes:
             chunk = os.read(fd, 65536)
             buffer += chunk[: bound - len(buffer)]
             # Not only at the pipe's end: what QRMI loads for a user may leave a process behind that keeps it open.
-            is_over = not chunk or (is_answer and child_.is_complete)
+            is_over = not chunk or (is_answer and (child_.is_complete or len(buffer) == bound))
             if is_over:
                 self._drop(fd)
             if is_over and is_answer:
@@ -202,18 +210,47 @@ def _start(number: int, call: Call, ca_variables: Mapping[str, str], limit_s: fl
     return _Child(number, call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray())
 
 
-def _finish(children: Sequence[_Child], *, are_killed: bool) -> list[Answer]:
-    """Reap children, and return their answers; one that does not end by itself is killed, and then left behind.
+class _Reaper:
+    """Reaps the children of one run. It waits END_S at most for those that do not end, however many there are.
 
-    All together take no longer than one: a user may stop their own children, or trace them.
+    A user may stop their own children, or trace them, one after the other.
     """
-    by_itself, killed = Deadline.after(processes.END_S / 2), Deadline.after(processes.END_S)
+
+    def __init__(self) -> None:
+        self._left_s = processes.END_S
+        self._later: list[int] = []
+
+    def reap_later(self, pid: int) -> None:
+        """End a child that has nothing left to do, without waiting for it."""
+        os.kill(pid, signal.SIGKILL)
+        self._later.append(pid)
+
+    def reap(self, pid: int) -> int | None:
+        """Return how a child ended; None for one that does not, even if it is killed, and is left behind."""
+        began_s = time.monotonic()
+        exit_code = processes.reap(pid, Deadline.after(max(self._left_s / 2, _LEAST_REAP_S)))
+        if exit_code is None:
+            os.kill(pid, signal.SIGKILL)
+            exit_code = processes.reap(pid, Deadline.after(self._left_s / 2))
+        self._left_s = max(0.0, self._left_s - (time.monotonic() - began_s))
+        return exit_code
+
+    def end(self) -> None:
+        """Reap the others."""
+        whole = Deadline.after(self._left_s)
+        for pid in self._later:
+            processes.reap(pid, whole)
+
+
+def _finish(children: Sequence[_Child], reaper: _Reaper, *, are_killed: bool) -> list[Answer]:
+    """Return the answers of children that have ended, or that have nothing left to say."""
     answers = []
     for child_ in children:
-        exit_code = processes.reap(child_.pid, by_itself)
-        if exit_code is None:
-            os.kill(child_.pid, signal.SIGKILL)
-            exit_code = processes.reap(child_.pid, killed)
+        exit_code = None
+        if child_.is_complete:  # its process has nothing left to do
+            reaper.reap_later(child_.pid)
+        else:
+            exit_code = reaper.reap(child_.pid)
         answers.append(_answer_of(child_, exit_code, is_killed=are_killed))
     return answers
 
@@ -223,12 +260,13 @@ def _answer_of(child_: _Child, exit_code: int | None, *, is_killed: bool) -> Ans
     _drain_log(child_)
     os.close(child_.answer_fd)
     os.close(child_.log_fd)
-    lines = tuple(child_.log.decode("utf-8", "replace").splitlines()[:_MAX_LOG_LINES])
+    most = _MAX_LOG_LINES if child_.call.run_as_uid is None else _MAX_USERS_LOG_LINES
+    lines = tuple(child_.log.decode("utf-8", "replace").splitlines()[:most])
     if is_killed:
         verdict, token, reason = Verdict.UNANSWERED, None, f"no answer within {_shown(child_.limit_s)} s"
     else:
         verdict, token, reason = _read_answer(bytes(child_.answer), exit_code)
-    if exit_code is None and verdict is Verdict.UNANSWERED:
+    if exit_code is None and not child_.is_complete:
         reason = f"{reason}; process {child_.pid} does not end"
     login_failure = next((line for line in lines if _LOGIN_FAILED in line), "")
     if login_failure and verdict is not Verdict.DONE:

@@ -193,9 +193,7 @@ def _become(uid: int) -> None:
         user = pwd.getpwuid(uid)
     except KeyError:
         raise ValueError(f"this node does not know the user with uid {uid}") from None
-    os.initgroups(user.pw_name, user.pw_gid)
-    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-    os.setresuid(uid, uid, uid)
+    confinement.become(uid, user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid))
     os.environ["HOME"] = user.pw_dir  # pasqal-cloud reads the user's ~/.pasqal/config
 
 

@@ -6,6 +6,7 @@ The hooks run as root on users' text, and QRMI's calls work on what a service an
 
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,23 @@ def keep_privileges_down() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Make root's process another user's for good, without a moment in which that user could look into it.
+
+    Each change of the effective user or group makes the process dumpable as fs.suid_dumpable says, which may be 1.
+    Tracing also takes the real and the saved user (ptrace(2)): those change last, once the memory is hidden, and that
+    change leaves it hidden.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(-1, uid, -1)
+    hide_memory()
+    os.setresuid(uid, uid, uid)
+
+
 def confine(cpu_s: float) -> None:
     """Take from this process what a call to QRMI does not need: privileges, core files, large files, much memory.
 
@@ -51,7 +69,7 @@ def confine(cpu_s: float) -> None:
         OSError: the kernel refused.
         ValueError: the kernel does not take a limit.
     """
-    hide_memory()  # a change of user has reset it
+    hide_memory()
     keep_privileges_down()
     _call("capset", *_NO_CAPABILITIES)
     data_bytes = _data_bytes() + _MAX_DATA_BYTES + _DATA_BYTES_PER_CORE * (os.cpu_count() or 1)

@@ -36,6 +36,10 @@ _IDLE_LOOK_S: Final = 3600.0
 # timer starts a minute later.
 _RUN_S: Final = 60.0
 
+# The same for releases with users' own credentials: one user may have hundreds of sessions at a service that does not
+# answer, and what fails meanwhile waits for the end of this run.
+_USERS_RUN_S: Final = 10.0
+
 # How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
 _RECORD_GRACE_S: Final = 15.0
 
@@ -297,8 +301,9 @@ class _Run:
             import_qrmi()  # once, before the forks
         # The site's own services first: a user may name as many others as they like.
         items = sorted(items, key=_is_users)
-        limits = workers.Limits(AT_ONCE, self.options.release_timeout_s + _RECORD_GRACE_S, _RUN_S)
-        outcomes = workers.side_by_side(self.recover, items, list(map(_service_of, items)), limits)
+        begin_s = [_USERS_RUN_S if _is_users(item) else _RUN_S for item in items]
+        limits = workers.Limits(AT_ONCE, self.options.release_timeout_s + _RECORD_GRACE_S)
+        outcomes = workers.side_by_side(self.recover, items, list(map(_service_of, items)), begin_s, limits)
         return {
             id(item): self._unfinished(item, outcome) if isinstance(outcome, workers.Unfinished) else outcome
             for item, outcome in zip(items, outcomes, strict=True)

@@ -24,12 +24,10 @@ class Limits(NamedTuple):
     Args:
         at_once: how many processes at a time.
         each_s: how long the work on one thing may take, in seconds; then it is killed.
-        all_s: until when new work begins, in seconds from now.
     """
 
     at_once: int
     each_s: float
-    all_s: float
 
 
 class Unfinished(NamedTuple):
@@ -49,7 +47,11 @@ class _Worker(NamedTuple):
 
 
 def side_by_side(
-    work: Callable[[Item], Outcome], items: Sequence[Item], services: Sequence[Service], limits: Limits
+    work: Callable[[Item], Outcome],
+    items: Sequence[Item],
+    services: Sequence[Service],
+    begin_s: Sequence[float],
+    limits: Limits,
 ) -> "list[Outcome | Unfinished]":
     """Do the same work on many things, each in a process of its own; return the outcomes in the order of the things.
 
@@ -57,15 +59,19 @@ def side_by_side(
         work: what to do; its outcome has to be picklable.
         items: with what.
         services: the service that each waits for; each has its share of the processes.
+        begin_s: until when the work on each may begin, in seconds from now.
         limits: how much at a time, and for how long.
     """
     outcomes: dict[int, Outcome | Unfinished] = {}
     turns = Turns(services, limits.at_once)
-    whole = Deadline.after(limits.all_s)
+    begins = [Deadline.after(seconds) for seconds in begin_s]
     running: list[_Worker] = []
     try:
         while True:
-            while whole.left_s > 0 and (number := turns.next()) is not None:
+            while (number := turns.next()) is not None:
+                if begins[number].left_s <= 0:
+                    turns.end(number)
+                    continue
                 running.append(_start(number, work, items[number], limits.each_s))
             if not running:
                 break

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.slurm import commands, licenses
 
 _CHOICE: Final = re.compile(r"(?:^|\s)qrmi-slurm:any=([A-Za-z0-9_.@|-]+)(?=\s|$)")
@@ -100,17 +101,20 @@ def parse(text: str, mark: str) -> Iterator[Waiting]:
         yield Waiting(number, int(words[0]), asked, choices)
 
 
-def plan(jobs: Sequence[Waiting], free: Mapping[str, int]) -> Iterator[Move]:
+def plan(jobs: Sequence[Waiting], free: Mapping[str, int], deadline: Deadline) -> Iterator[Move]:
     """Yield the moves after which jobs could start; each free license is given away once.
 
     Args:
         jobs: the jobs that wait for licenses.
         free: how many of each license are free.
+        deadline: after it no further job is looked at; users may have tens of thousands waiting that cannot start.
     """
     left = dict(free)
     # What could not start cannot start with less: the tasks of an array all ask for the same.
     hopeless: set[tuple[frozenset[tuple[str, int]], tuple[tuple[str, ...], ...]]] = set()
     for job in sorted(jobs, key=lambda job: job.turn):
+        if deadline.left_s <= 0:
+            return
         asked = (frozenset(job.licenses.items()), job.choices)
         if asked in hopeless:
             continue
@@ -129,10 +133,10 @@ def _next_to_take(job: Waiting, free: Mapping[str, int]) -> Mapping[str, int] | 
     if _are_free(job.licenses, free):
         return job.licenses  # Slurm starts the job by itself
     open_units = {license for choice in job.choices for license in choice} & job.licenses.keys()
-    units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
     # With more of these licenses than choices, some are for QPUs that it named, and nothing says which.
-    if not 0 < len(units) == len(job.choices):
+    if not 0 < sum(job.licenses[license] for license in open_units) == len(job.choices):
         return None
+    units = [license for license in job.licenses if license in open_units for _ in range(job.licenses[license])]
     places = [[place for place, unit in enumerate(units) if unit in choice] for choice in job.choices]
     if not _is_complete(_matched(places)):
         return None

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from qrmi_slurm.config.config_file import Resource
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.outages import outage, reservations
 from qrmi_slurm.outages.outage import Outage
@@ -32,7 +33,7 @@ _MAX_UNANSWERED: Final = 1
 
 # slurmctld answers within milliseconds; if it does not, a run must not go on forever.
 _SLURM_LIMIT_S: Final = 60.0
-_OUT_OF_TIME: Final = f"Slurm took longer than {_SLURM_LIMIT_S:.0f} s; the next run continues"
+_OUT_OF_TIME: Final = f"Slurm's part took longer than {_SLURM_LIMIT_S:.0f} s; the next run continues"
 
 # QRMI's words for a QPU that jobs can try. With "unknown" it did answer, but the type cannot tell the state.
 _USABLE_STATES: Final = ("online", "unknown")
@@ -126,7 +127,7 @@ class _Run:
         self._resources = resources
         self._site = site
         self._listing = listing
-        self._ends_s = time.monotonic() + _SLURM_LIMIT_S
+        self._deadline = Deadline.after(_SLURM_LIMIT_S)
         self._faults: list[str] = []
         self._changes: list[Change] = []
 
@@ -194,22 +195,29 @@ class _Run:
         except SchedulerError as error:
             self._faults.append(str(error))
             return done
-        for move in islice(moves.plan(jobs, free), _MAX_MOVES):
+        for move in islice(moves.plan(jobs, free, self._deadline), _MAX_MOVES):
             if self._attempt(partial(moves.carry_out, move, slurm_conf), f"job {move.job}: "):
                 done.append(move)
+        self._is_late()
         return done
 
     def _attempt(self, work: Callable[[], object], what: str) -> bool:
         """Do one thing of many, and keep its fault for the report; tell whether it was done."""
-        if time.monotonic() > self._ends_s:
-            if _OUT_OF_TIME not in self._faults:
-                self._faults.append(_OUT_OF_TIME)
+        if self._is_late():
             return False
         try:
             work()
         except SchedulerError as error:
             self._faults.append(f"{what}{reservations.explain(error)}")
             return False
+        return True
+
+    def _is_late(self) -> bool:
+        """Tell whether this run's time is over, and note it for the report."""
+        if self._deadline.left_s > 0:
+            return False
+        if _OUT_OF_TIME not in self._faults:
+            self._faults.append(_OUT_OF_TIME)
         return True
 
     def _uncounted(self, known: Mapping[str, License]) -> tuple[str, ...]:

@@ -77,7 +77,8 @@ class Attacker:
         """Run standins/lurker.c until the block ends.
 
         Args:
-            action: what it does to each call to QRMI with the attacker's uid: `read`, `seize`, `kill` or `stop`.
+            action: what it does to each call to QRMI with the attacker's uid: `read`, `seize`, `kill` or `stop`; with
+                `probe`, what it tries on these, on hooks and on brokers.
             as_root_on: the only process to do it to, as root; None for all of the attacker's, as the attacker.
         """
         program = self._programs / "lurker"

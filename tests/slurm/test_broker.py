@@ -318,6 +318,67 @@ def test_requests_outside_this_job_get_403(broker_site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+# What a hostile task may send to its broker: the first line's method and target, more headers, what follows; with the
+# job's own token. It prints the status of each answer, and how many answers there were.
+RAW = """
+import json, os, socket, sys, urllib.parse, urllib.request
+endpoint = urllib.parse.urlsplit(os.environ["ibm_demo_QRMI_IBM_QCS_ENDPOINT"])
+form = "grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=" + os.environ["ibm_demo_QRMI_IBM_QCS_IAM_APIKEY"]
+login = endpoint._replace(path=endpoint.path.replace("/api", "/iam") + "/identity/token").geturl()
+token = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(login, form.encode()))
+head = f"Host: {endpoint.netloc}\\r\\nAuthorization: Bearer {token['access_token']}\\r\\n"
+own = f"{endpoint.path}/backends/ibm_demo/status"
+inner = f"GET {endpoint.path}/backends/ibm_demo/configuration HTTP/1.1\\r\\n{head}\\r\\n"
+for first, headers, after in json.loads(sys.argv[1]):
+    first = first.replace("OWN", own).replace("API", endpoint.path).replace("HOST", endpoint.netloc)
+    after = after.replace("INNER", inner)
+    headers = "".join(f"{header}\\r\\n" for header in headers)
+    with socket.create_connection((endpoint.hostname, endpoint.port), 20) as connection:
+        connection.sendall(f"{first} HTTP/1.1\\r\\n{head}{headers}\\r\\n{after}".encode())
+        connection.shutdown(socket.SHUT_WR)
+        got = b""
+        while piece := connection.recv(65536):
+            got += piece
+    print(got.split()[1].decode(), got.count(b"HTTP/1.1 "))
+print("tried")
+"""
+
+
+@pytest.mark.one_release
+def test_requests_that_no_service_may_see(broker_site: Site) -> None:
+    """A proxy's, an upgrade's, ambiguous lengths, and second requests hidden behind first ones: one refusal each."""
+    site = broker_site
+    tries = [
+        ("GET OWN", [], "", "200 1"),
+        ("GET http://HOST/OWN", [], "", "400 1"),
+        ("GET http://169.254.169.254/", [], "", "400 1"),
+        ("GET //evil.invalid/OWN", [], "", "403 1"),
+        ("CONNECT 127.0.0.1:22", [], "INNER", "400 1"),
+        ("OPTIONS *", [], "", "400 1"),
+        ("TRACE OWN", [], "", "403 1"),
+        ("HEAD OWN", [], "", "403 1"),
+        ("HEAD OWN", ["Content-Length: 500"], "INNER", "403 1"),
+        ("GET OWN", ["Content-Length: 500"], "INNER" * 9, "403 1"),
+        ("GET OWN", ["Connection: Upgrade", "Upgrade: h2c"], "", "200 1"),
+        ("GET OWN", ["Host: evil.invalid"], "", "400 1"),
+        ("GET OWN", ["Authorization: Bearer x"], "", "400 1"),
+        ("POST API/jobs", ["Content-Length: 2", "Transfer-Encoding: chunked"], "0\r\n\r\nINNER", "400 1"),
+        ("POST API/jobs", ["Transfer-Encoding: chunked", "Transfer-Encoding: x"], "0\r\n\r\nINNER", "501 1"),
+        ("POST API/jobs", ["Content-Length: 2", "Content-Length: 3"], "{}INNER", "400 1"),
+        ("POST API/jobs", ["Content-Length: +2"], "{}INNER", "400 1"),
+        ("GET API/backends/ibm_demo/../../usage", [], "", "403 1"),
+        ("GET API/backends/ibm_demo%2f..%2f..%2fusage/status", [], "", "403 1"),
+    ]
+    run = write_program(site, "raw.py", RAW)
+    before = len(site.emulator.requests())
+    arguments = json.dumps([item[:3] for item in tries])
+    job_id = site.cluster.sbatch(f"#!/bin/sh\n{run} '{arguments}' 2>&1\n", "--qpu=ibm_demo", "--nodelist=n1")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    assert site.cluster.job_output(job_id).splitlines() == [*(item[3] for item in tries), "tried"]
+    seen = [request["path"] for request in site.emulator.requests()[before:] if "/backends/" in request["path"]]
+    assert [path for path in seen if path != "/backends/ibm_demo/status"] == []
+
+
 def record_session(site: Site, job_id: int) -> str:
     """Return a job's session."""
     (entry,) = (site.record_of(job_id) or {})["entries"]
@@ -380,8 +441,8 @@ def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     assert_no_broker(site, job_id)
     assert "its credential broker has ended" in site.command("status", "--json").stdout
-    (result,) = site.recover()["jobs"]
-    assert (result["reason"], result["outcome"]) == ("the job is running", "restarted its credential broker")
+    said = site.command("recover").stdout
+    assert said == f"job {job_id} ibm_demo: restarted its credential broker (the job is running)\n"
     after = record_of_broker(site, job_id)
     assert (after["port"], after["keys"]) == (before["port"], before["keys"])
     assert brokers(site, job_id) == [after["pid"]]

@@ -92,3 +92,19 @@ def test_a_qrmi_that_cannot_be_imported(site: Site, fake_qrmi: Path, how: str) -
     assert not os.path.lexists(site.folder_of(job_id))
     configure(site, fake_qrmi)
     assert_next_job_is_fine(site)
+
+
+@pytest.mark.parametrize(("whose", "most"), [("the site's", 4000), ("the user's", 6 * 100)])
+def test_a_flood_of_log_records(site: Site, fake_qrmi: Path, whose: str, most: int) -> None:
+    """Each call says 100,000 lines; a hook logs so many of all of them, and fewer of what may be the user's own."""
+    one: dict[str, Any] = site.emulator.resource("ibm_demo")
+    told = one["environment"] | {"QRMI_FAKE_ACQUIRE": "lines"}
+    names = [f"q{number}" for number in range(6)]
+    own = {f"{name}_{variable}": value for name in names for variable, value in told.items()}
+    is_site = whose == "the site's"
+    site.config([{**one, "name": name, "environment": told if is_site else {}} for name in names])
+    job_id = site.cluster.sbatch(SCRIPT, f"--qpu={','.join(names)}", "--nodelist=n1", env={} if is_site else own)
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
+    said = [line for line in site.hooks_log().splitlines() if f"qrmi: job={job_id} " in line]
+    assert sum("says=x" in line for line in said) == most
+    assert sum("more than 4000 lines: cut here" in line for line in said) == is_site

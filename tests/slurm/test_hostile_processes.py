@@ -105,6 +105,27 @@ def test_the_sites_key_never_appears_in_a_process_of_the_user(
     assert_nothing_left(site, 0)
 
 
+@pytest.mark.parametrize("own", [{}, {KEY: API_KEY}], ids=["the site's key", "their own key"])
+def test_there_is_no_way_into_a_hook_a_call_or_a_broker(site: Site, attacker: Attacker, own: dict[str, str]) -> None:
+    """From its exec to its end: not by /proc, not by tracing, not by taking one of its files."""
+    site.config([resource(site, foreign(own), broker=True)])
+    decoy = "import time  # qrmi_slurm.calls\ntime.sleep(60)"
+    mine = site.cluster.popen_as_user([sys.executable, "-I", "-c", decoy])
+    with attacker.lurking("probe") as lurker:
+        ways = {"reads", "writes", "sees", "process_vm_readv", "pidfd_getfd", "ptrace"}
+
+        def found() -> bool:
+            return {line.split()[2] for line in lurker.lines()[1:] if line.split()[1] == str(mine.pid)} == ways
+
+        wait_for(found, "the lurker to get into a process of its own", 10)
+        for _ in range(2):
+            run(site, own)
+    mine.kill()  # while it is traced, it does not end
+    mine.communicate()
+    assert {line.split()[1] for line in lurker.lines()[1:]} == {str(mine.pid)}
+    assert_nothing_left(site, 0)
+
+
 @pytest.mark.parametrize("broker", [False, True], ids=["no broker", "broker"])
 def test_a_call_with_the_sites_key_does_not_run_as_the_user(site: Site, broker: bool) -> None:
     """Whatever is tuned beside it: acquiring and releasing run with root's uid."""

@@ -4,10 +4,12 @@
  *   lurker seize    traces them, up to the moment of their end, and never waits for them
  *   lurker kill     kills them
  *   lurker stop     stops them
+ *   lurker probe    tries every way into them, into the hooks and into brokers, whoever's they are
  *
  * It knows them by their command line, which everybody can read. `lurker seize PID` traces one process, whoever's it
  * is. Prints a line for each process that it got hold of, and goes on until it is killed.
  */
+#define _GNU_SOURCE
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -18,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum { MAX_PID = 1 << 22, MAX_TEXT = 1 << 16 };
@@ -61,7 +65,8 @@ static bool is_call(int pid)
 {
 	if (slurp(pid, "cmdline") == 0)
 		return false;
-	return strstr(text, "qrmi_slurm.calls") != NULL || strstr(text, "/qrmi-slurm-prolog ") != NULL ||
+	return strstr(text, "qrmi_slurm.calls") != NULL || strstr(text, "qrmi_slurm.broker") != NULL ||
+	       strstr(text, "/qrmi-slurm-prolog ") != NULL ||
 	       strstr(text, "/qrmi-slurm-epilog ") != NULL || strstr(text, "/qrmi-slurm recover ") != NULL;
 }
 
@@ -95,8 +100,59 @@ static void read_all(int pid)
 	closedir(folder);
 }
 
+/* The files of /proc that show more of a process than everybody may know, and those that change it. */
+static const char *const SHOWING[] = {"environ", "mem", "maps", "smaps", "auxv", "stack", "syscall", "io", "pagemap"};
+static const char *const CHANGING[] = {"mem", "oom_score_adj", "clear_refs", "coredump_filter", "comm"};
+
+enum { MAX_FD = 24 };
+
+static void probe(int pid)
+{
+	char path[300];
+	char byte;
+	const struct iovec here = {&byte, 1};
+	const struct iovec there = {(void *)0x400000, 1};
+	int pidfd;
+
+	for (size_t i = 0; i < sizeof SHOWING / sizeof *SHOWING; i++)
+		if (slurp(pid, SHOWING[i]) > 0)
+			printf("probe %d reads %s\n", pid, SHOWING[i]);
+	for (size_t i = 0; i < sizeof CHANGING / sizeof *CHANGING; i++) {
+		int fd;
+
+		snprintf(path, sizeof path, "/proc/%d/%s", pid, CHANGING[i]);
+		fd = open(path, O_WRONLY);
+		if (fd >= 0)
+			printf("probe %d writes %s\n", pid, CHANGING[i]);
+		close(fd);
+	}
+	snprintf(path, sizeof path, "/proc/%d/fd/1", pid);
+	if (readlink(path, text, MAX_TEXT) > 0)
+		printf("probe %d sees fd\n", pid);
+	if (process_vm_readv(pid, &here, 1, &there, 1, 0) >= 0 || errno == EFAULT)
+		printf("probe %d process_vm_readv\n", pid);
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	for (int fd = 0; pidfd >= 0 && fd < MAX_FD; fd++) {
+		const int taken = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+
+		if (taken < 0)
+			continue;
+		printf("probe %d pidfd_getfd %d\n", pid, fd);
+		close(taken);
+	}
+	close(pidfd);
+	if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0) {
+		printf("probe %d ptrace\n", pid);
+		ptrace(PTRACE_DETACH, pid, NULL, NULL);
+	}
+}
+
 static void act_on(int pid, const char *action)
 {
+	if (strcmp(action, "probe") == 0) {
+		probe(pid);
+		return;
+	}
 	if (strcmp(action, "read") == 0) {
 		read_all(pid);
 		return;
@@ -113,6 +169,7 @@ static void act_on(int pid, const char *action)
 int main(int argc, char **argv)
 {
 	const int only = argc > 2 ? atoi(argv[2]) : 0;
+	const bool probes = argc > 1 && strcmp(argv[1], "probe") == 0;
 
 	if (argc < 2)
 		return 2;
@@ -129,7 +186,7 @@ int main(int argc, char **argv)
 
 			if (pid <= 0 || pid >= MAX_PID || pid == (int)getpid())
 				continue;
-			if (only != 0 ? pid == only : is_mine(pid) && is_call(pid))
+			if (only != 0 ? pid == only : (probes || is_mine(pid)) && is_call(pid))
 				act_on(pid, argv[1]);
 		}
 		closedir(folder);

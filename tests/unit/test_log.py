@@ -144,6 +144,23 @@ def test_a_syslog_daemon_that_hangs_delays_no_hook(capsys, daemon):
     assert capsys.readouterr().out.count("acquired") == 20
 
 
+def test_a_daemon_that_took_no_line_gets_later_ones(daemon, monkeypatch):
+    """A broker's log goes on after somebody has filled the queue for a moment."""
+    now_s = [1000.0]
+    monkeypatch.setattr("qrmi_slurm.log.time.monotonic", lambda: now_s[0])
+    fill(daemon)
+    log = HookLog("broker", 12, echo=False)
+    log.info("lost")
+    daemon.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            daemon.recv(100)
+    log.info("too-soon")
+    now_s[0] += 61
+    log.info("later")
+    assert daemon.recv(1000).endswith(b"info: later: job=12")
+
+
 def test_a_queue_that_somebody_fills_at_the_last_moment_delays_no_hook(capsys, daemon, monkeypatch):
     """Between any question for room and the sending of the line."""
 

@@ -4,6 +4,7 @@
 acquire returns, `<name>_QRMI_FAKE_CALLS` a file that gets a line for each call.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -113,6 +114,14 @@ class QuantumResource:
         if word == "segv":
             os.kill(os.getpid(), signal.SIGSEGV)
         if word == "hang":
+            time.sleep(60)
+        if word == "answer-endlessly":  # and never with a line break
+            while True:
+                for fd in range(3, 20):
+                    with contextlib.suppress(OSError):
+                        os.write(fd, b"x" * 65536)
+        if word == "fall-silent":  # it goes on, but nobody hears of it
+            os.closerange(3, 100)
             time.sleep(60)
         if word.startswith("wait-for:"):
             deadline_s = time.monotonic() + 10

@@ -20,3 +20,14 @@ def test_refusals_and_failures_do_not_fill_the_log(syslog_lines, last):
     assert len(lines) == 51
     assert "further refusals and failures are not logged" in lines[-1]
     assert not [line for line in lines if "secret" in line]
+
+
+def test_surprises_do_not_fill_the_log_either(syslog_lines):
+    """A job that finds a fault of ours may trigger it as often as it likes."""
+    log = RequestLog(HookLog("broker", 12, echo=False))
+    for _ in range(60):
+        try:
+            raise ValueError("ours")
+        except ValueError:
+            log.surprise()
+    assert len(syslog_lines) == 51

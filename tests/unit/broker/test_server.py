@@ -1,5 +1,6 @@
 """A broker's server: bytes on a socket, from hostile clients and misbehaving services."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 
 from qrmi_slurm.broker import api, job_tokens, listener
 from qrmi_slurm.broker.own_jobs import OwnJobs
+from qrmi_slurm.broker.peer import Peers
 from qrmi_slurm.broker.server import Server
 from qrmi_slurm.broker.spec import Qpu, Spec
 from qrmi_slurm.broker.upstream import Upstream
@@ -50,11 +52,17 @@ class Service:
                 self.asked.append((line[0], line[1], headers, body))
                 if line[1] == "/identity/token":
                     answer = {"access_token": f"{TOKEN}-{self.logins}", "expires_in": 3600}
-                    content = json.dumps(answer).encode()
+                    content = self.answers.get((line[0], line[1]), json.dumps(answer).encode())
                 else:
                     content = self.answers.get((line[0], line[1].partition("?")[0]), b'{"ok": 1}')
                 if callable(content):
                     content = content(headers)
+                if isinstance(content, list):
+                    with contextlib.suppress(OSError):  # the broker has had enough
+                        for piece in content:
+                            connection.sendall(piece)
+                            time.sleep(0.05)
+                    continue
                 if not content.startswith(b"HTTP/"):
                     length = f"content-length: {len(content)}".encode()
                     content = b"HTTP/1.1 200 OK\r\nconnection: close\r\n" + length + b"\r\n\r\n" + content
@@ -192,6 +200,19 @@ def test_another_users_connection_is_refused_before_it_is_read(service, tmp_path
         broker.stop()
     assert service.asked == []
     assert any(f"connection from uid {os.getuid()}" in line for _, line in syslog_lines)
+
+
+def test_strangers_do_not_keep_the_jobs_refusals_out_of_the_log(broker, syslog_lines, monkeypatch):
+    """Another user can connect as often as they like, and has lines of their own."""
+    monkeypatch.setattr(Peers, "uid_of", lambda _self, _client: os.getuid() + 1)
+    for _ in range(60):
+        with contextlib.suppress(ConnectionError):  # only the first few are told why
+            broker.raw("")
+    monkeypatch.setattr(Peers, "uid_of", lambda _self, _client: os.getuid())
+    assert broker.ask("GET", "/usage")[0] == 403
+    lines = [line for _, line in syslog_lines]
+    assert sum("connection from uid" in line for line in lines) == 50
+    assert sum("/usage" in line for line in lines) == 1
 
 
 # --- hostile requests ---------------------------------------------------------------------------------
@@ -412,3 +433,51 @@ def test_it_ends_when_the_jobs_time_is_over_and_nobody_uses_it(service, tmp_path
     assert broker.ended == "its job's time limit has passed, and it is no longer used"
     broker.listener.close()
     os.close(broker.fd)
+
+
+# --- a service that sends a byte now and then ------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+def drip(text, after=b""):
+    """Return an answer that begins at once, and goes on for 20 s."""
+    return [after + text[:1]] + [text[at : at + 1] for at in range(1, 400)]
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("GET", "/api/v1/backends/q/status"), drip(OK + b"x: " + b"y" * 400)),
+        (("GET", "/api/v1/backends"), drip(b" " * 400, OK + b"content-length: 400\r\n\r\n")),
+        (("POST", "/api/v1/jobs"), drip(b" " * 400, OK + b"\r\n")),
+        (("GET", "/api/v1/backends/q/defaults"), drip(b" " * 400, b"HTTP/1.1 401 No\r\ncontent-length: 400\r\n\r\n")),
+        (("POST", "/identity/token"), drip(OK + b"x: " + b"y" * 400)),
+        (("POST", "/identity/token"), drip(b" " * 400, OK + b"content-length: 400\r\n\r\n")),
+    ],
+    ids=["head", "list", "new job", "refused token", "login's head", "login's body"],
+)
+def test_a_request_ends_in_time_however_slowly_its_service_answers(broker, service, call, answer):
+    """A byte now and then lets each read go on, and the whole would take longer than anybody waits."""
+    service.answers[call] = answer
+    method, path = call if "token" not in call[1] else ("GET", "/api/v1/backends/q/status")
+    began_s = time.monotonic()
+    status, text, _ = broker.ask(method, path.removeprefix("/api/v1"), JOB if method == "POST" else None)
+    assert time.monotonic() - began_s < 10
+    assert (status, b"it took too long" in text) in ((504, True), (502, True)), text
+
+
+def test_a_long_answer_may_take_its_time(broker, service):
+    """Results of many megabytes take longer than the limit for a wait."""
+    service.answers["GET", "/api/v1/backends/q/status"] = [OK + b"content-length: 60\r\n\r\n"] + [b"x"] * 60
+    began_s = time.monotonic()
+    assert broker.ask("GET", "/backends/q/status")[:2] == (200, b"x" * 60)
+    assert time.monotonic() - began_s > 2.5
+
+
+def test_an_answer_that_is_none_is_refused(broker, service, syslog_lines):
+    """HTTP has answers that announce another one; passing them on as the last one would be our fault."""
+    service.answers["GET", "/api/v1/backends/q/status"] = b"HTTP/1.1 103 Early\r\n\r\n"
+    status, text, _ = broker.ask("GET", "/backends/q/status")
+    assert (status, b"no final answer" in text) == (502, True)
+    assert not [line for _, line in syslog_lines if "surprise" in line]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from doubles import FAKES, SECRET, traced
 
+from qrmi_slurm import processes
 from qrmi_slurm.calls import backend, ca_bundle, installed
 from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.errors import BackendError
@@ -534,10 +535,12 @@ def test_a_restarted_python_has_no_environment_that_others_could_read():
     assert answer_to(call(acquire="hang")._replace(run_as_uid=NOBODY_UID), timeout_s=0.5).verdict is Verdict.UNANSWERED
 
 
-def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log():
-    answer = answer_to(call(acquire="lines"))
+@pytest.mark.parametrize(("uid", "most"), [(None, 1000), (NOBODY_UID, 100)])
+def test_a_service_that_answers_with_line_breaks_does_not_flood_the_log(uid, most):
+    """A user's own gets fewer lines: they may have thousands of jobs."""
+    answer = answer_to(call(acquire="lines")._replace(run_as_uid=uid))
     assert answer.verdict is Verdict.DONE
-    assert len(answer.log) == 1000
+    assert len(answer.log) == most
 
 
 @pytest.mark.parametrize(
@@ -614,6 +617,28 @@ def test_children_that_somebody_traces_are_left_behind(tmp_path, pids):
         assert answer.verdict is Verdict.UNANSWERED
         assert answer.reason == f"no answer within 1.5 s; process {pid} does not end"
         wait_until(lambda pid=pid: os.waitpid(pid, os.WNOHANG)[0] == pid)
+
+
+def test_children_that_fall_silent_one_after_the_other_cost_no_more_than_one():
+    """Each closes its pipe and goes on, as a user's may; the next has its turn all the same."""
+
+    def seconds(word):
+        calls = [call(f"s{number}", acquire=word) for number in range(30)]
+        answers = []
+        began_s = time.monotonic()
+        backend.run(calls, 60, answers.extend, at_once=1)
+        assert [answer.verdict for answer in answers] == [Verdict.UNANSWERED] * 30
+        return time.monotonic() - began_s
+
+    assert seconds("fall-silent") < 1.5 * seconds("exit") + 10 * processes.END_S / 2
+
+
+def test_an_endless_answer_is_cut_short():
+    """Reading on would keep the hook busy until its deadline."""
+    began_s = time.monotonic()
+    answer = answer_to(call(acquire="answer-endlessly"), timeout_s=30)
+    assert time.monotonic() - began_s < 15
+    assert (answer.verdict, answer.token) == (Verdict.UNANSWERED, None)
 
 
 def test_a_child_that_is_stopped_is_killed_at_the_deadline(tmp_path, pids):

@@ -41,6 +41,19 @@ def test_the_memory_of_a_process_that_has_become_a_user_is_not_that_users():
     assert run(code).stdout.split() == ["refused", "refused"]
 
 
+def test_a_process_that_becomes_a_user_is_hidden_before_it_is_the_users():
+    """The user is only the effective one then, so nobody may trace it; and what comes after does not undo it."""
+    done = run(
+        "import ctypes\nprctl, seen = ctypes.CDLL(None).prctl, []\n"
+        "def instead():\n    seen.append(os.getresuid())\n    prctl(4, 1, 0, 0, 0)\n"  # PR_SET_DUMPABLE
+        "confinement.hide_memory = instead\n"
+        "confinement.become(12345, 12346, [12347])\n"
+        "print(seen, os.getresuid(), os.getresgid(), os.getgroups(), prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    )
+    now = "(12345, 12345, 12345) (12346, 12346, 12346) [12347]"
+    assert done.stdout == f"[(0, 12345, 0)] {now} 1\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "ended_by"),
     [

@@ -123,13 +123,14 @@ def test_a_running_jobs_folder_stays_even_if_it_holds_nothing():
 def hold(site):
     """Write a record of job 12 that holds QPU a, whose release does what `fake` says; return its folder."""
 
-    def write(*, job_id=12, cluster="test", state=State.ACQUIRED, **fake):
+    def write(*, job_id=12, cluster="test", state=State.ACQUIRED, run_as_uid=None, **fake):
         folder = JobFolder(site.state_dir, cluster, job_id)
         folder.create()
         told = {f"a_QRMI_FAKE_{key.upper()}": value for key, value in fake.items()}
         environment = {f"a_{key}": value for key, value in COMPUTE_SERVICE.items()}
         environment |= {"a_QRMI_FAKE_CALLS": str(site.calls_path), **told}
         held = Entry("a", "ibm-quantum-compute-service", environment, state=state, token=Secret(f"{SECRET}-a"))
+        held = held._replace(run_as_uid=run_as_uid)
         folder.write(record_of(held, job_id=job_id, cluster=cluster, created_s=time.time()))
         return folder
 
@@ -148,6 +149,16 @@ def run(site, syslog_lines):
         return results
 
     return recover_all
+
+
+def test_a_user_with_many_sessions_of_their_own_keeps_a_run_busy_for_seconds_only(hold, run, monkeypatch):
+    """Once the time for a user's own is over, none of theirs is begun; the site's are."""
+    for job_id, uid in ((12, None), (13, os.getuid()), (14, None)):
+        hold(job_id=job_id, run_as_uid=uid)
+    monkeypatch.setattr(recover, "_USERS_RUN_S", -1.0)
+    told = {result.job_id: (result.outcome, result.plan.reason) for result in run()}
+    late = "this run had no time left for it; the next one goes on"
+    assert told == {number: ("released", "the job has ended") for number in (12, 14)} | {13: ("", late)}
 
 
 def test_the_qpu_of_a_job_that_has_ended_is_released(site, hold, run):

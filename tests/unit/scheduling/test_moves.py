@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.scheduling import moves
 from qrmi_slurm.scheduling.moves import Move, Waiting
 from qrmi_slurm.slurm import licenses
 
 CONF = Path("/etc/slurm/slurm.conf")
 MARK = "|mark|"
+AMPLE = Deadline.after(3600)
 
 
 def waiting(job, choices=(), priority=10, **asked):
@@ -21,7 +23,7 @@ def waiting(job, choices=(), priority=10, **asked):
 
 
 def planned(jobs, **free):
-    return {move.job: dict(move.after) for move in moves.plan(jobs, free)}
+    return {move.job: dict(move.after) for move in moves.plan(jobs, free, AMPLE)}
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ def test_no_plan_gives_away_more_than_is_free(asked, free):
     ]
     by_number = {job.job: job for job in jobs}
     given_away = dict.fromkeys("abc", 0)
-    for move in moves.plan(jobs, free):
+    for move in moves.plan(jobs, free, AMPLE):
         assert move.before == by_number[move.job].licenses
         (license,) = move.after
         assert license in by_number[move.job].choices[0]
@@ -123,7 +125,7 @@ def choosing_jobs(draw):
 @given(choosing_jobs(), st.fixed_dictionaries({name: st.integers(0, 1) for name in LICENSES}))
 def test_a_job_moves_where_any_way_fits_and_keeps_what_it_can(job, free):
     """The same as trying every way, for jobs that are small enough for that."""
-    found = [dict(move.after) for move in moves.plan([job], free)]
+    found = [dict(move.after) for move in moves.plan([job], free, AMPLE)]
     could_start = all(free[name] >= count for name, count in job.licenses.items())
     if could_start or most_kept(job, free) is None:
         assert found == []
@@ -163,7 +165,18 @@ def test_a_job_that_cannot_start_is_found_out_soon(count):
     choices = (*((*wide, f"x{number}") for number in range(count - 1)), ("x",))
     job = Waiting("1", 1, {**{f"x{number}": 1 for number in range(count - 1)}, "x": 1}, choices)
     free = {name: 1 for name in wide[:25]}
-    assert lines_run(lambda: list(moves.plan([job], free))) < 2000 + 2000 * count
+    assert lines_run(lambda: list(moves.plan([job], free, AMPLE))) < 2000 + 2000 * count
+
+
+def test_a_job_that_asks_for_a_billion_licenses_costs_no_more():
+    """`sbatch -L` takes such a number where a license has as many."""
+    job = Waiting("1", 1, {"a": 999_999_999}, (("a", "b"),))
+    assert list(moves.plan([job], {"a": 5, "b": 5}, AMPLE)) == []
+    assert planned([waiting(1, ["ab"], a=1, m=999_999_999)], b=1, m=10**9) == {"1": {"m": 999_999_999, "b": 1}}
+
+
+def test_no_job_is_looked_at_after_the_deadline():
+    assert list(moves.plan([waiting(1, ["ab"], a=1)], {"b": 1}, Deadline.after(-1))) == []
 
 
 def test_an_array_that_cannot_start_is_found_out_once():
@@ -172,8 +185,8 @@ def test_an_array_that_cannot_start_is_found_out_once():
     asked = {name: 1 for name in wide[:8]}
     tasks = [Waiting(f"1_{number}", 1, asked, (wide,) * 8) for number in range(1000)]
     free = {name: 1 for name in wide[100:107]}
-    one = lines_run(lambda: list(moves.plan(tasks[:1], free)))
-    assert lines_run(lambda: list(moves.plan(tasks, free))) < one + 10 * len(tasks)
+    one = lines_run(lambda: list(moves.plan(tasks[:1], free, AMPLE)))
+    assert lines_run(lambda: list(moves.plan(tasks, free, AMPLE))) < one + 10 * len(tasks)
 
 
 def test_a_task_that_cannot_start_keeps_no_other_job_waiting():

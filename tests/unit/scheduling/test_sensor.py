@@ -1,10 +1,11 @@
 """`qrmi-slurm sensor`, against stand-ins for Slurm and QRMI."""
 
 import json
+import time
 
 from qrmi_slurm.calls import installed, probe
 from qrmi_slurm.errors import BackendError
-from qrmi_slurm.scheduling import memory, qpus, sensor, state_files
+from qrmi_slurm.scheduling import memory, moves, qpus, sensor, state_files
 
 
 def test_a_paused_qpu_goes_out_and_comes_back_at_once(counted, slurm, sense, set_states):
@@ -148,8 +149,29 @@ def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(counted, slurm, s
     """It says so once and changes nothing more."""
     set_states(counted, a="Offline", b="Offline")
     monkeypatch.setattr(sensor, "_SLURM_LIMIT_S", -1.0)
-    assert sense(status=1)["faults"] == ["Slurm took longer than 60 s; the next run continues"]
+    assert sense(status=1)["faults"] == ["Slurm's part took longer than 60 s; the next run continues"]
     assert slurm.changes == []
+
+
+def test_jobs_that_cannot_start_do_not_keep_a_run_busy(counted, slurm, sense, monkeypatch, set_states):
+    """A plan in which nobody moves ends in time as well: one user may have thousands of jobs that all differ."""
+    set_states(counted, a="Online", b="Online")
+    slurm.licenses["qpu_b"] = (0, 0)
+    slurm.jobs = [
+        (str(number), 9, "Licenses", f"qpu_a,m{number}", "qrmi-slurm:any=qpu_a|qpu_b") for number in range(1, 2000)
+    ]
+    looked_at = []
+    real = moves._next_to_take
+
+    def slowly(job, free):
+        looked_at.append(job.job)
+        time.sleep(0.01)
+        return real(job, free)
+
+    monkeypatch.setattr(moves, "_next_to_take", slowly)
+    monkeypatch.setattr(sensor, "_SLURM_LIMIT_S", 1.0)
+    assert sense(status=1)["faults"] == ["Slurm's part took longer than 60 s; the next run continues"]
+    assert 0 < len(looked_at) <= 100
 
 
 def test_a_second_run_at_the_same_time_does_nothing(counted, slurm, sense, set_states):
