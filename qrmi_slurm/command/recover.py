@@ -59,7 +59,7 @@ def print_text(results: "Sequence[Result]", stream: TextIO, *, dry_run: bool) ->
 
     printer = render.Printer(stream)
     for result in results:
-        if not dry_run and result.plan.step is Step.LEAVE and not result.is_left:
+        if not dry_run and result.plan.step is Step.LEAVE and not result.plan.is_fault and not result.is_left:
             continue
         what = result.outcome or ("would " if dry_run else "") + result.plan.step.value
         style = STYLES["error"] if result.is_left else STYLES["ok"] if result.outcome else ""

@@ -30,6 +30,7 @@ SELECTED = (
     "test_environment_contract.py",
     "test_fault_of_a_process.py",
     "test_fault_of_the_service.py",
+    "test_identity.py",
     "test_launch_forms.py",
     "test_licenses.py",
     "test_prolog_flags.py",
