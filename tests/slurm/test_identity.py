@@ -169,7 +169,7 @@ def test_a_step_on_another_node_waits_for_its_own_jobs_exports(own_site: Site) -
     [
         ("cluster", "acquired", {}),
         ("other", "acquired", {"boot_id": "that of before"}),
-        ("other", "releasing", {}),
+        pytest.param("other", "releasing", {}, marks=pytest.mark.one_release),
     ],
     ids=["called cluster", "other boot", "releasing"],
 )
@@ -225,6 +225,7 @@ def test_a_newer_versions_record_is_left_alone_and_reported(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_a_job_that_is_requeued_to_an_older_version_leaves_the_newer_ones_record(site: Site) -> None:
     """It gets its own QPU, and what the newer version has recorded is that one's to release."""
     site.run_hook("prolog", OTHER_JOB)
@@ -245,7 +246,7 @@ def test_a_job_that_is_requeued_to_an_older_version_leaves_the_newer_ones_record
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selection", ["x", "x,x_QRMI", "x_*"])
+@pytest.mark.parametrize("selection", [pytest.param("x", marks=pytest.mark.one_release), "x,x_QRMI", "x_*"])
 def test_credentials_for_a_qpu_are_no_other_qpus(own_site: Site, selection: str) -> None:
     """The site's key is for x, the user's are for the two whose names begin with it."""
     site = own_site
