@@ -62,7 +62,10 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         seen = folder.read()
     except RecordError:
         seen = None  # reported below, with the lock held
-    if seen is not None and (not _releases(seen, job) or _is_of_later_job(seen, job)):
+    if seen is not None and not _releases(seen, job):
+        return
+    if seen is not None and _is_of_later_job(seen, job):
+        log.warning("record-of-a-later-job", start=seen.start_s)
         return
     if seen is None and (not job.is_first_node or job.is_leaving):
         folder.remove_if_empty()  # this node's Prolog made it

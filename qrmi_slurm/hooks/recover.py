@@ -18,7 +18,7 @@ from qrmi_slurm.errors import BackendError, BrokerError, NewerRecordError, Recor
 from qrmi_slurm.hooks import release, workers
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
-from qrmi_slurm.slurm.jobs import GONE, Job
+from qrmi_slurm.slurm.jobs import Job
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports, inventory
 from qrmi_slurm.state.inventory import Item
@@ -58,11 +58,14 @@ class World:
         cluster: the name of the cluster that `jobs` belong to; None where slurm.conf names none.
         jobs: the jobs that Slurm was asked about; None where it cannot be asked.
         boots: by name, the running boot id of each node that this process knows.
+        has_another_run: whether the record in question was put aside by another run of the job, or another job with its
+            number.
     """
 
     cluster: str | None
     jobs: Mapping[int, Job] | None
     boots: Mapping[str, str]
+    has_another_run: bool = False
 
     def is_own(self, cluster: str) -> bool:
         """Tell whether `jobs` belong to a cluster; another one may share the state directory."""
@@ -73,10 +76,8 @@ class World:
         return self.jobs.get(job_id) if self.jobs is not None and self.is_own(cluster) else None
 
     def of(self, folder: JobFolder) -> "World":
-        """Return what is known of the job in a folder: one that was put aside is of a run that has ended."""
-        if not folder.is_aside:
-            return self
-        return replace(self, jobs={folder.job_id: Job(GONE, 0)})
+        """Return what is known for the record in a folder."""
+        return replace(self, has_another_run=folder.is_aside)
 
     def living_word(self, record: Record) -> str:
         """Return what an admin has to know before a job's QPUs are taken away; empty where its run has ended."""
@@ -191,7 +192,8 @@ def _plan_for_another_cluster(cluster: str, world: World) -> Plan:
 def _plan_for_nothing(record: Record, world: World) -> Plan:
     """Plan for a record that holds nothing: a living job's exports stay, since they tell its tasks why."""
     job = world.job(record.cluster, record.job_id)
-    if job is None or not (job.is_over or not job.has_started_at(record.start_s)):
+    has_ended = job is not None and (job.is_over or not job.has_started_at(record.start_s))
+    if not has_ended and not world.has_another_run:
         return Plan(Step.LEAVE, "nothing is held")
     return Plan(Step.FORGET, "nothing is held, and the job has ended")
 
@@ -219,6 +221,8 @@ def _plan_without_token(pending: list[Entry], now_s: float) -> Plan:
 
 def _why_ended(record: Record, world: World) -> str | None:
     """Say why a job's run cannot be using its QPUs any more; None where it may."""
+    if world.has_another_run:
+        return "this run of the job has ended"
     if _has_rebooted(record, world):
         return f"node {record.node} has rebooted since"
     job = world.job(record.cluster, record.job_id)
@@ -345,7 +349,7 @@ class _Run:
     def _planned(self, item: Item, record: Record | None) -> Result | None:
         if record is None:
             # Prolog makes the folder before the record; where it acquired nothing, there is only the folder.
-            job = self.world.of(item.folder).job(item.folder.cluster, item.folder.job_id)
+            job = self.world.job(item.folder.cluster, item.folder.job_id)
             if job is None or not job.is_over:
                 return None
             step = Plan(Step.FORGET, "nothing was acquired, and the job has ended")
@@ -402,9 +406,10 @@ class _Run:
         return Result(item.folder.cluster, item.folder.job_id, (), Plan(Step.LEAVE, reason))
 
     def _faulty(self, item: Item, error: RecordError) -> Result:
-        job = self.world.of(item.folder).job(item.folder.cluster, item.folder.job_id)
+        job = self.world.job(item.folder.cluster, item.folder.job_id)
         # What a newer version has recorded is that one's to release; here it is only known whether a job may use it.
-        is_left = not isinstance(error, NewerRecordError) or (job is not None and job.is_over)
+        has_ended = item.folder.is_aside or (job is not None and job.is_over)
+        is_left = has_ended or not isinstance(error, NewerRecordError)
         step = Plan(Step.LEAVE, str(error), is_fault=True)
         return Result(item.folder.cluster, item.folder.job_id, (), step, is_left=is_left)
 

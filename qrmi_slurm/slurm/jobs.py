@@ -41,9 +41,9 @@ _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,
 # States in which no process of a job can exist, so that nothing uses its QPUs: the words of job_state_string() in
 # src/common/slurm_protocol_defs.c, 22.05 to 26.05. Any other state, a new one too, counts as living. A job that is
 # COMPLETING has its Epilog running or still to come.
-GONE: Final = "GONE"
+_GONE: Final = "GONE"
 _OVER: Final = frozenset(
-    {GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+    {_GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
     | {"REVOKED", "TIMEOUT"}
 )
 _TO_RUN_AGAIN: Final = frozenset(
@@ -113,7 +113,7 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
                 return None
         except SchedulerError:
             return None
-    return {job_id: found.get(job_id, Job(GONE, 0)) for job_id in job_ids}
+    return {job_id: found.get(job_id, Job(_GONE, 0)) for job_id in job_ids}
 
 
 def parse_jobs(text: str) -> dict[int, Job]:

@@ -39,7 +39,8 @@ def forgotten(own_site: Site) -> Site:
     own_site.reset()
     own_site.cluster.lose_state()
     for user in own_site.cluster.users:
-        (user.home / "go-1").unlink(missing_ok=True)
+        for name in ("go-1", "slurm-1.out"):
+            (user.home / name).unlink(missing_ok=True)
     assert start_long_job(own_site) == 1
     own_site.cluster.lose_state()
     (own_site.cluster.user.home / "slurm-1.out").unlink()
