@@ -94,7 +94,9 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
 
 def _releases(record: Record, job: JobContext) -> bool:
     """Tell whether this node releases; on a shared state directory, each of the job's nodes sees the record."""
-    return record.node == job.node or (not record.node and job.is_first_node and not job.is_leaving)
+    if record.has_left:
+        return job.is_first_node and not job.is_leaving
+    return record.node == job.node
 
 
 def _is_of_later_job(record: Record, job: JobContext) -> bool:

@@ -27,9 +27,9 @@ def leave(record: Record, job: JobContext, run: HookRun) -> None:
     """
     if record.broker is None:
         run.log.info("left-to-other-nodes", qpus=",".join(entry.name for entry in record.held))
-        run.folder.write(record._replace(node="", boot_id=""))
+        run.folder.write(record._replace(has_left=True))
         return
     run.log.warning("released-with-its-node", qpus=",".join(entry.name for entry in record.held))
-    release.release(record._replace(node=""), run, keep_folder=True)
+    release.release(record._replace(has_left=True), run, keep_folder=True)
     reason = f"its first node {job.node} was taken from it, and the QPU's credential broker was there"
     run.folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)

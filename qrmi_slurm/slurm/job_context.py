@@ -153,7 +153,7 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,
         start_s=_epoch_s(environment, names.SLURM_JOB_START_TIME),
         node_count=node_count,
-        is_leaving=node_count > 1 and host_count(node_list) < node_count,
+        is_leaving=_is_leaving(node_list, node_count),
     )
 
 
@@ -214,6 +214,13 @@ def first_host(node_list: str) -> str:
     if not host:
         raise ContextError("Slurm's node list is empty")
     return host
+
+
+def _is_leaving(node_list: str, node_count: int) -> bool:
+    try:
+        return node_count > 1 and host_count(node_list) < node_count
+    except ContextError:  # of several dimensions, as on a torus: the job counts as ended
+        return False
 
 
 def host_count(node_list: str) -> int:

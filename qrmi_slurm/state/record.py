@@ -150,8 +150,7 @@ class Record(NamedTuple):
         cluster: the cluster's name.
         job_id: Slurm's id.
         uid: the job's owner.
-        node: the node that acquires and releases; empty where it was taken from the job, and the job's first node
-            releases.
+        node: the node that acquires and releases.
         boot_id: the kernel's boot id there at that time.
         restart_count: how often the job had been requeued.
         created_s: seconds since the epoch.
@@ -164,6 +163,7 @@ class Record(NamedTuple):
             With cluster, id and restart count it identifies one run of one job: Slurm may use an id again.
         selection: the value of its `--qpu`.
         node_count: how many nodes it had when it started.
+        has_left: whether its node was taken from the job, so that the job's first node releases.
         others: fields that a newer version has added, as they are; never in a repr.
     """
 
@@ -182,6 +182,7 @@ class Record(NamedTuple):
     start_s: int | None = None
     selection: str = ""
     node_count: int = 1
+    has_left: bool = False
     others: Mapping[str, Any] = _NOTHING
 
     def __repr__(self) -> str:
@@ -252,6 +253,7 @@ def encode(record: Record) -> bytes:
         "start_s": record.start_s,
         "selection": record.selection,
         "node_count": record.node_count,
+        "has_left": record.has_left,
         "entries": [
             {
                 **entry.others,
@@ -326,6 +328,7 @@ def decode(content: bytes, path: Path) -> Record:
             start_s=None if start_s is None else int(start_s),
             selection=str(document.get("selection", "")),
             node_count=int(document.get("node_count", 1)),
+            has_left=bool(document.get("has_left", False)),
             others=_others(document, _RECORD_FIELDS),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -27,7 +27,7 @@ def test_the_first_node_leaves_the_qpus_and_the_new_first_node_releases_them(job
     end(job, **TAKEN)
     assert job.calls() == ["acquire a "]
     assert exports.read(job.folder().exports_path, os.getuid(), 12).is_ready
-    assert job.folder().read().node == ""
+    assert job.folder().read().has_left
     end(job, **LEFT)
     assert job.calls() == ["acquire a ", "release a session-a"]
     assert not job.folder().exists()
@@ -35,7 +35,7 @@ def test_the_first_node_leaves_the_qpus_and_the_new_first_node_releases_them(job
 
 def test_another_node_that_is_taken_changes_nothing(job):
     end(job, SLURM_JOB_NODELIST="n2", SLURM_JOB_NUM_NODES="2", SLURMD_NODENAME="n2")
-    assert job.folder().read().node == "n1"
+    assert not job.folder().read().has_left
     end(job, SLURM_JOB_NODELIST="n1", SLURM_JOB_NUM_NODES="1")
     assert job.calls() == ["acquire a ", "release a session-a"]
 

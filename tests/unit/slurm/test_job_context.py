@@ -139,6 +139,7 @@ def test_a_job_that_ends_leaves_no_node(version):
 def test_a_node_that_is_taken_from_a_job_is_not_all_of_its_nodes(variable):
     job = job_context.of_job({**MINIMAL, variable: "n1", "SLURM_JOB_NUM_NODES": "2"})
     assert (job.node_count, job.is_leaving) == (2, True)
+    assert not job_context.of_job({**MINIMAL, variable: "n[0x1]", "SLURM_JOB_NUM_NODES": "9"}).is_leaving
 
 
 def test_without_a_name_in_the_environment_the_cluster_is_that_of_slurm_conf(tmp_path):

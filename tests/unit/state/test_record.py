@@ -92,6 +92,8 @@ records = st.builds(
     broker=st.none() | brokers,
     start_s=st.none() | st.integers(0, 2**40),
     selection=texts,
+    node_count=st.integers(1, 9),
+    has_left=st.booleans(),
     others=others,
 )
 
