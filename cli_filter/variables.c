@@ -40,31 +40,29 @@ static bool is_of_term(const char *name, size_t name_length, const char *term, s
 	return fnmatch(pattern, text, FNM_NOESCAPE) == 0;
 }
 
+/* Whether a user may set what follows a QPU's name and _QRMI_. Tokens, timeouts and sessions come from the job around this
+ * command: QRMI would use, and then close, that job's session. */
+static bool is_users_own(const char *rest)
+{
+	const size_t length = strcspn(rest, "=");
+
+	return length > 0 && rest[length] == '=' && !starts_with(rest, "JOB_") &&
+	       !is_word(rest, length, "IBM_QCS_SESSION_ID") && !is_word(rest, length, "IBM_QRS_SESSION_ID");
+}
+
 bool variable_is_forwarded(const char *entry, const char *term, size_t term_length)
 {
 	static const char infix[] = "_QRMI_";
-	const char *found = NULL;
-	const char *rest;
-	size_t length;
 
 	/* Slurm adds SPANK_ to names that do not start with it (valid_spank_job_env() in slurm_protocol_defs.c), so a name
 	 * that does could replace another variable. SLURM_SPANK_* belong to the job around this command. */
 	if (starts_with(entry, "SPANK_") || starts_with(entry, "SLURM_"))
 		return false;
-	/* A QPU's name may contain the infix too. */
-	for (const char *at = strstr(entry, infix); found == NULL && at != NULL; at = strstr(at + 1, infix))
-		if (at < entry + strcspn(entry, "=") && is_of_term(entry, (size_t)(at - entry), term, term_length))
-			found = at;
-	if (found == NULL)
-		return false;
-	rest = found + sizeof infix - 1;
-	length = strcspn(rest, "=");
-	if (length == 0 || rest[length] != '=')
-		return false;
-	/* Tokens, timeouts and sessions come from the job around this command: QRMI would use, and then close, that job's
-	 * session. */
-	return !starts_with(rest, "JOB_") && !is_word(rest, length, "IBM_QCS_SESSION_ID") &&
-	       !is_word(rest, length, "IBM_QRS_SESSION_ID");
+	/* A QPU's name may contain the infix too: Prolog knows the names. */
+	for (const char *at = strstr(entry, infix); at != NULL && at < entry + strcspn(entry, "="); at = strstr(at + 1, infix))
+		if (is_of_term(entry, (size_t)(at - entry), term, term_length) && is_users_own(at + sizeof infix - 1))
+			return true;
+	return false;
 }
 
 const char *variable_fault(const char *entry, size_t name_length)

@@ -62,6 +62,10 @@ class RecordFormatError(RecordError):
     """A record is not in a format that this version understands."""
 
 
+class NewerRecordError(RecordError):
+    """A record was written by a newer version: only that one may change it."""
+
+
 class ExportsError(QrmiSlurmError):
     """A job's exports cannot be read or written."""
 

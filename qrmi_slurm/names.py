@@ -11,6 +11,7 @@ SLURM_JOB_USER = "SLURM_JOB_USER"
 SLURM_HET_JOB_ID = "SLURM_HET_JOB_ID"  # in each component of a heterogeneous job: the id of the first
 SLURM_JOB_NODELIST = "SLURM_JOB_NODELIST"  # from 23.02
 SLURM_NODELIST = "SLURM_NODELIST"  # the same in 22.05
+SLURM_JOB_NUM_NODES = "SLURM_JOB_NUM_NODES"  # of all nodes, where the list has only those that are taken from the job
 SLURM_JOB_START_TIME = "SLURM_JOB_START_TIME"  # from 23.02; seconds since the epoch
 SLURM_JOB_END_TIME = "SLURM_JOB_END_TIME"  # from 23.02; seconds since the epoch
 SLURM_JOB_RESTART_COUNT = "SLURM_JOB_RESTART_COUNT"

@@ -42,7 +42,7 @@ ask_python() {
 # be swapped between check and use. Users who forge QRMI_SLURM_STATE_DIR fool only themselves.
 print_exports() {
     file=/proc/self/fd/3
-    [ -f $file ] && [ -O $file ] && IFS= read -r head <&3 && [ "$head" = '# qrmi-slurm exports 2' ] || return 1
+    [ -f $file ] && [ -O $file ] && IFS= read -r head <&3 && [ "$head" = '# qrmi-slurm exports 3' ] || return 1
     by=''
     trap ask_python EXIT # a syntax error in an incomplete file would end this shell
     . $file 2>/dev/null
@@ -50,6 +50,7 @@ print_exports() {
     # The last line tells whether a shell may print it. Tasks of srun outside a job do not have the job's selection.
     [ "$by" = shell ] && [ "$job $outcome" = "$job_id ready" ] &&
         [ "$restart" = "${SLURM_JOB_RESTART_COUNT-$restart}" ] &&
+        [ "${start:-${SLURM_JOB_START_TIME-}}" = "${SLURM_JOB_START_TIME-$start}" ] &&
         [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
     [ "${SLURM_PROCID:-0}" = 0 ] || notes=''
     printf '%s' "$notes$lines$level"

@@ -246,8 +246,8 @@ def _exported_by_the_hooks() -> set[str]:
             names.SLURM_JOB_ID: str(_JOB_ID),
             names.SLURM_JOB_UID: str(os.getuid()),
             names.SLURMD_NODENAME: "n1",
-            names.SLURM_JOB_START_TIME: "0",
-            names.SLURM_JOB_END_TIME: str(_TIME_LIMIT_S),
+            names.SLURM_JOB_START_TIME: "1000",
+            names.SLURM_JOB_END_TIME: str(1000 + _TIME_LIMIT_S),
             names.SPANK_QRMI_QPU: selected,
         }
         job = job_context.of_job(hooks)
@@ -262,7 +262,7 @@ def _exported_by_the_hooks() -> set[str]:
             result = acquire.acquire(
                 job, HookRun(options, place, log, Deadline.after(options.acquire_timeout_s + HOOK_GRACE_S))
             )
-            if result is None or not result.is_ready:
+            if not result.is_ready:
                 raise LookupError(f"the example's job did not get its QPU: {result}")
             place.write_exports(exports.render(result), job.uid)
         stubs = {names.SLURM_SPANK_QRMI_QPU: selected, names.QRMI_SLURM_QPU: selected}

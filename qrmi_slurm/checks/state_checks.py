@@ -12,8 +12,10 @@ from typing import Final
 from qrmi_slurm import files
 from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.checks.user_access import blocking_users
+from qrmi_slurm.errors import NewerRecordError, RecordError
 from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR, SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
+from qrmi_slurm.state import inventory
 
 # A record of one QPU is 2 kB; with less than the first a busy node has hardly room for a day.
 _LOW_SPACE_BYTES: Final = 100 * 1024 * 1024
@@ -24,6 +26,9 @@ _SHARED: Final = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs"}
     | {"lustre", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "virtiofs", "wekafs"}
 )
+# Every job of a newer version has one.
+_MAX_RECORDS: Final = 3
+
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 # job_container.conf(5), namespace.yaml(5): the folders that are private to each job, unless Dirs= names others.
@@ -48,6 +53,7 @@ def run(options: SiteOptions, settings: SlurmSettings | None, slurm_conf: Path, 
     yield _check_space(existing)
     if existing == place and os.geteuid() == 0:
         yield from _check_writing(place)
+        yield from _check_records(place)
     yield _check_sharing(place, existing, node_count)
     yield from _check_visibility(place, settings, slurm_conf)
 
@@ -111,6 +117,29 @@ def _check_writing(place: Path) -> Iterator[Result]:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
+
+
+def _check_records(place: Path) -> Iterator[Result]:
+    """Look for records that this version leaves alone, and for those that were set aside."""
+    name = "records"
+    try:
+        faults = [item.fault for item in inventory.read(place) if item.fault is not None]
+        aside = inventory.set_aside(place)
+    except RecordError as failure:
+        yield error(name, failure.message, failure.hint)
+        return
+    newer = [fault for fault in faults if isinstance(fault, NewerRecordError)]
+    for fault in newer[:_MAX_RECORDS]:
+        yield warning(name, fault.message, fault.hint)
+    if len(newer) > _MAX_RECORDS:
+        yield warning(
+            name, f"{len(newer) - _MAX_RECORDS} more records of a newer qrmi-slurm are left alone", newer[0].hint
+        )
+    others = [fault.message for fault in faults if fault not in newer] + [f"{path} was set aside" for path in aside]
+    if others:
+        yield warning(name, f"{others[0]} ({len(others)} in all)", "see them all with: qrmi-slurm status")
+    elif not newer:
+        yield ok(name, "each can be read")
 
 
 def _check_sharing(place: Path, existing: Path, node_count: int) -> Result:

@@ -60,7 +60,7 @@ def print_text(results: "Sequence[Result]", stream: TextIO, *, dry_run: bool) ->
     printer = render.Printer(stream)
     for result in results:
         is_nothing = result.plan.step is Step.LEAVE and not result.outcome and not result.is_left
-        if is_nothing and not dry_run:
+        if is_nothing and not result.plan.is_fault and not dry_run:
             continue
         what = result.outcome or ("would " if dry_run else "") + result.plan.step.value
         style = STYLES["error"] if result.is_left else STYLES["ok"] if result.outcome else ""

@@ -45,26 +45,29 @@ def release(
     from qrmi_slurm.hooks.recover import take_back
 
     options = site.options(state_dir)
-    item = _find(options.state_dir, job_id, cluster)
-    if item.fault is not None:
-        raise item.fault
-    if item.record is None:
-        raise RecordError(f"job {job_id} has acquired nothing", "see: qrmi-slurm status")
-    word = replace(site.here(), jobs=site.jobs([job_id])).living_word(item.record)
-    if word and not yes:
-        held = ", ".join(entry.name for entry in item.record.entries if entry.is_pending) or "nothing"
-        _confirm(f"{word}. Release what it holds ({printable(held)})?")
-    left = take_back(item, options, is_living=bool(word), forget=forget)
-    if left is not None:
-        for entry in left.entries:
+    jobs = site.jobs([job_id])
+    is_held = False
+    for item in _find(options.state_dir, job_id, cluster):
+        if item.fault is not None:
+            raise item.fault
+        if item.record is None:
+            raise RecordError(f"job {job_id} has acquired nothing", "see: qrmi-slurm status")
+        word = replace(site.here(), jobs=jobs).of(item.folder).living_word(item.record)
+        if word and not yes:
+            held = ", ".join(entry.name for entry in item.record.entries if entry.is_pending) or "nothing"
+            _confirm(f"{word}. Release what it holds ({printable(held)})?")
+        left = take_back(item, options, is_living=bool(word), forget=forget)
+        for entry in left.entries if left is not None else ():
             line = f"job {job_id} {entry.name}: still held: {entry.reason}"
             sys.stdout.write(printable(line, render.MAX_LINE_CHARS) + "\n")
+            is_held = True
+    if is_held:
         raise typer.Exit(EXIT_PROBLEMS)
     sys.stdout.write(f"job {job_id}: released\n")
 
 
-def _find(state_dir: Path, job_id: int, cluster: str | None) -> "Item":
-    """Return the one record of a job.
+def _find(state_dir: Path, job_id: int, cluster: str | None) -> "list[Item]":
+    """Return the records of a job: its own, and those of earlier runs and of earlier jobs with its number.
 
     Raises:
         RecordError: there is none, or several clusters have one.
@@ -75,10 +78,11 @@ def _find(state_dir: Path, job_id: int, cluster: str | None) -> "Item":
     items = [item for item in items if cluster in (None, item.folder.cluster)]
     if not items:
         raise RecordError(f"there is no record of job {job_id} in {state_dir}", "see: qrmi-slurm status")
-    if len(items) > 1:
-        names = ", ".join(item.folder.cluster for item in items)
-        raise RecordError(f"several clusters have a job {job_id}: {names}", "choose one with --cluster")
-    return items[0]
+    clusters = list(dict.fromkeys(item.folder.cluster for item in items))
+    if len(clusters) > 1:
+        raise RecordError(f"several clusters have a job {job_id}: {', '.join(clusters)}", "choose one with --cluster")
+    recorded = [item for item in items if item.record is not None or item.fault is not None]
+    return recorded or items[:1]
 
 
 def _confirm(question: str) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from qrmi_slurm.calls import environment
-from qrmi_slurm.errors import BrokerError, ExportsError
+from qrmi_slurm.errors import BrokerError, RecordBusyError
 from qrmi_slurm.hooks import job_environment, planning
 from qrmi_slurm.hooks.assignment import Assignment
 from qrmi_slurm.hooks.choice import Slot
@@ -16,7 +16,6 @@ from qrmi_slurm.hooks.job_environment import Acquired
 from qrmi_slurm.hooks.job_facts import JobFacts
 from qrmi_slurm.hooks.rounds import Rounds
 from qrmi_slurm.slurm.job_context import JobContext
-from qrmi_slurm.state import exports
 from qrmi_slurm.state.exports import Exports
 from qrmi_slurm.state.record import Record, boot_id
 from qrmi_slurm.text import printable
@@ -25,7 +24,7 @@ from qrmi_slurm.text import printable
 _MIN_GIVE_BACK_S: Final = 0.2
 
 
-def acquire(job: JobContext, run: HookRun) -> Exports | None:
+def acquire(job: JobContext, run: HookRun) -> Exports:
     """Acquire the QPUs that a job asked for, and return what its tasks get.
 
     A fault of a QPU, the config or the selection goes into the exports; one of the state directory is raised, since
@@ -33,61 +32,20 @@ def acquire(job: JobContext, run: HookRun) -> Exports | None:
 
     Args:
         job: the job.
-        run: of the hook; the folder exists and its lock is held.
-
-    Returns:
-        What the job's tasks get; None where an earlier Prolog of this very run has already acquired.
+        run: of the hook; the folder exists, nobody else's record is in it, and its lock is held.
 
     Raises:
         RecordError: what is acquired cannot be put on disk.
     """
-    earlier, fault = run.folder.read_or_set_aside()
-    if fault is not None:
-        run.log.error("record-set-aside", reason=fault)
-    if earlier is not None and _is_this_run(earlier, job, run):
-        run.log.info("already-acquired", restart=earlier.restart_count)
-        _revive_broker(earlier, run)
-        return None
-    run.folder.remove_exports()
-    if earlier is not None:
-        run.log.warning("earlier-run", restart=earlier.restart_count, entries=len(earlier.entries))
-        earlier = _release_earlier(earlier, run)
-    result = _acquire(job, run, _new_record(job, earlier))
+    if run.folder.read() is not None:
+        raise RecordBusyError("another Prolog of the job has just acquired its QPUs")
+    result = _acquire(job, run, _new_record(job))
     if not result.is_ready:
         run.log.warning("job-fails", reason="; ".join(result.notes))
     return result
 
 
-def _is_this_run(earlier: Record, job: JobContext, run: HookRun) -> bool:
-    """Tell whether a record is this run's own: a restarted slurmd may run Prolog again under a running job."""
-    if earlier.restart_count != job.restart_count or earlier.boot_id != boot_id() or not earlier.held:
-        return False
-    try:
-        return exports.read(run.folder.exports_path, job.uid, job.job_id).is_ready
-    except (FileNotFoundError, ExportsError):
-        return False
-
-
-def _revive_broker(earlier: Record, run: HookRun) -> None:
-    if earlier.broker is None:
-        return
-    from qrmi_slurm.broker import launch  # only where a resource has one
-
-    try:
-        launch.revive(run.folder, earlier, run.log)
-    except BrokerError as error:
-        run.log.error("no-broker", reason=error)
-
-
-def _release_earlier(earlier: Record, run: HookRun) -> Record | None:
-    from qrmi_slurm.hooks import release  # only where a job was requeued
-
-    # Half of the time at most: a service that hangs for one will hang for the other, and Prolog has one bound.
-    half_s = min(run.options.release_timeout_s, run.deadline.call_s / 2)
-    return release.release(earlier, run.within(half_s), keep_folder=True)
-
-
-def _new_record(job: JobContext, earlier: Record | None) -> Record:
+def _new_record(job: JobContext) -> Record:
     return Record(
         cluster=job.cluster,
         job_id=job.job_id,
@@ -96,10 +54,12 @@ def _new_record(job: JobContext, earlier: Record | None) -> Record:
         boot_id=boot_id(),
         restart_count=job.restart_count,
         created_s=time.time(),
-        entries=earlier.entries if earlier is not None else (),
         user=job.user,
         account=job.account or "",
         het_job_id=job.het_job_id,
+        start_s=job.start_s,
+        selection=job.selection_text,
+        node_count=job.node_count,
     )
 
 
@@ -111,6 +71,8 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
     time_limit_s = 0
     if plan.slots and not (problems and needs_all):
         time_limit_s = facts.time_limit_s()
+        job = job._replace(start_s=facts.start_s())  # Slurm 22.05 tells both in one answer
+        record = record._replace(start_s=job.start_s)
         record = _try_slots(plan.slots, job, run, facts, record)
         held = {entry.name for entry in record.held}
         without = [slot.problem for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
-from qrmi_slurm.errors import RecordError
+from qrmi_slurm.errors import NewerRecordError, RecordError
 from qrmi_slurm.hooks import watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Record
 
 
 def epilog(environment: Mapping[str, str]) -> int:
@@ -60,16 +62,46 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         seen = folder.read()
     except RecordError:
         seen = None  # reported below, with the lock held
-    if seen is not None and seen.node != job.node:
-        return  # on a shared state directory: the node that acquired releases
-    if seen is None and not job.is_first_node:
+    if seen is not None and not _releases(seen, job):
+        return
+    if seen is not None and _is_of_later_job(seen, job):
+        log.warning("record-of-a-later-job", start=seen.start_s)
+        return
+    if seen is None and (not job.is_first_node or job.is_leaving):
         folder.remove_if_empty()  # this node's Prolog made it
         return
     with folder.locked(options.release_timeout_s / 2):
-        record, fault = folder.read_or_set_aside()
+        try:
+            record, fault = folder.read_or_set_aside()
+        except NewerRecordError as error:
+            log.error("record-left-alone", reason=error)
+            return
         if fault is not None:
             log.error("record-set-aside", reason=fault)
-        if record is not None and record.node == job.node:
-            release.release(record, HookRun(options, folder, log, whole.within(options.release_timeout_s)))
+        if record is not None and seen is not None and record.identity != seen.identity:
+            log.warning("record-of-a-later-run", restart=record.restart_count)  # whose Prolog did not wait for this
+            return
+        run = HookRun(options, folder, log, whole.within(options.release_timeout_s))
+        if record is not None and job.is_leaving:
+            from qrmi_slurm.hooks import leaving  # seldom
+
+            leaving.leave(record, job, run)
+        elif record is not None and _releases(record, job):
+            release.release(record, run)
         elif record is None and job.is_first_node:  # Prolog failed before it acquired anything
             folder.remove()
+
+
+def _releases(record: Record, job: JobContext) -> bool:
+    """Tell whether this node releases; on a shared state directory, each of the job's nodes sees the record."""
+    if record.has_left:
+        return job.is_first_node and not job.is_leaving
+    return record.node == job.node
+
+
+def _is_of_later_job(record: Record, job: JobContext) -> bool:
+    """Tell whether a record is of a job that started after this one, and has its id now.
+
+    That of an earlier one is released: its number is another job's, which has ended as well.
+    """
+    return record.start_s is not None and job.start_s is not None and record.start_s > job.start_s

@@ -59,12 +59,18 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
     variables |= _of_job(job, [item for _, item in held])
     if chosen:
         variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
-    return Exports(job.job_id, job.restart_count, is_ready=True, notes=notes, variables=variables)
+    return _exports(job, is_ready=True, notes=notes, variables=variables)
 
 
 def _without_qpu(job: JobContext, reasons: Sequence[str]) -> Exports:
     notes = tuple(f"{PREFIX}: job {job.job_id} has no QPU: {reason}" for reason in reasons)
-    return Exports(job.job_id, job.restart_count, is_ready=False, notes=notes)
+    return _exports(job, is_ready=False, notes=notes, variables={})
+
+
+def _exports(job: JobContext, *, is_ready: bool, notes: tuple[str, ...], variables: Mapping[str, str]) -> Exports:
+    return Exports(
+        job.job_id, job.restart_count, is_ready, notes, variables, start_s=job.start_s, selection=job.selection_text
+    )
 
 
 def _of_job(job: JobContext, held: Sequence[Candidate]) -> dict[str, str]:

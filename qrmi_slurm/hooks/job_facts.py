@@ -12,7 +12,7 @@ from qrmi_slurm.slurm.job_context import JobContext
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
     from qrmi_slurm.hooks.job_licenses import JobLicenses
-    from qrmi_slurm.slurm.jobs import Allotment
+    from qrmi_slurm.slurm.jobs import Allotment, Times
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
 _MAX_ASK_S: Final = 5.0
@@ -31,6 +31,7 @@ class JobFacts:
         self._run = run
         self._person: Person | None = None
         self._allotment: Allotment | None = None
+        self._times: Times | None = None
         self._time_limit_s: int | None = None
 
     def ask_timeout_s(self) -> float:
@@ -68,14 +69,43 @@ class JobFacts:
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
         return self._time_limit_s
 
-    def _ask_time_limit_s(self) -> int:
-        from qrmi_slurm.slurm import jobs
+    def start_s(self) -> int | None:
+        """Return when the job started, by slurmctld's clock, in seconds since the epoch; None if it did not say.
 
-        seconds = jobs.time_limit_s(self._job.job_id, self._job.slurm_conf, self._run.deadline.call_s / 2)
+        On Slurm 22.05 the question about the time limit tells it too: where that was not asked, it is asked now.
+        """
+        return self._job.start_s if self._job.start_s is not None else self._ask_times().start_s
+
+    def may_have_started_at(self, start_s: int | None) -> bool:
+        """Tell whether the job may be the one that started at that time, rather than a later one with the same id.
+
+        Slurm is asked only where the time differs, or it has not told the job's own.
+
+        Args:
+            start_s: by slurmctld's clock, in seconds since the epoch; None if unknown.
+        """
+        if start_s is None or self._job.start_s == start_s:
+            return True
+        from qrmi_slurm.slurm.jobs import Job
+
+        told = self._ask_times()
+        if told.submit_s is None:  # slurmctld does not answer
+            return self._job.start_s is None
+        return Job("", 0, told.submit_s, told.start_s).has_started_at(start_s)
+
+    def _ask_time_limit_s(self) -> int:
+        seconds = self._ask_times().limit_s
         if seconds is None:
             self._run.log.warning("time-limit-unknown", hint="neither Slurm's environment nor scontrol says it")
             return names.UNLIMITED_TIMEOUT_S
         return seconds
+
+    def _ask_times(self) -> "Times":
+        if self._times is None:
+            from qrmi_slurm.slurm import jobs
+
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._run.deadline.call_s / 2)
+        return self._times
 
     def _ask_allotment(self) -> "Allotment":
         if self._allotment is None:

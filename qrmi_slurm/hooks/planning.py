@@ -1,6 +1,6 @@
 """Planning: from a job's `--qpu` to the QPUs that Prolog tries to acquire, in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from qrmi_slurm.calls import backend, environment, installed
@@ -22,7 +22,7 @@ from qrmi_slurm.hooks import choice
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.hooks.job_facts import JobFacts
-from qrmi_slurm.names import of_resource
+from qrmi_slurm.names import QRMI_PREFIX, of_resource
 from qrmi_slurm.slurm import selection
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import exports, record
@@ -64,7 +64,7 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
         terms,
         resources,
         lambda needs_qos: facts.person(needs_qos=needs_qos),
-        lambda chosen: _candidates(chosen, job, run),
+        lambda chosen: _candidates(chosen, resources, job, run),
     )
     if len(unknown) == len(terms) or (unknown and run.options.require == "all"):
         raise SelectionError(unknown_names(unknown, resources))
@@ -75,7 +75,9 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     return Plan([slot for slot in found if slot.candidates], [*empty.values()], notes)
 
 
-def _candidates(chosen: Sequence[Resource], job: JobContext, run: HookRun) -> dict[str, Candidate | str]:
+def _candidates(
+    chosen: Sequence[Resource], known: Collection[str], job: JobContext, run: HookRun
+) -> dict[str, Candidate | str]:
     """Return what QRMI is to be called with for each resource, by name; or why the job cannot have it."""
     members = installed.known_members()
     filled: Mapping[str, Resource | CredentialsError] = {resource.name: resource for resource in chosen}
@@ -83,7 +85,7 @@ def _candidates(chosen: Sequence[Resource], job: JobContext, run: HookRun) -> di
         from qrmi_slurm.config import stored_secrets  # only where the config names a place
 
         filled = stored_secrets.fill_all(chosen, run.deadline.call_s / 2)
-    users = _by_resource(job.user_environment, chosen)
+    users = _by_resource(job.user_environment, known)
     found: dict[str, Candidate | str] = {}
     for resource in chosen:
         try:
@@ -105,15 +107,18 @@ def _candidate(filled: Resource | CredentialsError, users: Mapping[str, str], me
     return item
 
 
-def _by_resource(user_environment: Mapping[str, str], chosen: Sequence[Resource]) -> dict[str, dict[str, str]]:
-    """Return the user's variables by the resource that they begin with; a user may set thousands for hundreds."""
-    names = {of_resource(resource.name, ""): resource.name for resource in chosen}
-    lengths = {len(prefix) for prefix in names}
+def _by_resource(user_environment: Mapping[str, str], known: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return the user's variables by the resource that they belong to; a user may set thousands, a site hundreds.
+
+    `x_QRMI_QRMI_X` may be of `x` or of `x_QRMI`: of the resources in the config, it is that with the longest name.
+    """
+    prefixes = {of_resource(name, QRMI_PREFIX): name for name in known}
+    lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
     found: dict[str, dict[str, str]] = {}
     for full_name, value in user_environment.items():
-        for length in lengths:
-            if (name := names.get(full_name[:length])) is not None:
-                found.setdefault(name, {})[full_name] = value
+        owner = next((prefixes[full_name[:length]] for length in lengths if full_name[:length] in prefixes), None)
+        if owner is not None:
+            found.setdefault(owner, {})[full_name] = value
     return found
 
 

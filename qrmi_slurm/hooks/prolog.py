@@ -2,15 +2,21 @@
 
 import contextlib
 from collections.abc import Mapping
+from typing import Final
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
-from qrmi_slurm.errors import ExportsError, QrmiSlurmError
+from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.hooks import watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
+
+# The last words have little time (watchdog.LAST_WORDS_S), of which a question to slurmctld gets half of this.
+_LAST_QUESTION_S: Final = 0.5
 
 
 def prolog(environment: Mapping[str, str]) -> int:
@@ -48,14 +54,17 @@ def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> No
     log.error("failed", reason=f"Prolog {fate}")
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
-    with contextlib.suppress(FileNotFoundError, ExportsError):
-        if exports.read(folder.exports_path, job.uid, job.job_id).restart_count == job.restart_count:
-            return  # it had come as far as telling the tasks
-    if job.is_first_node:
-        from qrmi_slurm.hooks import job_environment
+    if not job.is_first_node:
+        return
+    from qrmi_slurm.hooks import earlier, job_environment
+    from qrmi_slurm.hooks.hook_run import HookRun
+    from qrmi_slurm.hooks.job_facts import JobFacts
 
-        reason = f"Prolog on {job.node} {fate}; please tell an admin"
-        folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
+    run = HookRun(options, folder, log, Deadline.after(_LAST_QUESTION_S))
+    if earlier.are_own_exports(job, run, JobFacts(job, run)):
+        return  # it had come as far as telling the tasks
+    reason = f"Prolog on {job.node} {fate}; please tell an admin"
+    folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
 
 
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
@@ -65,21 +74,19 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
     if not job.is_first_node:
-        return  # the folder tells TaskProlog that the first node's Prolog has something for it, or will have
-    # No other hook and no other node needs these.
-    from qrmi_slurm.hooks import acquire, job_environment
-    from qrmi_slurm.hooks.hook_run import HookRun
+        # The folder tells TaskProlog that the first node's Prolog has something for it, or will have.
+        if folder.exports_path.exists():
+            from qrmi_slurm.hooks import earlier
+            from qrmi_slurm.hooks.hook_run import HookRun
+
+            deadline = Deadline.after(options.acquire_timeout_s)
+            earlier.forget_foreign_exports(job, HookRun(options, folder, log, deadline))
+        return
+    from qrmi_slurm.hooks import job_environment  # no other hook and no other node needs it
 
     reason = "an internal error; please tell an admin"
     try:
-        waiting = Deadline.after(options.acquire_timeout_s)
-        # Epilog or recover may be releasing an earlier run; where that hangs, acquiring would hang too.
-        with folder.locked(options.acquire_timeout_s / 2, make=True):
-            # Rounded: an uncontended lock costs a millisecond, and messages show the option as it was written.
-            deadline = Deadline.after((round(waiting.left_s, 1) or MIN_CALL_S) + HOOK_GRACE_S)
-            result = acquire.acquire(job, HookRun(options, folder, log, deadline))
-            if result is not None:
-                folder.write_exports(exports.render(result), job.uid)
+        _acquire(job, options, folder, log)
         reason = ""
     except QrmiSlurmError as error:
         reason = error.message
@@ -88,3 +95,24 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
         if reason:  # for TaskProlog; where even that cannot be written, TaskProlog reports missing exports
             with contextlib.suppress(QrmiSlurmError):
                 folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
+
+
+def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> None:
+    """Acquire the job's QPUs in what is left of Prolog's time, and leave its exports."""
+    # No other hook and no other node needs these.
+    from qrmi_slurm.hooks import acquire, earlier
+    from qrmi_slurm.hooks.hook_run import HookRun
+
+    waiting = Deadline.after(options.acquire_timeout_s)
+
+    def run() -> HookRun:
+        # Rounded: an uncontended lock costs a millisecond, and messages show the option as it was written.
+        return HookRun(options, folder, log, Deadline.after((round(waiting.left_s, 1) or MIN_CALL_S) + HOOK_GRACE_S))
+
+    # Epilog or recover may be releasing an earlier run; where that hangs, acquiring would hang too.
+    with folder.locked(options.acquire_timeout_s / 2, make=True):
+        if not earlier.make_way(job, run()):
+            return
+    # Another lock: what was in the folder may have moved, and its lock with it.
+    with folder.locked(min(options.acquire_timeout_s / 2, waiting.left_s), make=True):
+        folder.write_exports(exports.render(acquire.acquire(job, run())), job.uid)

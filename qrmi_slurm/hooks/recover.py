@@ -14,7 +14,7 @@ from qrmi_slurm.broker import launch
 from qrmi_slurm.calls.installed import import_qrmi
 from qrmi_slurm.calls.places import AT_ONCE, Service, service_of
 from qrmi_slurm.deadline import Deadline
-from qrmi_slurm.errors import BackendError, BrokerError, RecordBusyError, RecordError
+from qrmi_slurm.errors import BackendError, BrokerError, NewerRecordError, RecordBusyError, RecordError
 from qrmi_slurm.hooks import release, workers
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
@@ -22,6 +22,7 @@ from qrmi_slurm.slurm.jobs import Job
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports, inventory
 from qrmi_slurm.state.inventory import Item
+from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Entry, Record, State
 
 # Back-off between attempts at the same session: 30 s, 1 min, 2 min, ... up to 30 min. Sessions cost money by the
@@ -43,9 +44,6 @@ _USERS_RUN_S: Final = 10.0
 # How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
 _RECORD_GRACE_S: Final = 15.0
 
-# The folder of a job whose cluster Slurm did not tell the hooks (job_context.py, _cluster()).
-_UNNAMED_CLUSTER: Final = "cluster"
-
 
 class Step(StrEnum):
     """What recover does with a job's record."""
@@ -64,20 +62,26 @@ class World:
         cluster: the name of the cluster that `jobs` belong to; None where slurm.conf names none.
         jobs: the jobs that Slurm was asked about; None where it cannot be asked.
         boots: by name, the running boot id of each node that this process knows.
+        has_another_run: whether the record in question was put aside by another run of the job, or another job with its
+            number.
     """
 
     cluster: str | None
     jobs: Mapping[int, Job] | None
     boots: Mapping[str, str]
+    has_another_run: bool = False
 
     def is_own(self, cluster: str) -> bool:
         """Tell whether `jobs` belong to a cluster; another one may share the state directory."""
-        own = (self.cluster or "").lower()  # Slurm folds the name
-        return bool(own) and cluster.lower() in (own, _UNNAMED_CLUSTER)
+        return self.cluster is not None and cluster.lower() == self.cluster.lower()  # Slurm folds the name
 
     def job(self, cluster: str, job_id: int) -> Job | None:
         """Return what Slurm says of a job; None where it has not been asked, or cannot be."""
         return self.jobs.get(job_id) if self.jobs is not None and self.is_own(cluster) else None
+
+    def of(self, folder: JobFolder) -> "World":
+        """Return what is known for the record in a folder."""
+        return replace(self, has_another_run=folder.is_aside)
 
     def living_word(self, record: Record) -> str:
         """Return what an admin has to know before a job's QPUs are taken away; empty where its run has ended."""
@@ -96,7 +100,7 @@ class Plan:
     Args:
         step: what to do.
         reason: why; a clause for people.
-        is_fault: whether something is held that nothing uses.
+        is_fault: whether something may be held that nothing uses, and that recover does not release now.
         only_pending: release only what an earlier release left over; the rest belongs to the living job.
     """
 
@@ -162,6 +166,8 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
         now_s: seconds since the epoch.
         now: whether the back-off is ignored.
     """
+    if not world.is_own(record.cluster):
+        return _plan_for_another_cluster(record.cluster, world)
     pending = [entry for entry in record.entries if entry.is_pending]
     if not pending:
         return _plan_for_nothing(record, world)
@@ -170,7 +176,7 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
         pending = [entry for entry in pending if entry.state is State.RELEASING]
         if not pending:
             known = world.job(record.cluster, record.job_id) is not None
-            return Plan(Step.LEAVE, "the job is running") if known else _not_known(record, world)
+            return Plan(Step.LEAVE, "the job is running") if known else _not_known(world)
     known_tokens = [entry for entry in pending if entry.token is not None]
     if not known_tokens:
         return _plan_without_token(pending, now_s)
@@ -180,20 +186,26 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
     return Plan(Step.RELEASE, ended or "its release is pending", only_pending=ended is None)
 
 
+def _plan_for_another_cluster(cluster: str, world: World) -> Plan:
+    """Plan for a record whose jobs, nodes and services only its own cluster's nodes know."""
+    if world.cluster is None:
+        return Plan(Step.LEAVE, "slurm.conf names no cluster", is_fault=True)
+    return Plan(Step.LEAVE, f"it belongs to cluster {cluster}")
+
+
 def _plan_for_nothing(record: Record, world: World) -> Plan:
     """Plan for a record that holds nothing: a living job's exports stay, since they tell its tasks why."""
     job = world.job(record.cluster, record.job_id)
-    if job is None or not job.is_over:
+    has_ended = job is not None and (job.is_over or not job.has_started_at(record.start_s))
+    if not has_ended and not world.has_another_run:
         return Plan(Step.LEAVE, "nothing is held")
     return Plan(Step.FORGET, "nothing is held, and the job has ended")
 
 
-def _not_known(record: Record, world: World) -> Plan:
+def _not_known(world: World) -> Plan:
     if world.jobs is None:
         return Plan(Step.LEAVE, "Slurm cannot be asked whether the job is running", is_fault=True)
-    if world.is_own(record.cluster):
-        return Plan(Step.LEAVE, "Slurm was not asked whether the job is running")
-    return Plan(Step.LEAVE, f"it belongs to cluster {record.cluster}")
+    return Plan(Step.LEAVE, "Slurm was not asked whether the job is running")
 
 
 def _plan_without_token(pending: list[Entry], now_s: float) -> Plan:
@@ -213,6 +225,8 @@ def _plan_without_token(pending: list[Entry], now_s: float) -> Plan:
 
 def _why_ended(record: Record, world: World) -> str | None:
     """Say why a job's run cannot be using its QPUs any more; None where it may."""
+    if world.has_another_run:
+        return "this run of the job has ended"
     if _has_rebooted(record, world):
         return f"node {record.node} has rebooted since"
     job = world.job(record.cluster, record.job_id)
@@ -220,13 +234,18 @@ def _why_ended(record: Record, world: World) -> str | None:
         return None
     if job.is_over:
         return "the job has ended"
+    if not job.has_started_at(record.start_s):
+        return "the job has ended, and a later one has its number"
     if not job.is_living_run(record.restart_count):
         return f"this run of the job has ended; the job is {job.state} now"
     return None
 
 
 def _has_rebooted(record: Record, world: World) -> bool:
-    booted = world.boots.get(record.node)
+    """Tell whether no process of the job can be left, since its only node has booted again."""
+    if record.node_count > 1:  # it may live on without this node; Slurm notices what has become of it
+        return False
+    booted = world.boots.get(record.node) if world.is_own(record.cluster) else None
     return bool(booted and record.boot_id and booted != record.boot_id)
 
 
@@ -268,14 +287,16 @@ def _to_ask_about(items: Sequence[Item], here: World, mode: Mode, now_s: float) 
 
     def depends_on_slurm(item: Item) -> bool:
         record = item.record
-        if item.fault is not None or not here.is_own(item.folder.cluster):
+        if not here.is_own(item.folder.cluster) or item.folder.is_aside:
             return False
+        if item.fault is not None:
+            return isinstance(item.fault, NewerRecordError)
         if record is None or not any(entry.is_pending for entry in record.entries):
             return mode.now or abs(now_s - item.folder.looked_at_s()) >= _IDLE_LOOK_S
         is_releasing = all(entry.state is State.RELEASING for entry in record.entries)
         return not is_releasing and not _has_rebooted(record, here)
 
-    return [item.folder.job_id for item in items if depends_on_slurm(item)]
+    return list(dict.fromkeys(item.folder.job_id for item in items if depends_on_slurm(item)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +310,7 @@ class _Run:
         record = item.record
         if self.mode.dry_run or record is None:
             return False
-        return (
-            record.broker is not None or plan(record, self.world, time.time(), now=self.mode.now).step is Step.RELEASE
-        )
+        return record.broker is not None or self._plan(item, record).step is Step.RELEASE
 
     def side_by_side(self, items: Sequence[Item]) -> dict[int, Result | None]:
         """Do what has to be done with jobs' folders at the same time; return the results by the items' id()."""
@@ -312,6 +331,8 @@ class _Run:
     def recover(self, item: Item) -> Result | None:
         """Do what has to be done with one job's folder; None where that is not worth a line."""
         folder = item.folder
+        if item.fault is not None and not self.world.is_own(folder.cluster):
+            return self._left_alone(item, f"it belongs to cluster {folder.cluster}")
         try:
             if self.mode.dry_run:
                 return self._faulty(item, item.fault) if item.fault is not None else self._planned(item, item.record)
@@ -327,6 +348,9 @@ class _Run:
             # Where the folder is gone, Epilog was faster.
             return self._faulty(item, error) if folder.exists() else None
 
+    def _plan(self, item: Item, record: Record) -> Plan:
+        return plan(record, self.world.of(item.folder), time.time(), now=self.mode.now)
+
     def _planned(self, item: Item, record: Record | None) -> Result | None:
         if record is None:
             # Prolog makes the folder before the record; where it acquired nothing, there is only the folder.
@@ -335,9 +359,9 @@ class _Run:
                 return None
             step = Plan(Step.FORGET, "nothing was acquired, and the job has ended")
             return Result(item.folder.cluster, item.folder.job_id, (), step)
-        if item.record is None or _identity(record) != _identity(item.record):
+        if item.record is None or record.identity != item.record.identity:
             return self._left_alone(item, "it has changed in the meantime")
-        step = plan(record, self.world, time.time(), now=self.mode.now)
+        step = self._plan(item, record)
         qpus = tuple(entry.name for entry in record.entries if entry.is_pending)
         return Result(record.cluster, record.job_id, qpus, step, is_left=step.is_fault)
 
@@ -361,7 +385,9 @@ class _Run:
 
     def _with_broker(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
         """Restart a living job's credential broker where it has ended."""
-        if result is None or record is None or record.broker is None or _why_ended(record, self.world) is not None:
+        if result is None or record is None or record.broker is None or item.folder.is_aside:
+            return result
+        if _why_ended(record, self.world) is not None:
             return result
         if self.world.job(record.cluster, record.job_id) is None:
             return result
@@ -385,8 +411,12 @@ class _Run:
         return Result(item.folder.cluster, item.folder.job_id, (), Plan(Step.LEAVE, reason))
 
     def _faulty(self, item: Item, error: RecordError) -> Result:
+        job = self.world.job(item.folder.cluster, item.folder.job_id)
+        # What a newer version has recorded is that one's to release; here it is only known whether a job may use it.
+        has_ended = item.folder.is_aside or (job is not None and job.is_over)
+        is_left = has_ended or not isinstance(error, NewerRecordError)
         step = Plan(Step.LEAVE, str(error), is_fault=True)
-        return Result(item.folder.cluster, item.folder.job_id, (), step, is_left=True)
+        return Result(item.folder.cluster, item.folder.job_id, (), step, is_left=is_left)
 
 
 def take_back(item: Item, options: SiteOptions, *, is_living: bool, forget: bool = False) -> Record | None:
@@ -407,7 +437,7 @@ def take_back(item: Item, options: SiteOptions, *, is_living: bool, forget: bool
     folder = item.folder
     with folder.locked(options.release_timeout_s):
         record = folder.read()
-        if record is None or item.record is None or _identity(record) != _identity(item.record):
+        if record is None or item.record is None or record.identity != item.record.identity:
             raise RecordError(f"what job {folder.job_id} holds has just changed", "look again: qrmi-slurm status")
         run = HookRun(options, folder, _log_of("release", item), Deadline.after(options.release_timeout_s))
         if forget:
@@ -435,11 +465,6 @@ def _service_of(item: Item) -> Service:
 
 def _log_of(command: str, item: Item) -> HookLog:
     return HookLog(command, item.folder.job_id, echo=False)
-
-
-def _identity(record: Record) -> tuple[int, float, str]:
-    """Return what distinguishes one run of a job, and its Prolog, from another."""
-    return record.restart_count, record.created_s, record.boot_id
 
 
 def _after_release(result: Result, left: Record | None, *, only_pending: bool) -> Result:

@@ -4,6 +4,7 @@ It runs as the user before every task of a QPU job, so it imports little; in com
 start Python.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ _SHARED_POLL_S: Final = 0.1
 # later component of a heterogeneous batch job, a step waits only for its own node's Prolog. The site's own Prolog
 # scripts may run before ours.
 _FIRST_NODE_WAIT_S: Final = 10.0
+
+# Between slurmctld's clock and the file system's: munge accepts no more between two machines (munged(8), --max-ttl).
+_MAX_CLOCK_DIFFERENCE_S: Final = 300.0
 
 # How much longer than --acquire-timeout a Prolog may take after writing the record; as deadline.HOOK_GRACE_S.
 _PROLOG_GRACE_S: Final = 1.0
@@ -126,12 +130,13 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
     first_node = job_context.first_host(node_list) if node_list else task.node
     began_s = time.monotonic()
     while True:
-        try:
-            return exports.read(path, task.uid, task.job_id)
-        except FileNotFoundError:
-            wait_s = _wait_s(path.parent, task, options) if first_node != task.node else 0.0
-            if time.monotonic() - began_s >= wait_s:
-                break
+        with contextlib.suppress(FileNotFoundError):
+            found = exports.read(path, task.uid, task.job_id)
+            if not _are_an_earlier_jobs(found, path, task):
+                return found
+        wait_s = _wait_s(path.parent, task, options) if first_node != task.node else 0.0
+        if time.monotonic() - began_s >= wait_s:
+            break
         time.sleep(_SHARED_POLL_S)
     wanted = printable(task.step_selection_text or task.job_selection_text or "")
     if not task.job_selection_text and not path.parent.exists():
@@ -147,6 +152,16 @@ def _read_exports(task: TaskContext, environment: Mapping[str, str]) -> Exports:
         f"job {task.job_id}: node {task.node} does not see {path}",
         "jobs of several nodes need the state directory on a shared filesystem: --state-dir in plugstack.conf",
     )
+
+
+def _are_an_earlier_jobs(found: Exports, path: Path, task: TaskContext) -> bool:
+    """Tell whether exports were written long before the job started, for another with its id; Prolog removes them.
+
+    Where a job's nodes power up, its start time grows after its Prolog has noted it.
+    """
+    if None in (task.start_s, found.start_s) or task.start_s == found.start_s:
+        return False
+    return path.stat().st_mtime < (task.start_s or 0) - _MAX_CLOCK_DIFFERENCE_S
 
 
 def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:

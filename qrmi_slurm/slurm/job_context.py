@@ -41,6 +41,10 @@ class JobContext(NamedTuple):
         licenses_text: its licenses; None if unknown (Slurm 22.05).
         user: login name of the job's owner; empty if unknown.
         het_job_id: the id of the heterogeneous job that this job is a component of; None if it is not one.
+        start_s: when it started, by slurmctld's clock, in seconds since the epoch; None if unknown (Slurm 22.05).
+        node_count: how many nodes it has.
+        is_leaving: in Epilog: whether the job goes on without this node. Slurm lists only the nodes that are taken from
+            the job then, and still counts all of them (22.05 to 26.05).
     """
 
     job_id: int
@@ -59,6 +63,9 @@ class JobContext(NamedTuple):
     licenses_text: str | None = None
     user: str = ""
     het_job_id: int | None = None
+    start_s: int | None = None
+    node_count: int = 1
+    is_leaving: bool = False
 
     def __repr__(self) -> str:
         return masked_repr(self, "user_environment")
@@ -78,6 +85,8 @@ class TaskContext(NamedTuple):
         cluster: the cluster's name.
         node: this node, as Slurm calls it.
         restart_count: how often the job was requeued; None if unknown (Slurm before 26.05).
+        start_s: when the job started, by slurmctld's clock, in seconds since the epoch; None if unknown (Slurm 22.05).
+            From 23.02 on, slurmstepd sets it over what the user's environment has.
         task_rank: rank of the task in its step; 0 for a batch script.
         is_further_component: whether the task runs in a later component of a heterogeneous job; its environment then
             does not tell that component's selection.
@@ -94,6 +103,7 @@ class TaskContext(NamedTuple):
     cluster: str
     node: str
     restart_count: int | None
+    start_s: int | None
     task_rank: int
     is_further_component: bool
     job_selection_text: str | None
@@ -117,6 +127,7 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
     if not node:
         raise ContextError(f"{names.SLURMD_NODENAME} is not set", "Slurm sets it in Prolog and Epilog")
     node_list = environment.get(names.SLURM_JOB_NODELIST) or environment.get(names.SLURM_NODELIST) or node
+    node_count = _number(environment, names.SLURM_JOB_NUM_NODES, default=1)
     return JobContext(
         job_id=_number(environment, names.SLURM_JOB_ID),
         uid=_number(environment, names.SLURM_JOB_UID),
@@ -140,6 +151,9 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         or ("" if names.SLURM_JOB_START_TIME in environment else None),
         user=environment.get(names.SLURM_JOB_USER, ""),
         het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,
+        start_s=_epoch_s(environment, names.SLURM_JOB_START_TIME),
+        node_count=node_count,
+        is_leaving=_is_leaving(node_list, node_count),
     )
 
 
@@ -161,6 +175,7 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
         cluster=_cluster(environment),
         node=environment.get(names.SLURMD_NODENAME, ""),
         restart_count=_restart_count(environment),
+        start_s=_epoch_s(environment, names.SLURM_JOB_START_TIME),
         task_rank=_number(environment, names.SLURM_PROCID, default=0),
         is_further_component=is_further_component,
         job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
@@ -201,6 +216,43 @@ def first_host(node_list: str) -> str:
     return host
 
 
+def _is_leaving(node_list: str, node_count: int) -> bool:
+    try:
+        return node_count > 1 and host_count(node_list) < node_count
+    except ContextError:  # of several dimensions, as on a torus: the job counts as ended
+        return False
+
+
+def host_count(node_list: str) -> int:
+    """Return how many hosts a Slurm node list has: 4 for `n[001-003,7]`.
+
+    Args:
+        node_list: Slurm's hostlist expression.
+
+    Raises:
+        ContextError: a bracket is not closed, or has something else than numbers in it.
+    """
+    total, hosts = 0, 1
+    rest = node_list.strip() + ","
+    while rest:
+        end = min(at for at in (rest.find("["), rest.find(",")) if at >= 0)
+        mark, rest = rest[end], rest[end + 1 :]
+        if mark == ",":
+            total, hosts = total + hosts, 1
+            continue
+        inside, bracket, rest = rest.partition("]")
+        pairs = [part.partition("-")[::2] for part in inside.split(",")]
+        if not bracket or not all(_is_range(*pair) for pair in pairs):
+            raise ContextError(f"cannot read Slurm's node list {node_list[:200]!r}")
+        hosts *= sum(int(last or first) - int(first) + 1 for first, last in pairs)
+    return total
+
+
+def _is_range(first: str, last: str) -> bool:
+    numbers = (first, last or first)
+    return all(text.isascii() and text.isdecimal() and len(text) <= 10 for text in numbers)
+
+
 def _restart_count(environment: Mapping[str, str]) -> int | None:
     if names.SLURM_JOB_RESTART_COUNT not in environment:
         return None
@@ -208,7 +260,9 @@ def _restart_count(environment: Mapping[str, str]) -> int | None:
 
 
 def _cluster(environment: Mapping[str, str]) -> str:
-    name = environment.get(names.SLURM_CLUSTER_NAME, _DEFAULT_CLUSTER)
+    name = environment.get(names.SLURM_CLUSTER_NAME)
+    if name is None:  # Slurm folds the name that it sets
+        name = (conf_file.cluster_name(_slurm_conf(environment)) or _DEFAULT_CLUSTER).lower()
     if not name or name[0] in ".-" or len(name) > _MAX_NAME_CHARS or not _NAME_CHARS.issuperset(name):
         raise ContextError(f"{names.SLURM_CLUSTER_NAME} cannot be used as a folder name")
     return name
@@ -219,16 +273,21 @@ def _slurm_conf(environment: Mapping[str, str]) -> Path:
 
 
 def _time_limit_s(environment: Mapping[str, str]) -> int | None:
-    start, end = (
-        environment.get(names.SLURM_JOB_START_TIME, ""),
-        environment.get(names.SLURM_JOB_END_TIME, ""),
-    )
-    if not all(text.isascii() and text.isdecimal() and len(text) <= _MAX_EPOCH_DIGITS for text in (start, end)):
+    start_s = _epoch_s(environment, names.SLURM_JOB_START_TIME)
+    end_s = _epoch_s(environment, names.SLURM_JOB_END_TIME)
+    if start_s is None or end_s is None:
         return None
-    seconds = int(end) - int(start)
+    seconds = end_s - start_s
     if seconds == _ENDLESS_S:
         return names.UNLIMITED_TIMEOUT_S
     return seconds if seconds > 0 else None
+
+
+def _epoch_s(environment: Mapping[str, str], name: str) -> int | None:
+    """Return a moment in seconds since the epoch; None where Slurm did not say, or has none (0)."""
+    text = environment.get(name, "")
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MAX_EPOCH_DIGITS
+    return int(text) or None if is_number else None
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

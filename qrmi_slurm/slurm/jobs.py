@@ -1,6 +1,6 @@
 """Slurm's jobs: which ones live, and what slurmctld knows of one.
 
-A hook asks as little as it can. Prolog asks scontrol for the job's time limit only where its environment does not say
+A hook asks as little as it can. Prolog asks scontrol for the job's times only where its environment does not say
 (22.05): that is one RPC, where squeue takes two. It asks for the job's licenses and QOS only where the choice
 of a QPU or an access rule depends on them. squeue is asked in a format that has no user's text in it.
 """
@@ -19,6 +19,9 @@ from qrmi_slurm.slurm import commands, licenses
 _ONE_JOB_TIMEOUT_S: Final = 5.0
 _JOBS_TIMEOUT_S: Final = 30.0
 
+# Both commands write times in seconds since the epoch with it, as hooks get them (SLURM_TIME_FORMAT in their pages).
+_EPOCH: Final = "%s"
+
 # Up to this many jobs are asked for one by one. The list of all costs slurmctld 4 ms and 1 MB for 1000 jobs that it
 # knows, one job 1 ms (docs/benchmarks.md), and squeue takes the list as soon as it is asked for two.
 _MAX_ONE_BY_ONE: Final = 16
@@ -29,8 +32,10 @@ _NO_SUCH_JOB: Final = "Invalid job id specified"
 # Columns of squeue's answer: the longest license list that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
 _FIELD_CHARS: Final = 1024
 
-# A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
+# Lines of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
 _TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
+_SUBMIT_LINE: Final = re.compile(r"^   SubmitTime=(\d{1,12}) EligibleTime=\S+$", re.MULTILINE)
+_START_LINE: Final = re.compile(r"^   StartTime=(\d{1,12}) EndTime=\S+ Deadline=\S+$", re.MULTILINE)
 _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
 
 # States in which no process of a job can exist, so that nothing uses its QPUs: the words of job_state_string() in
@@ -52,10 +57,27 @@ class Job(NamedTuple):
     Args:
         state: Slurm's long word for its state; GONE where Slurm does not know the job.
         restart_count: how often it was requeued.
+        submit_s: when it was submitted, by slurmctld's clock; seconds since the epoch, None if unknown.
+        start_s: when it started, by the same clock; None if it has not, or it is unknown.
     """
 
     state: str
     restart_count: int
+    submit_s: int | None = None
+    start_s: int | None = None
+
+    def has_started_at(self, start_s: int | None) -> bool:
+        """Tell whether this may be the job that started at that time, rather than a later one with the same id.
+
+        A job's start time grows while its nodes power up, so that it alone cannot tell (src/slurmctld/job_mgr.c,
+        job_config_fini()); no job was submitted after it had started.
+
+        Args:
+            start_s: by slurmctld's clock, in seconds since the epoch; None if unknown.
+        """
+        if start_s is None or self.submit_s is None:
+            return True
+        return self.submit_s <= start_s or self.start_s == start_s
 
     def is_living_run(self, restart_count: int) -> bool:
         """Tell whether this very run of the job may still use what it acquired."""
@@ -79,13 +101,13 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
     """
     # --all: hidden partitions have living jobs too. --local: in a federation, leave out the other clusters' jobs.
     command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=all"]
-    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20"]
+    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20,SubmitTime:.20,StartTime:.20"]
     one_by_one = [[*command, f"--jobs={job_id}"] for job_id in job_ids]
     deadline = Deadline.after(_JOBS_TIMEOUT_S)
     found: dict[int, Job] = {}
     for question in one_by_one if len(job_ids) <= _MAX_ONE_BY_ONE else [command]:
         try:
-            found |= parse_jobs(commands.run(question, slurm_conf, deadline.call_s))
+            found |= parse_jobs(commands.run(question, slurm_conf, deadline.call_s, _EPOCH))
         except commands.RefusedError as error:
             if question is command or _NO_SUCH_JOB not in error.stderr:
                 return None
@@ -95,32 +117,56 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
 
 
 def parse_jobs(text: str) -> dict[int, Job]:
-    """Return the jobs of squeue's answer: a line each with job id, state and restart count."""
+    """Return the jobs of squeue's answer: a line each with job id, state, restart count, submit and start time."""
     found = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 3 and words[0].isdecimal() and words[2].isdecimal():
-            found[int(words[0])] = Job(words[1], int(words[2]))
+        if len(words) == 5 and words[0].isdecimal() and words[2].isdecimal():
+            submit_s, start_s = (int(word) if word.isdecimal() else None for word in words[3:])  # or N/A
+            found[int(words[0])] = Job(words[1], int(words[2]), submit_s, start_s)
     return found
 
 
-def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> int | None:
-    """Ask for a job's time limit.
+class Times(NamedTuple):
+    """What slurmctld says of a running job's times.
+
+    Args:
+        limit_s: its time limit in seconds; 2147483647 where it has none, None where slurmctld does not say.
+        submit_s: when it was submitted; seconds since the epoch, None where slurmctld does not say.
+        start_s: when it started; the same.
+    """
+
+    limit_s: int | None = None
+    submit_s: int | None = None
+    start_s: int | None = None
+
+
+def times(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Times:
+    """Ask for a job's times.
 
     Args:
         job_id: Slurm's id.
         slurm_conf: Slurm's configuration file.
         timeout_s: how long slurmctld may take, in seconds; at most 5.
-
-    Returns:
-        Seconds, 2147483647 where there is no limit; None where slurmctld does not say.
     """
     command = ["scontrol", "--local", "show", "job", str(job_id)]
-    answer = _answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or ""
+    answer = _answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S), _EPOCH) or ""
     # A user's text, such as the job's name, may forge this line, and the other tasks of an array are shown too. Slurm's
     # own line is among them, so the limit is known only where all lines agree.
     limits = set(_TIMES_LINE.findall(answer))
-    return parse_time_limit_s(limits.pop()) if len(limits) == 1 else None
+    # Tasks of an array start at their own times. Who forges these deceives only their own jobs.
+    shown = "\n".join(part for part in answer.split("\n\n") if part.lstrip("\n").startswith(f"JobId={job_id} "))
+    return Times(
+        parse_time_limit_s(limits.pop()) if len(limits) == 1 else None,
+        _only_number(_SUBMIT_LINE, shown),
+        _only_number(_START_LINE, shown),
+    )
+
+
+def _only_number(pattern: re.Pattern[str], text: str) -> int | None:
+    """Return the number that all matches agree on; None if they do not, or there is no match."""
+    found = set(pattern.findall(text))
+    return int(found.pop()) if len(found) == 1 else None
 
 
 def parse_time_limit_s(text: str) -> int | None:
@@ -164,9 +210,9 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     return None
 
 
-def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
+def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float, time_format: str = "standard") -> str | None:
     """Return what one of Slurm's commands printed; None where it failed, which a hook has to live with."""
     try:
-        return commands.run(command, slurm_conf, timeout_s)
+        return commands.run(command, slurm_conf, timeout_s, time_format)
     except SchedulerError:
         return None

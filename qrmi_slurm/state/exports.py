@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from qrmi_slurm import names
 from qrmi_slurm.errors import ExportsError
 from qrmi_slurm.secret import masked_repr
-from qrmi_slurm.slurm.selection import Term
+from qrmi_slurm.slurm.selection import MAX_SELECTION_BYTES, Term
 from qrmi_slurm.text import is_one_line, printable
 
 # 64 QPUs with a dozen variables each take 100 kB; the rest is room for long values.
@@ -31,13 +31,16 @@ _USUAL_SRUN_DEBUG: Final = 3
 # The beginning of our lines in a job's output.
 PREFIX: Final = "qrmi-slurm"
 
-_HEAD: Final = f"# {PREFIX} exports 2"
+# The number goes up by one when an older version would misread the file. Further assignments before the last line may
+# be added without, up to 16: a version that does not know them leaves them out.
+_HEAD: Final = f"# {PREFIX} exports 3"
 _QUOTE_IN_QUOTES: Final = "'\\''"
 # Possessive: without backtracking, matching 16 MiB takes no extra memory.
 _QUOTED: Final = r"'([^']*+(?:'\\''[^']*+)*+)'"
 _FILE: Final = (
-    rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) outcome=(ready|failed)\n"
-    rf"held={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\nby=(?:shell|python)\n"
+    rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) start=([0-9]{{0,20}}) outcome=(ready|failed)\n"
+    rf"selection={_QUOTED}\nheld={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\n"
+    r"(?:[a-z_]{1,40}='[^']*+(?:'\\''[^']*+)*+'\n){0,16}by=(?:shell|python)\n"
 )
 
 
@@ -50,6 +53,8 @@ class Exports(NamedTuple):
         is_ready: whether the job has its QPUs; if not, its tasks must not run.
         notes: sentences for the job's output; if it is not ready, the reasons.
         variables: the environment, including secrets; never shown in a repr.
+        start_s: when the job started, by slurmctld's clock, in seconds since the epoch; None if slurmctld did not say.
+        selection: the value of the job's `--qpu`.
     """
 
     job_id: int
@@ -57,9 +62,20 @@ class Exports(NamedTuple):
     is_ready: bool
     notes: tuple[str, ...]
     variables: Mapping[str, str] = MappingProxyType({})
+    start_s: int | None = None
+    selection: str = ""
 
     def __repr__(self) -> str:
         return masked_repr(self, "variables")
+
+    def is_for(self, restart_count: int, selection: str) -> bool:
+        """Tell whether they are for this run of the job and this `--qpu`; its start time is compared elsewhere."""
+        return (self.restart_count, self.selection) == (restart_count, cut_selection(selection))
+
+
+def cut_selection(text: str) -> str:
+    """Return the value of a `--qpu` as the exports have it."""
+    return printable(text, MAX_SELECTION_BYTES)
 
 
 def render(exports: Exports) -> str:
@@ -72,6 +88,7 @@ def render(exports: Exports) -> str:
     level = rust_log_level(_USUAL_SRUN_DEBUG)
     levels = export_lines({names.RUST_LOG: level, names.QRMI_SLURM_RUST_LOG: level})
     assignments = {
+        "selection": cut_selection(exports.selection),
         "held": exports.variables.get(names.QRMI_JOB_QPU_RESOURCES, ""),
         "notes": _joined([f"print {printable(note, 1000)}" for note in exports.notes]),
         "lines": _joined(lines),
@@ -80,7 +97,8 @@ def render(exports: Exports) -> str:
     # With a broker, Python has to compare nodes and proxies.
     by_shell = exports.is_ready and names.QRMI_SLURM_BROKER not in exports.variables
     outcome = "ready" if exports.is_ready else "failed"
-    whose = f"job={exports.job_id} restart={exports.restart_count} outcome={outcome}"
+    start = "" if exports.start_s is None else exports.start_s
+    whose = f"job={exports.job_id} restart={exports.restart_count} start={start} outcome={outcome}"
     quoted = [f"{name}={_quoted(value)}" for name, value in assignments.items()]
     return "\n".join([_HEAD, whose, *quoted, f"by={'shell' if by_shell else 'python'}", ""])
 
@@ -125,14 +143,22 @@ def parse(text: str) -> Exports:
     if match is None:
         is_ours = text.startswith(_HEAD) or _HEAD.startswith(text)
         raise ExportsError("is cut off or changed" if is_ours else "is not an exports file of this version")
-    job_id, restart_count, outcome, _, noted, exported, _ = match.groups()
+    job_id, restart_count, start, outcome, selection, _, noted, exported, _ = match.groups()
     variables = {}
     for rest in _unjoined(exported, "export "):
         name, equals, value = rest.partition("=")
         if not equals:
             raise ExportsError("contains a line that qrmi-slurm did not write")
         variables[name] = value
-    return Exports(int(job_id), int(restart_count), outcome == "ready", tuple(_unjoined(noted, "print ")), variables)
+    return Exports(
+        int(job_id),
+        int(restart_count),
+        outcome == "ready",
+        tuple(_unjoined(noted, "print ")),
+        variables,
+        start_s=int(start) if start else None,
+        selection=selection.replace(_QUOTE_IN_QUOTES, "'"),
+    )
 
 
 def _unjoined(quoted: str, directive: str) -> list[str]:

@@ -60,9 +60,13 @@ def set_aside(state_dir: Path) -> list[Path]:
 
 def _folders(state_dir: Path) -> Iterator[JobFolder]:
     for cluster in names_in(state_dir):
-        job_ids = [int(name) for name in names_in(state_dir / cluster) if name.isascii() and name.isdecimal()]
-        for job_id in sorted(job_ids):
-            yield JobFolder(state_dir, cluster, job_id)
+        found = []
+        for name in names_in(state_dir / cluster):
+            number, _, moment = name.partition(".")  # job_folder.py, put_aside()
+            if all(part.isascii() and part.isdecimal() for part in (number, moment or "0")):
+                found.append((int(number), int(moment or 0), name))
+        for job_id, _, name in sorted(found):
+            yield JobFolder(state_dir, cluster, job_id, name)
 
 
 def names_in(path: Path) -> list[str]:

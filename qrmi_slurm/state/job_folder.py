@@ -2,7 +2,8 @@
 
 In it are `record.json` (`0600`), `lock`, a `token-<n>` for each QPU (journal.py), `exports`, owned by the job's user,
 `array`, which the plugin writes for a task of a job array, and `broker` (broker/launch.py). A record that cannot be
-read is moved to `<state dir>/<cluster>/.set-aside/`, where it blocks no job.
+read is moved to `<state dir>/<cluster>/.set-aside/`, where it blocks no job. One of an earlier run, or of another job
+that had the same number, is in a folder of its own, `<job id>.<time>`.
 """
 
 import contextlib
@@ -38,13 +39,15 @@ class JobFolder:
         state_dir: the site's `--state-dir`.
         cluster: the cluster's name; one path component.
         job_id: Slurm's id.
+        name: the folder's name, where it is that of an earlier run.
     """
 
-    def __init__(self, state_dir: Path, cluster: str, job_id: int) -> None:
+    def __init__(self, state_dir: Path, cluster: str, job_id: int, name: str = "") -> None:
         self.state_dir = state_dir
         self.cluster = cluster
         self.job_id = job_id
-        self.path = state_dir / cluster / str(job_id)
+        self.path = state_dir / cluster / (name or str(job_id))
+        self.is_aside = bool(name) and name != str(job_id)
         self.exports_path = self.path / names.EXPORTS_FILE
         self.broker_path = self.path / "broker"
         self.journals = Journals(self.path)
@@ -65,6 +68,22 @@ class JobFolder:
                 _require_own(path)
         except OSError as error:
             raise RecordError(f"cannot create {error.filename or self.path}: {error.strerror}", _LOOK_HINT) from error
+
+    def put_aside(self) -> "JobFolder":
+        """Move all that is in the folder to one of its own, and leave an empty one; return the folder that has it now.
+
+        The lock goes with it: whoever holds it holds that of the folder that is returned.
+
+        Raises:
+            RecordError: it cannot be moved.
+        """
+        aside = JobFolder(self.state_dir, self.cluster, self.job_id, f"{self.job_id}.{time.time_ns()}")
+        try:
+            self.path.rename(aside.path)  # at once: a journal must never be without its record
+        except OSError as error:
+            raise RecordError(f"cannot move {self.path}: {error.strerror}", _LOOK_HINT) from error
+        self.create()
+        return aside
 
     def exists(self) -> bool:
         """Tell whether the folder exists."""

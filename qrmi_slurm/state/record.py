@@ -8,13 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from qrmi_slurm.config.resource_types import is_secret
-from qrmi_slurm.errors import RecordFormatError
+from qrmi_slurm.errors import NewerRecordError, RecordFormatError
 from qrmi_slurm.secret import Secret, masked_repr
 
+# Goes up by one when an older version would do harm with a record: a field is renamed, removed or changes its meaning.
+# A newer version's record is left alone. New fields may be added without: versions that do not know them keep them.
 RECORD_VERSION: Final = 1
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -47,6 +52,7 @@ class Entry(NamedTuple):
         expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
         asked_s: when acquiring it began; seconds since the epoch.
         acquired_s: when the token arrived; None until then.
+        others: fields that a newer version has added, as they are; never in a repr.
     """
 
     name: str
@@ -63,9 +69,10 @@ class Entry(NamedTuple):
     expires_s: float | None = None
     asked_s: float = 0.0
     acquired_s: float | None = None
+    others: Mapping[str, Any] = _NOTHING
 
     def __repr__(self) -> str:
-        return masked_repr(self, "environment")
+        return masked_repr(self, "environment", "others")
 
     @property
     def is_pending(self) -> bool:
@@ -120,6 +127,7 @@ class Broker(NamedTuple):
         keys: by the QPU's name, the key that the job has instead of the site's.
         space: the prefix of the job's object names in S3.
         ends_s: until when the job may run; seconds since the epoch.
+        others: fields that a newer version has added, as they are; never in a repr.
     """
 
     pid: int
@@ -129,6 +137,10 @@ class Broker(NamedTuple):
     keys: Mapping[str, Secret]
     space: str
     ends_s: float
+    others: Mapping[str, Any] = _NOTHING
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "others")
 
 
 class Record(NamedTuple):
@@ -142,11 +154,17 @@ class Record(NamedTuple):
         boot_id: the kernel's boot id there at that time.
         restart_count: how often the job had been requeued.
         created_s: seconds since the epoch.
-        entries: the QPUs; those left over from an earlier run of a requeued job come first.
+        entries: the QPUs.
         user: the owner's login name; empty where Slurm did not say.
         account: the job's account; empty where it has none.
         het_job_id: the heterogeneous job that it is a component of; None where it is not one.
         broker: the job's credential broker; None where it has none.
+        start_s: when the job started, by slurmctld's clock, in seconds since the epoch; None if slurmctld did not say.
+            With cluster, id and restart count it identifies one run of one job: Slurm may use an id again.
+        selection: the value of its `--qpu`.
+        node_count: how many nodes it had when it started.
+        has_left: whether its node was taken from the job, so that the job's first node releases.
+        others: fields that a newer version has added, as they are; never in a repr.
     """
 
     cluster: str
@@ -161,6 +179,19 @@ class Record(NamedTuple):
     account: str = ""
     het_job_id: int | None = None
     broker: Broker | None = None
+    start_s: int | None = None
+    selection: str = ""
+    node_count: int = 1
+    has_left: bool = False
+    others: Mapping[str, Any] = _NOTHING
+
+    def __repr__(self) -> str:
+        return masked_repr(self, "others")
+
+    @property
+    def identity(self) -> tuple[str, int, int, int | None, float, str]:
+        """What distinguishes one run of a job, and its Prolog, from any other."""
+        return self.cluster, self.job_id, self.restart_count, self.start_s, self.created_s, self.boot_id
 
     @property
     def held(self) -> tuple[Entry, ...]:
@@ -194,9 +225,20 @@ def boot_id() -> str:
         return ""
 
 
+_RECORD_FIELDS: Final = frozenset({*Record._fields, "version"})
+_ENTRY_FIELDS: Final = frozenset({*Entry._fields, "is_users"})
+_BROKER_FIELDS: Final = frozenset(Broker._fields)
+
+
+def _others(fields: Mapping[str, Any], known: frozenset[str]) -> Mapping[str, Any]:
+    """Return the fields that this version does not know."""
+    return {name: value for name, value in fields.items() if name not in known}
+
+
 def encode(record: Record) -> bytes:
     """Return the text of a record's file; secrets in it."""
     document = {
+        **record.others,
         "version": RECORD_VERSION,
         "cluster": record.cluster,
         "job_id": record.job_id,
@@ -208,8 +250,13 @@ def encode(record: Record) -> bytes:
         "user": record.user,
         "account": record.account,
         "het_job_id": record.het_job_id,
+        "start_s": record.start_s,
+        "selection": record.selection,
+        "node_count": record.node_count,
+        "has_left": record.has_left,
         "entries": [
             {
+                **entry.others,
                 "name": entry.name,
                 "type": entry.type,
                 "environment": dict(entry.environment),
@@ -234,7 +281,9 @@ def encode(record: Record) -> bytes:
 
 
 def _encode_broker(broker: Broker) -> dict[str, Any]:
-    return {**broker._asdict(), "keys": {name: key.reveal() for name, key in broker.keys.items()}}
+    fields = {**broker.others, **broker._asdict(), "keys": {name: key.reveal() for name, key in broker.keys.items()}}
+    del fields["others"]
+    return fields
 
 
 def decode(content: bytes, path: Path) -> Record:
@@ -245,18 +294,23 @@ def decode(content: bytes, path: Path) -> Record:
         path: the file; for messages.
 
     Raises:
+        NewerRecordError: a newer version wrote it.
         RecordFormatError: it is not in a format this version understands.
     """
     try:
         document = json.loads(content)
         version = document["version"]
-        if version != RECORD_VERSION:
-            raise RecordFormatError(
-                f"{path} has version {str(version)[:20]!r}, this program reads {RECORD_VERSION}",
-                "an admin can move it back and run the recover command of the qrmi-slurm that wrote it",
+        if type(version) is int and version > RECORD_VERSION:
+            raise NewerRecordError(
+                f"{path} has version {str(version)[:20]} of a newer qrmi-slurm, and is left alone; this one writes "
+                f"version {RECORD_VERSION}",
+                "an admin can run the recover command of the newer qrmi-slurm",
             )
+        if version != RECORD_VERSION:
+            raise RecordFormatError(f"{path} has version {str(version)[:20]!r}, this program reads {RECORD_VERSION}")
         created_s = float(document["created_s"])
         het_job_id = document.get("het_job_id")
+        start_s = document.get("start_s")
         return Record(
             cluster=str(document["cluster"]),
             job_id=int(document["job_id"]),
@@ -271,6 +325,11 @@ def decode(content: bytes, path: Path) -> Record:
             account=str(document.get("account", "")),
             het_job_id=None if het_job_id is None else int(het_job_id),
             broker=_decode_broker(document["broker"]) if document.get("broker") is not None else None,
+            start_s=None if start_s is None else int(start_s),
+            selection=str(document.get("selection", "")),
+            node_count=int(document.get("node_count", 1)),
+            has_left=bool(document.get("has_left", False)),
+            others=_others(document, _RECORD_FIELDS),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordFormatError(f"{path} is not a record: {type(error).__name__}") from None
@@ -298,6 +357,7 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
         asked_s=float(item.get("asked_s", created_s)),
         acquired_s=None if acquired_s is None else float(acquired_s),
+        others=_others(item, _ENTRY_FIELDS),
     )
 
 
@@ -310,6 +370,7 @@ def _decode_broker(item: Mapping[str, Any]) -> Broker:
         keys={str(name): Secret(str(key)) for name, key in item["keys"].items()},
         space=str(item["space"]),
         ends_s=float(item["ends_s"]),
+        others=_others(item, _BROKER_FIELDS),
     )
 
 

@@ -59,7 +59,8 @@ SEEDS: Final[dict[str, Sequence[bytes]]] = {
         b'"reason": "", "expires_s": null}]}'
     ],
     "exports": [
-        b"# qrmi-slurm exports 2\njob=12 restart=1 outcome=ready\nheld='a,b'\nnotes='print a'\\''b\n'\nlines='"
+        b"# qrmi-slurm exports 3\njob=12 restart=1 start=1000 outcome=ready\nselection='a'\nheld='a,b'\n"
+        b"notes='print a'\\''b\n'\nlines='"
         b"export QRMI_JOB_QPU_RESOURCES=a,b\nexport QRMI_JOB_QPU_TYPES=x,y\nexport QRMI_SLURM_CHOICES=any:x=a\n"
         b"export QRMI_SLURM_QPU=b,any:x\n'\nlevel=''\nby=shell\n"
     ],

@@ -368,7 +368,7 @@ VARIABLES = {
     "QRMI_JOB_QPU_RESOURCES": "a,ibm-x",
     "QRMI_JOB_ID": "12",
 }
-READY = exports.Exports(12, 1, is_ready=True, notes=("a note",), variables=VARIABLES)
+READY = exports.Exports(12, 1, is_ready=True, notes=("a note",), variables=VARIABLES, start_s=1000)
 TASK = {**environment_of(Path("/nowhere"), "a,ibm-x"), "SLURM_CLUSTER_NAME": "c"}
 
 
@@ -455,6 +455,8 @@ def test_the_sites_own_log_level_is_kept(job):
         {"SLURM_JOB_RESTART_COUNT": "0"},
         {"SLURM_JOB_RESTART_COUNT": ""},
         {"SLURM_JOB_RESTART_COUNT": "*"},
+        {"SLURM_JOB_START_TIME": "1001"},
+        {"SLURM_JOB_START_TIME": ""},
     ],
 )
 def test_unusual_exports_are_left_to_python(job, environment):
@@ -493,7 +495,7 @@ def test_foreign_or_damaged_exports_are_left_to_python(job, shell, text):
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-@pytest.mark.parametrize("head", ["", "# qrmi-slurm exports 1 job=12 restart=1 ready\n", "# qrmi-slurm exports 20\n"])
+@pytest.mark.parametrize("head", ["", "# qrmi-slurm exports 1 job=12 restart=1 ready\n", "# qrmi-slurm exports 30\n"])
 def test_nothing_in_another_file_is_run(job, tmp_path, shell, head):
     """Such as those of another version of ours, with unescaped values, or any other file of the user's."""
     job.leave(f"{head}export A=$(touch '{tmp_path}/it-ran')\ntouch '{tmp_path}/it-ran'\n")
@@ -534,8 +536,9 @@ OF_HOOKS = """
 """
 OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
-    qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.job_environment
-    qrmi_slurm.hooks.job_facts qrmi_slurm.hooks.planning qrmi_slurm.hooks.prolog qrmi_slurm.hooks.rounds
+    qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.earlier
+    qrmi_slurm.hooks.job_environment qrmi_slurm.hooks.job_facts qrmi_slurm.hooks.planning qrmi_slurm.hooks.prolog
+    qrmi_slurm.hooks.rounds
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,

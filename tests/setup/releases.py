@@ -27,6 +27,7 @@ from setup.environment import CHECKOUT, SetupError
 SELECTED = (
     "test_fault_of_the_service.py",
     "test_broker.py",
+    "test_identity.py",
     "test_fault_of_a_process.py",
     "test_hostile_processes.py",
     "test_prolog_flags.py",

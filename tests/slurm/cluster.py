@@ -16,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import IO, Self
 
 from slurm.database import Database, slurmdbd_conf
 from slurm.polling import DeadlineError, wait_for
-from slurm.processes import Belongings, end_all, start_ticks
+from slurm.processes import Belongings, end_all, living, start_ticks
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Not $TMPDIR: the job's user needs access, and munge's socket path must stay below 108 characters.
@@ -280,6 +281,26 @@ class Cluster:
         daemon = self._daemons.pop(name)
         daemon.terminate()
         daemon.wait(DAEMON_DEADLINE_S)
+
+    def lose_state(self) -> None:
+        """Kill all of Slurm but munge, jobs included, empty StateSaveLocation, and start it again: ids begin at 1.
+
+        It takes at least until the next second, as any restart does: Slurm's times are in seconds.
+        """
+        killed_s = int(time.time())
+        for name in ("slurmctld", *self.nodes):
+            self.kill_daemon(name)
+        end_all(self._of_jobs)
+        shutil.rmtree(self.folder / "slurmctld")
+        (self.folder / "slurmctld").mkdir(mode=0o755)
+        for path in self.folder.glob("spool/*/cred_state*"):  # a step of the same second would count as a replay
+            path.unlink()
+        self.start_daemon("slurmctld", ["slurmctld", "-D"], {})
+        self._wait_until("slurmctld", lambda: "UP" in (self.try_slurm("scontrol", "ping") or ""), "slurmctld")
+        for node in self.nodes:
+            self.start_slurmd(node)
+        self._wait_until(self.nodes[0], self._all_idle, "the nodes to be idle")
+        wait_for(lambda: int(time.time()) > killed_s, "the next second", 5)
 
     def signal_daemon(self, name: str, number: int) -> None:
         """Send a signal to one daemon."""
@@ -660,6 +681,16 @@ class Cluster:
             timeout=COMMAND_DEADLINE_S,
             env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SLURM_CONF": str(self.slurm_conf), **env},
         )
+
+    def _of_jobs(self) -> set[int]:
+        """Return the processes of the cluster's jobs: its slurmstepds, and whatever runs as its users."""
+        uids = frozenset(user.uid for user in self.users)
+        found = {process.pid for process in living() if process.uid in uids}
+        for pid in Belongings(self.folder, uids, frozenset(self._sessions)).pids() - found:
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "slurmstepd":
+                    found.add(pid)
+        return found
 
     def _end_processes(self) -> None:
         end_all(Belongings(self.folder, _uids(self._user_names()), frozenset(self._sessions)).pids)

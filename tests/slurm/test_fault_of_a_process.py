@@ -260,8 +260,9 @@ def test_a_requeued_jobs_first_session_is_released_during_its_second_run(site: S
     _first, second = site.emulator.open_sessions()
     assert site.recover("--now")["left"] == 1
     site.emulator.clear_faults()
-    (result,) = site.recover("--now")["jobs"]
-    assert (result["reason"], result["outcome"]) == ("its release is pending", "released")
+    living, earlier = site.recover("--now")["jobs"]
+    assert (living["step"], living["reason"]) == ("leave", "the job is running")
+    assert (earlier["reason"], earlier["outcome"]) == ("this run of the job has ended", "released")
     assert [session["id"] for session in site.emulator.open_sessions()] == [second["id"]]
     assert (site.folder_of(job_id) / "exports").exists(), "the living run's next step needs them"
     let_go(site, job_id)

@@ -7,7 +7,7 @@ from doubles import SECRET, FakeSlurm, Site, fake_qrmi_in_front
 from hypothesis import settings
 
 from qrmi_slurm.command import cli
-from qrmi_slurm.hooks import acquire
+from qrmi_slurm.hooks import acquire, earlier
 from qrmi_slurm.slurm import commands
 
 # No database: runs are independent. No deadline: two busy cores are slow at times.
@@ -68,8 +68,11 @@ def acquire_for(site, syslog_lines):
     def acquire_for_job(selection, **changes):
         folder = site.folder()
         folder.create()
+        job = site.job(selection, **changes)
         with folder.locked(1):
-            result = acquire.acquire(site.job(selection, **changes), site.hook_run("prolog"))
+            assert earlier.make_way(job, site.hook_run("prolog"))
+        with folder.locked(1):
+            result = acquire.acquire(job, site.hook_run("prolog"))
         assert not any(SECRET in line for _, line in syslog_lines)
         assert SECRET not in " ".join(result.notes)
         return result

@@ -7,6 +7,7 @@ import pytest
 from checkups import settings_of
 
 from qrmi_slurm.checks import state_checks
+from qrmi_slurm.state.job_folder import JobFolder
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 30 22 0:5 / /shared rw - nfs4 filer:/shared rw,vers=4.2
@@ -31,6 +32,19 @@ MOUNTS = r"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 def test_the_file_system_of_a_path(path, kind):
     """The deepest mount is used, and the later of two in one place; spaces in a name are escaped in mountinfo."""
     assert state_checks.file_system(Path(path), MOUNTS) == kind
+
+
+def test_records_that_need_somebody(tmp_path):
+    """Those of a newer version are named, and so are those that cannot be read."""
+    assert [result.level for result in state_checks._check_records(tmp_path)] == ["ok"]
+    for job_id, content in ((1, '{"version": 2}'), (2, "garbage")):
+        folder = JobFolder(tmp_path, "test", job_id)
+        folder.create()
+        (folder.path / "record.json").write_text(content)
+    newer, others = state_checks._check_records(tmp_path)
+    assert (newer.level, others.level) == ("warning", "warning")
+    assert "1/record.json has version 2 of a newer qrmi-slurm" in newer.message
+    assert "2/record.json is not a record" in others.message
 
 
 @pytest.mark.parametrize(

@@ -43,3 +43,25 @@ def test_a_job_without_a_record(run_on_records):
     status, _, err = run_on_records("release", "99", jobs={})
     assert status == 2
     assert "there is no record of job 99" in err
+
+
+def test_what_an_earlier_job_with_the_number_held_is_released_too(run_on_records, hold, site):
+    """Nobody has to be asked for that: it has ended."""
+    folder = hold()
+    with folder.locked(1):
+        aside = folder.put_aside()
+    hold()
+    assert run_on_records("release", "12", "--yes", jobs={12: Job("RUNNING", 0)})[:2] == (0, "job 12: released\n")
+    assert site.folder().exists(), "its job lives"
+    assert site.calls() == ["release a test-secret-Kq7-a"] * 2
+    assert not aside.exists()
+
+
+def test_several_clusters_have_a_job_of_the_number(run_on_records, hold, site):
+    hold()
+    other = site.state_dir / "other" / "12"
+    other.mkdir(parents=True)
+    status, _, err = run_on_records("release", "12", jobs={})
+    assert status == 2
+    assert "several clusters have a job 12: other, test" in err
+    assert "--cluster" in err

@@ -8,7 +8,8 @@ import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError
-from qrmi_slurm.state import exports
+from qrmi_slurm.slurm.jobs import Times
+from qrmi_slurm.state import exports, inventory
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import State
 
@@ -290,14 +291,15 @@ def test_an_absurd_session_lifetime_breaks_no_other_qpu_and_no_release(site, acq
 
 def test_without_times_slurmctld_is_asked(site, acquire_for, monkeypatch):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: 77)
+    monkeypatch.setattr("qrmi_slurm.slurm.jobs.times", lambda job_id, slurm_conf, timeout_s: Times(77, 990, 1000))
     result = acquire_for("a", SLURM_JOB_START_TIME=None, SLURM_JOB_END_TIME=None)
     assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "77"
+    assert result.start_s == site.folder().read().start_s == 1000
 
 
 def test_an_unknown_time_limit_counts_as_unlimited(site, acquire_for, monkeypatch, syslog_lines):
     site.add("a")
-    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: None)
+    monkeypatch.setattr("qrmi_slurm.slurm.jobs.times", lambda job_id, slurm_conf, timeout_s: Times())
     result = acquire_for("a", SLURM_JOB_END_TIME=None)
     assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "2147483647"
     assert any("time-limit-unknown" in line for _, line in syslog_lines)
@@ -317,8 +319,12 @@ def test_a_qpu_that_a_requeued_job_cannot_release_stays_recorded(site, acquire_f
     site.add("a", release="raise")
     acquire_for("a")
     assert acquire_for("a", SLURM_JOB_RESTART_COUNT="1").is_ready
-    entries = site.folder().read().entries
-    assert [(entry.restart_count, entry.state) for entry in entries] == [(0, State.RELEASING), (1, State.ACQUIRED)]
+    records = [item.record for item in inventory.read(site.state_dir)]
+    assert [(record.restart_count, record.entries[0].state) for record in records] == [
+        (1, State.ACQUIRED),
+        (0, State.RELEASING),
+    ]
+    assert site.folder().read() == records[0]
 
 
 def test_a_dropped_type_is_exported_under_its_successor_and_its_old_name(site, acquire_for):

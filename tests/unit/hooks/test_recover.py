@@ -1,5 +1,6 @@
 """Recovering: QPUs that no job uses are released, and others never."""
 
+import json
 import os
 import time
 
@@ -64,6 +65,31 @@ def test_another_clusters_jobs_are_left_alone():
     """On a shared state directory job 12 of the other cluster lives, whatever this one knows of a job 12."""
     assert plan(record_of(entry(), cluster="other"), {}).step is Step.LEAVE
     assert plan(record_of(entry(), cluster="other"), {}, cluster=None).step is Step.LEAVE
+
+
+@pytest.mark.parametrize("cluster", ["other", "cluster"])
+@pytest.mark.parametrize("held", [entry(state=State.RELEASING), entry(token=None, expires_s=NOW_S - 1)])
+def test_nothing_of_another_clusters_records_is_touched(cluster, held):
+    """Its node n1 has another boot id, and its release is its own to retry."""
+    found = plan(record_of(held, cluster=cluster), {}, boots={"n1": "another"}, after_s=1e6)
+    assert (found.step, found.is_fault) == (Step.LEAVE, False)
+    assert plan(record_of(cluster=cluster), {}).step is Step.LEAVE
+
+
+def test_a_job_that_was_submitted_later_has_only_the_number_of_the_recorded_one():
+    later = {12: Job("RUNNING", 0, submit_s=2000, start_s=2001)}
+    assert plan(record_of(entry(), start_s=1000), later).step is Step.RELEASE
+    assert plan(record_of(start_s=1000), later).step is Step.FORGET
+    assert plan(record_of(entry(), start_s=2001), later).step is Step.LEAVE
+    assert plan(record_of(entry(), start_s=None), later).step is Step.LEAVE
+    powered_up = {12: Job("RUNNING", 0, submit_s=1000, start_s=2001)}
+    assert plan(record_of(entry(), start_s=1000), powered_up).step is Step.LEAVE
+
+
+def test_a_job_of_several_nodes_may_live_on_without_the_one_that_rebooted():
+    held = record_of(entry(), node_count=2)
+    assert plan(held, RUNNING, boots={"n1": "another"}).step is Step.LEAVE
+    assert plan(held, {}, boots={"n1": "another"}).step is Step.RELEASE
 
 
 def test_the_case_of_a_clusters_name_does_not_matter():
@@ -188,6 +214,45 @@ def test_a_qpu_that_cannot_be_released_waits_for_the_next_attempt(hold, run):
 
 def not_asked(job_ids):
     raise AssertionError(f"Slurm was asked about {job_ids}")
+
+
+def test_what_was_put_aside_is_released_without_asking_slurm(site, hold, run):
+    """Prolog does that with another run's record only: that run has ended, whatever has its number now."""
+    folder = hold()
+    with folder.locked(1):
+        aside = folder.put_aside()
+    [result] = run(ask=not_asked)
+    assert (result.job_id, result.outcome) == (12, "released")
+    assert not aside.exists()
+    assert folder.exists()
+
+
+def newer(folder):
+    path = folder.path / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("jobs", "is_left"), [(RUNNING, False), ({}, True)], ids=["its job lives", "its job has ended"]
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_newer_versions_record_is_left_alone_and_reported(site, hold, run, jobs, is_left, dry_run):
+    path = newer(hold())
+    before = path.read_bytes()
+    [result] = run(jobs, dry_run=dry_run)
+    assert (result.plan.step, result.is_left) == (Step.LEAVE, is_left)
+    assert "of a newer qrmi-slurm" in result.plan.reason
+    assert path.read_bytes() == before
+    assert site.calls() == []
+
+
+def test_another_clusters_unreadable_record_is_not_set_aside(hold, run):
+    path = hold(cluster="other").path / "record.json"
+    path.write_text("garbage")
+    [result] = run()
+    assert (result.plan.reason, result.is_left) == ("it belongs to cluster other", False)
+    assert path.exists()
 
 
 def test_slurm_is_not_asked_if_nothing_is_recorded(run):

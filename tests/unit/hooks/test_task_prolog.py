@@ -229,7 +229,8 @@ def test_exports_that_the_user_cannot_reach_are_reported_with_what_to_do(site, m
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", bytes(range(256)), b"# qrmi-slurm exports 2\njob=12 restart=0 outcome=ready\n"]
+    "content",
+    [b"", b"garbage", bytes(range(256)), b"# qrmi-slurm exports 3\njob=12 restart=0 start=1000 outcome=ready\n"],
 )
 def test_incomplete_exports_fail_the_task_with_a_sentence(site, start, content):
     site.add("a")

@@ -114,6 +114,54 @@ def test_a_task_knows_the_verbosity_of_srun(version):
     assert job_context.of_task(recorded(version, "salloc-then-srun-vv.task_prolog.n003"), 1001).srun_debug == 5
 
 
+@pytest.mark.parametrize("version", FROM_23_02)
+@pytest.mark.parametrize("hook", ["prolog", "epilog"])
+def test_from_23_02_hooks_know_when_the_job_started(version, hook):
+    environment = recorded(version, f"sbatch-2nodes-licence.{hook}.n001")
+    assert job_context.of_job(environment).start_s == int(environment["SLURM_JOB_START_TIME"])
+    assert job_context.of_task(recorded(version, "srun-2nodes.task_prolog.n001"), 1001).start_s
+
+
+def test_22_05_does_not_tell_when_the_job_started():
+    assert job_context.of_job(recorded("22.05", "sbatch-2nodes-licence.prolog.n001")).start_s is None
+    assert job_context.of_task(recorded("22.05", "srun-2nodes.task_prolog.n001"), 1001).start_s is None
+    assert job_context.of_job({**MINIMAL, "SLURM_JOB_START_TIME": "0"}).start_s is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_job_that_ends_leaves_no_node(version):
+    job = job_context.of_job(recorded(version, "sbatch-2nodes-licence.epilog.n001"))
+    assert (job.node_count, job.is_leaving) == (2, False)
+    assert not job_context.of_job(recorded(version, "array-task-1.epilog.n001")).is_leaving
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_NODELIST", "SLURM_NODELIST"])
+def test_a_node_that_is_taken_from_a_job_is_not_all_of_its_nodes(variable):
+    job = job_context.of_job({**MINIMAL, variable: "n1", "SLURM_JOB_NUM_NODES": "2"})
+    assert (job.node_count, job.is_leaving) == (2, True)
+    assert not job_context.of_job({**MINIMAL, variable: "n[0x1]", "SLURM_JOB_NUM_NODES": "9"}).is_leaving
+
+
+def test_without_a_name_in_the_environment_the_cluster_is_that_of_slurm_conf(tmp_path):
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=Site_A\n")
+    assert job_context.of_job({**MINIMAL, "SLURM_CONF": str(conf)}).cluster == "site_a"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("n1", 1), ("n1,m2", 2), ("n[001-003,7]", 4), ("r[1-2]n[1-4]", 8), ("a,n[1-2]-ib,b", 4), (" n[5] ", 1)],
+)
+def test_the_hosts_of_a_node_list_are_counted(text, count):
+    assert job_context.host_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["n[1-2", "n[a-b]", "n[]", "n[1-2-3]", "n[" + "9" * 11 + "]"])
+def test_a_node_list_that_cannot_be_counted_is_an_error(text):
+    with pytest.raises(ContextError, match="node list"):
+        job_context.host_count(text)
+
+
 MINIMAL = {"SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "7", "SLURM_JOB_UID": "1001"}
 
 

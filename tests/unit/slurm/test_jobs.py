@@ -43,10 +43,14 @@ def fake_command(tmp_path, monkeypatch):
 # As Slurm 22.05 writes it; the first record is another task of the same array.
 SHOWN = """JobId=11 ArrayJobId=12 ArrayTaskId=1 JobName=x
    RunTime=00:00:01 TimeLimit={limit} TimeMin=N/A
+   SubmitTime=1000 EligibleTime=1000
+   StartTime=1005 EndTime=1305 Deadline=N/A
 
 JobId=12 ArrayJobId=12 ArrayTaskId=2 JobName={name}
    UserId=u(1) GroupId=u(1) MCS_label=N/A
    RunTime=00:00:00 TimeLimit={limit} TimeMin=N/A
+   SubmitTime=1000 EligibleTime=1000
+   StartTime=1010 EndTime=1310 Deadline=N/A
    Comment=TimeLimit=UNLIMITED
 """
 
@@ -58,14 +62,14 @@ def show(tmp_path, **more):
 
 def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(fake_command, tmp_path):
     """--local: otherwise scontrol asks for the federation as well."""
-    fake_command(f'echo "$* $SLURM_CONF" >> {tmp_path}/asked; {show(tmp_path)}')
-    assert jobs.time_limit_s(12, tmp_path / "slurm.conf") == 300
-    assert (tmp_path / "asked").read_text() == f"--local show job 12 {tmp_path}/slurm.conf\n"
+    fake_command(f'echo "$* $SLURM_CONF $SLURM_TIME_FORMAT" >> {tmp_path}/asked; {show(tmp_path)}')
+    assert jobs.times(12, tmp_path / "slurm.conf") == jobs.Times(300, 1000, 1010)
+    assert (tmp_path / "asked").read_text() == f"--local show job 12 {tmp_path}/slurm.conf %s\n"
 
 
 def test_a_job_without_a_limit_is_unlimited(fake_command, tmp_path):
     fake_command(show(tmp_path, limit="UNLIMITED"))
-    assert jobs.time_limit_s(12, tmp_path) == 2**31 - 1
+    assert jobs.times(12, tmp_path).limit_s == 2**31 - 1
 
 
 @pytest.mark.parametrize(
@@ -77,19 +81,39 @@ def test_a_job_without_a_limit_is_unlimited(fake_command, tmp_path):
 )
 def test_no_user_can_write_a_jobs_limit_by_its_name(fake_command, tmp_path, name):
     fake_command(show(tmp_path, name=name))
-    assert jobs.time_limit_s(12, tmp_path) is None
+    assert jobs.times(12, tmp_path).limit_s is None
+
+
+def test_who_forges_start_times_leaves_them_unknown(fake_command, tmp_path):
+    fake_command(show(tmp_path, name="x\n   StartTime=7 EndTime=8 Deadline=N/A"))
+    assert jobs.times(12, tmp_path) == jobs.Times(300, 1000, None)
+
+
+@pytest.mark.parametrize(
+    ("job", "is_it"),
+    [
+        (jobs.Job("RUNNING", 0, 1000, 1010), True),
+        (jobs.Job("RUNNING", 0, 1000, 1070), True),  # its nodes have powered up since
+        (jobs.Job("RUNNING", 0, 1011, 1012), False),
+        (jobs.Job("PENDING", 0, 1011, None), False),
+        (jobs.Job("RUNNING", 0), True),
+    ],
+)
+def test_a_job_that_was_submitted_after_the_start_is_another(job, is_it):
+    assert job.has_started_at(1010) is is_it
+    assert job.has_started_at(None)
 
 
 SQUEUE = """\
 echo "$*" >> {folder}/asked
 for word; do
     case $word in
-        --jobs=7) echo ' 7 RUNNING 1'; exit ;;
-        --jobs=8) printf ' 8 COMPLETED 0\\n 18 RUNNING 0\\n junk\\n'; exit ;;
+        --jobs=7) echo ' 7 RUNNING 1 1000 1010'; exit ;;
+        --jobs=8) printf ' 8 COMPLETED 0 1 2\\n 18 RUNNING 0 1 2\\n junk\\n'; exit ;;
         --jobs=*) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1 ;;
     esac
 done
-printf ' 7 RUNNING 1\\n 8 COMPLETED 0\\n'
+printf ' 7 RUNNING 1 1000 1010\\n 8 COMPLETED 0 1 N/A\\n'
 """
 
 
@@ -164,15 +188,15 @@ def test_a_list_of_all_jobs_never_says_that_there_is_no_such_job(fake_command, t
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "printf '\\377\\376'"])
 def test_a_failing_scontrol_is_no_limit(fake_command, tmp_path, script):
     fake_command(script)
-    assert jobs.time_limit_s(12, tmp_path) is None
+    assert jobs.times(12, tmp_path).limit_s is None
 
 
 def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "_ONE_JOB_TIMEOUT_S", 0.1)
     fake_command("exec sleep 30")
-    assert jobs.time_limit_s(12, tmp_path) is None
+    assert jobs.times(12, tmp_path).limit_s is None
 
 
 def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "find", lambda name: None)
-    assert jobs.time_limit_s(12, tmp_path) is None
+    assert jobs.times(12, tmp_path).limit_s is None

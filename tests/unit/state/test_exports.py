@@ -102,10 +102,10 @@ def test_notes_are_never_more_than_text(notes):
     assert printed.count(b"\n") <= len(notes)
 
 
-@given(variables, st.lists(texts, max_size=3), st.integers(0, 2**32), st.integers(0, 99), st.booleans())
-def test_rendered_exports_are_parsed_back(wanted, notes, job_id, restart_count, is_ready):
+@given(variables, st.lists(texts, max_size=3), st.integers(0, 2**32), st.none() | st.integers(0, 99), st.booleans())
+def test_rendered_exports_are_parsed_back(wanted, notes, job_id, number, is_ready):
     shown = tuple(exports.printable(note, 1000) for note in notes)
-    before = Exports(job_id, restart_count, is_ready, shown, wanted)
+    before = Exports(job_id, number or 0, is_ready, shown, wanted, start_s=number)
     try:
         text = exports.render(before)
     except ExportsError:
@@ -116,7 +116,8 @@ def test_rendered_exports_are_parsed_back(wanted, notes, job_id, restart_count, 
 def test_the_file_is_a_script_of_assignments():
     text = exports.render(Exports(12, 3, is_ready=True, notes=("it's",), variables={"A": "1"}))
     assert text == (
-        "# qrmi-slurm exports 2\njob=12 restart=3 outcome=ready\nheld=''\nnotes='print it'\\''s\n'\n"
+        "# qrmi-slurm exports 3\njob=12 restart=3 start= outcome=ready\nselection=''\nheld=''\n"
+        "notes='print it'\\''s\n'\n"
         "lines='export A=1\n'\nlevel='export RUST_LOG=info\nexport QRMI_SLURM_RUST_LOG=info\n'\nby=shell\n"
     )
 
@@ -169,7 +170,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(length):
 @pytest.mark.parametrize(
     "text",
     [
-        WHOLE.replace("exports 2", "exports 3"),
+        WHOLE.replace("exports 3", "exports 4"),
         WHOLE.replace("job=12", "job=x"),
         WHOLE.replace("ready", "perhaps"),
         WHOLE.replace("export A=1", "unset PATH"),
@@ -205,6 +206,20 @@ def file(tmp_path):
     path = tmp_path / "exports"
     path.write_text(WHOLE)
     return path
+
+
+def test_what_a_newer_version_has_added_is_left_out():
+    """To the shell they are more assignments."""
+    text = WHOLE.replace("by=shell", "more='it'\\''s\nnew'\nother=''\nby=shell")
+    assert exports.parse(text) == exports.parse(WHOLE)
+    assert printed_by_shell(text, "dash") == printed_by_shell(WHOLE, "dash")
+
+
+def test_exports_are_for_one_run_and_one_selection():
+    mine = exports.parse(exports.render(Exports(12, 1, True, (), selection="it's\n")))
+    assert mine.is_for(1, "it's\n")
+    assert not mine.is_for(0, "it's\n")
+    assert not mine.is_for(1, "its")
 
 
 def test_a_jobs_own_file_is_read(file):

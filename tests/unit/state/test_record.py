@@ -14,9 +14,9 @@ from doubles import SECRET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
+from qrmi_slurm.errors import NewerRecordError, RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.state import job_folder, record
+from qrmi_slurm.state import inventory, job_folder, record
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Broker, Entry, Record, State
 
@@ -46,6 +46,8 @@ def folder(tmp_path):
 
 texts = st.text(max_size=12)
 seconds = st.floats(0, 4e9)
+# What a newer version has added.
+others = st.dictionaries(st.sampled_from(["new", "more"]), st.none() | texts | st.integers(), max_size=2)
 entries = st.builds(
     Entry,
     name=texts,
@@ -61,6 +63,7 @@ entries = st.builds(
     expires_s=st.none() | seconds,
     asked_s=seconds,
     acquired_s=st.none() | seconds,
+    others=others,
 )
 brokers = st.builds(
     Broker,
@@ -71,6 +74,7 @@ brokers = st.builds(
     keys=st.dictionaries(texts, texts.map(Secret), max_size=2),
     space=texts,
     ends_s=seconds,
+    others=others,
 )
 records = st.builds(
     Record,
@@ -86,6 +90,11 @@ records = st.builds(
     account=texts,
     het_job_id=st.none() | st.integers(1, 2**32 - 2),
     broker=st.none() | brokers,
+    start_s=st.none() | st.integers(0, 2**40),
+    selection=texts,
+    node_count=st.integers(1, 9),
+    has_left=st.booleans(),
+    others=others,
 )
 
 
@@ -357,7 +366,7 @@ def test_a_record_of_another_job_is_refused(folder, other):
         folder.read()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 0}', b'{"version": "2"}'])
 def test_an_unreadable_record_is_set_aside_with_its_journals(folder, content):
     """A token that a child wrote, or is still writing, may be the last trace of a session."""
     (folder.path / "record.json").write_bytes(content)
@@ -373,6 +382,50 @@ def test_an_unreadable_record_is_set_aside_with_its_journals(folder, content):
     assert (place / "record.json").read_bytes() == content
     assert (place / "token-1").read_bytes() == b"late-token"
     assert folder.read_or_set_aside() == (None, None)
+
+
+def test_a_newer_versions_record_stays_where_it_is(folder):
+    """It may be a living job's, and only that version knows what is in it."""
+    path = folder.path / "record.json"
+    path.write_text(json.dumps({"version": record.RECORD_VERSION + 1}))
+    for read in (folder.read, folder.read_or_set_aside):
+        with pytest.raises(NewerRecordError, match=r"record\.json has version 2 of a newer qrmi-slurm"):
+            read()
+    assert path.exists()
+
+
+def test_what_a_newer_version_has_added_is_kept_and_not_shown(folder):
+    """It may be the one that identifies the job, and it may be a secret."""
+    broker = Broker(1, 2, 3, 0, {}, "s", 5.0)
+    folder.write(record_of(ENTRY, broker=broker))
+    path = folder.path / "record.json"
+    document = json.loads(path.read_text())
+    for place in (document, document["entries"][0], document["broker"]):
+        place["added"] = SECRET
+    path.write_text(json.dumps(document))
+    found = folder.read()
+    assert SECRET not in repr(found)
+    folder.write(found.with_entry(0, found.entries[0].to(State.RELEASING)))
+    again = json.loads(path.read_text())
+    assert [place["added"] for place in (again, again["entries"][0], again["broker"])] == [SECRET] * 3
+    assert again["entries"][0]["state"] == "releasing"
+
+
+def test_what_is_put_aside_keeps_its_journals_and_its_lock(folder):
+    """A child may still be writing its token; who had the lock still has it."""
+    folder.write(record_of(ENTRY))
+    fd = folder.journals.open(0)
+    with folder.locked(1):
+        aside = folder.put_aside()
+        with pytest.raises(RecordBusyError), aside.locked(0):
+            pass
+        with folder.locked(0):
+            assert folder.read() is None
+    os.write(fd, b"late-token")
+    os.close(fd)
+    assert aside.read().entries[0].token == Secret("late-token")
+    assert [item.folder.path for item in inventory.read(folder.state_dir)] == [folder.path, aside.path]
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o711
 
 
 def test_a_lock_that_is_taken_is_not_the_same_error_as_a_fault(folder):
