@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
 from qrmi_slurm.errors import ExportsError, QrmiSlurmError
@@ -9,8 +10,12 @@ from qrmi_slurm.hooks import watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
+from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
+
+if TYPE_CHECKING:
+    from qrmi_slurm.hooks.hook_run import HookRun
 
 
 def prolog(environment: Mapping[str, str]) -> int:
@@ -58,6 +63,17 @@ def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> No
         folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
 
 
+def _tell_tasks(result: exports.Exports, job: JobContext, run: "HookRun") -> None:
+    """Write the exports; a job whose tasks cannot be told does not keep its QPUs."""
+    try:
+        run.folder.write_exports(exports.render(result), job.uid)
+    except QrmiSlurmError:
+        from qrmi_slurm.hooks import acquire
+
+        acquire.give_up(run)
+        raise
+
+
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
@@ -77,9 +93,10 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
         with folder.locked(options.acquire_timeout_s / 2, make=True):
             # Rounded: an uncontended lock costs a millisecond, and messages show the option as it was written.
             deadline = Deadline.after((round(waiting.left_s, 1) or MIN_CALL_S) + HOOK_GRACE_S)
-            result = acquire.acquire(job, HookRun(options, folder, log, deadline))
+            hook_run = HookRun(options, folder, log, deadline)
+            result = acquire.acquire(job, hook_run)
             if result is not None:
-                folder.write_exports(exports.render(result), job.uid)
+                _tell_tasks(result, job, hook_run)
         reason = ""
     except QrmiSlurmError as error:
         reason = error.message

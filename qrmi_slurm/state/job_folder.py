@@ -198,7 +198,9 @@ class JobFolder:
         for index, entry in enumerate(record.entries):
             token = self.journals.token(entry.journal) if entry.token is None else None
             if token is not None:
-                held = entry.to(State.ACQUIRED, token=token)
+                # A late answer: its hook has given it up, and told the job that it has no such QPU.
+                is_late = entry.state is State.INDETERMINATE
+                held = entry.to(State.RELEASING if is_late else State.ACQUIRED, token=token)
                 # Held since its child wrote the token, not since now.
                 acquired_s = self.journals.written_s(entry.journal) or held.acquired_s
                 record = record.with_entry(index, held._replace(acquired_s=acquired_s))
