@@ -9,6 +9,7 @@ Where it is killed, the journal has the token, and recover releases it.
 import _signal as signal  # type: ignore[import-not-found]  # `signal` adds enums of the numbers, which takes 0.7 ms
 import contextlib
 import os
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -32,6 +33,9 @@ _LOCK_S: Final = 60.0
 # How often a release is tried whose QPU no disk remembers, and how long to wait after the first try, in seconds.
 _TRIES: Final = 6
 _FIRST_PAUSE_S: Final = 2.0
+
+# How long the hook waits for this process to be out of its process group, in milliseconds.
+_BEGIN_MS: Final = 500
 
 # How much longer than all these waits this process may live, in seconds.
 _GRACE_S: Final = 30.0
@@ -64,15 +68,21 @@ def give_back(record: Record, run: HookRun) -> None:
 
 def _in_background(work: Callable[[HookRun], None], run: HookRun, kept: Sequence[int], limit_s: float) -> None:
     try:
+        begun, begin = os.pipe()
         pid = os.fork()
     except OSError as error:  # the calls end by their own alarms, and their journals have the tokens
         run.log.error("not-awaited", reason=f"no process could be started: {error.strerror}")
         return
     if pid != 0:
+        os.close(begin)
+        poll = select.poll()
+        poll.register(begun, select.POLLIN)
+        poll.poll(_BEGIN_MS)
+        os.close(begun)
         return
     log = HookLog(run.log.hook, run.folder.job_id, echo=False)
     try:
-        os.setsid()  # slurmd kills the hook's process group
+        os.setsid()  # slurmd kills the hook's process group as soon as the hook has ended
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit_s + _GRACE_S)
         _keep_only(kept)  # the hook's lock among the others

@@ -144,7 +144,7 @@ def test_candidates_that_fail_are_tried_only_while_there_is_time(site, acquire_f
 
 
 def test_a_qpu_that_there_was_no_time_to_look_at_is_tried_last(site, acquire_for, monkeypatch):
-    monkeypatch.setattr(backend.run, "__kwdefaults__", {"at_once": 1, "node": None})
+    monkeypatch.setattr(backend.run, "__kwdefaults__", {"at_once": 1, "node": None, "on_late": None})
     site.configure("--acquire-timeout=1.5")
     site.add("ibm_a", queue="9").add("ibm_b", status="hang").add("ibm_c", queue="0")
     assert held(acquire_for("least-busy:*,any:*")) == "ibm_a,ibm_c"
