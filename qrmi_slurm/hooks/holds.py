@@ -14,7 +14,6 @@ from typing import Final
 from qrmi_slurm.calls.backend import LATE_S
 from qrmi_slurm.errors import RecordError, SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
-from qrmi_slurm.outages import reservations
 from qrmi_slurm.state import inventory
 from qrmi_slurm.state.record import Ended, Entry, Record, State
 
@@ -34,6 +33,8 @@ _LOOK_AGAIN_S: Final = 0.1
 
 def keep(record: Record, run: HookRun) -> Record:
     """Keep the licenses of QPUs from other jobs whose release has just failed; return the record that says so."""
+    from qrmi_slurm.outages import reservations  # loads dataclasses, which a Prolog never needs
+
     now_s = time.time()
     for index, entry in enumerate(record.entries):
         if entry.state is not State.RELEASING or not _counts(entry) or _has_ended(entry, now_s):
@@ -57,6 +58,8 @@ def keep(record: Record, run: HookRun) -> Record:
 
 def let_go(ended: Sequence[Ended], run: HookRun) -> None:
     """Give licenses back whose QPUs are proven released; Slurm ends by itself what cannot be given back."""
+    from qrmi_slurm.outages import reservations
+
     for name in [item.entry.hold for item in ended if item.entry.hold]:
         try:
             reservations.let_go(name, run.options.slurm_conf, max(run.deadline.left_s, _LEAST_S))

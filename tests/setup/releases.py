@@ -28,6 +28,7 @@ SELECTED = (
     "test_broker.py",
     "test_cluster.py",
     "test_environment_contract.py",
+    "test_fail_closed.py",
     "test_fault_of_a_process.py",
     "test_fault_of_the_service.py",
     "test_launch_forms.py",
