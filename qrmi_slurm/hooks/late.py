@@ -34,7 +34,7 @@ _LOCK_S: Final = 60.0
 _TRIES: Final = 6
 _FIRST_PAUSE_S: Final = 2.0
 
-# How long the hook waits for this process to be out of its process group, in milliseconds.
+# How long the hook waits for this process to be out of its process group and to have its places, in milliseconds.
 _BEGIN_MS: Final = 500
 
 # How much longer than all these waits this process may live, in seconds.
@@ -52,8 +52,9 @@ def go_on(children: Sequence[Child], entries: Mapping[str, Entry], record: Recor
         node: where the calls have their places.
     """
 
-    def work(run: HookRun) -> None:
-        waited_for = _with_places(children, node)
+    def work(run: HookRun, begin: Callable[[], None]) -> None:
+        waited_for = _with_places(children, node)  # before the hook gives its own places back
+        begin()
         backend.await_late(waited_for, LATE_S, lambda answers: _settle(answers, entries, record, run))
 
     kept = [fd for child in children for fd in (child.answer_fd, child.log_fd, child.pid_fd) if fd is not None]
@@ -63,10 +64,18 @@ def go_on(children: Sequence[Child], entries: Mapping[str, Entry], record: Recor
 def give_back(record: Record, run: HookRun) -> None:
     """Let another process release what a job holds and no disk remembers, and try again; return at once."""
     longest_s = _TRIES * run.options.release_timeout_s + 2**_TRIES * _FIRST_PAUSE_S
-    _in_background(lambda run: _give_back(record, run), run, (), longest_s)
+
+    def work(run: HookRun, begin: Callable[[], None]) -> None:
+        begin()
+        _give_back(record, run)
+
+    _in_background(work, run, (), longest_s)
 
 
-def _in_background(work: Callable[[HookRun], None], run: HookRun, kept: Sequence[int], limit_s: float) -> None:
+def _in_background(
+    work: Callable[[HookRun, Callable[[], None]], None], run: HookRun, kept: Sequence[int], limit_s: float
+) -> None:
+    """Do work in a process of its own; it tells the hook when that may go on."""
     try:
         begun, begin = os.pipe()
         pid = os.fork()
@@ -85,8 +94,8 @@ def _in_background(work: Callable[[HookRun], None], run: HookRun, kept: Sequence
         os.setsid()  # slurmd kills the hook's process group as soon as the hook has ended
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit_s + _GRACE_S)
-        _keep_only(kept)  # the hook's lock among the others
-        work(run._replace(log=log))
+        _keep_only((*kept, begin))  # the hook's lock is among the others
+        work(run._replace(log=log), lambda: os.close(begin))
     except BaseException:  # the process's last line: none of the hook's own may run here
         log.exception("surprise")
     finally:
