@@ -2,11 +2,12 @@
 
 QRMI reads its variables from the process environment, has no time limit on a request, and may panic or crash in native
 code. So each call gets a child with a clean environment, its own session (a signal to the hook's process group does not
-hit it in the middle of a request) and an alarm that ends it at the deadline even where the hook is gone; its failure
+hit it in the middle of a request) and an alarm that ends it after the deadline even where the hook is gone; its failure
 costs one QPU. The children are forked, not started: importing QRMI once costs 13 ms.
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` adds enums of the numbers, which takes 0.7 ms
+import contextlib
 import json
 import os
 import select
@@ -19,6 +20,7 @@ from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
 from qrmi_slurm.calls.places import AT_ONCE, Node, Service, Turns, service_of
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
+from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.selection import name_fault
@@ -54,8 +56,12 @@ _LEAST_REAP_S: Final = 0.01
 # How much later than the hook's deadline the child's alarm goes off: it is for the case that the hook is gone.
 _ALARM_GRACE_S: Final = 1.0
 
+# How much longer a call may go on that may have opened a session by now, in seconds: its token is awaited without the
+# hook (hooks/late.py). A service that answers later than that has most likely not opened one.
+LATE_S: Final = 30.0
 
-class _Child(NamedTuple):
+
+class Child(NamedTuple):
     """A running call, how long it may take in seconds, and what it has written so far."""
 
     number: int
@@ -67,6 +73,7 @@ class _Child(NamedTuple):
     log_fd: int
     answer: bytearray
     log: bytearray
+    pid_fd: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -81,15 +88,19 @@ def run(
     *,
     at_once: int = AT_ONCE,
     node: Node | None = None,
+    on_late: Callable[[Sequence[Child]], None] | None = None,
 ) -> None:
     """Run calls side by side, and report each soon after it ends.
 
     Args:
         calls: what to ask.
-        timeout_s: how long all of them together may take, in seconds; whatever still runs then is killed.
+        timeout_s: how long all of them together may take, in seconds; whatever still runs then is killed or, where its
+            answer may still matter, handed over to `on_late`.
         on_answers: gets each answer once, in the order of their ends; those that came while it was busy, together.
         at_once: how many may run at a time; one that has no turn in time is not asked.
         node: where each needs a place as well; None for calls that must not wait for others'.
+        on_late: gets the calls that have no answer and may have opened a session, and sees to it that another process
+            goes on with `await_late`; None where they are killed.
 
     Raises:
         BackendError: QRMI cannot be imported.
@@ -103,7 +114,7 @@ def run(
     are_many = len(calls) > at_once
     services = [_service_of(call) if are_many else () for call in calls]
     turns = Turns(services, at_once, node)
-    children: list[_Child] = []
+    children: list[Child] = []
     pipes = _Pipes()
     reaper = _Reaper()
     left_s = timeout_s
@@ -114,7 +125,8 @@ def run(
             while may_begin and (number := turns.next()) is not None:
                 call = calls[number]
                 try:
-                    children.append(_start(number, call, ca_variables, left_s))
+                    may_be_late = on_late is not None and _may_have_opened(call)
+                    children.append(_start(number, call, ca_variables, left_s, may_be_late=may_be_late))
                     pipes.add(children[-1])
                 except OSError as error:  # out of processes or descriptors: this one was not asked
                     turns.end(number)
@@ -130,15 +142,62 @@ def run(
                 on_answers(_finish(ended, reaper, are_killed=False))
             left_s = deadline_s - time.monotonic()
     finally:
+        late = [child_ for child_ in children if child_.pid_fd is not None]
+        if late and on_late is not None:
+            on_late(late)
         for child_ in children:
-            os.kill(child_.pid, signal.SIGKILL)
+            if child_.pid_fd is None:
+                os.kill(child_.pid, signal.SIGKILL)
         turns.close()
-    if children:
-        on_answers(_finish(children, reaper, are_killed=True))
+    if late:
+        on_answers([_let_go(child_) for child_ in late])
+    if killed := [child_ for child_ in children if child_.pid_fd is None]:
+        on_answers(_finish(killed, reaper, are_killed=True))
     reaper.end()
     if waiting := turns.waiting:
         reason = f"it was not asked within {_shown(timeout_s)} s, because {turns.lack}"
         on_answers([Answer(calls[number], Verdict.UNASKED, None, reason, 0.0, ()) for number in waiting])
+
+
+def await_late(children: Sequence[Child], timeout_s: float, on_answers: Callable[[Sequence[Answer]], None]) -> None:
+    """Wait for calls of another process, which was this one's parent, and report each soon after it ends.
+
+    Args:
+        children: as `run` has handed them over.
+        timeout_s: how long to wait, in seconds; whatever still runs then is killed.
+        on_answers: as of `run`.
+    """
+    waiting, pipes, deadline = list(children), _Pipes(), Deadline.after(timeout_s)
+    for child_ in waiting:
+        pipes.add(child_)
+    while waiting and deadline.left_s > 0:
+        if ended := pipes.read(deadline.left_s):
+            waiting = [child_ for child_ in waiting if child_ not in ended]
+            on_answers([_answer_of(child_, None, is_killed=False) for child_ in ended])
+    for child_ in waiting:
+        kill_late(child_)
+    if waiting:
+        on_answers([_answer_of(child_, None, is_killed=True) for child_ in waiting])
+
+
+def kill_late(child_: Child) -> None:
+    """Kill a call of another process, and nothing that may have its process id by now."""
+    if child_.pid_fd is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child_.pid_fd, signal.SIGKILL)
+
+
+def _may_have_opened(call: Call) -> bool:
+    """Tell whether a call that has no answer yet may have opened a session."""
+    return call.action == "acquire" and call.journal_fd is not None and describe(call.type).locks
+
+
+def _let_go(child_: Child) -> Answer:
+    """Return the answer for a call that goes on without this process."""
+    _close(child_)
+    reason = f"no answer within {_shown(child_.limit_s)} s"
+    duration_s = time.monotonic() - child_.started_s
+    return Answer(child_.call, Verdict.UNANSWERED, None, reason, duration_s, (), is_awaited=True)
 
 
 def _service_of(call: Call) -> Service:
@@ -157,16 +216,16 @@ class _Pipes:
     """The answers and logs that children write, read as they arrive."""
 
     def __init__(self) -> None:
-        self._child_of: dict[int, _Child] = {}
+        self._child_of: dict[int, Child] = {}
         self._poll = select.poll()  # selectors takes 0.4 ms to load
 
-    def add(self, child_: _Child) -> None:
+    def add(self, child_: Child) -> None:
         """Read what this child writes as well."""
         for fd in (child_.answer_fd, child_.log_fd):
             self._child_of[fd] = child_
             self._poll.register(fd, select.POLLIN)
 
-    def read(self, wait_s: float) -> list[_Child]:
+    def read(self, wait_s: float) -> list[Child]:
         """Read what has arrived, waiting for something but no longer than that; return the children that ended."""
         ended = []
         for fd, _ in self._poll.poll(min(int(wait_s * 1000) + 1, _MAX_POLL_MS)):
@@ -191,7 +250,7 @@ class _Pipes:
             self._poll.unregister(fd)
 
 
-def _start(number: int, call: Call, ca_variables: Mapping[str, str], limit_s: float) -> _Child:
+def _start(number: int, call: Call, ca_variables: Mapping[str, str], limit_s: float, *, may_be_late: bool) -> Child:
     pipes: list[int] = []
     try:
         pipes += os.pipe()
@@ -204,10 +263,26 @@ def _start(number: int, call: Call, ca_variables: Mapping[str, str], limit_s: fl
         raise
     answer_read, answer_write, log_read, log_write = pipes
     if pid == 0:
-        child.answer_and_exit(call, child.Terms(answer_write, log_write, limit_s + _ALARM_GRACE_S, ca_variables))
+        alarm_s = limit_s + _ALARM_GRACE_S + (LATE_S if may_be_late else 0.0)
+        child.answer_and_exit(call, child.Terms(answer_write, log_write, alarm_s, ca_variables))
     os.close(answer_write)
     os.close(log_write)
-    return _Child(number, call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray())
+    pid_fd = _pid_fd(pid) if may_be_late else None
+    return Child(number, call, pid, started_s, limit_s, answer_read, log_read, bytearray(), bytearray(), pid_fd)
+
+
+def _pid_fd(pid: int) -> int | None:
+    """Return a descriptor of a child; None where there is none to be had, as before Linux 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _close(child_: Child) -> None:
+    for fd in (child_.answer_fd, child_.log_fd, child_.pid_fd):
+        if fd is not None:
+            os.close(fd)
 
 
 class _Reaper:
@@ -255,11 +330,10 @@ def _finish(children: Sequence[_Child], reaper: _Reaper, *, are_killed: bool) ->
     return answers
 
 
-def _answer_of(child_: _Child, exit_code: int | None, *, is_killed: bool) -> Answer:
+def _answer_of(child_: Child, exit_code: int | None, *, is_killed: bool) -> Answer:
     duration_s = time.monotonic() - child_.started_s
     _drain_log(child_)
-    os.close(child_.answer_fd)
-    os.close(child_.log_fd)
+    _close(child_)
     most = _MAX_LOG_LINES if child_.call.run_as_uid is None else _MAX_USERS_LOG_LINES
     lines = tuple(child_.log.decode("utf-8", "replace").splitlines()[:most])
     if is_killed:
@@ -276,10 +350,11 @@ def _answer_of(child_: _Child, exit_code: int | None, *, is_killed: bool) -> Ans
         if child_.answer:
             verdict = Verdict.REFUSED  # without a login the service has done nothing
     told = json.loads(child_.answer) if verdict is Verdict.DONE else {}
-    return Answer(child_.call, verdict, token, reason, duration_s, lines, _availability_of(told), _found_of(told))
+    found, unjournaled = _found_of(told), str(told.get("unjournaled", ""))
+    return Answer(child_.call, verdict, token, reason, duration_s, lines, _availability_of(told), found, unjournaled)
 
 
-def _drain_log(child_: _Child) -> None:
+def _drain_log(child_: Child) -> None:
     """Read what the pipe of an ended child still has, up to the limit: a process that it left behind may go on."""
     os.set_blocking(child_.log_fd, False)
     while len(child_.log) < _MAX_LOG_BYTES:

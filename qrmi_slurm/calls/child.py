@@ -70,7 +70,7 @@ def answer_and_exit(call: Call, terms: Terms) -> NoReturn:
     """Call QRMI, write the answer, and end without unwinding the hook's frames."""
     exit_code = 1
     try:
-        _write_answer(terms.answer_fd, _prepare_and_ask(call, terms))
+        _deliver(call, terms.answer_fd, _prepare_and_ask(call, terms))
         exit_code = 0
     finally:
         # The hook's finally blocks, locks and buffers belong to the parent: none of them may run here.
@@ -99,6 +99,15 @@ def _prepare_and_ask(call: Call, terms: Terms) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         return _not_called(error)
     return _ask(call)
+
+
+def _deliver(call: Call, fd: int, answer: Mapping[str, Any]) -> None:
+    """Write an answer; a token that is in no journal, and that nobody takes, is released by this process itself."""
+    try:
+        _write_answer(fd, answer)
+    except OSError:
+        if "unjournaled" in answer:
+            _give_back(call, str(answer["token"]))
 
 
 def _write_answer(fd: int, answer: Mapping[str, Any]) -> None:
@@ -170,7 +179,7 @@ def go_on(call_fd: int) -> NoReturn:
         with os.fdopen(call_fd, "rb") as file:
             *fields, token, answer_fd, alarm_s = json.loads(file.read())
         call = Call(*fields)._replace(token=Secret(token) if token is not None else None)
-        _write_answer(answer_fd, _become_and_ask(call, alarm_s))
+        _deliver(call, answer_fd, _become_and_ask(call, alarm_s))
         exit_code = 0
     finally:
         os._exit(exit_code)
@@ -221,10 +230,14 @@ def _ask(call: Call) -> dict[str, Any]:
             _require_online(resource)
         is_acquiring = True
         token = str(resource.acquire())
-        if call.journal_fd is not None:
-            write_all(call.journal_fd, token.encode("utf-8", "surrogateescape"))
-            os.fsync(call.journal_fd)
-        return {"verdict": Verdict.DONE, "token": token}
+        answer = {"verdict": Verdict.DONE, "token": token}
+        try:
+            if call.journal_fd is not None:
+                write_all(call.journal_fd, token.encode("utf-8", "surrogateescape"))
+                os.fsync(call.journal_fd)
+        except OSError as error:  # a full disk: the hook still gets the token
+            answer["unjournaled"] = str(error.strerror)
+        return answer
     except BaseException as error:  # noqa: BLE001 a Rust panic is a BaseException; the child's last line
         reason = _text(error)
         verdict = Verdict.REFUSED
@@ -233,6 +246,14 @@ def _ask(call: Call) -> dict[str, Any]:
         elif is_acquiring and not _says_no(error, reason):
             verdict = Verdict.UNANSWERED
         return {"verdict": verdict, "reason": reason}
+
+
+def _give_back(call: Call, token: str) -> None:
+    """Release what this process has just acquired; what that raises is nobody's to read."""
+    qrmi, members = import_qrmi(), known_members()
+    os.environ[of_resource(call.resource, ACQUISITION_TOKEN)] = token
+    member = str(matching_member(installed_type(call.type, members), members))
+    qrmi.QuantumResource(call.resource, getattr(qrmi.ResourceType, member)).release(token)
 
 
 def _discover(qrmi: Any, call: Call, member: str) -> list[str]:

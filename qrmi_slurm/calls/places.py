@@ -25,6 +25,11 @@ AT_ONCE: Final = 16
 USERS: Final = 32
 NODES: Final = 64
 
+# The same for calls that have had no answer in time and go on without their Prolog (hooks/late.py). They are killed
+# where there is no place, so that services that hang do not pile up processes.
+LATE_USERS: Final = 8
+LATE_NODES: Final = 16
+
 # In the state directory; no cluster's name begins with a dot. A node's places are bytes of a file that are locked,
 # first the node's and then each user's: the kernel unlocks them when their process ends, however it ends.
 _FOLDER: Final = ".places"
@@ -51,10 +56,13 @@ class Places:
 
     Args:
         node: where; of one node there may be only one of these in a process.
+        are_late: whether they are for calls that go on without their Prolog.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, are_late: bool = False) -> None:
         self._node = node
+        self._file = f"{'late' if are_late else 'node'}-{node.name}"
+        self._of_user, self._of_node = (LATE_USERS, LATE_NODES) if are_late else (USERS, NODES)
         self._fd: int | None = None
         self._users: list[int] = []  # one more than `_nodes` while waiting for the node
         self._nodes: list[int] = []
@@ -67,14 +75,18 @@ class Places:
             RecordError: the file of the places cannot be used.
         """
         if len(self._users) == len(self._nodes):
-            place = self._lock_one((self._node.uid + 1) * NODES, USERS)
+            place = self._lock_one((self._node.uid + 1) * NODES, self._of_user)
             if place is None:
-                self.lack = f"{USERS} calls of your jobs on node {self._node.name} were still waiting for an answer"
+                self.lack = (
+                    f"{self._of_user} calls of your jobs on node {self._node.name} were still waiting for an answer"
+                )
                 return False
             self._users.append(place)
-        place = self._lock_one(0, NODES)
+        place = self._lock_one(0, self._of_node)
         if place is None:
-            self.lack = f"{NODES} calls of other jobs on node {self._node.name} were still waiting for an answer"
+            self.lack = (
+                f"{self._of_node} calls of other jobs on node {self._node.name} were still waiting for an answer"
+            )
             return False
         self._nodes.append(place)
         return True
@@ -121,7 +133,7 @@ class Places:
 
     @property
     def _path(self) -> Path:
-        return self._node.state_dir / _FOLDER / f"node-{self._node.name}"
+        return self._node.state_dir / _FOLDER / self._file
 
 
 class Turns:

@@ -18,6 +18,9 @@ from qrmi_slurm.text import shown
 # How many QPUs are asked about at a time. Each service gets its share, so one that hangs does not hold up the others.
 _AT_ONCE: Final = 32
 
+# The state of a QPU that the hooks refuse, beside QRMI's words; nobody is asked about it.
+MISCONFIGURED: Final = "misconfigured"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -97,6 +100,10 @@ def ask(resources: Sequence[Resource], options: SiteOptions, timeout_s: float) -
     filled = {}
     stored = stored_secrets.fill_all(resources)
     for configured in resources:
+        if configured.slurm.fault:
+            said = Availability(MISCONFIGURED, configured.slurm.fault)
+            findings[configured.name] = Finding(configured.name, configured.type, said)
+            continue
         resource = stored[configured.name]
         if isinstance(resource, CredentialsError):
             findings[configured.name] = Finding(configured.name, configured.type, None, resource.hint)

@@ -82,6 +82,8 @@ class Answer(NamedTuple):
         log: QRMI's own log records, one line each. Mask before showing.
         availability: the result of a check that is done.
         found: the online QPUs that were discovered, the least busy first.
+        unjournaled: why the token is not in its journal; empty where it is, or there is none.
+        is_awaited: whether the call goes on without its hook, and another process waits for its answer.
     """
 
     call: Call
@@ -92,6 +94,8 @@ class Answer(NamedTuple):
     log: tuple[str, ...]
     availability: Availability | None = None
     found: tuple[str, ...] = ()
+    unjournaled: str = ""
+    is_awaited: bool = False
 
     def __repr__(self) -> str:
         return masked_repr(self, "reason", "log")

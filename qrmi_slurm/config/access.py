@@ -28,6 +28,8 @@ _PARTITIONS: Final = _Words("partition", "partitions", "a job without a partitio
 _ACCOUNTS: Final = _Words("account", "accounts", "a job without an account")
 _QOS: Final = _Words("QOS", "QOS", "a job without a QOS")
 
+_NOBODY_YET: Final = "nobody until an admin has fixed its configuration"
+
 
 class Person(NamedTuple):
     """A job's owner, with what access rules look at.
@@ -97,6 +99,8 @@ def whom(access: Access, rule: str) -> str:
         access: the rules.
         rule: its name; `users` stands for `groups` as well, since either lets in.
     """
+    if access.is_faulty:
+        return _NOBODY_YET
     if rule == "users":
         return " or ".join(filter(None, (_listed(_USERS, access.users), _listed(_GROUPS, access.groups))))
     words = {"partitions": _PARTITIONS, "accounts": _ACCOUNTS, "qos": _QOS}[rule]

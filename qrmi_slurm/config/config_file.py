@@ -1,7 +1,8 @@
 """The config file, `qrmi_config.json`: which QPUs the site offers, and with which variables.
 
 This is the hooks' loader: no schema, no third-party import. It refuses what `schema/qrmi_config.schema.json` refuses;
-`qrmi-slurm validate-config` tells admins where and how to fix it.
+`qrmi-slurm validate-config` tells admins where and how to fix it. Where a fault is in what decides who may use a
+resource, only that resource is refused, and nobody may use it.
 """
 
 import json
@@ -20,6 +21,9 @@ from qrmi_slurm.secret import masked_repr
 from qrmi_slurm.text import is_plain, printable
 
 _CHECK_HINT: Final = "run: qrmi-slurm validate-config"
+
+_KEYS: Final = ("$schema", "resources")
+_RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
 
 # The file is read as root at each QPU job's start. 10,000 resources take about 6 MB.
 MAX_CONFIG_BYTES: Final = 64 * 1024 * 1024
@@ -52,7 +56,7 @@ class Resource(NamedTuple):
 
 
 class Config(NamedTuple):
-    """All resources of the site, by name. Of two with the same name the last one counts, as in QRMI."""
+    """All resources of the site, by name. Nobody may use one whose name is there twice: they may differ in access."""
 
     resources: Mapping[str, Resource]
 
@@ -91,7 +95,7 @@ def parse(text: str) -> Config:
         ConfigError: it is not JSON, or is not a config; the message names the place, never a value.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg}", _CHECK_HINT
@@ -100,8 +104,57 @@ def parse(text: str) -> Config:
         raise ConfigError("not valid JSON: it is nested too deeply, or has too long a number", _CHECK_HINT) from None
     if not isinstance(document, dict) or not isinstance(document.get("resources"), list):
         raise ConfigError('not of the form {"resources": [...]}', _CHECK_HINT)
-    resources = [_resource(item, index) for index, item in enumerate(document["resources"])]
-    return Config({resource.name: resource for resource in resources})
+    if fault := _fault_of_keys(document, _KEYS):
+        raise ConfigError(fault, _CHECK_HINT)
+    resources: dict[str, Resource] = {}
+    for index, item in enumerate(document["resources"]):
+        resource = _resource(item, index)
+        if resource.name in resources:
+            fault = f"resources[{index}].name is the name of another resource, too"
+            resource = resource._replace(slurm=slurm_section.closed(resource.name, item.get("slurm"), fault))
+        resources[resource.name] = resource
+    return Config(resources)
+
+
+class _Repeating(dict[str, Any]):
+    """An object of the file that has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeating(found)
+
+
+def _fault_of_keys(item: dict[str, Any], known: tuple[str, ...]) -> str:
+    """Say which key of an object outside of `slurm` may have been meant to decide who may use what."""
+    if isinstance(item, _Repeating):
+        return "an object has the same key twice"
+    for key in item:
+        if key not in known and not key.startswith(slurm_section.COMMENT_PREFIXES):
+            meant = slurm_section.meant_by(key)
+            if meant:
+                return f"{printable(key)} is not a key that belongs there; {meant} may have been meant"
+    return ""
+
+
+def _has_repeating(value: Any) -> bool:
+    """Tell whether an object, or one in it, has a key twice."""
+    if isinstance(value, dict):
+        return isinstance(value, _Repeating) or any(map(_has_repeating, value.values()))
+    return isinstance(value, list) and any(map(_has_repeating, value))
+
+
+def _slurm_section(name: str, item: dict[str, Any], place: str) -> SlurmSection:
+    slurm = item.get("slurm", {})
+    if fault := _fault_of_keys(item, _RESOURCE_KEYS):
+        return slurm_section.closed(name, slurm, f"{place}: {fault}")
+    if _has_repeating(item):
+        return slurm_section.closed(name, slurm, f"{place}: an object has the same key twice")
+    if not isinstance(slurm, dict):
+        return slurm_section.closed(name, slurm, f"{place}.slurm is not an object")
+    if fault := slurm_section.fault(slurm):
+        return slurm_section.closed(name, slurm, f"{place}.slurm{fault}")
+    return slurm_section.parse(name, slurm)
 
 
 def _resource(item: Any, index: int) -> Resource:
@@ -128,13 +181,8 @@ def _resource(item: Any, index: int) -> Resource:
     is_dynamic = item.get("is_dynamic", False)
     if not isinstance(is_dynamic, bool):
         raise ConfigError(f"{place}.is_dynamic is neither true nor false", _CHECK_HINT)
-    slurm = item.get("slurm", {})
-    if not isinstance(slurm, dict):
-        raise ConfigError(f"{place}.slurm is not an object", _CHECK_HINT)
-    if fault := slurm_section.fault(slurm):
-        raise ConfigError(f"{place}.slurm{fault}", _CHECK_HINT)
-    section = slurm_section.parse(name, slurm)
-    return Resource(name, _text(item, "type", place), environment, is_dynamic, section)
+    type_name = _text(item, "type", place)
+    return Resource(name, type_name, environment, is_dynamic, _slurm_section(name, item, place))
 
 
 def _text(item: dict[str, Any], key: str, place: str) -> str:

@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qrmi_slurm.text import is_plain
+from qrmi_slurm.text import is_plain, near_match, printable
 
 _LICENSE: Final = r"[A-Za-z0-9_.@-]+"
+
+KEYS: Final = ("license", "capacity", "allow", "secrets", "broker")
+
+# Prefixes that mark a key as a comment, which JSON does not have.
+COMMENT_PREFIXES: Final = ("_", "//", "$", "x-")
 
 LICENSE_PREFIX: Final = "qpu_"
 
@@ -29,6 +34,7 @@ class Access(NamedTuple):
         accounts: Slurm accounts, which Slurm keeps in lower case.
         partitions: Slurm partitions.
         qos: Slurm qualities of service, in lower case as well.
+        is_faulty: whether the section that the rules are in has a fault; then nobody may use the resource.
     """
 
     users: tuple[str, ...] | None = None
@@ -36,6 +42,7 @@ class Access(NamedTuple):
     accounts: tuple[str, ...] | None = None
     partitions: tuple[str, ...] | None = None
     qos: tuple[str, ...] | None = None
+    is_faulty: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -64,6 +71,8 @@ class SlurmSection(NamedTuple):
         access: whose jobs may use it.
         broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
         secrets: by variable, where a value is stored that the config does not hold itself.
+        fault: why the section cannot be used, beginning with the place in the config; empty where it can. It says who
+            may use the resource, so then nobody may.
     """
 
     license: str | None = None
@@ -71,6 +80,7 @@ class SlurmSection(NamedTuple):
     access: Access = Access()
     broker: bool = False
     secrets: Mapping[str, SecretSource] = MappingProxyType({})
+    fault: str = ""
 
 
 def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
@@ -85,16 +95,47 @@ def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
     for rule in ("accounts", "qos"):
         if rule in rules:
             rules[rule] = tuple(text.lower() for text in rules[rule])
+    users, groups, accounts, partitions, qos = (rules.get(rule) for rule in RULES)
     return SlurmSection(
         license=slurm.get("license", default_license(name)),
         capacity=int(slurm.get("capacity", 1)),
-        access=Access(**rules),
+        access=Access(users, groups, accounts, partitions, qos),
         broker=slurm.get("broker", False),
         secrets={
             variable: SecretSource(source.get("file", ""), tuple(source.get("command", ())))
             for variable, source in slurm.get("secrets", {}).items()
         },
     )
+
+
+def closed(name: str, slurm: Any, fault: str) -> SlurmSection:
+    """Return the section of a resource that nobody may use, because what decides that has a fault.
+
+    Args:
+        name: the resource's.
+        slurm: its `slurm` key, whatever that is; its license counts, so that waiting jobs go on waiting.
+        fault: what is wrong, beginning with the place in the config.
+    """
+    license = slurm.get("license", "") if isinstance(slurm, dict) else ""
+    is_sound = license is None or (isinstance(license, str) and re.fullmatch(_LICENSE, license))
+    return SlurmSection(
+        license=license if is_sound else default_license(name),
+        access=Access(users=(), is_faulty=True),
+        fault=fault,
+    )
+
+
+def is_known(key: str) -> bool:
+    """Tell whether a `slurm` section may have this key: it is one of ours, or a comment."""
+    return key in KEYS or key.startswith(COMMENT_PREFIXES)
+
+
+def meant_by(key: str) -> str | None:
+    """Return which key an unknown one outside of a `slurm` section was probably meant to be; None if none of ours.
+
+    `"slrum": {"allow": ...}` and an `allow` beside `name` would both let everybody in.
+    """
+    return near_match(key, ("slurm", *KEYS))
 
 
 def default_license(name: str) -> str:
@@ -104,6 +145,15 @@ def default_license(name: str) -> str:
 
 def fault(slurm: Mapping[str, Any]) -> str:
     """Say what is wrong with a `slurm` key, beginning with the place in it; empty where nothing is."""
+    # A key that is misspelled, or that a newer version knows, may be what keeps others out.
+    unknown = next((key for key in slurm if not is_known(key)), None)
+    if unknown is not None:
+        return f" has a key that this version does not know: {printable(unknown)}"
+    return fault_of_values(slurm)
+
+
+def fault_of_values(slurm: Mapping[str, Any]) -> str:
+    """Say what is wrong with the values of the keys that are known; as `fault`."""
     license = slurm.get("license")
     if license is not None and not (isinstance(license, str) and re.fullmatch(_LICENSE, license)):
         return ".license is not the name of a Slurm license"

@@ -14,6 +14,7 @@ from qrmi_slurm.hooks.choice import Slot
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.hooks.job_environment import Acquired
 from qrmi_slurm.hooks.job_facts import JobFacts
+from qrmi_slurm.hooks.planning import Plan
 from qrmi_slurm.hooks.rounds import Rounds
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state.exports import Exports
@@ -45,6 +46,18 @@ def acquire(job: JobContext, run: HookRun) -> Exports:
     return result
 
 
+def give_up(run: HookRun) -> None:
+    """Release what a job has just acquired, since its tasks cannot be told.
+
+    Raises:
+        RecordError: the record cannot be read, or what is left cannot be written.
+    """
+    record = run.folder.read()
+    if record is not None and record.held:
+        run.log.error("given-back", qpus=",".join(entry.name for entry in record.held))
+        _give_back(record, run)
+
+
 def _new_record(job: JobContext) -> Record:
     return Record(
         cluster=job.cluster,
@@ -73,7 +86,7 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
         time_limit_s = facts.time_limit_s()
         job = job._replace(start_s=facts.start_s())  # Slurm 22.05 tells both in one answer
         record = record._replace(start_s=job.start_s)
-        record = _try_slots(plan.slots, job, run, facts, record)
+        record, has_met_holder = _try_slots(plan, job, run, facts, record)
         held = {entry.name for entry in record.held}
         without = [slot.problem for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
         problems += dict.fromkeys(without)  # one choice may be listed several times
@@ -81,22 +94,34 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
         problems += [fault] if fault else []
         if problems and (needs_all or not record.held):
             record = _give_back(record, run)
+            if has_met_holder:
+                facts.requeue()
     acquired = Acquired(record, plan.slots, time_limit_s, problems, plan.notes)
     return job_environment.exports_of(job, acquired, run.options.env)
 
 
-def _try_slots(slots: list[Slot], job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> Record:
-    """Acquire a QPU for each slot, as far as possible."""
+def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> tuple[Record, bool]:
+    """Acquire a QPU for each slot, as far as possible.
+
+    Returns:
+        The record, and whether another job's session is in the way that is not proven closed.
+    """
     longest_s = environment.longest_s(facts.time_limit_s())
-    for slot in slots:
+    for slot in plan.slots:
         slot.candidates = [item._replace(credentials=item.credentials.capped(longest_s)) for item in slot.candidates]
-    # Licenses matter only where the choice of a QPU may change which one counts the job.
-    are_to_swap = any(len({item.license for item in slot.candidates}) > 1 for slot in slots)
-    licenses = facts.licenses() if are_to_swap else None
-    assignment = Assignment(slots, licenses, facts.ask_timeout_s, run.deadline)
-    open_slots = [slot for slot in slots if slot.is_open]
-    planning.look_around(open_slots, job, run, facts, list(licenses.held) if licenses is not None else [])
-    return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment)
+    possible = [item.resource for slot in plan.slots for item in slot.candidates]
+    if any(resource.is_dynamic for resource in possible):  # what is found behind it may have an entry of its own
+        possible += plan.resources.values()
+    licenses = facts.licenses([resource.slurm.license for resource in possible])
+
+    def ask_holder(license: str, capacity: int) -> int | None:
+        from qrmi_slurm.hooks import holds  # only where Slurm counts a QPU
+
+        return holds.holder(license, capacity, record, run)
+
+    assignment = Assignment(plan.slots, licenses, facts.ask_timeout_s, run.deadline, ask_holder)
+    planning.look_around(plan, job, run, facts, list(licenses.held) if licenses is not None else [])
+    return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment), assignment.has_met_holder
 
 
 def _with_broker(slots: list[Slot], record: Record, run: HookRun, time_limit_s: int) -> tuple[Record, str]:

@@ -16,9 +16,10 @@ class Assignment:
 
     Args:
         slots: of the job, each with its candidates in the order in which to try them.
-        licenses: the job's; None where none of them can change.
+        licenses: the job's; None where Slurm counts none of these QPUs.
         ask_timeout_s: returns how long slurmctld may take for an answer now, in seconds.
         deadline: after it nothing more is tried: a choice may have hundreds of candidates.
+        ask_holder: returns the job that still holds a QPU although its license is free; None where none does.
     """
 
     def __init__(
@@ -27,8 +28,12 @@ class Assignment:
         licenses: "JobLicenses | None",
         ask_timeout_s: Callable[[], float],
         deadline: Deadline,
+        ask_holder: Callable[[str, int], int | None],
     ) -> None:
         self._slots = slots
+        self._ask_holder = ask_holder
+        # Whether a QPU was not tried because another job's session on it is not proven closed.
+        self.has_met_holder = False
         self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
         self._deadline = deadline
@@ -66,16 +71,27 @@ class Assignment:
                 slot.failures.insert(0, f"{printable(item.name)}: no time was left to try it")
                 return None
             self._tried.add(item.name)
-            if self._may_have(slot, item):
+            refusal = self._refusal(slot, item)
+            if not refusal:
                 return item
-            slot.failures.append(f"{item.name} is held by other jobs")
+            slot.failures.append(refusal.format(printable(item.name)))
         return None
 
-    def _may_have(self, slot: Slot, item: Candidate) -> bool:
-        if self._licenses is None or not slot.is_choice_of(item):
-            return True
-        before = self._license_of[slot]
-        if not self._licenses.swap(before, item.license, self._ask_timeout_s()):
-            return False
-        self._license_of[slot] = item.license if before is not None else None
-        return True
+    def _refusal(self, slot: Slot, item: Candidate) -> str:
+        """Return why the job cannot have the license of a QPU; empty where it has it now, or Slurm counts none."""
+        if self._licenses is None:
+            return ""
+        wanted = self._licenses.counted(item.license)
+        refusal = self._licenses.swap(self._license_of[slot], wanted, self._ask_timeout_s())
+        if refusal:
+            return refusal
+        self._license_of[slot] = wanted
+        holder = self._ask_holder(wanted, item.resource.slurm.capacity) if wanted is not None else None
+        if holder is None:
+            return ""
+        self.has_met_holder = True
+        return f"{{}} is still held: the session of job {holder} is not proven closed"
+
+    def license_of(self, slot: Slot) -> str:
+        """Return the license that the job has for a slot's QPU; empty where Slurm counts none."""
+        return self._license_of[slot] or "" if self._licenses is not None else ""

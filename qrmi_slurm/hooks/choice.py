@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # How many of its failures a slot's problem tells: a pattern may fit all of a site's QPUs.
 _MAX_TOLD: Final = 10
 
+# Users cannot see the config.
+FAULT: Final = "the site's configuration of it cannot be used; please tell an admin"
+
 _NOTHING_BEHIND: Final = "QRMI found no online QPU behind it"
 
 
@@ -131,11 +134,15 @@ def find(
 
 def _refusal(resource: Resource, ask_person: Callable[[bool], "Person"]) -> str:
     rules = resource.slurm.access
-    if rules.is_open:
+    if rules.is_open or rules.is_faulty:  # of the latter `prepare` says why
         return ""
     from qrmi_slurm.config import access  # only where there is a rule
 
     return access.refusal(resource.name, rules, ask_person(rules.qos is not None))
+
+
+def _fault(resource: Resource) -> str:
+    return not_acquired(resource.name, FAULT) if resource.slurm.fault else ""
 
 
 def _fitting(term: Term, resources: Iterable[Resource]) -> list[Resource]:
@@ -153,12 +160,21 @@ def not_acquired(name: str, reason: str) -> str:
     return f"{printable(name)} could not be acquired: {reason}"
 
 
-def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
+def expand(
+    slot: Slot,
+    found: Mapping[str, Sequence[str] | str],
+    resources: Mapping[str, Resource],
+    ask_person: Callable[[bool], "Person"],
+) -> None:
     """Replace dynamic resources among a slot's candidates by the QPUs that QRMI found behind them.
+
+    For a QPU that has an entry of its own in the config, that entry's access rules and license hold as well.
 
     Args:
         slot: the slot.
         found: by the dynamic resource's name, the QPUs, or why QRMI did not say.
+        resources: of the config.
+        ask_person: as in `find`.
     """
     expanded: list[Candidate] = []
     for item in slot.candidates:
@@ -168,7 +184,15 @@ def expand(slot: Slot, found: Mapping[str, Sequence[str] | str]) -> None:
         elif behind is None or isinstance(behind, str) or not behind:
             slot.failures.append(not_acquired(item.name, behind if isinstance(behind, str) else _NOTHING_BEHIND))
         else:
-            expanded += [item._replace(resource=item.resource._replace(name=name)) for name in behind]
+            for name in behind:
+                own = resources.get(name)
+                if own is not None and (refusal := _refusal(own, ask_person) or _fault(own)):
+                    slot.failures.append(refusal)
+                    continue
+                section = item.resource.slurm
+                if own is not None:
+                    section = section._replace(license=own.slurm.license, capacity=own.slurm.capacity)
+                expanded.append(item._replace(resource=item.resource._replace(name=name, slurm=section)))
     slot.candidates = expanded
 
 

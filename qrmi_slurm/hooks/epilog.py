@@ -41,9 +41,18 @@ def last_words(environment: Mapping[str, str], status: int) -> int:
 
 def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> None:
     log.error("ended-early", status=status, hint="recover goes on from the record")
-    options = plugstack.read(job_context.of_job(environment).slurm_conf)
+    job = job_context.of_job(environment)
+    options = plugstack.read(job.slurm_conf)
     fate = watchdog.fate(status, options.release_timeout_s + watchdog.GRACE_S)
     log.error("failed", reason=f"Epilog {fate}")
+    folder = JobFolder(options.state_dir, job.cluster, job.job_id)
+    with folder.locked(0):  # else recover has it already
+        record = folder.read()
+        if record is not None and record.node == job.node and any(entry.license for entry in record.entries):
+            from qrmi_slurm.hooks import holds, release
+
+            record = release.to_be_released(record)
+            folder.write(holds.keep(record, HookRun(options, folder, log, Deadline.after(0))))
 
 
 def _epilog(environment: Mapping[str, str], log: HookLog) -> None:

@@ -3,10 +3,12 @@
 subprocess, with which slurmctld is asked, takes 5 ms to load: most jobs never need it.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
 from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.slurm import conf_file
 from qrmi_slurm.slurm.job_context import JobContext
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
 _MAX_ASK_S: Final = 5.0
+
+# How often a job is put back that meets the session of another; Slurm itself knows no limit.
+_MAX_REQUEUES: Final = 5
 
 
 class JobFacts:
@@ -32,6 +37,7 @@ class JobFacts:
         self._person: Person | None = None
         self._allotment: Allotment | None = None
         self._times: Times | None = None
+        self._has_asked = False
         self._time_limit_s: int | None = None
 
     def ask_timeout_s(self) -> float:
@@ -50,17 +56,52 @@ class JobFacts:
             job = self._job
             self._person = access.person_of(job.uid)._replace(account=job.account, partition=job.partition, qos=job.qos)
         if needs_qos and self._person.qos is None:
-            self._person = self._person._replace(qos=self._ask_allotment().qos)
+            told = self._ask_allotment()
+            self._person = self._person._replace(qos=told.qos if told is not None else "")
         return self._person
 
-    def licenses(self) -> "JobLicenses | None":
-        """Return the job's licenses; None where it has none, so that none can be swapped."""
-        from qrmi_slurm.hooks.job_licenses import JobLicenses
+    def licenses(self, wanted: Collection[str | None]) -> "JobLicenses | None":
+        """Return the job's licenses; None where Slurm counts none of those that its QPUs may need.
+
+        Args:
+            wanted: the licenses that the config names for those QPUs.
+        """
+        needed = {license for license in wanted if license}
+        listed = conf_file.setting(self._job.slurm_conf, "Licenses") if needed else None
+        if not listed and not any("@" in license for license in needed):
+            return None  # most sites; nothing was asked
+        from qrmi_slurm.hooks.job_licenses import Held, JobLicenses
         from qrmi_slurm.slurm import licenses
 
-        text = self._job.licenses_text
-        held = licenses.granted_counts(text) if text is not None else self._ask_allotment().licenses
-        return JobLicenses(self._job.job_id, held, self._job.slurm_conf, self._run.log) if held else None
+        # Remote licenses are in slurmdbd's list, not in slurm.conf.
+        of_slurm = licenses.names_in(listed or "")
+        counted = {license for license in needed if license in of_slurm or "@" in license}
+        if not counted:
+            return None
+        job, text = self._job, self._job.licenses_text
+        is_component = job.het_job_id is not None
+        is_further = is_component and text is not None and job.job_id != job.het_job_id
+        if text is not None:
+            held = Held(licenses.granted_counts(text), is_component, is_further)
+        else:
+            told = self._ask_allotment()
+            held = Held(told.licenses if told is not None else None, is_component)
+        return JobLicenses(held, counted, self._ask_name, job.slurm_conf, self._run.log)
+
+    def _ask_name(self) -> str | None:
+        """Return the job's id as scontrol takes it; None where Slurm does not say."""
+        told = self._ask_allotment()
+        return told.name or str(self._job.job_id) if told is not None else None
+
+    def requeue(self) -> None:
+        """Put the job back into the queue where Slurm does that: a batch job that may be requeued."""
+        from qrmi_slurm.slurm import jobs
+
+        job, name = self._job, self._ask_name()
+        if name is None or job.het_job_id is not None or job.restart_count >= _MAX_REQUEUES:
+            return
+        if jobs.requeue(name, job.slurm_conf, self.ask_timeout_s()):
+            self._run.log.warning("requeued", restart=job.restart_count)
 
     def time_limit_s(self) -> int:
         """Return the job's time limit in seconds; 2147483647 where it has none, or Slurm does not say."""
@@ -107,12 +148,12 @@ class JobFacts:
             self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._run.deadline.call_s / 2)
         return self._times
 
-    def _ask_allotment(self) -> "Allotment":
-        if self._allotment is None:
+    def _ask_allotment(self) -> "Allotment | None":
+        if not self._has_asked:
             from qrmi_slurm.slurm import jobs
 
-            told = jobs.allotment(self._job.job_id, self._job.slurm_conf, self.ask_timeout_s())
-            if told is None:
+            self._has_asked = True
+            self._allotment = jobs.allotment(self._job.job_id, self._job.slurm_conf, self.ask_timeout_s())
+            if self._allotment is None:
                 self._run.log.warning("allotment-unknown", hint="squeue says neither the job's licenses nor its QOS")
-            self._allotment = told or jobs.Allotment({}, "")
         return self._allotment

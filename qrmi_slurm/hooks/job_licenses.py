@@ -1,61 +1,116 @@
-"""The licenses of a running job whose QPU was chosen in Prolog: swaps the job's license for that of the QPU it gets."""
+"""The licenses of a starting job: a QPU that Slurm counts is acquired only for a job that has its license.
 
-from collections.abc import Mapping
+Most jobs have it from job_submit.lua. One that was submitted without, that lost it when it was requeued, or whose
+choice of a QPU comes to another than Slurm has counted, gets the license here if one is free.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import licenses
 
+# Why a job may not have a QPU; `{}` is the QPU's name.
+_TAKEN: Final = "{} is held by other jobs"
+_UNKNOWN: Final = "{} could not be acquired: Slurm does not say whether this job has its license; submit the job again"
+_FIRST_ONLY: Final = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu={} there"
+_FIXED: Final = "{} could not be acquired: a component of a heterogeneous job cannot change its licenses"
+
+
+class Held(NamedTuple):
+    """What Slurm says about a job's licenses.
+
+    Args:
+        counts: how many of each the job has; None where Slurm does not say.
+        is_component: whether the job is a component of a heterogeneous job: `scontrol update` changes all of them.
+        is_further: whether it is another component than the first, in a release where only the first has licenses.
+    """
+
+    counts: Mapping[str, int] | None
+    is_component: bool = False
+    is_further: bool = False
+
 
 class JobLicenses:
     """The licenses that a job has, and may swap for others.
 
-    Where the job has no license that counts its QPUs, the site does not count them, and nothing is changed.
-
     Args:
-        job_id: Slurm's id.
-        held: how many of each the job has.
+        held: what Slurm says about them.
+        counted: the licenses that Slurm has; a QPU with any other, or with none, may be had without.
+        ask_name: returns the job's id as scontrol takes it; None where Slurm does not say.
         slurm_conf: Slurm's configuration file.
         log: of the hook.
     """
 
-    def __init__(self, job_id: int, held: Mapping[str, int], slurm_conf: Path, log: HookLog) -> None:
-        self._job_id = job_id
+    def __init__(
+        self,
+        held: Held,
+        counted: Collection[str],
+        ask_name: Callable[[], str | None],
+        slurm_conf: Path,
+        log: HookLog,
+    ) -> None:
+        self._known = held
+        self._counted = counted
+        self._ask_name = ask_name
         self._slurm_conf = slurm_conf
         self._log = log
-        self.held = dict(held)
+        self.held = dict(held.counts or {})
         self._free: set[str] | None = None  # those that were free when first asked
 
-    def swap(self, old: str | None, new: str | None, timeout_s: float) -> bool:
-        """Give one license back and take another where one is free; tell whether the job may have the QPU.
+    def counted(self, license: str | None) -> str | None:
+        """Return a license if Slurm counts it; else None."""
+        return license if license in self._counted or license in self.held else None
+
+    def swap(self, old: str | None, new: str | None, timeout_s: float) -> str:
+        """Give one license back and take another where one is free; return why the job may not have the QPU.
 
         Args:
-            old: the license that the job started with for this QPU; None where it started without one.
-            new: the license that counts the QPU it is to get; None where nothing counts it.
+            old: the license that the job has for this QPU; None where it has none.
+            new: the license that counts the QPU it is to get; None where Slurm counts none.
             timeout_s: how long slurmctld may take for each answer, in seconds.
+
+        Returns:
+            The reason, with `{}` in place of the QPU's name; empty where the job may have it.
         """
-        if old == new or old is None:
-            return True
+        if old == new:
+            return ""
+        if self._known.counts is None or self._known.is_component:
+            return self._refusal(new)
         if new is not None and not self._may_be_free(new, timeout_s):
             self._log.info("license-taken", license=new)
-            return False
+            return _TAKEN
         wanted = dict(self.held)
-        wanted[old] = wanted.get(old, 0) - 1
-        if wanted[old] < 1:
-            del wanted[old]
+        if old is not None:
+            wanted[old] = wanted.get(old, 0) - 1
+            if wanted[old] < 1:
+                del wanted[old]
         if new is not None:
             wanted[new] = wanted.get(new, 0) + 1
-        if not licenses.change(self._job_id, wanted, self._slurm_conf, timeout_s):
+        if not self._change(wanted, timeout_s):
             self._log.warning("license-unchanged", wanted=new, hint="slurmctld did not change the job's licenses")
-            return False
+            return _TAKEN
         # An operator's update may over-subscribe: another job may have started with the last one meanwhile.
         if new is not None and self._left(new, timeout_s) < 0:
             self._log.info("license-taken", license=new)
-            licenses.change(self._job_id, self.held, self._slurm_conf, timeout_s)
-            return False
+            self._change(self.held, timeout_s)
+            return _TAKEN
         self.held = wanted
-        return True
+        return ""
+
+    def _refusal(self, new: str | None) -> str:
+        """Return why a job whose licenses cannot be changed may not have a QPU."""
+        if new is None:
+            return ""  # it keeps a license too many
+        if self._known.is_further:
+            return _FIRST_ONLY
+        return _UNKNOWN if self._known.counts is None else _FIXED
+
+    def _change(self, wanted: Mapping[str, int], timeout_s: float) -> bool:
+        name = self._ask_name()
+        return name is not None and licenses.change(name, wanted, self._slurm_conf, timeout_s)
 
     def _may_be_free(self, name: str, timeout_s: float) -> bool:
         """Tell whether a license is free; one that was taken when this hook first asked still counts as taken.
@@ -69,7 +124,7 @@ class JobLicenses:
 
     def _left(self, name: str, timeout_s: float) -> int:
         found = self._licenses(timeout_s)
-        return found[name].left if name in found else 0
+        return found[name].left if name in found else -1
 
     def _licenses(self, timeout_s: float) -> Mapping[str, licenses.License]:
         try:

@@ -1,6 +1,7 @@
 """Planning: from a job's `--qpu` to the QPUs that Prolog tries to acquire, in order."""
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from qrmi_slurm.calls import backend, environment, installed
@@ -38,11 +39,13 @@ class Plan(NamedTuple):
         slots: for each term of `--qpu` that something fits, what it may come to.
         problems: why others cannot be had, one sentence each.
         notes: what the user should know although the job can run.
+        resources: of the config.
     """
 
     slots: list[Slot]
     problems: list[str]
     notes: list[str]
+    resources: Mapping[str, Resource] = MappingProxyType({})
 
 
 def make(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
@@ -72,7 +75,7 @@ def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     empty = {slot.term.text: slot.problem for slot in found if not slot.candidates}
     for text, problem in empty.items():
         run.log.error("not-found", term=text, reason=problem)
-    return Plan([slot for slot in found if slot.candidates], [*empty.values()], notes)
+    return Plan([slot for slot in found if slot.candidates], [*empty.values()], notes, resources)
 
 
 def _candidates(
@@ -89,6 +92,8 @@ def _candidates(
     found: dict[str, Candidate | str] = {}
     for resource in chosen:
         try:
+            if resource.slurm.fault:
+                raise CredentialsError(choice.FAULT, f"{resource.slurm.fault}; run: qrmi-slurm validate-config")
             found[resource.name] = _candidate(filled[resource.name], users.get(resource.name, {}), members)
         except (CredentialsError, BackendError, ExportsError) as error:
             # The log has the hint too: it is for the admin.
@@ -122,11 +127,11 @@ def _by_resource(user_environment: Mapping[str, str], known: Collection[str]) ->
     return found
 
 
-def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: JobFacts, licensed: Sequence[str]) -> None:
+def look_around(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, licensed: Sequence[str]) -> None:
     """Ask QRMI about every QPU that open slots may come to, and put each slot's candidates in order.
 
     Args:
-        slots: those that leave open which QPU they get.
+        plan: its slots that leave open which QPU they get are looked at.
         job: the job.
         run: of the hook.
         facts: of the job.
@@ -136,6 +141,7 @@ def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: Job
     told: dict[str, Availability | str] = {}
     of_job = ForJob(job.job_id, job.uid, facts.time_limit_s())
     calls: dict[str, Call] = {}
+    slots = [slot for slot in plan.slots if slot.is_open]
     for item in [item for slot in slots for item in slot.candidates]:
         action: Action = "discover" if item.resource.is_dynamic else "check"
         variables = environment.for_call(item.name, item.credentials.environment, run.options.env, of_job)
@@ -161,6 +167,6 @@ def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: Job
     node = Node(run.options.state_dir, job.node, job.uid)
     backend.run(list(calls.values()), run.deadline.call_s / 2, on_answers, node=node)
     for slot in slots:
-        choice.expand(slot, found)
+        choice.expand(slot, found, plan.resources, lambda needs_qos: facts.person(needs_qos=needs_qos))
         choice.rank(slot, told, licensed)
         run.log.info("choice", term=slot.term.text, order=",".join(item.name for item in slot.candidates))

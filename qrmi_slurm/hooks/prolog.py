@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
 from qrmi_slurm.errors import QrmiSlurmError
@@ -14,6 +14,9 @@ from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
+
+if TYPE_CHECKING:
+    from qrmi_slurm.hooks.hook_run import HookRun
 
 # The last words have little time (watchdog.LAST_WORDS_S), of which a question to slurmctld gets half of this.
 _LAST_QUESTION_S: Final = 0.5
@@ -67,6 +70,17 @@ def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> No
     folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
 
 
+def _tell_tasks(result: exports.Exports, job: JobContext, run: "HookRun") -> None:
+    """Write the exports; a job whose tasks cannot be told does not keep its QPUs."""
+    try:
+        run.folder.write_exports(exports.render(result), job.uid)
+    except QrmiSlurmError:
+        from qrmi_slurm.hooks import acquire
+
+        acquire.give_up(run)
+        raise
+
+
 def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
@@ -115,4 +129,5 @@ def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: Hook
             return
     # Another lock: what was in the folder may have moved, and its lock with it.
     with folder.locked(min(options.acquire_timeout_s / 2, waiting.left_s), make=True):
-        folder.write_exports(exports.render(acquire.acquire(job, run())), job.uid)
+        hook_run = run()
+        _tell_tasks(acquire.acquire(job, hook_run), job, hook_run)

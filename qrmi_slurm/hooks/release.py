@@ -67,12 +67,20 @@ def release(
         calls.ask(calls.with_new_secrets(pending))
     left, ended = _sort_out(calls.record.entries, calls.released, run.log)
     account(record, ended, run)
+    if any(item.entry.hold for item in ended):
+        from qrmi_slurm.hooks import holds  # only where an earlier release had failed
+
+        holds.let_go(ended, run)
     if left:
         record = record._replace(entries=tuple(left))
+        if any(entry.license for entry in left):
+            from qrmi_slurm.hooks import holds  # only where a release has failed, and Slurm counts the QPU
+
+            record = holds.keep(record, run)
         run.folder.write(record)
         return record
     if keep_folder:
-        run.folder.write(record._replace(entries=()))
+        _try_on_disk(lambda: run.folder.write(record._replace(entries=())), run.log)
     else:
         run.folder.remove()
     return None

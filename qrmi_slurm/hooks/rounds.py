@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from qrmi_slurm.calls import backend, environment
+from qrmi_slurm.calls.backend import Child
 from qrmi_slurm.calls.environment import ForJob
 from qrmi_slurm.calls.places import Node
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
@@ -20,7 +21,7 @@ from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import record as records
 from qrmi_slurm.state.record import Entry, Record, State
-from qrmi_slurm.text import is_one_line, shown
+from qrmi_slurm.text import is_one_line, printable, shown
 
 _NO_TOKEN: Final = "QRMI returned a token that is empty or not one line"  # noqa: S105
 
@@ -42,6 +43,7 @@ class Rounds:
         self._node = Node(run.options.state_dir, job.node, job.uid)
         self._record = record
         self._fault: RecordError | None = None
+        self._licenses: Mapping[str, str] = {}
         # The grace is for what comes before and after QRMI's calls.
         self._calls_s = run.deadline.length_s - HOOK_GRACE_S
 
@@ -52,14 +54,33 @@ class Rounds:
             assignment: gives each slot its next candidate.
 
         Raises:
-            RecordError: the record could not be written; the journals have the tokens.
+            RecordError: the record could not be written; what was acquired has been given back.
         """
         while chosen := assignment.next_round({entry.name for entry in self._record.held}):
             has_more = any(slot.candidates for slot, _ in chosen)
+            self._licenses = {item.name: assignment.license_of(slot) for slot, item in chosen}
             self._round({item.name: (slot, item) for slot, item in chosen}, has_more=has_more)
-        if self._fault is not None:
-            raise self._fault
+            if self._fault is not None:
+                raise self._without(self._fault)
         return self._record
+
+    def _without(self, fault: RecordError) -> RecordError:
+        """Give back at once what no disk remembers; return the error that says so."""
+        pending = [entry.name for entry in self._record.entries if entry.token is not None]
+        if not pending:
+            return fault
+        from qrmi_slurm.hooks import late, release  # only where a disk is full
+
+        names = ", ".join(map(printable, pending))
+        self._run.log.error("given-back", qpus=names, reason=fault)
+        limit_s = min(self._run.options.release_timeout_s, self._run.deadline.call_s)
+        try:
+            left = release.release(self._record, self._run.within(limit_s), keep_folder=True)
+        except RecordError:
+            late.give_back(self._record, self._run)
+            return RecordError(f"{fault.message}; {names} is being released again", fault.hint)
+        word = "is being" if left is not None else "was"
+        return RecordError(f"{fault.message}; {names} {word} released again", fault.hint)
 
     def _round(self, chosen: Mapping[str, tuple[Slot, Candidate]], *, has_more: bool) -> None:
         """Acquire QPUs side by side.
@@ -84,11 +105,19 @@ class Rounds:
                 self._record = self._record.with_entry(index, entry)
             try:  # each result is written on arrival; simultaneous ones share a write
                 self._run.folder.write(self._record)
-            except RecordError as error:  # the journals still have the tokens; the other QPUs' calls go on
+            except RecordError as error:  # the other QPUs' calls go on
                 self._fault = error
                 return
+            self._fault = None  # of an earlier write: now the record has everything
             for answer in answers:
-                self._run.folder.journals.drop(self._record.entries[places[answer.call.resource]].journal)
+                if not answer.is_awaited:
+                    self._run.folder.journals.drop(self._record.entries[places[answer.call.resource]].journal)
+
+        def on_late(children: Sequence[Child]) -> None:
+            from qrmi_slurm.hooks import late  # only where a service has not answered in time
+
+            of_calls = {child.call.resource: self._record.entries[places[child.call.resource]] for child in children}
+            late.go_on(children, of_calls, self._record, self._run, self._node)
 
         journal_fds: list[int] = []
         try:
@@ -99,7 +128,7 @@ class Rounds:
                 calls.append(Call(entry.name, entry.type, "acquire", environment_, run_as_uid=uid, journal_fd=fd))
             left_s = self._run.deadline.call_s
             timeout_s = min(self._calls_s, left_s / 2 if has_more else left_s)
-            backend.run(calls, timeout_s, on_answers, node=self._node)
+            backend.run(calls, timeout_s, on_answers, node=self._node, on_late=on_late)
         finally:
             for fd in journal_fds:
                 os.close(fd)
@@ -124,6 +153,7 @@ class Rounds:
             restart_count=self._job.restart_count,
             journal=journal,
             expires_s=expires_s,
+            license=self._licenses.get(item.name, ""),
         )
 
     def _answered(self, entry: Entry, answer: Answer, slot: Slot) -> Entry:
@@ -132,6 +162,8 @@ class Rounds:
         token = answer.token or self._run.folder.journals.token(entry.journal)
         if token is not None:
             self._run.log.hide([token])
+        if answer.unjournaled:
+            self._run.log.error("not-journaled", qpu=entry.name, type=entry.type, reason=answer.unjournaled)
         self._run.log.qrmi(entry.name, answer.log)
         details = {"qpu": entry.name, "type": entry.type, "seconds": answer.duration_s}
         if token is not None and is_one_line(token.reveal()):
@@ -143,6 +175,9 @@ class Rounds:
         from qrmi_slurm.calls import reasons  # only where something failed
 
         slot.failures.append(choice.not_acquired(entry.name, reasons.plain(reason)))
+        if answer.is_awaited:
+            self._run.log.warning("awaited", qpu=entry.name, type=entry.type, seconds=backend.LATE_S)
+            reason = f"{reason}; the answer is awaited for another {backend.LATE_S:.0f} s, to release what it brings"
         return entry.to(state, token=token, reason=reason)
 
 

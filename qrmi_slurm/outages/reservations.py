@@ -13,6 +13,10 @@ start now: Slurm does not compare an update of the times alone with other reserv
 The sensor's reservation ends after an hour unless it is renewed, so that a dead sensor keeps no QPU from jobs. An
 admin's lasts as long as Slurm allows, a year.
 
+A session whose release has failed is still open at the service, and its job has given its license back. So the hooks
+keep one of the license from other jobs with a reservation of its own, `qpu_held_<license>_...` (`hold`), until the
+release is proven or the session has ended by itself.
+
 Never send an update that Slurm could refuse: slurmctld, 22.05 to 26.05, then restores the reservation's licenses from a
 copy that has lost their counts, and reserves none of them until it is restarted (_list_dup()).
 """
@@ -30,6 +34,7 @@ from qrmi_slurm.slurm import commands, licenses
 from qrmi_slurm.slurm.commands import RefusedError
 
 PREFIX: Final = "qpu_out_"
+HOLD_PREFIX: Final = "qpu_held_"
 
 _SENSORS_MINUTES: Final = 60
 _RENEWED_BELOW_S: Final = 30 * 60.0
@@ -56,6 +61,7 @@ _COMMENT: Final = re.compile(r" MaxStartDelay=\S+ Comment=(.*)$")
 _NO_COMMENT: Final = "Unknown parameter Comment="
 _ALL_RESERVED: Final = "Invalid license specification"
 _NO_SUCH_RESERVATION: Final = "Requested reservation is invalid"
+_EXISTS: Final = "Duplicate reservation name"
 _NO_CONTROLLER: Final = "Unable to contact"
 
 
@@ -153,6 +159,50 @@ def remove(license: str, slurm_conf: Path) -> None:
             raise
 
 
+def hold(name: str, license: str, seconds: float, text: str, slurm_conf: Path, timeout_s: float) -> bool:
+    """Keep one of a license from jobs, or go on doing so, by a reservation of its own.
+
+    Args:
+        name: the reservation's, which begins with HOLD_PREFIX.
+        license: the license.
+        seconds: for how long from now; then Slurm ends it by itself.
+        text: why; without `=`.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take for each answer, in seconds.
+
+    Returns:
+        Whether that is done; False where all that Slurm has of the license is out of service anyway.
+
+    Raises:
+        SchedulerError: Slurm refused, or cannot be asked.
+    """
+    end = f"EndTime=now+{max(seconds, 60.0):.0f}seconds"
+    words = [f"ReservationName={name}", f"Licenses={license}:1", _FOR_ROOT, _FLAGS, _FROM_NOW, end]
+    try:
+        _create_with_text(words, text, slurm_conf, timeout_s)
+    except RefusedError as error:
+        if _EXISTS in error.stderr:
+            _scontrol(["update", f"ReservationName={name}", end], slurm_conf, timeout_s)
+            return True
+        if _ALL_RESERVED not in error.stderr:
+            raise
+        return False
+    return True
+
+
+def let_go(name: str, slurm_conf: Path, timeout_s: float) -> None:
+    """End a hold; does nothing if it has ended.
+
+    Raises:
+        SchedulerError: Slurm refused, or cannot be asked.
+    """
+    try:
+        _scontrol(["delete", f"ReservationName={name}"], slurm_conf, timeout_s)
+    except RefusedError as error:
+        if _NO_SUCH_RESERVATION not in error.stderr:
+            raise
+
+
 def explain(error: SchedulerError) -> str:
     """Return the sentence for an error of `put` or `remove`.
 
@@ -200,12 +250,16 @@ def _create_behind_others(wanted: Outage, busy_s: float, slurm_conf: Path) -> No
 
 def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
     words = [_name_word(wanted.license), f"Licenses={wanted.license}:{wanted.count}", _FOR_ROOT, _FLAGS, *times]
+    _create_with_text(words, wanted.text, slurm_conf)
+
+
+def _create_with_text(words: list[str], text: str, slurm_conf: Path, timeout_s: float | None = None) -> None:
     try:
-        _scontrol(["create", "reservation", *words, f"Comment={wanted.text}"], slurm_conf)
+        _scontrol(["create", "reservation", *words, f"Comment={text}"], slurm_conf, timeout_s)
     except RefusedError as error:
         if _NO_COMMENT not in error.stderr:
             raise
-        _scontrol(["create", "reservation", *words, f"Features={wanted.text}"], slurm_conf)
+        _scontrol(["create", "reservation", *words, f"Features={text}"], slurm_conf, timeout_s)
 
 
 def _name_word(license: str) -> str:
@@ -216,5 +270,5 @@ def _lifetime(wanted: Outage) -> str:
     return _FOR_A_YEAR if wanted.is_drained else _FOR_AN_HOUR
 
 
-def _scontrol(words: list[str], slurm_conf: Path) -> None:
-    commands.run(["scontrol", *words], slurm_conf)
+def _scontrol(words: list[str], slurm_conf: Path, timeout_s: float | None = None) -> None:
+    commands.run(["scontrol", *words], slurm_conf, timeout_s)

@@ -187,10 +187,12 @@ class Allotment(NamedTuple):
     Args:
         licenses: how many of each, by name; empty where the job has none.
         qos: its quality of service; empty where it has none.
+        name: the job's id as scontrol takes it: `12`, or `12_3` for a task of an array.
     """
 
     licenses: Mapping[str, int]
     qos: str
+    name: str = ""
 
 
 def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Allotment | None:
@@ -202,12 +204,27 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
         timeout_s: how long slurmctld may take, in seconds; at most 5.
     """
     command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
-    command += [f"--Format=JobID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
+    command += [f"--Format=JobID:.20,ArrayJobID:.20,ArrayTaskID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
     for line in (_answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] == str(job_id):
-            return Allotment(licenses.granted_counts(words[2]), "" if words[1] == "(null)" else words[1])
+        if len(words) == 5 and words[0] == str(job_id):
+            _, array_id, task_id, qos, granted = words
+            name = f"{array_id}_{task_id}" if task_id.isdecimal() else str(job_id)
+            return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
     return None
+
+
+def requeue(name: str, slurm_conf: Path, timeout_s: float) -> bool:
+    """Put a job back into the queue; tell whether Slurm did.
+
+    Slurm effect: from within Prolog, which has to exit 0 then, the job waits again and its script never starts.
+
+    Args:
+        name: its id as scontrol takes it.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take, in seconds.
+    """
+    return _answer(["scontrol", "requeue", name], slurm_conf, timeout_s) is not None
 
 
 def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float, time_format: str = "standard") -> str | None:

@@ -18,6 +18,9 @@ _LINE: Final = re.compile(r"LicenseName=(\S+) Total=(\d+) Used=(\d+) Free=\d+ Re
 # One license of a list: `name`, `name:count` or `name=count`; remote ones are `name@server`.
 _COUNT: Final = re.compile(r"([^\s,;:=|()]+)(?:[:=](\d{1,9}))?")
 
+# The names in a list, which may have counts, and from 25.11 nodes; a node's name is taken for one as well.
+_NAME: Final = re.compile(r"(?:^|[,;])\s*([^\s,;:=|()]+)")
+
 # The same, possibly bound to nodes: `name:count(nodes)`, from 25.11; `a|b` counts as a name of its own.
 _GRANTED: Final = re.compile(r"([^\s,;:=()]+)(?:[:=](\d{1,9}))?(?:\(.*\))?")
 
@@ -107,21 +110,26 @@ def granted_counts(text: str) -> dict[str, int]:
     return found
 
 
+def names_in(text: str) -> frozenset[str]:
+    """Return every name in a list of licenses as slurm.conf has it; no license of the list is missing in it."""
+    return frozenset(_NAME.findall(text))
+
+
 def list_text(counts: Mapping[str, int]) -> str:
     """Return a list of licenses as Slurm takes it: `a:1,b:2`."""
     return ",".join(f"{name}:{count}" for name, count in counts.items())
 
 
-def change(job_id: int, counts: Mapping[str, int], slurm_conf: Path, timeout_s: float) -> bool:
+def change(job: str, counts: Mapping[str, int], slurm_conf: Path, timeout_s: float) -> bool:
     """Give a running job other licenses than it started with, as an operator may; tell whether Slurm did.
 
     Args:
-        job_id: Slurm's id.
+        job: its id as scontrol takes it: `12`, or `12_3` for a task of an array: the number alone may mean all tasks.
         counts: all that the job is to have.
         slurm_conf: Slurm's configuration file.
         timeout_s: how long slurmctld may take, in seconds.
     """
-    update = ["scontrol", "update", f"JobId={job_id}", f"Licenses={list_text(counts)}"]
+    update = ["scontrol", "update", f"JobId={job}", f"Licenses={list_text(counts)}"]
     try:
         commands.run(update, slurm_conf, timeout_s)
     except SchedulerError:

@@ -45,6 +45,7 @@ class SiteOptions(NamedTuple):
         require: whether a job may start with some of its QPUs (`any`) or only with `all`.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
         source: file and number of the line; empty if there is no line and all options have their defaults.
+        slurm_conf: Slurm's configuration file, by which the line was found.
     """
 
     config_path: Path
@@ -54,6 +55,7 @@ class SiteOptions(NamedTuple):
     require: Requirement = "any"
     env: Mapping[str, str] = MappingProxyType({})
     source: str = ""
+    slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
 
     def __repr__(self) -> str:
         return masked_repr(self, "env")
@@ -82,8 +84,10 @@ def read(slurm_conf: Path) -> SiteOptions:
     """
     line = plugin_line(plugstack_path(slurm_conf))
     if line is None:
-        return SiteOptions(config_path=conf_file.local_folder(slurm_conf) / "qrmi_config.json")
-    return parse_arguments(line, conf_file.local_folder(slurm_conf))
+        found = SiteOptions(config_path=conf_file.local_folder(slurm_conf) / "qrmi_config.json")
+    else:
+        found = parse_arguments(line, conf_file.local_folder(slurm_conf))
+    return found._replace(slurm_conf=slurm_conf)
 
 
 def plugin_line(plugstack: Path) -> PluginLine | None:

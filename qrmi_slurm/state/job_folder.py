@@ -77,13 +77,17 @@ class JobFolder:
         Raises:
             RecordError: it cannot be moved.
         """
-        aside = JobFolder(self.state_dir, self.cluster, self.job_id, f"{self.job_id}.{time.time_ns()}")
+        aside = self.beside()
         try:
             self.path.rename(aside.path)  # at once: a journal must never be without its record
         except OSError as error:
             raise RecordError(f"cannot move {self.path}: {error.strerror}", _LOOK_HINT) from error
         self.create()
         return aside
+
+    def beside(self) -> "JobFolder":
+        """Return another folder for the same job id, which does not exist yet."""
+        return JobFolder(self.state_dir, self.cluster, self.job_id, f"{self.job_id}.{time.time_ns()}")
 
     def exists(self) -> bool:
         """Tell whether the folder exists."""
@@ -217,7 +221,9 @@ class JobFolder:
         for index, entry in enumerate(record.entries):
             token = self.journals.token(entry.journal) if entry.token is None else None
             if token is not None:
-                held = entry.to(State.ACQUIRED, token=token)
+                # A late answer: its hook has given it up, and told the job that it has no such QPU.
+                is_late = entry.state is State.INDETERMINATE
+                held = entry.to(State.RELEASING if is_late else State.ACQUIRED, token=token)
                 # Held since its child wrote the token, not since now.
                 acquired_s = self.journals.written_s(entry.journal) or held.acquired_s
                 record = record.with_entry(index, held._replace(acquired_s=acquired_s))

@@ -52,6 +52,9 @@ class Entry(NamedTuple):
         expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
         asked_s: when acquiring it began; seconds since the epoch.
         acquired_s: when the token arrived; None until then.
+        license: the Slurm license that counts it; empty where Slurm counts none.
+        hold: the reservation that keeps its license from other jobs while its release is not proven; empty where there
+            is none.
         others: fields that a newer version has added, as they are; never in a repr.
     """
 
@@ -69,6 +72,8 @@ class Entry(NamedTuple):
     expires_s: float | None = None
     asked_s: float = 0.0
     acquired_s: float | None = None
+    license: str = ""
+    hold: str = ""
     others: Mapping[str, Any] = _NOTHING
 
     def __repr__(self) -> str:
@@ -272,6 +277,8 @@ def encode(record: Record) -> bytes:
                 "expires_s": entry.expires_s,
                 "asked_s": entry.asked_s,
                 "acquired_s": entry.acquired_s,
+                "license": entry.license,
+                "hold": entry.hold,
             }
             for entry in record.entries
         ],
@@ -357,6 +364,8 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
         asked_s=float(item.get("asked_s", created_s)),
         acquired_s=None if acquired_s is None else float(acquired_s),
+        license=str(item.get("license", "")),
+        hold=str(item.get("hold", "")),
         others=_others(item, _ENTRY_FIELDS),
     )
 

@@ -17,10 +17,6 @@ from qrmi_slurm.validation.rules import Finding, Rule
 
 _TOP_KEYS: Final = ("$schema", "resources")
 _RESOURCE_KEYS: Final = ("name", "type", "environment", "is_dynamic", "slurm")
-_SLURM_KEYS: Final = ("license", "capacity", "allow", "secrets", "broker")
-
-# Prefixes that mark a key as a comment, which JSON does not have.
-_COMMENT_PREFIXES: Final = ("_", "//", "$", "x-")
 
 # A name as POSIX defines it; dash, the /bin/sh of Debian and Ubuntu, drops variables with any other.
 _SHELL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -94,14 +90,12 @@ def _check_resource(context: _Context, index: int, item: dict[str, Any]) -> Iter
     if isinstance(type_name, str) and type_name and is_one_line(type_name):
         yield from _check_type(place, type_name, context.installed_members)
     slurm = item.get("slurm")
-    is_slurm_sound = isinstance(slurm, dict | None) and not slurm_section.fault(slurm or {})
+    is_slurm_sound = isinstance(slurm, dict | None) and not slurm_section.fault_of_values(slurm or {})
     stored = slurm.get("secrets", {}) if isinstance(slurm, dict) and is_slurm_sound else {}
     environment = item.get("environment")
     if isinstance(environment, dict):
         yield from _check_environment(place, name, type_name, environment, stored)
         yield from _check_stored_secrets(place.within("slurm", "secrets"), environment, stored)
-    if isinstance(slurm, dict):
-        yield from _check_keys(place.within("slurm"), slurm, _SLURM_KEYS)
     if name and is_slurm_sound:
         yield from _check_sharing(place, name, slurm or {}, context.licenses)
         if (slurm or {}).get("broker") and isinstance(type_name, str) and isinstance(environment, dict):
@@ -110,7 +104,13 @@ def _check_resource(context: _Context, index: int, item: dict[str, Any]) -> Iter
 
 def _check_keys(place: _Place, found: Iterable[str], known: Sequence[str]) -> Iterator[Finding]:
     for key in found:
-        if key in known or key.startswith(_COMMENT_PREFIXES):
+        if key in known or key.startswith(slurm_section.COMMENT_PREFIXES):
+            continue
+        if meant := slurm_section.meant_by(key):
+            message = f'unknown key "{printable(key)}"'
+            inside = 'inside of the resource\'s "slurm"'
+            hint = f'did you mean "{meant}"{"" if meant == "slurm" else f", {inside}"}?'
+            yield place.finding(rules.UNKNOWN_ACCESS_KEY, key, message, hint, of_key=True)
             continue
         near = near_match(key, known)
         hint = f'did you mean "{near}"?' if near else f"the known keys are {', '.join(known)}"
@@ -121,7 +121,7 @@ def _check_name(place: _Place, name: str, first_lines: dict[str, int]) -> Iterat
     line = place.document.position((*place.path, "name")).line
     if name in first_lines:
         message = f"the name {printable(name)} is already used by the resource on line {first_lines[name]}"
-        hint = "give each resource its own name; of two with the same name only the last is used"
+        hint = "give each resource its own name; the hooks refuse both"
         yield place.finding(rules.DUPLICATE_NAME, "name", message, hint)
     first_lines.setdefault(name, line)
     if "," in name:

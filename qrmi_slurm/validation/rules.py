@@ -50,7 +50,7 @@ DUPLICATE_KEY: Final = Rule(
     "QS102",
     _E,
     "an object has the same key twice",
-    "JSON parsers differ in which of the two they use; QRMI and the hooks use the last.",
+    "JSON parsers differ in which of the two they use. The hooks refuse a resource with such an object.",
 )
 ENCODING: Final = Rule(
     "QS103",
@@ -73,10 +73,11 @@ READABLE_BY_OTHERS: Final = Rule(
 )
 WRITABLE_BY_OTHERS: Final = Rule(
     "QS111",
-    _W,
+    _E,
     "other users can change the file",
     "The file decides where the site's credentials are sent and which commands run as root, so the hooks refuse it "
-    "if others can change it.",
+    "if it belongs to another user than root or others can write to it: every job with `--qpu` fails. A draft may "
+    "belong to the user who checks it.",
 )
 
 # 2xx: the schema, and keys that are not in it
@@ -135,7 +136,7 @@ BAD_ACCESS_RULE: Final = Rule(
     _E,
     "invalid access rule",
     "`allow` takes lists of names under `users`, `groups`, `accounts`, `partitions` and `qos`. A misspelled rule "
-    "would let everybody in, so the config is refused.",
+    "would let everybody in, so the hooks refuse the resource.",
 )
 BAD_SOURCE: Final = Rule(
     "QS210",
@@ -143,6 +144,15 @@ BAD_SOURCE: Final = Rule(
     "invalid source of a secret",
     'A source is `{"file": PATH}` or `{"command": [PATH, ARGUMENT, ...]}` with an absolute path. The command runs '
     "without a shell.",
+)
+UNKNOWN_ACCESS_KEY: Final = Rule(
+    "QS211",
+    _E,
+    "unknown key where access is decided",
+    "The `slurm` section says who may use a resource. A key in it that this version does not know, or one of its keys "
+    "in the wrong place, may have been meant to keep others out, so the hooks refuse the resource: nobody may use it. "
+    "A key that only a newer version knows is refused as well: upgrade all nodes before you use it. Keys that begin "
+    "with `_`, `//`, `$` or `x-` are comments.",
 )
 SCHEMA: Final = Rule(
     "QS299",
@@ -156,7 +166,8 @@ DUPLICATE_NAME: Final = Rule(
     "QS301",
     _E,
     "two resources have the same name",
-    "Users select a resource by name in `--qpu`; of two with the same name only the last is used.",
+    "Users select a resource by name in `--qpu`. QRMI uses the last of two with the same name. The hooks refuse both, "
+    "since different users may be allowed to use them.",
 )
 UNKNOWN_TYPE: Final = Rule(
     "QS302",

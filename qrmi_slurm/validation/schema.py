@@ -146,6 +146,8 @@ def _words(violation: _Violation) -> _Words:
     if "secrets" in path and keyword != "type" and (not violation.of_key or last != "secrets"):
         hint = 'write {"file": "/etc/qrmi/ibm.key"} or {"command": ["/usr/bin/vault", "kv", "get", ...]}'
         return rules.BAD_SOURCE, "expected one file or one command, with an absolute path", hint
+    if violation.of_key and last == "slurm":
+        return _unknown_slurm_key(str(violation.found))
     if violation.of_key:
         return _bad_access_rule(str(violation.found)) if last == "allow" else _BAD_VARIABLE_NAME
     if keyword == "type":
@@ -169,6 +171,12 @@ _BAD_TYPE_NAME: Final[_Words] = (
     "the type is empty or contains a control character",
     "write one of QRMI's types",
 )
+
+
+def _unknown_slurm_key(found: str) -> _Words:
+    near = near_match(found, slurm_section.KEYS)
+    hint = f'did you mean "{near}"?' if near else f"the known keys are {', '.join(slurm_section.KEYS)}"
+    return rules.UNKNOWN_ACCESS_KEY, f'unknown key "{printable(found)}" in "slurm"', hint
 
 
 def _bad_access_rule(found: str) -> _Words:

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qrmi_slurm import files
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.config_file import MAX_CONFIG_BYTES
 from qrmi_slurm.errors import ConfigError
@@ -34,7 +35,7 @@ def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosi
     shown = printable(str(path))
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         hint = "run the command as root: the file contains secrets" if isinstance(error, PermissionError) else ""
@@ -47,7 +48,7 @@ def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosi
     except UnicodeDecodeError as error:
         return Diagnosis(shown, None, (_not_utf8(content, error.start),))
     document = json_text.read(text)
-    found = [*_check_mode(document, mode), *_check_document(text, document, installed_members)]
+    found = [*_check_trust(document, status), *_check_document(text, document, installed_members)]
     return Diagnosis(shown, _count_resources(document), tuple(sorted(found, key=_order)))
 
 
@@ -75,8 +76,9 @@ def _check_document(text: str, document: Document, installed_members: Sequence[s
         yield from resource_checks.findings(document, installed_members)
 
 
-def _check_mode(document: Document, mode: int) -> Iterator[Finding]:
-    others = stat.S_IMODE(mode)
+def _check_trust(document: Document, status: os.stat_result) -> Iterator[Finding]:
+    """Check who else can read or change the file, as config_file.load() does."""
+    others = stat.S_IMODE(status.st_mode)
     if others & (stat.S_IRGRP | stat.S_IROTH) and _has_secret(document):
         yield Finding(
             rules.READABLE_BY_OTHERS,
@@ -85,13 +87,13 @@ def _check_mode(document: Document, mode: int) -> Iterator[Finding]:
             f"users other than the owner can read the secrets in the file (mode {others:04o})",
             "set owner root and mode 0600; jobs receive their variables from the hooks",
         )
-    if others & (stat.S_IWGRP | stat.S_IWOTH):
+    if files.is_weak(status):
         yield Finding(
             rules.WRITABLE_BY_OTHERS,
             None,
             "",
-            f"users other than the owner can change the file (mode {others:04o})",
-            "set owner root and mode 0600; otherwise the hooks refuse the file",
+            f"users other than root can change the file (owner uid {status.st_uid}, mode {others:04o})",
+            "run: chown root:root FILE && chmod 0600 FILE; until then the hooks refuse the file",
         )
 
 

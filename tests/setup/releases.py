@@ -25,6 +25,7 @@ from setup.environment import CHECKOUT, SetupError
 # What runs on each other release: what depends on Slurm's behavior, which differs between them. The longest first: all
 # workers are busy to the end. Of cases that differ only in what a service or a user does, one or two run there.
 SELECTED = (
+    "test_fail_closed.py",
     "test_fault_of_the_service.py",
     "test_broker.py",
     "test_identity.py",

@@ -162,6 +162,9 @@ class Site:
         for hold in self._holds.glob("*"):
             hold.unlink()
         self.emulator.clear_faults()
+        for pid in self.call_pids("prolog"):  # what waits for late answers would do so for half a minute
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.cluster.slurm("scancel", "--full", "--signal=KILL", f"--user={self.cluster.user.name}")
         self.cluster.slurm("scancel", f"--user={self.cluster.user.name}")
         self.config([self.emulator.resource(name) for name in self.options.backends])

@@ -17,6 +17,8 @@ from standins.resources import resource
 
 JOBS = 16
 USERS = 32
+# Calls without an answer go on without their Prolog for a while; a process waits for each Prolog's.
+LATE_USERS = 8
 
 TIMEOUT_S = 12
 SCRIPT = "#!/bin/sh\necho ran\n"
@@ -63,7 +65,7 @@ def test_one_job_that_asks_for_everything(timed: Site, services: Services, scena
         job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1")
         state = timed.cluster.wait_job_over(job_id).state
     assert state == ("COMPLETED" if scenario == "online" else "FAILED"), timed.cluster.job_output(job_id)
-    assert 0 < most[0] <= JOBS
+    assert 0 < most[0] <= JOBS + 1
 
 
 def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -> None:
@@ -81,7 +83,7 @@ def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -
         assert timed.call_pids("prolog"), "the other user's job ended after the first user's calls"
         for job_id in jobs:
             assert timed.cluster.wait_job(job_id).state == "FAILED"
-    assert most[0] <= USERS + 1
+    assert most[0] <= USERS + 2 * LATE_USERS + 1
     outputs = [timed.cluster.job_output(job_id) for job_id in jobs]
     waited = f"{USERS} calls of your jobs on node n1 were still waiting for an answer"
     assert any(waited in output for output in outputs), outputs
@@ -132,6 +134,6 @@ def test_a_killed_hook_gives_its_places_back(timed: Site, services: Services) ->
     done = timed.run_hook("prolog", 900_003)
     assert "acquired: job=900003 qpu=ibm_demo" in done.stdout
     timed.run_hook("epilog", 900_003)
-    wait_for(lambda: not timed.call_pids("prolog"), "the calls to end", TIMEOUT_S + 5)
+    assert len(timed.call_pids("prolog")) == USERS, "they go on until their own alarms"
     for job_id in (900_001, 900_002):
         timed.command("release", "--forget", "--yes", str(job_id))

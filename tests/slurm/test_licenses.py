@@ -399,7 +399,9 @@ def test_a_forged_step_gets_a_qpu_without_prologflags_alloc() -> None:
     with Site(SiteOptions(cluster, licenses={"qpu_ibm_demo": 1})) as site:
         forged_step(site)
         assert len(site.emulator.sessions()) == 1
-        assert licenses_of(site, 1) == ["(null)"]
+        assert licenses_of(site, 1) == ["qpu_ibm_demo:1"], (
+            "Prolog has taken it; a job for a QPU in use fails, not waits"
+        )
         said = json.loads(site.command("doctor", "--json").stdout)["lines"]
         assert [line["level"] for line in said if line["name"] == "licenses"] == ["error"]
 

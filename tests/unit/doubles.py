@@ -127,7 +127,8 @@ class FakeSlurm:
                 self.reservations[name].pop("Duration", "")
             self.reservations[name].update(told)
             return ""
-        assert name not in self.reservations, "Slurm refuses a second one of the name"
+        if name in self.reservations:
+            _refuse("Error creating the reservation: Duplicate reservation name\n")
         license, _, count = told["Licenses"].partition(":")
         is_later = told.get("StartTime", "now") != "now"
         reserved = 0 if is_later else self._reserved(license)

@@ -123,10 +123,12 @@ class QuantumResource:
         if word == "fall-silent":  # it goes on, but nobody hears of it
             os.closerange(3, 100)
             time.sleep(60)
-        if word.startswith("wait-for:"):
+        if word.startswith(("wait-for:", "refuse-after:")):
             deadline_s = time.monotonic() + 10
             while not Path(word.partition(":")[2]).exists() and time.monotonic() < deadline_s:
                 time.sleep(0.005)
+            if word.startswith("refuse-after:"):
+                raise AuthenticationFailedError("the service says no")
         if word == "say-token":
             _log(f"[2026-01-31T12:00:00Z DEBUG qrmi::fake] opened session-{self._name}\n")
         if word == "chatter":

@@ -394,6 +394,46 @@ def test_the_token_is_in_the_journal_before_the_answer(tmp_path):
     assert seen == ["session-a"]
 
 
+@pytest.mark.parametrize("as_user", [None, NOBODY_UID])
+def test_a_token_that_no_journal_takes_is_in_the_answer(as_user):
+    """The disk is full: the hook still has the token, and has to give it back at once."""
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        one = call()._replace(journal_fd=full.fileno(), run_as_uid=as_user)
+        answer = answer_to(one)
+    assert (answer.verdict, answer.token) == (Verdict.DONE, Secret("session-a"))
+    assert answer.unjournaled == "No space left on device"
+
+
+def test_a_token_that_neither_journal_nor_hook_takes_is_released_by_the_child(tmp_path):
+    gate, calls = tmp_path / "gate", tmp_path / "calls"
+    one = call(acquire=f"wait-for:{gate}", calls=str(calls))
+    hook = os.fork()
+    if hook == 0:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            backend.run([one._replace(journal_fd=full.fileno())], 10.0, lambda answers: None)
+        os._exit(0)
+    wait_until(calls.exists)
+    os.kill(hook, signal.SIGKILL)
+    os.waitpid(hook, 0)
+    gate.touch()
+    wait_until(lambda: "release a session-a" in calls.read_text())
+
+
+@pytest.mark.parametrize("kind", ["check", "a type that does not lock", "nobody waits"])
+def test_only_a_call_that_may_have_opened_a_session_is_handed_over(tmp_path, kind):
+    """Others are killed at the deadline, as before."""
+    gate = tmp_path / "gate"
+    type_ = "ibm-quantum-system" if kind == "a type that does not lock" else "ibm-quantum-compute-service"
+    with (tmp_path / "journal").open("wb") as journal:
+        one = call(acquire=f"wait-for:{gate}", status=f"wait-for:{gate}", type=type_)
+        one = one._replace(journal_fd=journal.fileno(), action="check" if kind == "check" else "acquire")
+        handed, answers = [], []
+        on_late = None if kind == "nobody waits" else handed.extend
+        backend.run([one], 0.3, answers.extend, on_late=on_late)
+    assert handed == []
+    assert (answers[0].verdict, answers[0].is_awaited) == (Verdict.UNANSWERED, False)
+
+
 def test_a_child_whose_hook_was_killed_goes_on_and_leaves_its_token(tmp_path):
     gate, journal, calls = tmp_path / "gate", tmp_path / "journal", tmp_path / "calls"
     fd = os.open(journal, os.O_WRONLY | os.O_CREAT)

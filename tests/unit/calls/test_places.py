@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from qrmi_slurm.calls import places
-from qrmi_slurm.calls.places import NODES, USERS, Node, Places, Turns, service_of
+from qrmi_slurm.calls.places import LATE_NODES, LATE_USERS, NODES, USERS, Node, Places, Turns, service_of
 from qrmi_slurm.errors import RecordError
 
 
@@ -170,3 +170,16 @@ def test_a_state_directory_that_cannot_be_used_is_an_error(tmp_path):
     (tmp_path / places._FOLDER).touch()
     with pytest.raises(RecordError, match="cannot open"):
         Places(Node(tmp_path, "n1", 1000)).take()
+
+
+# --- calls that are late -----------------------------------------------------------------------------------------
+
+
+def test_late_calls_have_places_of_their_own_and_fewer(tmp_path):
+    """Services that hang do not pile up processes, nor take the places of calls that are in time."""
+    node = Node(tmp_path, "n1", 1000)
+    late = Places(node, are_late=True)
+    assert [late.take() for _ in range(LATE_USERS + 1)] == [True] * LATE_USERS + [False]
+    assert LATE_USERS < LATE_NODES < USERS
+    assert Places(node).take()
+    late.close()

@@ -33,7 +33,7 @@ def test_a_bad_config(run):
         "    at resources[0].type (resource ibm_quebec)",
         "    hint: did you mean ibm-quantum-compute-service?",
     ]
-    assert lines[-1].startswith("10 errors, ")
+    assert lines[-1].startswith("11 errors, ")
     assert lines[-1].endswith(f"1 note in {path}")
 
 

@@ -7,7 +7,8 @@ from doubles import SECRET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.config import config_file
+from qrmi_slurm.config import access, config_file
+from qrmi_slurm.config.slurm_section import SlurmSection
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.text import is_one_line
 
@@ -26,8 +27,49 @@ def test_resources_are_found_by_name():
     assert loaded.resources["b"].is_dynamic
 
 
-def test_the_last_of_two_resources_with_one_name_counts():
-    assert config_file.parse(text_of(GOOD, {**GOOD, "type": "last"})).resources["a"].type == "last"
+# What may be meant to keep others out.
+CLOSED = {
+    "a misspelled key": text_of({**GOOD, "slurm": {"alow": {"users": ["alice"]}}}),
+    "a newer version's key": text_of({**GOOD, "slurm": {"hours": "8-17"}}),
+    "a misspelled rule": text_of({**GOOD, "slurm": {"allow": {"user": ["alice"]}}}),
+    "a text for a list": text_of({**GOOD, "slurm": {"allow": {"users": "alice"}}}),
+    "a list for an object": text_of({**GOOD, "slurm": {"allow": ["alice"]}}),
+    "no object": text_of({**GOOD, "slurm": [SECRET]}),
+    "nothing": text_of({**GOOD, "slurm": None}),
+    "slurm misspelled": text_of({**GOOD, "slrum": {"allow": {"users": ["alice"]}}}),
+    "slurm in capitals": text_of({**GOOD, "Slurm": {"allow": {"users": ["alice"]}}}),
+    "outside of slurm": text_of({**GOOD, "allow": {"users": ["alice"]}}),
+    "slurm twice": text_of(GOOD)[:-3] + ', "slurm": {"allow": {"users": []}}, "slurm": {}}]}',
+    "allow twice": text_of(GOOD)[:-3] + ', "slurm": {"allow": {"users": []}, "allow": {}}}]}',
+    "users twice": text_of(GOOD)[:-3] + ', "slurm": {"allow": {"users": [], "users": ["x"]}}}]}',
+    "a resource twice": text_of({**GOOD, "slurm": {"allow": {"users": []}}}, GOOD),
+}
+
+
+@pytest.mark.parametrize("text", CLOSED.values(), ids=CLOSED.keys())
+def test_nobody_may_use_a_resource_whose_rules_have_a_fault(text):
+    """The others are not affected, and neither is its license: waiting jobs go on waiting."""
+    text = text[:-2] + "," + json.dumps({**GOOD, "name": "other"}) + "]}"
+    resources = config_file.parse(text).resources
+    assert resources["other"].slurm == SlurmSection("qpu_other")
+    section = resources["a"].slurm
+    assert section.fault.startswith("resources[")
+    assert SECRET not in section.fault
+    assert access.refusal("a", section.access, access.Person("alice", frozenset({"alice"})))
+    assert section.license == "qpu_a"
+
+
+def test_keys_outside_of_a_resource_that_may_be_meant_to_keep_others_out_are_an_error():
+    for key in ("allow", "slurm", "Slurm"):
+        with pytest.raises(ConfigError, match=key):
+            config_file.parse(json.dumps({"resources": [GOOD], key: {"users": ["alice"]}}))
+    with pytest.raises(ConfigError, match="the same key twice"):
+        config_file.parse('{"resources": [], "resources": []}')
+
+
+def test_a_faulty_section_keeps_its_own_license():
+    loaded = config_file.parse(text_of({**GOOD, "slurm": {"alow": {}, "license": "l"}}))
+    assert loaded.resources["a"].slurm.license == "l"
 
 
 def test_unknown_keys_are_ignored():
@@ -63,7 +105,6 @@ FAULTS = [
             {"environment": {"A": f"{SECRET}\nexport LD_PRELOAD=x"}},
             {"environment": {"A": f"{SECRET}\r"}},
             {"is_dynamic": "yes"},
-            {"slurm": [SECRET]},
         )
     ),
 ]

@@ -19,8 +19,11 @@ ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
 
+LICENSES = ",".join(["matlab:4", *(f"qpu_ibm_{letter}:1" for letter in "abcdefghz")])
+
+
 @pytest.fixture
-def slurmctld(monkeypatch):
+def slurmctld(site, monkeypatch):
     """A slurmctld with licenses: `free` for those that no job has, `job` for this one's; `changes` are recorded."""
 
     class Slurmctld:
@@ -39,6 +42,7 @@ def slurmctld(monkeypatch):
             self.changes.append(dict(counts))
             return True
 
+    site.slurm_conf.write_text(f"ClusterName=test\nLicenses={LICENSES}\n")
     daemon = Slurmctld()
     monkeypatch.setattr(jobs, "allotment", lambda job_id, slurm_conf, timeout_s: daemon.job)
     monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: daemon.read())
@@ -140,7 +144,7 @@ def test_candidates_that_fail_are_tried_only_while_there_is_time(site, acquire_f
 
 
 def test_a_qpu_that_there_was_no_time_to_look_at_is_tried_last(site, acquire_for, monkeypatch):
-    monkeypatch.setattr(backend.run, "__kwdefaults__", {"at_once": 1, "node": None})
+    monkeypatch.setattr(backend.run, "__kwdefaults__", {"at_once": 1, "node": None, "on_late": None})
     site.configure("--acquire-timeout=1.5")
     site.add("ibm_a", queue="9").add("ibm_b", status="hang").add("ibm_c", queue="0")
     assert held(acquire_for("least-busy:*,any:*")) == "ibm_a,ibm_c"
@@ -276,9 +280,51 @@ def test_if_slurmctld_refuses_the_swap_the_qpu_is_not_taken(site, acquire_for, s
 
 
 def test_a_job_without_licenses_chooses_freely(site, acquire_for, slurmctld):
-    """The site has no job_submit.lua, so nothing is counted."""
+    """Slurm has no licenses for QPUs, so nothing is counted."""
+    site.slurm_conf.write_text("ClusterName=test\nLicenses=matlab:4\n")
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="matlab:1")) == "ibm_a"
+    assert slurmctld.changes == []
+
+
+@pytest.mark.parametrize("selection", ["ibm_a", "ibm_*", "any:ibm_[ab]", "least-busy:ibm_*"])
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_job_without_the_license_gets_it_or_not_the_qpu(site, acquire_for, slurmctld, selection, is_free):
+    """Whether it was submitted past job_submit, or its choice leaves a QPU without license in reach."""
+    site.add("ibm_a", queue="1").add("ibm_b", queue="9", slurm={"license": None})
+    slurmctld.free = {"qpu_ibm_a": 1 if is_free else 0}
+    result = acquire_for(selection)
+    assert slurmctld.changes == ([{"qpu_ibm_a": 1}] if is_free and held(result) == "ibm_a" else [])
+    if selection == "ibm_a" and not is_free:
+        assert result.notes == ("qrmi-slurm: job 12 has no QPU: ibm_a is held by other jobs",)
+    else:
+        assert held(result) == ("ibm_a" if is_free else "ibm_b")
+
+
+def test_where_slurm_does_not_say_what_a_job_has_it_gets_no_licensed_qpu(site, acquire_for, slurmctld, monkeypatch):
+    """Before 23.02 Prolog has to ask, and slurmctld may not answer."""
+    site.add("ibm_a").add("other", slurm={"license": None})
+    monkeypatch.setattr(jobs, "allotment", lambda *arguments: None)
+    untold = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
+    result = acquire_for("ibm_a,other", **untold)
+    assert held(result) == "other"
+    assert "Slurm does not say whether this job has its license" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("het_job_id", "granted", "sentence"),
+    [
+        ("12", "qpu_ibm_a:1", ""),
+        ("12", None, "a component of a heterogeneous job cannot change its licenses"),
+        ("11", None, "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=ibm_a there"),
+    ],
+)
+def test_a_component_has_its_license_or_not_the_qpu(site, acquire_for, slurmctld, het_job_id, granted, sentence):
+    site.add("ibm_a")
+    slurmctld.free = {"qpu_ibm_a": 1}
+    result = acquire_for("ibm_a", SLURM_HET_JOB_ID=het_job_id, SLURM_JOB_LICENSES=granted)
+    assert held(result) == ("" if sentence else "ibm_a")
+    assert sentence in "".join(result.notes)
     assert slurmctld.changes == []
 
 
@@ -293,8 +339,10 @@ def test_two_choices_keep_their_licenses_apart(site, acquire_for, slurmctld):
     assert slurmctld.job.licenses == {"qpu_ibm_a": 1, "qpu_ibm_b": 1}
 
 
-def test_a_job_with_named_qpus_asks_slurmctld_nothing(site, acquire_for, monkeypatch):
+@pytest.mark.parametrize("listed", ["", "Licenses=qpu_a:1,qpu_b:1\n"])
+def test_a_job_with_named_qpus_asks_slurmctld_nothing(site, acquire_for, monkeypatch, listed):
     site.add("a").add("b")
+    site.slurm_conf.write_text(f"ClusterName=test\n{listed}")
     monkeypatch.delattr(jobs, "allotment")
     monkeypatch.delattr(licenses, "read")
     assert held(acquire_for("a,b", SLURM_JOB_LICENSES="qpu_a:1,qpu_b:1")) == "a,b"

@@ -14,6 +14,8 @@ UNTOLD = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
 
 @pytest.fixture
 def facts_of(site, syslog_lines):
+    site.slurm_conf.write_text("ClusterName=test\nLicenses=qpu_a:1,qpu_b:2\n")
+
     def make(**changes):
         return JobFacts(site.job("a", **changes), site.hook_run("prolog"))
 
@@ -43,7 +45,7 @@ def test_what_prologs_environment_tells_is_not_asked(facts_of, asked):
     assert facts.start_s() == 1000
     assert facts.may_have_started_at(1000)
     assert facts.may_have_started_at(None)
-    assert facts.licenses().held == {"qpu_b": 2}
+    assert facts.licenses(["qpu_b"]).held == {"qpu_b": 2}
     person = facts.person(needs_qos=True)
     assert (person.user, person.account, person.qos) == (pwd.getpwuid(os.getuid()).pw_name, "physics", "low")
     assert asked == []
@@ -52,7 +54,7 @@ def test_what_prologs_environment_tells_is_not_asked(facts_of, asked):
 def test_what_it_does_not_tell_is_asked_once(facts_of, asked):
     facts = facts_of(**UNTOLD)
     for _ in range(2):
-        assert facts.licenses().held == {"qpu_a": 1}
+        assert facts.licenses(["qpu_a", None]).held == {"qpu_a": 1}
         assert facts.person(needs_qos=True).qos == "high"
         assert facts.time_limit_s() == 77
         assert facts.start_s() == 1000
@@ -81,16 +83,33 @@ def test_the_qos_is_asked_for_only_where_a_rule_needs_it(facts_of, asked):
     assert asked == []
 
 
-def test_a_job_without_licenses_has_none_to_swap(facts_of, asked):
-    assert facts_of().licenses() is None
+@pytest.mark.parametrize("wanted", [[], [None], ["qpu_c"]])
+def test_licenses_that_slurm_does_not_have_are_not_asked_about(facts_of, asked, wanted):
+    assert facts_of(**UNTOLD).licenses(wanted) is None
     assert asked == []
+
+
+def test_remote_licenses_are_not_in_slurm_conf(facts_of, asked):
+    assert facts_of(SLURM_JOB_LICENSES="qpu_c@there:1").licenses(["qpu_c@there"]).counted("qpu_c@there")
+
+
+def test_a_task_of_an_array_goes_by_its_number_in_it(facts_of, asked, monkeypatch):
+    """The last task has the array's own id, and scontrol would change all of them."""
+    said = "12                  10                  3                   normal qpu_a:1\n"
+    monkeypatch.undo()
+    monkeypatch.setattr(jobs.commands, "run", lambda *arguments: said)
+    assert jobs.allotment(12, facts_of()._job.slurm_conf) == Allotment({"qpu_a": 1}, "normal", "10_3")
+    monkeypatch.setattr(jobs.commands, "run", lambda *arguments: said.replace(" 3 ", " N/A "))
+    assert jobs.allotment(12, facts_of()._job.slurm_conf).name == "12"
 
 
 def test_if_slurmctld_does_not_answer_the_job_goes_on_and_the_log_says_so(facts_of, monkeypatch, syslog_lines):
     monkeypatch.setattr(jobs, "allotment", lambda *arguments: None)
     monkeypatch.setattr(jobs, "times", lambda *arguments: Times())
     facts = facts_of(**UNTOLD)
-    assert facts.licenses() is None
+    licenses = facts.licenses(["qpu_a"])
+    assert licenses.held == {}
+    assert "does not say" in licenses.swap(None, "qpu_a", 1.0)
     assert facts.time_limit_s() == 2**31 - 1
     assert facts.person(needs_qos=True).qos == ""
     events = [line.split(":")[1].strip() for _, line in syslog_lines]

@@ -38,6 +38,7 @@ def test_a_full_line_is_read(etc):
         require="all",
         env={"HTTPS_PROXY": "http://p:1", "EMPTY": ""},
         source=f"{etc}/plugstack.conf:3",
+        slurm_conf=etc / "slurm.conf",
     )
 
 
@@ -45,7 +46,8 @@ def test_a_full_line_is_read(etc):
 def test_without_a_line_all_options_have_defaults_and_the_config_is_beside_slurm_conf(etc, line):
     if line is not None:
         (etc / "plugstack.conf").write_text(line)
-    assert plugstack.read(etc / "slurm.conf") == SiteOptions(config_path=etc / "qrmi_config.json")
+    slurm_conf = etc / "slurm.conf"
+    assert plugstack.read(slurm_conf) == SiteOptions(config_path=etc / "qrmi_config.json", slurm_conf=slurm_conf)
 
 
 def test_a_missing_slurm_conf_counts_as_empty(tmp_path):

@@ -14,13 +14,35 @@ from qrmi_slurm.validation import rules
         ({"resources": [], "resource": []}, "resources"),
         (one_resource(enviroment={}), "environment"),
         (one_resource(isDynamic=True), "is_dynamic"),
-        (one_resource(slurm={"licence": "a"}), "license"),
     ],
 )
 def test_unknown_keys(document, near):
     """An unknown key is a warning that suggests the key that was probably meant."""
     finding = find(check(document), rules.UNKNOWN_KEY)
     assert finding.hint == f'did you mean "{near}"?'
+
+
+@pytest.mark.parametrize(
+    ("document", "hint"),
+    [
+        (one_resource(slrum={"allow": {}}), 'did you mean "slurm"?'),
+        (one_resource(Slurm={"allow": {}}), 'did you mean "slurm"?'),
+        (one_resource(allow={"users": []}), 'did you mean "allow", inside of the resource\'s "slurm"?'),
+        ({"resources": [], "allow": {}}, 'did you mean "allow", inside of the resource\'s "slurm"?'),
+        (one_resource(slurm={"alow": {}}), 'did you mean "allow"?'),
+        (one_resource(slurm={"zzz": 1}), "the known keys are license, capacity, allow, secrets, broker"),
+    ],
+)
+def test_unknown_keys_where_access_is_decided(document, hint):
+    """Each is an error, whether `slurm` is misspelled, a key in it, or a key of its is outside of it."""
+    finding = find(check(document), rules.UNKNOWN_ACCESS_KEY)
+    assert finding.hint == hint
+    assert finding.rule.severity is rules.Severity.ERROR
+
+
+def test_a_comment_in_the_slurm_section_is_no_fault():
+    """Like anywhere else."""
+    assert check(one_resource(slurm={"_why": "the students' course"})) == ()
 
 
 @pytest.mark.parametrize("key", ["_comment", "//", "$comment", "x-owner"])

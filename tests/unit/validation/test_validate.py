@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import time
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from qrmi_slurm.calls import installed
 from qrmi_slurm.command import validate_config
+from qrmi_slurm.config import config_file
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.validation import rules, validate
 from qrmi_slurm.validation.json_text import Position
@@ -91,7 +93,7 @@ def test_every_fault_is_reported_at_once():
         ("QS206", 25, 58),
         ("QS402", 25, 80),
         ("QS201", 26, 21),
-        ("QS203", 27, 17),
+        ("QS211", 27, 17),
         ("QS208", 27, 45),
         ("QS101", 28, 6),
     ]
@@ -131,11 +133,25 @@ def test_control_characters_are_escaped():
     [(0o600, []), (0o400, []), (0o640, ["QS110"]), (0o644, ["QS110"]), (0o666, ["QS110", "QS111"])],
 )
 def test_modes_of_the_file(tmp_path, mode, expected):
-    """A file with secrets that others can read is a warning, and so is any file that others can change."""
+    """A file with secrets that others can read is a warning, and any file that others can change is an error."""
     path = tmp_path / "qrmi_config.json"
     path.write_text(json.dumps(one_resource()))
     path.chmod(mode)
     assert codes(validate.validate_file(path).findings) == expected
+
+
+def test_a_file_that_the_hooks_refuse_for_its_owner_or_mode_is_no_valid_config(tmp_path):
+    """As root: it belongs to somebody else, or somebody else may write to it."""
+    path = tmp_path / "qrmi_config.json"
+    path.write_text(json.dumps(one_resource()))
+    for owner, mode in ((12345, 0o600), (0, 0o620)):
+        os.chown(path, owner, 0)
+        path.chmod(mode)
+        with pytest.raises(ConfigError):
+            config_file.load(path)
+        diagnosis = validate.validate_file(path)
+        assert not diagnosis.is_valid()
+        assert "chown root:root FILE && chmod 0600 FILE" in diagnosis.findings[-1].hint
 
 
 def test_a_file_without_secrets_may_be_readable_by_all(tmp_path):

@@ -1,0 +1,153 @@
+"""A licensed QPU counts as held until its release is proven."""
+
+import os
+import time
+
+import pytest
+
+from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.hooks import holds
+from qrmi_slurm.outages import reservations
+from qrmi_slurm.secret import Secret
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Ended, Entry, Record, State
+
+HELD = "qpu_held_qpu_a_12_0"
+
+
+def entry(**changes):
+    return Entry("a", "t", {}, state=State.RELEASING, token=Secret("t"), license="qpu_a")._replace(**changes)
+
+
+def record(*entries, job_id=12):
+    return Record("test", job_id, os.getuid(), "n1", "b", 0, time.time(), entries)
+
+
+@pytest.fixture
+def run(site, syslog_lines):
+    return site.hook_run("epilog")
+
+
+# --- after a release ---------------------------------------------------------------------------------------------
+
+
+def test_the_license_of_a_failed_release_is_kept_and_given_back(slurm, run):
+    slurm.licenses["qpu_a"] = (1, 0)
+    (kept,) = holds.keep(record(entry()), run).entries
+    assert kept.hold == HELD
+    assert slurm.reservations[HELD]["Licenses"] == "qpu_a:1"
+    assert slurm.reservations[HELD]["EndTime"] == "now+3600seconds"
+    holds.let_go([Ended(kept, "released", 1.0)], run)
+    assert slurm.reservations == {}
+    holds.let_go([Ended(kept, "released", 1.0)], run)  # Slurm has ended it
+
+
+def test_it_lasts_as_long_as_the_session(slurm, run):
+    slurm.licenses["qpu_a"] = (1, 0)
+    holds.keep(record(entry(expires_s=time.time() + 500)), run)
+    assert slurm.reservations[HELD]["EndTime"] in ("now+499seconds", "now+500seconds")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"license": ""},
+        {"state": State.ACQUIRED},
+        {"state": State.INDETERMINATE, "token": None},
+        {"expires_s": 1.0},
+        {"run_as_uid": 1000},
+        {"hold": HELD, "expires_s": time.time() + 1000},
+    ],
+)
+def test_what_needs_no_hold_gets_none(slurm, run, changes):
+    """Not counted, not failed, over, a user's own, kept already."""
+    before = record(entry(**changes))
+    assert holds.keep(before, run) == before
+    assert slurm.changes == []
+
+
+def test_all_out_of_service_is_as_good(slurm, run):
+    slurm.licenses["qpu_a"] = (1, 0)
+    slurm.full.add("qpu_a")
+    assert holds.keep(record(entry()), run).entries[0].hold == ""
+
+
+def test_if_slurm_cannot_be_asked_the_release_goes_on(slurm, run, syslog_lines):
+    slurm.is_up = False
+    assert holds.keep(record(entry()), run).entries[0].hold == ""
+    holds.let_go([Ended(entry(hold=HELD), "released", 1.0)], run)
+    events = [line.split(":")[1].strip() for _, line in syslog_lines]
+    assert events == ["license-not-held", "license-still-held"]
+
+
+def test_one_without_an_end_is_renewed(monkeypatch):
+    asked = []
+
+    def run(command, slurm_conf, timeout_s):
+        asked.append(" ".join(command[1:3]))
+        if command[1] == "create":
+            raise reservations.RefusedError("m", "h", "Error creating the reservation: Duplicate reservation name\n")
+        return ""
+
+    monkeypatch.setattr(reservations.commands, "run", run)
+    assert reservations.hold(HELD, "qpu_a", 3600.0, "why", None, 1.0)
+    assert asked == ["create reservation", f"update ReservationName={HELD}"]
+
+
+def test_another_refusal_is_an_error(monkeypatch):
+    def run(command, slurm_conf, timeout_s):
+        raise reservations.RefusedError("m", "h", "Access denied\n")
+
+    monkeypatch.setattr(reservations.commands, "run", run)
+    with pytest.raises(SchedulerError):
+        reservations.hold(HELD, "qpu_a", 3600.0, "why", None, 1.0)
+    with pytest.raises(SchedulerError):
+        reservations.let_go(HELD, None, 1.0)
+
+
+# --- before an acquisition ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(site):
+    """Write the record of another job."""
+
+    def write(*entries):
+        folder = JobFolder(site.state_dir, "test", 7)
+        folder.create()
+        folder.write(record(*entries, job_id=7))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "capacity", "is_held"),
+    [
+        ({"reason": "500"}, 1, True),
+        ({"reason": "500"}, 2, False),
+        ({"state": State.ACQUIRED}, 1, True),
+        ({"license": "qpu_b"}, 1, False),
+        ({"license": ""}, 1, False),
+        ({"expires_s": 1.0}, 1, False),
+        ({"run_as_uid": 1000}, 1, False),
+        ({"state": State.FAILED, "token": None}, 1, False),
+        ({"state": State.INDETERMINATE, "token": None}, 1, False),
+        ({"state": State.INDETERMINATE, "token": None, "since_s": 9e9}, 1, True),
+    ],
+)
+def test_another_jobs_session_is_met(site, run, other, changes, capacity, is_held):
+    """One without a token counts while its answer is awaited."""
+    other(entry(**changes))
+    short = run.within(0.4)
+    assert holds.holder("qpu_a", capacity, record(), short) == (7 if is_held else None)
+
+
+def test_an_earlier_run_of_the_same_job_is_met(run):
+    own = record(entry(reason="500"))
+    assert holds.holder("qpu_a", 1, own, run) == 12
+
+
+def test_a_release_that_ends_in_time_is_waited_for(site, run, other, monkeypatch):
+    other(entry(state=State.ACQUIRED))
+    monkeypatch.setattr(holds.time, "sleep", lambda _: other())
+    assert holds.holder("qpu_a", 1, record(), run) is None
