@@ -317,7 +317,7 @@ class _Reaper:
             processes.reap(pid, whole)
 
 
-def _finish(children: Sequence[_Child], reaper: _Reaper, *, are_killed: bool) -> list[Answer]:
+def _finish(children: Sequence[Child], reaper: _Reaper, *, are_killed: bool) -> list[Answer]:
     """Return the answers of children that have ended, or that have nothing left to say."""
     answers = []
     for child_ in children:
