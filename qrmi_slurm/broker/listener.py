@@ -89,7 +89,7 @@ class Listener:
             _thread.start_new_thread(self._run, (connection,))
         except TimeoutError:
             self._slots.release()
-        except (OSError, RuntimeError):  # out of descriptors or threads: wait for some to be freed
+        except (OSError, RuntimeError, MemoryError):  # out of descriptors, threads or memory: wait for some to be freed
             self._slots.release()
             time.sleep(_CHECK_INTERVAL_S / 10)
 
