@@ -32,6 +32,7 @@ HEALTHY = {
     "QRMI": "ok",
     "state": "ok",
     "space": "ok",
+    "records": "ok",
     "shared": "warning",  # the test's state directory is local to this machine, and the cluster has three nodes
     "private /tmp": "warning",  # and it is in /tmp
 }

@@ -208,6 +208,18 @@ def test_exports_of_an_earlier_run_are_never_used(site, start):
     assert task_prolog.task_prolog(step).exit_code == 1
 
 
+@pytest.mark.parametrize(("age_s", "exit_code"), [(400, 1), (200, 0)], ids=["another job's", "its own"])
+def test_exports_from_long_before_the_jobs_start_are_never_used(site, start, age_s, exit_code):
+    """They are a dead job's with its number. A job's own may be older by the time in which its nodes powered up."""
+    site.add("a")
+    start("a", SLURM_JOB_START_TIME="1000")
+    os.utime(site.folder().exports_path, (5000 - age_s,) * 2)
+    task = site.task_environment("a", SLURM_JOB_START_TIME="5000")
+    assert task_prolog.task_prolog(task).exit_code == exit_code
+    known = {**task, "SLURM_JOB_START_TIME": "1000"}
+    assert task_prolog.task_prolog(known).exit_code == 0
+
+
 def test_exports_of_another_user_are_never_used(site, start):
     site.add("a")
     start("a")
