@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from qrmi_slurm.calls.backend import LATE_S
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import RecordError, SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.state import inventory
@@ -21,8 +22,9 @@ from qrmi_slurm.state.record import Ended, Entry, Record, State
 # after half an hour at most.
 _UNKNOWN_END_S: Final = 3600.0
 
-# The least that a question to slurmctld gets, in seconds: releasing may have taken all the time that there was.
-_LEAST_S: Final = 0.7
+# The least time for all of this, in seconds: releasing may have taken all that there was. What does not fit into it is
+# left to recover, which tries the release again.
+_LEAST_S: Final = 0.6
 
 # How soon to look again whether another job's release has ended.
 _LOOK_AGAIN_S: Final = 0.1
@@ -35,18 +37,19 @@ def keep(record: Record, run: HookRun) -> Record:
     """Keep the licenses of QPUs from other jobs whose release has just failed; return the record that says so."""
     from qrmi_slurm.outages import reservations  # loads dataclasses, which a Prolog never needs
 
-    now_s = time.time()
+    now_s, deadline = time.time(), _deadline(run)
     for index, entry in enumerate(record.entries):
         if entry.state is not State.RELEASING or not _counts(entry) or _has_ended(entry, now_s):
             continue
         if entry.hold and entry.expires_s is not None:
             continue  # it lasts until then
+        if deadline.left_s <= 0:
+            break
         name = f"{reservations.HOLD_PREFIX}{entry.license}_{record.job_id}_{int(record.created_s)}_{entry.journal}"
         seconds = _UNKNOWN_END_S if entry.expires_s is None else entry.expires_s - now_s
         text = f"job {record.job_id} has ended, and its session is not proven closed"
-        timeout_s = max(run.deadline.left_s, _LEAST_S)
         try:
-            is_held = reservations.hold(name, entry.license, seconds, text, run.options.slurm_conf, timeout_s)
+            is_held = reservations.hold(name, entry.license, seconds, text, run.options.slurm_conf, deadline.call_s)
         except SchedulerError as error:
             run.log.error("license-not-held", qpu=entry.name, license=entry.license, reason=error.message)
             continue
@@ -56,17 +59,31 @@ def keep(record: Record, run: HookRun) -> Record:
     return record
 
 
-def let_go(ended: Sequence[Ended], run: HookRun) -> None:
-    """Give licenses back whose QPUs are proven released; Slurm ends by itself what cannot be given back."""
+def let_go(ended: Sequence[Ended], run: HookRun) -> tuple[list[Ended], list[Entry]]:
+    """Give licenses back whose QPUs are proven released.
+
+    Returns:
+        Those that have ended; and the entries of those whose license Slurm has not taken back, for the next attempt.
+    """
     from qrmi_slurm.outages import reservations
 
-    for name in [item.entry.hold for item in ended if item.entry.hold]:
+    deadline = _deadline(run)
+    over, stuck = list[Ended](), list[Entry]()
+    for item in ended:
         try:
-            reservations.let_go(name, run.options.slurm_conf, max(run.deadline.left_s, _LEAST_S))
+            if item.entry.hold:
+                reservations.let_go(item.entry.hold, run.options.slurm_conf, deadline.call_s)
+                run.log.info("license-back", reservation=item.entry.hold)
         except SchedulerError as error:
-            run.log.error("license-still-held", reservation=name, reason=error.message)
+            run.log.error("license-still-held", reservation=item.entry.hold, reason=error.message)
+            stuck.append(item.entry.to(State.RELEASING, reason="it is released, but its license is not given back"))
         else:
-            run.log.info("license-back", reservation=name)
+            over.append(item)
+    return over, stuck
+
+
+def _deadline(run: HookRun) -> Deadline:
+    return Deadline.after(max(run.deadline.left_s, _LEAST_S))
 
 
 # --- before an acquisition ------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ Most jobs have it from job_submit.lua. One that was submitted without, that lost
 choice of a QPU comes to another than Slurm has counted, gets the license here if one is free.
 """
 
+import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +19,12 @@ _TAKEN: Final = "{} is held by other jobs"
 _UNKNOWN: Final = "{} could not be acquired: Slurm does not say whether this job has its license; submit the job again"
 _FIRST_ONLY: Final = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu={} there"
 _FIXED: Final = "{} could not be acquired: a component of a heterogeneous job cannot change its licenses"
+
+
+# How often to try for a license that another Prolog tries for at the same moment, and the least pause in between, in
+# seconds; the longest is nine times that.
+_TRIES: Final = 4
+_PAUSE_S: Final = 0.05
 
 
 class Held(NamedTuple):
@@ -89,16 +97,21 @@ class JobLicenses:
                 del wanted[old]
         if new is not None:
             wanted[new] = wanted.get(new, 0) + 1
-        if not self._change(wanted, timeout_s):
-            self._log.warning("license-unchanged", wanted=new, hint="slurmctld did not change the job's licenses")
-            return _TAKEN
-        # An operator's update may over-subscribe: another job may have started with the last one meanwhile.
-        if new is not None and self._left(new, timeout_s) < 0:
-            self._log.info("license-taken", license=new)
+        for attempt in range(_TRIES):
+            if not self._change(wanted, timeout_s):
+                self._log.warning("license-unchanged", wanted=new, hint="slurmctld did not change the job's licenses")
+                return _TAKEN
+            # An operator's update may over-subscribe: another job may have got the last one meanwhile.
+            if new is None or self._left(new, timeout_s) >= 0:
+                self.held = wanted
+                return ""
             self._change(self.held, timeout_s)
-            return _TAKEN
-        self.held = wanted
-        return ""
+            if attempt + 1 < _TRIES:  # two Prologs at the same moment would else both give it back
+                time.sleep(_PAUSE_S * (1 + os.urandom(1)[0] / 32))
+                if self._left(new, timeout_s) <= 0:
+                    break
+        self._log.info("license-taken", license=new)
+        return _TAKEN
 
     def _refusal(self, new: str | None) -> str:
         """Return why a job whose licenses cannot be changed may not have a QPU."""

@@ -66,11 +66,12 @@ def release(
         calls.ask({index: entries[index] for index in pending})
         calls.ask(calls.with_new_secrets(pending))
     left, ended = _sort_out(calls.record.entries, calls.released, run.log)
-    account(record, ended, run)
     if any(item.entry.hold for item in ended):
         from qrmi_slurm.hooks import holds  # only where an earlier release had failed
 
-        holds.let_go(ended, run)
+        ended, stuck = holds.let_go(ended, run)
+        left += stuck
+    account(record, ended, run)
     if left:
         record = record._replace(entries=tuple(left))
         if any(entry.license for entry in left):

@@ -254,10 +254,21 @@ def test_a_license_that_another_job_takes_at_the_same_moment_is_given_back(site,
     """Slurm lets an operator over-subscribe a license."""
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"qpu_ibm_b": 1}, "")
-    answers = iter([licenses.License("qpu_ibm_a", 1, 0, 0), licenses.License("qpu_ibm_a", 1, 2, 0)])
+    told = [(1, 0, 0), (1, 2, 0), (1, 1, 0)]
+    answers = iter([licenses.License("qpu_ibm_a", *counts) for counts in told])
     monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: {"qpu_ibm_a": next(answers)})
     assert held(acquire_for("least-busy:ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b:1")) == "ibm_b"
     assert slurmctld.changes == [{"qpu_ibm_a": 1}, {"qpu_ibm_b": 1}]
+
+
+def test_two_prologs_that_try_at_the_same_moment_do_not_both_go_without(site, acquire_for, slurmctld, monkeypatch):
+    """Both see that it is taken twice, give it back, and try again after different times."""
+    site.add("ibm_a")
+    told = [(1, 0, 0), (1, 2, 0), (1, 0, 0), (1, 1, 0)]
+    answers = iter([licenses.License("qpu_ibm_a", *counts) for counts in told])
+    monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: {"qpu_ibm_a": next(answers)})
+    assert held(acquire_for("ibm_a")) == "ibm_a"
+    assert slurmctld.changes == [{"qpu_ibm_a": 1}, {}, {"qpu_ibm_a": 1}]
 
 
 def test_licenses_that_are_taken_are_asked_about_once(site, acquire_for, slurmctld, monkeypatch):

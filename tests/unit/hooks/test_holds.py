@@ -37,9 +37,10 @@ def test_the_license_of_a_failed_release_is_kept_and_given_back(slurm, run):
     assert kept.hold == HELD
     assert slurm.reservations[HELD]["Licenses"] == "qpu_a:1"
     assert slurm.reservations[HELD]["EndTime"] == "now+3600seconds"
-    holds.let_go([Ended(kept, "released", 1.0)], run)
+    over = [Ended(kept, "released", 1.0)]
+    assert holds.let_go(over, run) == (over, [])
     assert slurm.reservations == {}
-    holds.let_go([Ended(kept, "released", 1.0)], run)  # Slurm has ended it
+    assert holds.let_go(over, run) == (over, [])  # Slurm has ended it
 
 
 def test_it_lasts_as_long_as_the_session(slurm, run):
@@ -75,7 +76,10 @@ def test_all_out_of_service_is_as_good(slurm, run):
 def test_if_slurm_cannot_be_asked_the_release_goes_on(slurm, run, syslog_lines):
     slurm.is_up = False
     assert holds.keep(record(entry()), run).entries[0].hold == ""
-    holds.let_go([Ended(entry(hold=HELD), "released", 1.0)], run)
+    other = Ended(entry(), "released", 1.0)
+    over, stuck = holds.let_go([Ended(entry(hold=HELD), "released", 1.0), other], run)
+    assert over == [other]
+    assert [(item.state, item.hold) for item in stuck] == [(State.RELEASING, HELD)], "the next attempt gives it back"
     events = [line.split(":")[1].strip() for _, line in syslog_lines]
     assert events == ["license-not-held", "license-still-held"]
 
