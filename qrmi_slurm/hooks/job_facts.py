@@ -6,6 +6,7 @@ subprocess, with which slurmctld is asked, takes 5 ms to load: most jobs never n
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
+from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm.job_context import JobContext
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
 _MAX_ASK_S: Final = 5.0
+
+# The time limit has to be known, so there is time for a restart of slurmctld, or for its backup to take over.
+_MAX_ASK_TIME_LIMIT_S: Final = 20.0
 
 
 class JobFacts:
@@ -47,7 +51,8 @@ class JobFacts:
             from qrmi_slurm.config import access  # only where there is a rule
 
             job = self._job
-            self._person = access.person_of(job.uid)._replace(account=job.account, partition=job.partition, qos=job.qos)
+            person = access.person_of(job.uid, job.user, job.gid)
+            self._person = person._replace(account=job.account, partition=job.partition, qos=job.qos)
         if needs_qos and self._person.qos is None:
             self._person = self._person._replace(qos=self._ask_allotment().qos)
         return self._person
@@ -62,7 +67,11 @@ class JobFacts:
         return JobLicenses(self._job.job_id, held, self._job.slurm_conf, self._run.log) if held else None
 
     def time_limit_s(self) -> int:
-        """Return the job's time limit in seconds; 2147483647 where it has none, or Slurm does not say."""
+        """Return the job's time limit in seconds; 2147483647 where it has none.
+
+        Raises:
+            SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
+        """
         if self._time_limit_s is None:
             seconds = self._job.time_limit_s if self._job.time_limit_s is not None else self._ask_time_limit_s()
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
@@ -71,10 +80,14 @@ class JobFacts:
     def _ask_time_limit_s(self) -> int:
         from qrmi_slurm.slurm import jobs
 
-        seconds = jobs.time_limit_s(self._job.job_id, self._job.slurm_conf, self._run.deadline.call_s / 2)
+        timeout_s = min(self._run.deadline.call_s / 2, _MAX_ASK_TIME_LIMIT_S)
+        seconds = jobs.time_limit_s(self._job.job_id, self._job.slurm_conf, timeout_s)
         if seconds is None:
-            self._run.log.warning("time-limit-unknown", hint="neither Slurm's environment nor scontrol says it")
-            return names.UNLIMITED_TIMEOUT_S
+            raise SchedulerError(
+                f"Slurm did not tell the job's time limit within {timeout_s:.0f} s, and without it a session could "
+                "stay open for hours; submit the job again",
+                "is slurmctld running?",
+            )
         return seconds
 
     def _ask_allotment(self) -> "Allotment":

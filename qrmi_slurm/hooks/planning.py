@@ -129,7 +129,7 @@ def look_around(slots: Sequence[Slot], job: JobContext, run: HookRun, facts: Job
     """
     found: dict[str, Sequence[str] | str] = {}
     told: dict[str, Availability | str] = {}
-    of_job = ForJob(job.job_id, job.uid, facts.time_limit_s())
+    of_job = ForJob(job.job_id, job.uid, facts.time_limit_s(), job.user, job.gid)
     calls: dict[str, Call] = {}
     for item in [item for slot in slots for item in slot.candidates]:
         action: Action = "discover" if item.resource.is_dynamic else "check"

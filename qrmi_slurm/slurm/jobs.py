@@ -1,12 +1,14 @@
 """Slurm's jobs: which ones live, and what slurmctld knows of one.
 
-A hook asks as little as it can. Prolog asks scontrol for the job's time limit only where its environment does not say
-(22.05): that is one RPC, where squeue takes two. It asks for the job's licenses and QOS only where the choice
-of a QPU or an access rule depends on them. squeue is asked in a format that has no user's text in it.
+A hook asks as little as it can. Prolog asks for the job's time limit only where its environment does not say (22.05),
+and for the job's licenses and QOS only where the choice of a QPU or an access rule depends on them. It always asks
+squeue, in a format that has no user's text in it: `scontrol show job` prints a job's name and comment as they are, line
+breaks included, so they can forge any line.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +19,10 @@ from qrmi_slurm.slurm import commands, licenses
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start. All jobs may be 100,000.
 _ONE_JOB_TIMEOUT_S: Final = 5.0
+
+# Without its time limit a job cannot have a QPU, so slurmctld is asked again where it does not answer: it may have been
+# restarted, or its backup takes over.
+_AGAIN_S: Final = 0.5
 _JOBS_TIMEOUT_S: Final = 30.0
 
 # Up to this many jobs are asked for one by one. The list of all costs slurmctld 4 ms and 1 MB for 1000 jobs that it
@@ -29,8 +35,6 @@ _NO_SUCH_JOB: Final = "Invalid job id specified"
 # Columns of squeue's answer: the longest license list that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
 _FIELD_CHARS: Final = 1024
 
-# A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
-_TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
 _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
 
 # States in which no process of a job can exist, so that nothing uses its QPUs: the words of job_state_string() in
@@ -104,23 +108,29 @@ def parse_jobs(text: str) -> dict[int, Job]:
     return found
 
 
-def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> int | None:
-    """Ask for a job's time limit.
+def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float) -> int | None:
+    """Ask for a job's time limit, again and again where slurmctld does not answer.
 
     Args:
         job_id: Slurm's id.
         slurm_conf: Slurm's configuration file.
-        timeout_s: how long slurmctld may take, in seconds; at most 5.
+        timeout_s: how long slurmctld may take, in seconds.
 
     Returns:
         Seconds, 2147483647 where there is no limit; None where slurmctld does not say.
     """
-    command = ["scontrol", "--local", "show", "job", str(job_id)]
-    answer = _answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or ""
-    # A user's text, such as the job's name, may forge this line, and the other tasks of an array are shown too. Slurm's
-    # own line is among them, so the limit is known only where all lines agree.
-    limits = set(_TIMES_LINE.findall(answer))
-    return parse_time_limit_s(limits.pop()) if len(limits) == 1 else None
+    deadline = Deadline.after(timeout_s)
+    while True:
+        try:
+            told = _columns(job_id, "TimeLimit:.20", slurm_conf, min(deadline.call_s, _ONE_JOB_TIMEOUT_S))
+            return parse_time_limit_s(told[0]) if told else None
+        except commands.RefusedError as error:
+            if _NO_SUCH_JOB in error.stderr or deadline.left_s <= _AGAIN_S:
+                return None
+        except SchedulerError:
+            if deadline.left_s <= _AGAIN_S:
+                return None
+        time.sleep(_AGAIN_S)
 
 
 def parse_time_limit_s(text: str) -> int | None:
@@ -155,18 +165,25 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
         slurm_conf: Slurm's configuration file.
         timeout_s: how long slurmctld may take, in seconds; at most 5.
     """
-    command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
-    command += [f"--Format=JobID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
-    for line in (_answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == str(job_id):
-            return Allotment(licenses.granted_counts(words[2]), "" if words[1] == "(null)" else words[1])
-    return None
-
-
-def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float) -> str | None:
-    """Return what one of Slurm's commands printed; None where it failed, which a hook has to live with."""
+    columns = f"QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"
     try:
-        return commands.run(command, slurm_conf, timeout_s)
-    except SchedulerError:
+        told = _columns(job_id, columns, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    except SchedulerError:  # a hook has to live with that
         return None
+    if not told:
+        return None
+    qos, held = told
+    return Allotment(licenses.granted_counts(held), "" if qos == "(null)" else qos)
+
+
+def _columns(job_id: int, columns: str, slurm_conf: Path, timeout_s: float) -> list[str]:
+    """Return what squeue says in some columns of a job; an empty list where the answer is not in this format.
+
+    Raises:
+        SchedulerError: slurmctld cannot be asked, or does not know the job.
+    """
+    command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
+    command += [f"--Format=JobID:.20,{columns}"]
+    lines = [line.split() for line in commands.run(command, slurm_conf, timeout_s).splitlines()]
+    expected = columns.count(",") + 2
+    return next((words[1:] for words in lines if len(words) == expected and words[0] == str(job_id)), [])
