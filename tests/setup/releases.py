@@ -24,18 +24,23 @@ from setup.environment import CHECKOUT, SetupError
 
 # What runs on each other release: what depends on Slurm's behavior, which differs between them.
 SELECTED = (
+    "test_attached_steps.py",
     "test_bad_input.py",
     "test_broker.py",
     "test_cluster.py",
     "test_environment_contract.py",
     "test_fault_of_a_process.py",
     "test_fault_of_the_service.py",
+    "test_inner_jobs.py",
     "test_launch_forms.py",
     "test_licenses.py",
     "test_prolog_flags.py",
     "test_qpu_job.py",
     "test_security.py",
     "test_support.py",
+    "test_time_limits.py",
+    "test_unknown_users.py",
+    "test_users_environment.py",
 )
 OTHER_RELEASES = ("trixie", "forky")
 HERE = "this machine"

@@ -1,6 +1,7 @@
 """A node that does not know a job's user: Slurm has passed on the name and the group, and they suffice."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,8 @@ def stranger(site: Site) -> Iterator[str]:
     """The first user's name, whom n3 does not know; /etc/group there still lists the user's group."""
     name = site.cluster.user.name
     passwd = site.cluster.folder / "passwd-without"
-    with open("/etc/passwd") as file:
-        passwd.write_text("".join(line for line in file if not line.startswith(f"{name}:")))
+    lines = Path("/etc/passwd").read_text().splitlines(keepends=True)
+    passwd.write_text("".join(line for line in lines if not line.startswith(f"{name}:")))
     passwd.chmod(0o644)
     with node_with(site, NODE, f"mount --bind {passwd} /etc/passwd"):
         yield name

@@ -396,7 +396,7 @@ def test_variables_of_another_job_stay_out(stub: Stub) -> None:
 
 @pytest.mark.parametrize("context", ["allocator", "local"])
 def test_what_the_site_gave_the_surrounding_job_is_not_the_users(stub: Stub, sanitized: Stub, context: str) -> None:
-    """Its fingerprint tells, even if the site has another value by now; a value that the user set since is passed on."""
+    """Its fingerprint tells, even if the site has another value by now; what the user set since is passed on."""
     site = {"a_QRMI_KEY": "of the site", "a-b_QRMI_KEY": "Schlüssel", "a_QRMI_EMPTY": ""}
     given = ",".join(fingerprint(name, value) for name, value in site.items())
     env = {**site, "QRMI_SLURM_GIVEN": given, "a_QRMI_URL": "the user's"}
