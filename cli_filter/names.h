@@ -32,7 +32,11 @@
 #define SRUN_JOB_ID "SLURM_QRMI_SRUN_JOB_ID"
 #define SRUN_ASKED "SLURM_QRMI_SRUN_ASKED"
 
-/* Slurm sets it in a job that it starts, but not in the steps of `srun --jobid=N` from outside of the job. */
+/* Slurm sets it in the environment of a job that is submitted, by srun too, but not in `srun --jobid=N`
+ * (set_submit_dir_env() in env.c, up to 24.11 in srun's srun_job.c). */
+#define SUBMIT_HOST "SLURM_SUBMIT_HOST"
+
+/* Up to 24.11 steps of `srun --jobid=N` from outside of the job do not have it. */
 #define CLUSTER_NAME "SLURM_CLUSTER_NAME"
 
 /* Fingerprints of the site's values that a task was given, so that they are not taken for the user's own. */

@@ -130,7 +130,7 @@ static bool is_attached(spank_t sp, uint32_t job_id)
 	if (spank_get_item(sp, S_JOB_STEPID, &step_id) != ESPANK_SUCCESS || step_id == SLURM_BATCH_SCRIPT)
 		return false;
 	if (from == 0 || from == here || from == job_id)
-		return was_told || !is_set(sp, CLUSTER_NAME);
+		return was_told || !is_set(sp, SUBMIT_HOST);
 	spank_unsetenv(sp, JOB_SELECTION_IN_TASKS);
 	spank_unsetenv(sp, OPTION_IN_ENVIRONMENT);
 	spank_unsetenv(sp, "SLURM_JOB_RESTART_COUNT");

@@ -62,7 +62,7 @@ void spank_qrmi_local_init(void)
 		spank_qrmi_submit_init();
 	} else {
 		unsetenv(SRUN_JOB_ID);
-		unsetenv(CLUSTER_NAME);
+		unsetenv(SUBMIT_HOST);
 		spank_qrmi_allocator_init();
 	}
 }

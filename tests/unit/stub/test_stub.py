@@ -597,8 +597,8 @@ def test_slurmstepd_is_told_where_srun_was_started_and_what_it_was_asked(
     stale = {"SLURM_QRMI_SRUN_JOB_ID": "3", "SLURM_QRMI_SRUN_ASKED": "1", OPTION_ENV: "a"}
     told = submit(stub, *commands, env={**stale, "SLURM_JOB_ID": "7"}, context="local").environ
     assert (told["SLURM_QRMI_SRUN_JOB_ID"], told.get("SLURM_QRMI_SRUN_ASKED")) == ("7", asked)
-    outside = submit(stub, *commands, env={**stale, "SLURM_CLUSTER_NAME": "x"}, context="local").environ
-    assert not {"SLURM_QRMI_SRUN_JOB_ID", "SLURM_QRMI_SRUN_ASKED", "SLURM_CLUSTER_NAME"} & outside.keys()
+    outside = submit(stub, *commands, env={**stale, "SLURM_SUBMIT_HOST": "x"}, context="local").environ
+    assert not {"SLURM_QRMI_SRUN_JOB_ID", "SLURM_QRMI_SRUN_ASKED", "SLURM_SUBMIT_HOST"} & outside.keys()
 
 
 def test_step_with_qpu_in_a_job_without(stub: Stub) -> None:
@@ -624,8 +624,8 @@ def test_step_has_its_selection(stub: Stub, watched: Stub, sanitized: Stub) -> N
 def test_step_without_option_loses_an_inherited_selection(stub: Stub) -> None:
     """Without --qpu, an inherited QRMI_SLURM_QPU is removed and nothing is set."""
     inherited = {"QRMI_SLURM_QPU": "a", "QRMI_SLURM_STATE_DIR": "/elsewhere", "QRMI_SLURM_JOB_ID": "9"}
-    done = launch(stub, *job_env(**inherited, SLURM_CLUSTER_NAME="c"), "job_id 8")
-    assert done.step == {"SLURM_CLUSTER_NAME": "c"}
+    done = launch(stub, *job_env(**inherited, SLURM_SUBMIT_HOST="h"), "job_id 8")
+    assert done.step == {"SLURM_SUBMIT_HOST": "h"}
     assert done.control == {}
 
 
@@ -638,17 +638,17 @@ def test_step_with_a_selection_knows_the_state_directory(stub: Stub) -> None:
 
 def test_malformed_value_in_slurmstepd(stub: Stub) -> None:
     """A malformed value that still reaches slurmstepd is not put into the environment."""
-    done = launch(stub, *job_env(SLURM_CLUSTER_NAME="c"), "job_id 7", option("a,,b"))
+    done = launch(stub, *job_env(SLURM_SUBMIT_HOST="h"), "job_id 7", option("a,,b"))
     assert done.rc("option") != [0]
     assert done.rc("init_post_opt") == [0]
-    assert done.step == {"SLURM_CLUSTER_NAME": "c"}
+    assert done.step == {"SLURM_SUBMIT_HOST": "h"}
 
 
 @pytest.mark.parametrize(("job_id", "expected"), [(7, "a"), (8, None), (9, "b"), (10, None)])
 def test_het_component_has_its_own_selection(stub: Stub, watched: Stub, job_id: int, expected: str | None) -> None:
     """A step that srun started across a heterogeneous job has its component's selection and its component's job id."""
     for one in (stub, watched):
-        variables = job_env(SLURM_JOB_ID="7", SLURM_QRMI_HET_QPU="a\n\nb", SLURM_CLUSTER_NAME="c")
+        variables = job_env(SLURM_JOB_ID="7", SLURM_QRMI_HET_QPU="a\n\nb", SLURM_SUBMIT_HOST="h")
         done = launch(one, *variables, f"job_id {job_id}", option("b"))
         assert done.step.get("QRMI_SLURM_QPU") == expected
         assert done.step.get("QRMI_SLURM_JOB_ID") == (None if job_id == 7 else str(job_id))
@@ -665,14 +665,14 @@ def test_het_step_in_a_batch_job(stub: Stub) -> None:
 
 def in_job(job_id: str, **variables: str) -> list[str]:
     """Return what a step of job 7 has of the job in which its srun was started."""
-    return job_env(SLURM_JOB_ID="7", SLURM_CLUSTER_NAME="c", SLURM_QRMI_SRUN_JOB_ID=job_id, **variables)
+    return job_env(SLURM_JOB_ID="7", SLURM_SUBMIT_HOST="h", SLURM_QRMI_SRUN_JOB_ID=job_id, **variables)
 
 
 @pytest.mark.parametrize(
     ("variables", "is_attached"),
     [
         (in_job("7"), False),
-        (job_env(SLURM_JOB_ID="7", SLURM_CLUSTER_NAME="c"), False),  # srun has submitted the job itself
+        (job_env(SLURM_JOB_ID="7", SLURM_SUBMIT_HOST="h"), False),  # srun has submitted the job itself
         (job_env(SLURM_JOB_ID="7"), True),  # srun --jobid in a login shell
         (job_env(SLURM_JOB_ID="7", SLURM_QRMI_SRUN_JOB_ID="7"), True),  # env -i in the job
         (in_job("6"), True),
@@ -689,7 +689,7 @@ def test_a_step_that_was_attached_from_elsewhere_is_told_its_job(
         done = launch(one, *variables, "job_id 7", "cluster here", "state_dir /s")
         ours = {name: value for name, value in done.step.items() if "QRMI" in name}
         assert ours == ({"QRMI_SLURM_JOB_ID": "7", "QRMI_SLURM_STATE_DIR": "/s"} if is_attached else {})
-        assert done.step.get("SLURM_CLUSTER_NAME") == ("here" if is_attached else done.step.get("SLURM_CLUSTER_NAME"))
+        assert done.step.get("SLURM_CLUSTER_NAME") == ("here" if is_attached else None)
 
 
 @pytest.mark.parametrize(("asked", "selection"), [({}, None), ({"SLURM_QRMI_SRUN_ASKED": "1"}, "a")])
