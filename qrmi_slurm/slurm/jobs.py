@@ -1,9 +1,8 @@
 """Slurm's jobs: which ones live, and what slurmctld knows of one.
 
-A hook asks as little as it can. Prolog asks for the job's time limit only where its environment does not say (22.05),
-and for the job's licenses and QOS only where the choice of a QPU or an access rule depends on them. It always asks
-squeue, in a format that has no user's text in it: `scontrol show job` prints a job's name and comment as they are, line
-breaks included, so they can forge any line.
+A hook asks as little as it can. Prolog asks scontrol for the job's time limit only where its environment does not say
+(22.05): that is one RPC, where squeue takes three. It asks for the job's licenses and QOS only where the choice of a
+QPU or an access rule depends on them. squeue is asked in a format that has no user's text in it.
 """
 
 import re
@@ -35,6 +34,8 @@ _NO_SUCH_JOB: Final = "Invalid job id specified"
 # Columns of squeue's answer: the longest license list that Slurm takes (src/slurmctld/job_mgr.c, _test_strlen()).
 _FIELD_CHARS: Final = 1024
 
+# A line of `scontrol show job` (src/api/job_info.c, slurm_sprint_job_info()).
+_TIMES_LINE: Final = re.compile(r"^   RunTime=\S+ TimeLimit=(\S+) TimeMin=\S+$", re.MULTILINE)
 _TIME_LIMIT: Final = re.compile(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})")
 
 # States in which no process of a job can exist, so that nothing uses its QPUs: the words of job_state_string() in
@@ -122,8 +123,7 @@ def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float) -> int | None:
     deadline = Deadline.after(timeout_s)
     while True:
         try:
-            told = _columns(job_id, "TimeLimit:.20", slurm_conf, min(deadline.call_s, _ONE_JOB_TIMEOUT_S))
-            return parse_time_limit_s(told[0]) if told else None
+            return _ask_time_limit_s(job_id, slurm_conf, Deadline.after(min(deadline.call_s, _ONE_JOB_TIMEOUT_S)))
         except commands.RefusedError as error:
             if _NO_SUCH_JOB in error.stderr or deadline.left_s <= _AGAIN_S:
                 return None
@@ -131,6 +131,22 @@ def time_limit_s(job_id: int, slurm_conf: Path, timeout_s: float) -> int | None:
             if deadline.left_s <= _AGAIN_S:
                 return None
         time.sleep(_AGAIN_S)
+
+
+def _ask_time_limit_s(job_id: int, slurm_conf: Path, deadline: Deadline) -> int | None:
+    """Ask for a job's time limit once.
+
+    Raises:
+        SchedulerError: slurmctld cannot be asked, or does not know the job.
+    """
+    shown = commands.run(["scontrol", "--local", "show", "job", str(job_id)], slurm_conf, deadline.call_s)
+    # The job's name and comment are printed as they are, so they can forge this line, and the other tasks of an array
+    # are shown too. Slurm's own line is among them: where all agree, it says the same.
+    limits = set(_TIMES_LINE.findall(shown))
+    if len(limits) == 1:
+        return parse_time_limit_s(limits.pop())
+    told = _columns(job_id, "TimeLimit:.20", slurm_conf, deadline.call_s)
+    return parse_time_limit_s(told[0]) if told else None
 
 
 def parse_time_limit_s(text: str) -> int | None:

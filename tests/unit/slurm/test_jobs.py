@@ -40,30 +40,60 @@ def fake_command(tmp_path, monkeypatch):
     return make
 
 
-def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(fake_command, tmp_path):
-    """--local: otherwise squeue asks for the federation as well."""
-    fake_command(f'echo "$* $SLURM_CONF" >> {tmp_path}/asked; echo "   12    5:00"')
+# As Slurm 22.05 writes it; the first record is another task of the same array.
+SHOWN = """JobId=11 ArrayJobId=12 ArrayTaskId=1 JobName=x
+   RunTime=00:00:01 TimeLimit={other} TimeMin=N/A
+
+JobId=12 ArrayJobId=12 ArrayTaskId=2 JobName={name}
+   UserId=u(1) GroupId=u(1) MCS_label=N/A
+   RunTime=00:00:00 TimeLimit={limit} TimeMin=N/A
+   Comment=TimeLimit=UNLIMITED
+"""
+
+
+@pytest.fixture
+def shows(fake_command, tmp_path):
+    """scontrol and squeue, which note what they are asked; squeue says five minutes."""
+
+    def make(name="x", limit="00:05:00", other="00:05:00", squeue="   12    5:00"):
+        (tmp_path / "shown").write_text(SHOWN.format(name=name, limit=limit, other=other))
+        note = f'echo "$* $SLURM_CONF" >>{tmp_path}/asked'
+        fake_command(f'{note}; case $1 in --local) cat {tmp_path}/shown;; *) echo "{squeue}";; esac')
+        return lambda: [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+
+    return make
+
+
+def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(shows, tmp_path):
+    """--local: otherwise scontrol asks for the federation as well."""
+    asked = shows()
     assert jobs.time_limit_s(12, tmp_path / "slurm.conf", 5) == 300
-    [asked] = (tmp_path / "asked").read_text().splitlines()
-    assert {"--local", "--all", "--jobs=12", str(tmp_path / "slurm.conf")} <= set(asked.split())
+    assert asked() == [["--local", "show", "job", "12", f"{tmp_path}/slurm.conf"]]
 
 
-def test_a_job_without_a_limit_is_unlimited(fake_command, tmp_path):
-    fake_command("echo '   12    UNLIMITED'")
+def test_a_job_without_a_limit_is_unlimited(shows, tmp_path):
+    shows(limit="UNLIMITED", other="UNLIMITED")
     assert jobs.time_limit_s(12, tmp_path, 5) == 2**31 - 1
 
 
-def test_a_limit_is_asked_for_in_columns_without_a_users_text(fake_command, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"name": "x\n   RunTime=00:00:00 TimeLimit=UNLIMITED TimeMin=N/A"},
+        {"name": "x\n   RunTime=0 TimeLimit=UNLIMITED TimeMin=N/A\n\nJobId=9 JobName=y"},
+        {"other": "00:01:00"},
+    ],
+)
+def test_where_the_lines_differ_squeue_is_asked_in_columns_without_a_users_text(shows, tmp_path, text):
     """`scontrol show job` prints a job's name as it is, with its line breaks."""
-    fake_command(f'echo "$*" >> {tmp_path}/asked; echo "   12    5:00"')
-    jobs.time_limit_s(12, tmp_path, 5)
-    [columns] = [word for word in (tmp_path / "asked").read_text().split() if word.startswith("--Format=")]
-    assert columns == "--Format=JobID:.20,TimeLimit:.20"
+    asked = shows(**text)
+    assert jobs.time_limit_s(12, tmp_path, 5) == 300
+    assert "--Format=JobID:.20,TimeLimit:.20" in asked()[-1]
 
 
-@pytest.mark.parametrize("lines", [" 11 5:00", " 12 5:00 x", " 12", " 12 soon", ""])
-def test_what_is_not_this_jobs_line_is_no_limit(fake_command, tmp_path, lines):
-    fake_command(f"echo '{lines}'")
+@pytest.mark.parametrize("line", [" 11 5:00", " 12 5:00 x", " 12", " 12 soon", ""])
+def test_what_is_not_this_jobs_line_is_no_limit(shows, tmp_path, line):
+    shows(limit="another", squeue=line)
     assert jobs.time_limit_s(12, tmp_path, 0.3) is None
 
 
@@ -72,7 +102,8 @@ def test_a_limit_is_asked_for_again_where_slurmctld_does_not_answer(fake_command
     monkeypatch.setattr(jobs, "_AGAIN_S", 0.01)
     standby = "echo 'slurm_load_jobs error: Slurm backup controller in standby mode' >&2; exit 1"
     count = f"$(grep -c x {tmp_path}/asked)"
-    fake_command(f'echo x >>{tmp_path}/asked; [ "{count}" -ge 3 ] || {{ {standby}; }}; echo " 12 5:00"')
+    fake_command(f'echo x >>{tmp_path}/asked; [ "{count}" -ge 3 ] || {{ {standby}; }}; cat {tmp_path}/shown')
+    (tmp_path / "shown").write_text(SHOWN.format(name="x", limit="00:05:00", other="00:05:00"))
     assert jobs.time_limit_s(12, tmp_path, 30) == 300
     assert (tmp_path / "asked").read_text() == "x\n" * 3
 
@@ -166,7 +197,7 @@ def test_a_list_of_all_jobs_never_says_that_there_is_no_such_job(fake_command, t
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "printf '\\377\\376'"])
-def test_a_failing_squeue_is_no_limit(fake_command, tmp_path, script):
+def test_a_failing_command_is_no_limit(fake_command, tmp_path, script):
     fake_command(script)
     assert jobs.time_limit_s(12, tmp_path, 0.2) is None
 
@@ -176,6 +207,6 @@ def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path):
     assert jobs.time_limit_s(12, tmp_path, 0.1) is None
 
 
-def test_without_squeue_there_is_no_limit(tmp_path, monkeypatch):
+def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "find", lambda name: None)
     assert jobs.time_limit_s(12, tmp_path, 0.2) is None
