@@ -69,8 +69,10 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
 
 
 def _is_users(item: Candidate, name: str, value: str) -> bool:
-    """Tell whether a variable that a job's tasks get for a QPU has the user's own value, rather than the site's."""
+    """Tell whether a variable that a job's tasks get for a QPU has the user's own value: not the site's, nor a cap."""
     variable = name.removeprefix(of_resource(item.name, ""))
+    if variable in item.credentials.tuned and value == str(item.credentials.capped_at_s):
+        return False
     return item.credentials.environment.get(variable) == value != item.resource.variables.get(variable)
 
 

@@ -89,6 +89,17 @@ def test_the_sites_values_are_marked_and_the_users_are_not():
         assert "QRMI_SLURM_GIVEN" not in exports_of([slot("a", sites=sites)], [held("a")]).variables
 
 
+def test_a_time_that_was_capped_is_not_the_users():
+    """An inner job has a limit of its own; a time below the cap is passed on to it."""
+    made = slot("a")
+    times = {"QRMI_IBM_QS_SESSION_MAX_TTL": "300", "QRMI_IBM_QS_TIMEOUT_SECONDS": "60"}
+    credentials = Credentials(times, are_users=False, tuned=frozenset(times), capped_at_s=300)
+    made.chosen = made.chosen._replace(credentials=credentials)
+    given = exports_of([made], [held("a")]).variables["QRMI_SLURM_GIVEN"].split(",")
+    assert fingerprint("a_QRMI_IBM_QS_SESSION_MAX_TTL", "300") in given
+    assert fingerprint("a_QRMI_IBM_QS_TIMEOUT_SECONDS", "60") not in given
+
+
 def test_the_brokers_values_are_not_the_users():
     broker = Broker(1, 1, 4321, 1, {"a": Secret("the-jobs-key")}, "s", 2000.0)
     made = exports_of([slot("a", need_broker=True)], [held("a")], broker=broker)
