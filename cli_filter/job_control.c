@@ -96,6 +96,21 @@ void job_control_take_back(spank_t sp)
 	spank_job_control_unsetenv(sp, JOB_SELECTION);
 }
 
+void job_control_forget_outer(void)
+{
+	char **kept = environ;
+
+	if (environ == NULL)
+		return;
+	for (char **entry = environ; *entry != NULL; entry++) {
+		const char *variable = *entry + strlen(JOB_CONTROL_IN_TASKS);
+
+		if (!starts_with(*entry, JOB_CONTROL_IN_TASKS) || !variable_is_qpus(variable))
+			*kept++ = *entry;
+	}
+	*kept = NULL;
+}
+
 void job_control_forget(void)
 {
 	free(forwarded.names);

@@ -16,4 +16,7 @@ void job_control_take_back(spank_t sp);
 /* Frees the list of names to take back. */
 void job_control_forget(void);
 
+/* Removes from the process environment what Slurm repeats there of the variables of the surrounding job. */
+void job_control_forget_outer(void);
+
 #endif

@@ -21,9 +21,26 @@
  * the job's exports through it, without reading plugstack.conf. */
 #define STATE_DIR "QRMI_SLURM_STATE_DIR"
 
-/* In a heterogeneous job's step, the id of the component's own job, under which its Prolog ran. SLURM_JOB_ID is the first
- * component's id there (het_job_id in src/slurmd/slurmstepd/task.c and src/common/env.c). */
+/* In a step whose environment does not tell whether its job has QPUs, the job's id: TaskProlog looks for its folder. That
+ * is a step that was attached from elsewhere, and one in a later component of a heterogeneous job, where SLURM_JOB_ID is
+ * the first component's id (het_job_id in src/slurmd/slurmstepd/task.c and src/common/env.c). */
 #define STEP_JOB_ID "QRMI_SLURM_JOB_ID"
+
+/* The job in which srun was started, and whether --qpu is on its command line, from srun to slurmstepd. An environment
+ * that belongs to another job than the step has that job's selection. The names start with SLURM because
+ * `srun --export=NONE` drops all others (env_array_merge_slurm_spank() in env.c). */
+#define SRUN_JOB_ID "SLURM_QRMI_SRUN_JOB_ID"
+#define SRUN_ASKED "SLURM_QRMI_SRUN_ASKED"
+
+/* Slurm sets it in the environment of a job that is submitted, by srun too, but not in `srun --jobid=N`
+ * (set_submit_dir_env() in env.c, up to 24.11 in srun's srun_job.c). */
+#define SUBMIT_HOST "SLURM_SUBMIT_HOST"
+
+/* Up to 24.11 steps of `srun --jobid=N` from outside of the job do not have it. */
+#define CLUSTER_NAME "SLURM_CLUSTER_NAME"
+
+/* Fingerprints of the site's values that a task was given, so that they are not taken for the user's own. */
+#define GIVEN "QRMI_SLURM_GIVEN"
 
 /* The selections of all components of `srun --qpu=a ... : ...`, one per line, from srun to slurmstepd. The name starts
  * with SLURM because `srun --export=NONE` drops all others (env_array_merge_slurm_spank() in env.c). */

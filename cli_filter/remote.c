@@ -30,6 +30,10 @@
  * (MAX_HET_JOB_COMPONENTS in slurm.h). With a longer one, the option that Slurm sent counts. */
 #define HET_SELECTIONS_MAX_BYTES 32768U
 
+/* Slurm's configuration (src/common/read_config.h), which all its programs have; weak, because a missing symbol would
+ * keep the plugin from being loaded. */
+extern slurm_conf_t slurm_conf __attribute__((weak));
+
 /* --qpu of this step. */
 static struct selection of_step;
 
@@ -68,24 +72,39 @@ static void het_selection(spank_t sp, uint32_t component)
 		selection_set(&of_step, line);
 }
 
-/* Finds the selection of a heterogeneous job's component, and tells its tasks their own job's id. */
-static void spank_qrmi_remote_het_component(spank_t sp)
+/* The number in a variable of the step's environment; 0 if it is not set. */
+static uint32_t number_in(spank_t sp, const char *name)
+{
+	char text[sizeof "4294967295"];
+
+	if (spank_getenv(sp, name, text, (int)sizeof text) != ESPANK_SUCCESS)
+		return 0;
+	return (uint32_t)strtoul(text, NULL, 10);
+}
+
+static bool is_set(spank_t sp, const char *name)
+{
+	char text[1];
+	const spank_err_t rc = spank_getenv(sp, name, text, (int)sizeof text);
+
+	return rc == ESPANK_SUCCESS || rc == ESPANK_NOSPACE;
+}
+
+/*
+ * Finds the selection of a heterogeneous job's component. Returns whether it is not the first, so that the environment
+ * does not tell what the component was submitted with.
+ */
+static bool is_further_component(spank_t sp, uint32_t job_id)
 {
 	static char held[SELECTION_MAX_BYTES + 1];
-	char text[sizeof "4294967295"];
-	uint32_t job_id;
-	uint32_t first_id;
-
-	spank_unsetenv(sp, STEP_JOB_ID);
-	if (spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS)
-		return;
 	/* Slurm has set it in a batch step; in others it comes from srun's environment (srun_job.c). */
-	if (spank_getenv(sp, "SLURM_JOB_ID", text, (int)sizeof text) != ESPANK_SUCCESS)
-		return;
-	first_id = (uint32_t)strtoul(text, NULL, 10);
+	const uint32_t first_id = number_in(sp, "SLURM_JOB_ID");
+
+	if (first_id == 0)
+		return false;
 	if (job_id == first_id) {
 		het_selection(sp, 0);
-		return;
+		return false;
 	}
 	if (job_id > first_id)
 		het_selection(sp, job_id - first_id);
@@ -93,8 +112,37 @@ static void spank_qrmi_remote_het_component(spank_t sp)
 	if (spank_getenv(sp, JOB_SELECTION_IN_TASKS, held, (int)sizeof held) == ESPANK_SUCCESS &&
 	    strcmp(held, of_step.names) == 0)
 		selection_clear(&of_step);
-	snprintf(text, sizeof text, "%u", job_id);
-	spank_setenv(sp, STEP_JOB_ID, text, 1);
+	return true;
+}
+
+/*
+ * Whether the step was started from elsewhere: from a login shell, from another job, or with an environment of the user's
+ * making (`srun --jobid=N`, `env -i`). Its environment then does not tell whether the job has QPUs. What it tells of
+ * another job goes.
+ */
+static bool is_attached(spank_t sp, uint32_t job_id)
+{
+	const uint32_t here = number_in(sp, "SLURM_JOB_ID");
+	const uint32_t from = number_in(sp, SRUN_JOB_ID);
+	const bool was_told = number_in(sp, STEP_JOB_ID) == job_id; /* by a step like this, in whose shell srun runs */
+	uint32_t step_id;
+
+	if (spank_get_item(sp, S_JOB_STEPID, &step_id) != ESPANK_SUCCESS || step_id == SLURM_BATCH_SCRIPT)
+		return false;
+	if (from == 0 || from == here || from == job_id)
+		return was_told || !is_set(sp, SUBMIT_HOST);
+	spank_unsetenv(sp, JOB_SELECTION_IN_TASKS);
+	spank_unsetenv(sp, OPTION_IN_ENVIRONMENT);
+	spank_unsetenv(sp, "SLURM_JOB_RESTART_COUNT");
+	if (!is_set(sp, SRUN_ASKED))
+		selection_clear(&of_step);
+	return true;
+}
+
+/* This cluster's name: the step's environment may have none, or another one's. */
+static const char *cluster_name(void)
+{
+	return &slurm_conf != NULL ? slurm_conf.cluster_name : NULL;
 }
 
 /* --state-dir of the plugin's line. The hooks refuse a line that has it twice. */
@@ -144,17 +192,34 @@ static void spank_qrmi_remote_array(spank_t sp, const char *dir)
 
 int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
 {
-	int rc;
+	char text[sizeof "4294967295"];
+	uint32_t job_id;
+	bool is_untold = false;
 
-	spank_qrmi_remote_het_component(sp);
-	spank_unsetenv(sp, HET_SELECTIONS);
-	if (!of_step.given) {
-		spank_unsetenv(sp, STATE_DIR);
-		return (int)spank_unsetenv(sp, STEP_SELECTION);
+	if (spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS) {
+		/* Both look at the environment, and change what the other one reads. */
+		const bool attached = is_attached(sp, job_id);
+
+		is_untold = is_further_component(sp, job_id) || attached;
 	}
-	spank_qrmi_remote_array(sp, state_dir(ac, argv));
-	rc = (int)spank_setenv(sp, STEP_SELECTION, of_step.names, 1);
-	if (rc == ESPANK_SUCCESS)
-		rc = (int)spank_setenv(sp, STATE_DIR, state_dir(ac, argv), 1);
-	return rc;
+	spank_unsetenv(sp, HET_SELECTIONS);
+	spank_unsetenv(sp, SRUN_JOB_ID);
+	spank_unsetenv(sp, SRUN_ASKED);
+	spank_unsetenv(sp, STEP_JOB_ID);
+	spank_unsetenv(sp, STEP_SELECTION);
+	spank_unsetenv(sp, STATE_DIR);
+	if (of_step.given)
+		spank_setenv(sp, STEP_SELECTION, of_step.names, 1);
+	if (is_untold) {
+		snprintf(text, sizeof text, "%u", job_id);
+		spank_setenv(sp, STEP_JOB_ID, text, 1);
+	}
+	if (of_step.given || is_untold) {
+		if (cluster_name() != NULL)
+			spank_setenv(sp, CLUSTER_NAME, cluster_name(), 1);
+		spank_setenv(sp, STATE_DIR, state_dir(ac, argv), 1);
+	}
+	if (of_step.given)
+		spank_qrmi_remote_array(sp, state_dir(ac, argv));
+	return ESPANK_SUCCESS;
 }

@@ -37,25 +37,34 @@ static void spank_qrmi_submit_init(void)
 		selection_set(&inherited, option);
 }
 
-/* A new job must not carry the marks of the job in which it is submitted. Slurm's OPTION_IN_ENVIRONMENT stays, so a nested
- * sbatch inherits --qpu. */
+/* A new job must not carry the marks of the job in which it is submitted, nor the variables that that job was submitted
+ * with. Slurm's OPTION_IN_ENVIRONMENT stays, so a nested sbatch inherits --qpu. */
 void spank_qrmi_allocator_init(void)
 {
 	unsetenv(JOB_SELECTION_IN_TASKS);
 	unsetenv(STEP_SELECTION);
+	job_control_forget_outer();
 	spank_qrmi_submit_init();
 }
 
 void spank_qrmi_local_init(void)
 {
-	/* srun runs in the job that this variable names, and submits one without it (env_vars[] in srun's opt.c). */
-	srun_in_job = getenv("SLURM_JOB_ID") != NULL;
+	/* srun runs in the job that this variable names, unless --jobid names another. Without either it submits one
+	 * (env_vars[] in srun's opt.c). */
+	const char *job_id = getenv("SLURM_JOB_ID");
+
+	srun_in_job = job_id != NULL;
 	srun_has_component = false;
 	unsetenv(HET_SELECTIONS);
-	if (srun_in_job)
+	unsetenv(SRUN_ASKED);
+	if (srun_in_job) {
+		setenv(SRUN_JOB_ID, job_id, 1);
 		spank_qrmi_submit_init();
-	else
+	} else {
+		unsetenv(SRUN_JOB_ID);
+		unsetenv(SUBMIT_HOST);
 		spank_qrmi_allocator_init();
+	}
 }
 
 int spank_qrmi_submit_option(const char *value)
@@ -72,6 +81,8 @@ int spank_qrmi_submit_option(const char *value)
 			value = inherited.names;
 		else if (selection_fault(value) == NULL)
 			return ESPANK_SUCCESS;
+	} else if (srun_in_job) {
+		setenv(SRUN_ASKED, "1", 1);
 	}
 	fault = selection_fault(value);
 	if (fault != NULL) {

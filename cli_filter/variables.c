@@ -2,6 +2,10 @@
 #include "variables.h"
 
 #include <fnmatch.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <slurm/spank.h>
@@ -12,6 +16,28 @@
 
 /* POSIX leaves the declaration to the program. */
 extern char **environ;
+
+#define INFIX "_QRMI_"
+
+/* A fingerprint is the NAME=VALUE entry as a number in base 256, modulo the largest prime below 2^56, in 14 hexadecimal
+ * digits. It is no secret: whoever sees it sees the value as well. The hooks have the same rule (state/exports.py). */
+#define FINGERPRINT_PRIME (((uint64_t)1 << 56) - 5)
+#define FINGERPRINT_DIGITS 14
+
+/* Whether the job around this command was given this very value by the site. The site may have another by now. */
+static bool is_given(const char *entry)
+{
+	const char *given = getenv(GIVEN);
+	char text[FINGERPRINT_DIGITS + 1];
+	uint64_t fingerprint = 0;
+
+	if (given == NULL)
+		return false;
+	for (const char *at = entry; *at != '\0'; at++)
+		fingerprint = (fingerprint << 8 | (unsigned char)*at) % FINGERPRINT_PRIME;
+	snprintf(text, sizeof text, "%0*" PRIx64, FINGERPRINT_DIGITS, fingerprint);
+	return strstr(given, text) != NULL;
+}
 
 static bool is_word(const char *text, size_t length, const char *word)
 {
@@ -52,17 +78,23 @@ static bool is_users_own(const char *rest)
 
 bool variable_is_forwarded(const char *entry, const char *term, size_t term_length)
 {
-	static const char infix[] = "_QRMI_";
 
 	/* Slurm adds SPANK_ to names that do not start with it (valid_spank_job_env() in slurm_protocol_defs.c), so a name
 	 * that does could replace another variable. SLURM_SPANK_* belong to the job around this command. */
 	if (starts_with(entry, "SPANK_") || starts_with(entry, "SLURM_"))
 		return false;
 	/* A QPU's name may contain the infix too: Prolog knows the names. */
-	for (const char *at = strstr(entry, infix); at != NULL && at < entry + strcspn(entry, "="); at = strstr(at + 1, infix))
-		if (is_of_term(entry, (size_t)(at - entry), term, term_length) && is_users_own(at + sizeof infix - 1))
-			return true;
+	for (const char *at = strstr(entry, INFIX); at != NULL && at < entry + strcspn(entry, "="); at = strstr(at + 1, INFIX))
+		if (is_of_term(entry, (size_t)(at - entry), term, term_length) && is_users_own(at + sizeof INFIX - 1))
+			return !is_given(entry);
 	return false;
+}
+
+bool variable_is_qpus(const char *entry)
+{
+	const char *infix = strstr(entry, INFIX);
+
+	return infix != NULL && infix < entry + strcspn(entry, "=");
 }
 
 const char *variable_fault(const char *entry, size_t name_length)

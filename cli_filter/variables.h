@@ -26,6 +26,9 @@
 /* Whether Prolog gets a NAME=VALUE entry: it is the user's own variable for a QPU that the term of --qpu may choose. */
 bool variable_is_forwarded(const char *entry, const char *term, size_t term_length);
 
+/* Whether a NAME=VALUE entry is the variable of some QPU. */
+bool variable_is_qpus(const char *entry);
+
 /* Says why a NAME=VALUE entry cannot be forwarded, as a sentence; NULL if it can. */
 const char *variable_fault(const char *entry, size_t name_length);
 

@@ -8,6 +8,7 @@ come from its environment variable reference.
 SLURM_JOB_ID = "SLURM_JOB_ID"
 SLURM_JOB_UID = "SLURM_JOB_UID"
 SLURM_JOB_USER = "SLURM_JOB_USER"
+SLURM_JOB_GID = "SLURM_JOB_GID"
 SLURM_HET_JOB_ID = "SLURM_HET_JOB_ID"  # in each component of a heterogeneous job: the id of the first
 SLURM_JOB_NODELIST = "SLURM_JOB_NODELIST"  # from 23.02
 SLURM_NODELIST = "SLURM_NODELIST"  # the same in 22.05
@@ -31,7 +32,9 @@ SRUN_DEBUG = "SRUN_DEBUG"
 SPANK_PREFIX = "SPANK_"  # slurmd's prefix for job-control variables in Prolog and Epilog; values are user text
 SPANK_QRMI_QPU = "SPANK_QRMI_QPU"  # Prolog, Epilog
 SLURM_SPANK_QRMI_QPU = "SLURM_SPANK_QRMI_QPU"  # task: the job's selection
-QRMI_SLURM_JOB_ID = "QRMI_SLURM_JOB_ID"  # task of a later het component: its own job's id, set by the stub
+# Task whose environment does not tell whether its job has QPUs: the job's id, set by the stub. Its step was attached
+# from elsewhere (`srun --jobid`), or runs in a later component of a heterogeneous job.
+QRMI_SLURM_JOB_ID = "QRMI_SLURM_JOB_ID"
 QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub in slurmstepd
 QRMI_SLURM_CHOICES = "QRMI_SLURM_CHOICES"  # task: the QPU chosen for each term of --qpu, `TERM=NAME,...`
 QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
@@ -41,6 +44,10 @@ QRMI_SLURM_BROKER = "QRMI_SLURM_BROKER"  # task: the node on whose loopback the 
 # Task, with the resource's name in front: the number of seconds to which a value of the user's was capped for this job.
 # A job that is submitted from within it inherits both, and has a limit of its own.
 QRMI_SLURM_CAPPED_AT = "QRMI_SLURM_CAPPED_AT"
+
+# Task: fingerprints of the site's values that it was given, so that a job which is submitted from within it does not
+# take them for the user's own.
+QRMI_SLURM_GIVEN = "QRMI_SLURM_GIVEN"
 
 # Part of every key, address and path of a credential broker, so that a value inherited from a surrounding job is not
 # mistaken for the user's own.

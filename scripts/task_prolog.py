@@ -1,12 +1,19 @@
-#!/bin/sh
+#!/bin/sh -p
 # fmt: off
 """:"
-# TaskProlog= of slurm.conf: runs as the user before each task; slurmstepd reads its output.
+# TaskProlog= of slurm.conf: runs as the user before each task; slurmstepd reads its output. It has the user's whole
+# environment. With -p bash takes no functions and no options from it; dash finds commands by PATH before its own.
+PATH=/usr/bin:/bin LC_ALL=C
 job_id=${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}
+job_dir="${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id"
 wanted=qpu
-if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ]; then
+if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}" ] &&
+    { [ -z "${QRMI_SLURM_JOB_ID-}" ] || [ ! -d "$job_dir" ]; }; then
     # No QPU here; only variables of a surrounding QPU job have to be unset.
-    [ -n "${QRMI_JOB_ID+set}" ] || exit 0
+    if [ -z "${QRMI_JOB_ID+set}" ]; then
+        [ -z "${QRMI_SLURM_JOB_ID-}" ] || printf 'unset %s\n' QRMI_SLURM_JOB_ID QRMI_SLURM_STATE_DIR
+        exit 0
+    fi
     wanted=
 elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
     [ -n "${QRMI_JOB_QPU_RESOURCES-}" ] && [ "${SRUN_DEBUG-3}" = 3 ] &&
@@ -25,8 +32,9 @@ ask_python() {
     trap - EXIT
     self=$0
     [ -L "$self" ] && self=$(/usr/bin/readlink -f -- "$self")
-    # Not exec: this shell drops variables with invalid names too; Python reads them from this process.
-    "${self%/*}/python3" -I -X utf8 "$self" "$$"
+    # Not exec: this shell drops variables with invalid names too; Python reads them from this process. They are not its
+    # own: the loader and the C library would read some.
+    /usr/bin/env -i "${self%/*}/python3" -I -X utf8 "$self" "$$"
     status=$?
     # 64: Python printed why the task must not run. An unexpected failure is 1, and must not end a job without QPUs.
     [ $status = 0 ] && exit 0
@@ -51,14 +59,15 @@ print_exports() {
     [ "$by" = shell ] && [ "$job $outcome" = "$job_id ready" ] &&
         [ "$restart" = "${SLURM_JOB_RESTART_COUNT-$restart}" ] &&
         [ "${start:-${SLURM_JOB_START_TIME-}}" = "${SLURM_JOB_START_TIME-$start}" ] &&
-        [ "$QRMI_SLURM_QPU" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
+        [ "${QRMI_SLURM_QPU:-$held}" = "${SLURM_SPANK_QRMI_QPU:-$held}" ] || return 1
     [ "${SLURM_PROCID:-0}" = 0 ] || notes=''
     printf '%s' "$notes$lines$level"
 }
 
 # A batch script, or a task of srun or salloc, without variables of another job and with the default log level.
-if [ -n "${QRMI_SLURM_QPU-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] && [ "${SRUN_DEBUG-3}" = 3 ]; then
-    exports="${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id/exports"
+if [ -n "${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] &&
+    [ "${SRUN_DEBUG-3}" = 3 ]; then
+    exports="$job_dir/exports"
     [ -f "$exports" ] && [ -r "$exports" ] && print_exports 3<"$exports" && exit 0
 fi
 ask_python

@@ -62,7 +62,14 @@ _MARKS: Final[Mapping[str, str]] = {
     ),
     names.QRMI_SLURM_BROKER: "the node that runs the job's [credential broker](broker.md), if it has one",
     names.QRMI_SLURM_CHOICES: "the QPU chosen for each term of `--qpu` that matches several: `TERM=NAME,...`",
-    names.QRMI_SLURM_JOB_ID: "the component's own job id, in a heterogeneous job's components after the first",
+    names.QRMI_SLURM_GIVEN: (
+        "fingerprints of the site's values, so that a job that is submitted from within this one does not take them "
+        "for the user's own"
+    ),
+    names.QRMI_SLURM_JOB_ID: (
+        "the job's id, in a step that was attached with `srun --jobid`, and in a heterogeneous job's components after "
+        "the first, which each have their own"
+    ),
     names.QRMI_SLURM_RUST_LOG: "the level that qrmi-slurm set, to distinguish it from the user's own",
     names.QRMI_SLURM_STATE_DIR: "where TaskProlog finds the job's exports",
 }

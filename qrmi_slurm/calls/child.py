@@ -21,7 +21,7 @@ from qrmi_slurm.calls.installed import import_qrmi, installed_type, known_member
 from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.config.resource_types import describe, matching_member
 from qrmi_slurm.errors import BackendError
-from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, of_resource
+from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, SLURM_JOB_GID, SLURM_JOB_USER, of_resource
 from qrmi_slurm.secret import Secret
 
 # A refusal repeats the service's or a proxy's answer, which may be a page; escaped, it is far below the answer's bound.
@@ -48,6 +48,10 @@ ANSWER_END: Final = b"\n"
 
 # QRMI's log level in hooks, unless the admin sets --env:RUST_LOG.
 _HOOK_LOG_LEVEL: Final = "info"
+
+
+# passwd(5): the home of a user without one.
+_NO_HOME: Final = "/nonexistent"
 
 
 class Terms(NamedTuple):
@@ -199,11 +203,14 @@ def _become_and_ask(call: Call, alarm_s: float) -> dict[str, Any]:
 def _become(uid: int) -> None:
     """Become the job's user for good, so that what the user supplied is used with the user's rights."""
     try:
-        user = pwd.getpwuid(uid)
+        entry = pwd.getpwuid(uid)
+        user, gid, home = entry.pw_name, entry.pw_gid, entry.pw_dir
     except KeyError:
-        raise ValueError(f"this node does not know the user with uid {uid}") from None
-    confinement.become(uid, user.pw_gid, os.getgrouplist(user.pw_name, user.pw_gid))
-    os.environ["HOME"] = user.pw_dir  # pasqal-cloud reads the user's ~/.pasqal/config
+        if SLURM_JOB_GID not in os.environ:
+            raise ValueError(f"this node does not know the user with uid {uid}") from None
+        user, gid, home = os.environ[SLURM_JOB_USER], int(os.environ[SLURM_JOB_GID]), _NO_HOME
+    confinement.become(uid, gid, os.getgrouplist(user, gid))
+    os.environ["HOME"] = home  # pasqal-cloud reads the user's ~/.pasqal/config
 
 
 # --- QRMI -----------------------------------------------------------------------------------------------------

@@ -24,11 +24,15 @@ class ForJob(NamedTuple):
         job_id: Slurm's id.
         uid: user id of the job's owner.
         time_limit_s: the job's time limit, in seconds.
+        user: the owner's login name, by Slurm; empty if unknown.
+        gid: the job's group id; None if unknown.
     """
 
     job_id: int
     uid: int
     time_limit_s: int
+    user: str = ""
+    gid: int | None = None
 
 
 def for_call(
@@ -49,6 +53,9 @@ def for_call(
     environment |= with_name(resource_name, own)
     environment[names.QRMI_JOB_ID] = str(job.job_id if job is not None else _NO_JOB_ID)
     environment[names.QRMI_JOB_UID] = str(job.uid if job is not None else os.getuid())
+    # For a call as a user whom the node does not know (child.py).
+    if job is not None and job.user and job.gid is not None:
+        environment |= {names.SLURM_JOB_USER: job.user, names.SLURM_JOB_GID: str(job.gid)}
     return environment
 
 

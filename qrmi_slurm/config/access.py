@@ -49,15 +49,22 @@ class Person(NamedTuple):
     qos: str | None = None
 
 
-def person_of(uid: int) -> Person:
+def person_of(uid: int, user: str = "", gid: int | None = None) -> Person:
     """Return a user with their groups, as this node knows them; account, partition and QOS are left open.
 
     A user or a group without a name on this node goes by its number.
+
+    Args:
+        uid: user id.
+        user: the login name according to Slurm, for a node that does not know the user; empty if unknown.
+        gid: the job's group according to Slurm, for the same; None if unknown.
     """
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        return Person(str(uid), frozenset())
+        # Such a node may still list the name as a member of groups.
+        gids = os.getgrouplist(user, gid) if user and gid is not None else []
+        return Person(user or str(uid), frozenset(map(_group_name, gids)))
     return Person(entry.pw_name, frozenset(map(_group_name, os.getgrouplist(entry.pw_name, entry.pw_gid))))
 
 

@@ -8,7 +8,7 @@ from qrmi_slurm.calls.environment import with_name
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.slurm.job_context import JobContext
-from qrmi_slurm.state.exports import PREFIX, Exports
+from qrmi_slurm.state.exports import PREFIX, Exports, fingerprint
 from qrmi_slurm.state.record import Record
 from qrmi_slurm.text import printable
 
@@ -52,14 +52,28 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
     said = [f"{printable(text)} is {printable(name)}" for text, name in chosen]
     notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *acquired.problems))
     variables = dict(site_env)
+    given = dict(site_env)
     for _, item in held:
-        variables |= _of_qpu(item, job, acquired.record)
+        own = _of_qpu(item, job, acquired.record)
+        variables |= own
+        given |= {name: value for name, value in own.items() if not _is_users(item, name, value)}
         variables[of_resource(item.name, names.ACQUISITION_TOKEN)] = tokens[item.name]
         variables[of_resource(item.name, names.TIMEOUT_SECONDS)] = str(acquired.time_limit_s)
     variables |= _of_job(job, [item for _, item in held])
+    if given:
+        prints = sorted(fingerprint(name, value) for name, value in given.items())
+        variables[names.QRMI_SLURM_GIVEN] = ",".join(prints)
     if chosen:
         variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
     return _exports(job, is_ready=True, notes=notes, variables=variables)
+
+
+def _is_users(item: Candidate, name: str, value: str) -> bool:
+    """Tell whether a variable that a job's tasks get for a QPU has the user's own value: not the site's, nor a cap."""
+    variable = name.removeprefix(of_resource(item.name, ""))
+    if variable in item.credentials.tuned and value == str(item.credentials.capped_at_s):
+        return False
+    return item.credentials.environment.get(variable) == value != item.resource.variables.get(variable)
 
 
 def _without_qpu(job: JobContext, reasons: Sequence[str]) -> Exports:

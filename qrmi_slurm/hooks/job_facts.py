@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
+from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
 from qrmi_slurm.slurm.job_context import JobContext
@@ -21,6 +22,8 @@ _MAX_ASK_S: Final = 5.0
 
 # How often a job is put back that meets the session of another; Slurm itself knows no limit.
 _MAX_REQUEUES: Final = 5
+# The time limit has to be known, so there is time for a restart of slurmctld, or for its backup to take over.
+_MAX_ASK_TIME_LIMIT_S: Final = 20.0
 
 
 class JobFacts:
@@ -54,7 +57,8 @@ class JobFacts:
             from qrmi_slurm.config import access  # only where there is a rule
 
             job = self._job
-            self._person = access.person_of(job.uid)._replace(account=job.account, partition=job.partition, qos=job.qos)
+            person = access.person_of(job.uid, job.user, job.gid)
+            self._person = person._replace(account=job.account, partition=job.partition, qos=job.qos)
         if needs_qos and self._person.qos is None:
             told = self._ask_allotment()
             self._person = self._person._replace(qos=told.qos if told is not None else "")
@@ -104,7 +108,11 @@ class JobFacts:
             self._run.log.warning("requeued", restart=job.restart_count)
 
     def time_limit_s(self) -> int:
-        """Return the job's time limit in seconds; 2147483647 where it has none, or Slurm does not say."""
+        """Return the job's time limit in seconds; 2147483647 where it has none.
+
+        Raises:
+            SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
+        """
         if self._time_limit_s is None:
             seconds = self._job.time_limit_s if self._job.time_limit_s is not None else self._ask_time_limit_s()
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
@@ -135,18 +143,25 @@ class JobFacts:
         return Job("", 0, told.submit_s, told.start_s).has_started_at(start_s)
 
     def _ask_time_limit_s(self) -> int:
+        timeout_s = self._time_limit_timeout_s()
         seconds = self._ask_times().limit_s
         if seconds is None:
-            self._run.log.warning("time-limit-unknown", hint="neither Slurm's environment nor scontrol says it")
-            return names.UNLIMITED_TIMEOUT_S
+            raise SchedulerError(
+                f"Slurm did not tell the job's time limit within {timeout_s:.0f} s, and without it a session could "
+                "stay open for hours; submit the job again",
+                "is slurmctld running?",
+            )
         return seconds
 
     def _ask_times(self) -> "Times":
         if self._times is None:
             from qrmi_slurm.slurm import jobs
 
-            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._run.deadline.call_s / 2)
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._time_limit_timeout_s())
         return self._times
+
+    def _time_limit_timeout_s(self) -> float:
+        return min(self._run.deadline.call_s / 2, _MAX_ASK_TIME_LIMIT_S)
 
     def _ask_allotment(self) -> "Allotment | None":
         if not self._has_asked:

@@ -139,7 +139,7 @@ def look_around(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, lice
     """
     found: dict[str, Sequence[str] | str] = {}
     told: dict[str, Availability | str] = {}
-    of_job = ForJob(job.job_id, job.uid, facts.time_limit_s())
+    of_job = ForJob(job.job_id, job.uid, facts.time_limit_s(), job.user, job.gid)
     calls: dict[str, Call] = {}
     slots = [slot for slot in plan.slots if slot.is_open]
     for item in [item for slot in slots for item in slot.candidates]:

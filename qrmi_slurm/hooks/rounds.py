@@ -39,7 +39,7 @@ class Rounds:
     def __init__(self, job: JobContext, run: HookRun, time_limit_s: int, record: Record) -> None:
         self._job = job
         self._run = run
-        self._for_job = ForJob(job.job_id, job.uid, time_limit_s)
+        self._for_job = ForJob(job.job_id, job.uid, time_limit_s, job.user, job.gid)
         self._node = Node(run.options.state_dir, job.node, job.uid)
         self._record = record
         self._fault: RecordError | None = None

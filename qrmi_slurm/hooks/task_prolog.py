@@ -72,7 +72,8 @@ def task_prolog(environment: Mapping[str, str]) -> TaskOutcome:
 
 def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutcome:
     if not task.job_selection_text and not task.step_selection_text and not _holds_something(task):
-        return TaskOutcome(tuple(_unset_lines(environment, _site_env(task))), TASK_MAY_RUN_EXIT)
+        marks = [f"unset {name}" for name in (names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR) if task.is_untold]
+        return TaskOutcome((*_unset_lines(environment, _site_env(task)), *marks), TASK_MAY_RUN_EXIT)
     within_job = task.inherited_job_id == str(task.job_id)
     found = _inherited(task, environment) if within_job else _read_exports(task, environment)
     if not found.is_ready:
@@ -104,8 +105,8 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
 
 
 def _holds_something(task: TaskContext) -> bool:
-    """Tell whether the job of a task in a later component has a folder; its environment does not tell its selection."""
-    return task.is_further_component and _exports_path(plugstack.read(task.slurm_conf), task).parent.exists()
+    """Tell whether the job of a task has a folder, where the task's environment does not tell the job's selection."""
+    return task.is_untold and _exports_path(plugstack.read(task.slurm_conf), task).parent.exists()
 
 
 def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
@@ -222,7 +223,14 @@ def _of_broker(
 
 
 def _is_users_rust_log(task: TaskContext, environment: Mapping[str, str]) -> bool:
-    return task.rust_log is not None and task.rust_log != environment.get(names.QRMI_SLURM_RUST_LOG)
+    if task.rust_log is None or task.rust_log == environment.get(names.QRMI_SLURM_RUST_LOG):
+        return False
+    return exports.fingerprint(names.RUST_LOG, task.rust_log) not in _given(environment)
+
+
+def _given(environment: Mapping[str, str]) -> frozenset[str]:
+    """Return the fingerprints of the site's values that this environment was given, possibly in another job."""
+    return frozenset(filter(None, environment.get(names.QRMI_SLURM_GIVEN, "").split(",")))
 
 
 def _site_env(task: TaskContext) -> Mapping[str, str]:
@@ -244,8 +252,11 @@ def _unset_lines(environment: Mapping[str, str], site_env: Mapping[str, str]) ->
     prefixes = tuple(names.of_resource(name, names.QRMI_PREFIX) for name in foreign.split(",") if name)
     stale = {name for name in environment if prefixes and name.startswith(prefixes)}
     stale |= {name for name, value in site_env.items() if environment.get(name) == value}
+    given = _given(environment)
+    stale |= {name for name, value in environment.items() if given and exports.fingerprint(name, value) in given}
     of_job = {
         *exports.LISTS,
+        names.QRMI_SLURM_GIVEN,
         names.QRMI_SLURM_CHOICES,
         names.QRMI_SLURM_BROKER,
         names.QRMI_JOB_ID,

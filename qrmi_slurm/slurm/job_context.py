@@ -16,6 +16,9 @@ _MAX_EPOCH_DIGITS: Final = 12
 
 _DIGITS: Final = "0123456789"
 
+# What Slurm calls a user whom neither the job's credential nor the node names (uid_to_string() in src/common/uid.c).
+_UNKNOWN_USER: Final = "nobody"
+
 # How long a job without a time limit lasts according to Slurm (slurmctld: 365 * 24 * 60 * 60).
 _ENDLESS_S: Final = 365 * 24 * 3600
 _DEFAULT_CLUSTER: Final = "cluster"
@@ -39,7 +42,8 @@ class JobContext(NamedTuple):
         partition: its partition; None if unknown.
         qos: its quality of service; None if unknown (Slurm before 26.05).
         licenses_text: its licenses; None if unknown (Slurm 22.05).
-        user: login name of the job's owner; empty if unknown.
+        user: login name of the job's owner, by Slurm; empty if unknown.
+        gid: group id that the job runs with; None if unknown.
         het_job_id: the id of the heterogeneous job that this job is a component of; None if it is not one.
         start_s: when it started, by slurmctld's clock, in seconds since the epoch; None if unknown (Slurm 22.05).
         node_count: how many nodes it has.
@@ -66,6 +70,7 @@ class JobContext(NamedTuple):
     start_s: int | None = None
     node_count: int = 1
     is_leaving: bool = False
+    gid: int | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "user_environment")
@@ -88,8 +93,8 @@ class TaskContext(NamedTuple):
         start_s: when the job started, by slurmctld's clock, in seconds since the epoch; None if unknown (Slurm 22.05).
             From 23.02 on, slurmstepd sets it over what the user's environment has.
         task_rank: rank of the task in its step; 0 for a batch script.
-        is_further_component: whether the task runs in a later component of a heterogeneous job; its environment then
-            does not tell that component's selection.
+        is_untold: whether its environment does not tell if the job has QPUs: the step was attached from elsewhere, or
+            runs in a later component of a heterogeneous job.
         job_selection_text: the value of the job's `--qpu`; None if it has none or it is unknown.
         step_selection_text: the value of the step's `--qpu`; None if it has none.
         inherited_job_id: the job whose QPU environment the task has inherited; None if it has inherited none.
@@ -105,7 +110,7 @@ class TaskContext(NamedTuple):
     restart_count: int | None
     start_s: int | None
     task_rank: int
-    is_further_component: bool
+    is_untold: bool
     job_selection_text: str | None
     step_selection_text: str | None
     inherited_job_id: str | None
@@ -149,11 +154,12 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         # Slurm does not set it for a job without licenses; a start time shows that this is 23.02 or newer.
         licenses_text=environment.get(names.SLURM_JOB_LICENSES)
         or ("" if names.SLURM_JOB_START_TIME in environment else None),
-        user=environment.get(names.SLURM_JOB_USER, ""),
+        user=_user(environment),
         het_job_id=_number(environment, names.SLURM_HET_JOB_ID, default=0) or None,
         start_s=_epoch_s(environment, names.SLURM_JOB_START_TIME),
         node_count=node_count,
         is_leaving=_is_leaving(node_list, node_count),
+        gid=_number(environment, names.SLURM_JOB_GID) if names.SLURM_JOB_GID in environment else None,
     )
 
 
@@ -167,18 +173,18 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
     Raises:
         ContextError: the job's id is missing.
     """
-    is_further_component = names.QRMI_SLURM_JOB_ID in environment
+    is_untold = names.QRMI_SLURM_JOB_ID in environment
     return TaskContext(
         # In a later component SLURM_JOB_ID is that of the first (slurmstepd/task.c, het_job_id).
-        job_id=_number(environment, names.QRMI_SLURM_JOB_ID if is_further_component else names.SLURM_JOB_ID),
+        job_id=_number(environment, names.QRMI_SLURM_JOB_ID if is_untold else names.SLURM_JOB_ID),
         uid=uid,
         cluster=_cluster(environment),
         node=environment.get(names.SLURMD_NODENAME, ""),
         restart_count=_restart_count(environment),
         start_s=_epoch_s(environment, names.SLURM_JOB_START_TIME),
         task_rank=_number(environment, names.SLURM_PROCID, default=0),
-        is_further_component=is_further_component,
-        job_selection_text=None if is_further_component else environment.get(names.SLURM_SPANK_QRMI_QPU),
+        is_untold=is_untold,
+        job_selection_text=None if is_untold else environment.get(names.SLURM_SPANK_QRMI_QPU),
         step_selection_text=environment.get(names.QRMI_SLURM_QPU),
         inherited_job_id=environment.get(names.QRMI_JOB_ID),
         srun_debug=_number(environment, names.SRUN_DEBUG, default=3),
@@ -251,6 +257,11 @@ def host_count(node_list: str) -> int:
 def _is_range(first: str, last: str) -> bool:
     numbers = (first, last or first)
     return all(text.isascii() and text.isdecimal() and len(text) <= 10 for text in numbers)
+
+
+def _user(environment: Mapping[str, str]) -> str:
+    name = environment.get(names.SLURM_JOB_USER, "")
+    return "" if name == _UNKNOWN_USER else name
 
 
 def _restart_count(environment: Mapping[str, str]) -> int | None:

@@ -1,12 +1,13 @@
 """Slurm's jobs: which ones live, and what slurmctld knows of one.
 
 A hook asks as little as it can. Prolog asks scontrol for the job's times only where its environment does not say
-(22.05): that is one RPC, where squeue takes two. It asks for the job's licenses and QOS only where the choice
+(22.05): that is one RPC, where squeue takes three. It asks for the job's licenses and QOS only where the choice
 of a QPU or an access rule depends on them. squeue is asked in a format that has no user's text in it.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +18,10 @@ from qrmi_slurm.slurm import commands, licenses
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start. All jobs may be 100,000.
 _ONE_JOB_TIMEOUT_S: Final = 5.0
+
+# Without its time limit a job cannot have a QPU, so slurmctld is asked again where it does not answer: it may have been
+# restarted, or its backup takes over.
+_AGAIN_S: Final = 0.5
 _JOBS_TIMEOUT_S: Final = 30.0
 
 # Both commands write times in seconds since the epoch with it, as hooks get them (SLURM_TIME_FORMAT in their pages).
@@ -141,26 +146,43 @@ class Times(NamedTuple):
     start_s: int | None = None
 
 
-def times(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT_S) -> Times:
-    """Ask for a job's times.
+def times(job_id: int, slurm_conf: Path, timeout_s: float) -> Times:
+    """Ask for a job's times, again and again where slurmctld does not answer.
 
     Args:
         job_id: Slurm's id.
         slurm_conf: Slurm's configuration file.
-        timeout_s: how long slurmctld may take, in seconds; at most 5.
+        timeout_s: how long slurmctld may take, in seconds.
+    """
+    deadline = Deadline.after(timeout_s)
+    while True:
+        try:
+            return _ask_times(job_id, slurm_conf, Deadline.after(min(deadline.call_s, _ONE_JOB_TIMEOUT_S)))
+        except commands.RefusedError as error:
+            if _NO_SUCH_JOB in error.stderr or deadline.left_s <= _AGAIN_S:
+                return Times()
+        except SchedulerError:
+            if deadline.left_s <= _AGAIN_S:
+                return Times()
+        time.sleep(_AGAIN_S)
+
+
+def _ask_times(job_id: int, slurm_conf: Path, deadline: Deadline) -> Times:
+    """Ask for a job's times once.
+
+    Raises:
+        SchedulerError: slurmctld cannot be asked, or does not know the job.
     """
     command = ["scontrol", "--local", "show", "job", str(job_id)]
-    answer = _answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S), _EPOCH) or ""
-    # A user's text, such as the job's name, may forge this line, and the other tasks of an array are shown too. Slurm's
-    # own line is among them, so the limit is known only where all lines agree.
+    answer = commands.run(command, slurm_conf, deadline.call_s, _EPOCH)
+    # The job's name and comment are printed as they are, so they can forge this line, and the other tasks of an array
+    # are shown too. Slurm's own line is among them: where all agree, it says the same.
     limits = set(_TIMES_LINE.findall(answer))
+    told = [limits.pop()] if len(limits) == 1 else _columns(job_id, "TimeLimit:.20", slurm_conf, deadline.call_s)
     # Tasks of an array start at their own times. Who forges these deceives only their own jobs.
     shown = "\n".join(part for part in answer.split("\n\n") if part.lstrip("\n").startswith(f"JobId={job_id} "))
-    return Times(
-        parse_time_limit_s(limits.pop()) if len(limits) == 1 else None,
-        _only_number(_SUBMIT_LINE, shown),
-        _only_number(_START_LINE, shown),
-    )
+    limit_s = parse_time_limit_s(told[0]) if told else None
+    return Times(limit_s, _only_number(_SUBMIT_LINE, shown), _only_number(_START_LINE, shown))
 
 
 def _only_number(pattern: re.Pattern[str], text: str) -> int | None:
@@ -203,15 +225,16 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
         slurm_conf: Slurm's configuration file.
         timeout_s: how long slurmctld may take, in seconds; at most 5.
     """
-    command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
-    command += [f"--Format=JobID:.20,ArrayJobID:.20,ArrayTaskID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"]
-    for line in (_answer(command, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S)) or "").splitlines():
-        words = line.split()
-        if len(words) == 5 and words[0] == str(job_id):
-            _, array_id, task_id, qos, granted = words
-            name = f"{array_id}_{task_id}" if task_id.isdecimal() else str(job_id)
-            return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
-    return None
+    columns = f"ArrayJobID:.20,ArrayTaskID:.20,QOS:.{_FIELD_CHARS},Licenses:.{_FIELD_CHARS}"
+    try:
+        told = _columns(job_id, columns, slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    except SchedulerError:  # a hook has to live with that
+        return None
+    if not told:
+        return None
+    array_id, task_id, qos, granted = told
+    name = f"{array_id}_{task_id}" if task_id.isdecimal() else str(job_id)
+    return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
 
 
 def requeue(name: str, slurm_conf: Path, timeout_s: float) -> bool:
@@ -224,12 +247,21 @@ def requeue(name: str, slurm_conf: Path, timeout_s: float) -> bool:
         slurm_conf: Slurm's configuration file.
         timeout_s: how long slurmctld may take, in seconds.
     """
-    return _answer(["scontrol", "requeue", name], slurm_conf, timeout_s) is not None
-
-
-def _answer(command: Sequence[str], slurm_conf: Path, timeout_s: float, time_format: str = "standard") -> str | None:
-    """Return what one of Slurm's commands printed; None where it failed, which a hook has to live with."""
     try:
-        return commands.run(command, slurm_conf, timeout_s, time_format)
-    except SchedulerError:
-        return None
+        commands.run(["scontrol", "requeue", name], slurm_conf, timeout_s)
+    except SchedulerError:  # Slurm refuses it for srun, salloc and --no-requeue; a hook has to live with that
+        return False
+    return True
+
+
+def _columns(job_id: int, columns: str, slurm_conf: Path, timeout_s: float) -> list[str]:
+    """Return what squeue says in some columns of a job; an empty list where the answer is not in this format.
+
+    Raises:
+        SchedulerError: slurmctld cannot be asked, or does not know the job.
+    """
+    command = ["squeue", "--noheader", "--all", "--local", "--array", f"--jobs={job_id}"]
+    command += [f"--Format=JobID:.20,{columns}"]
+    lines = [line.split() for line in commands.run(command, slurm_conf, timeout_s).splitlines()]
+    expected = columns.count(",") + 2
+    return next((words[1:] for words in lines if len(words) == expected and words[0] == str(job_id)), [])

@@ -31,6 +31,8 @@ _USUAL_SRUN_DEBUG: Final = 3
 # The beginning of our lines in a job's output.
 PREFIX: Final = "qrmi-slurm"
 
+_FINGERPRINT_PRIME: Final = 2**56 - 5
+
 # The number goes up by one when an older version would misread the file. Further assignments before the last line may
 # be added without, up to 16: a version that does not know them leaves them out.
 _HEAD: Final = f"# {PREFIX} exports 3"
@@ -131,6 +133,15 @@ def export_lines(variables: Mapping[str, str]) -> list[str]:
         if size_bytes >= MAX_VARIABLE_BYTES:
             raise ExportsError(f"the value of {printable(name)} is too long for an environment ({size_bytes} bytes)")
     return [f"export {name}={value}" for name, value in variables.items()]
+
+
+def fingerprint(name: str, value: str) -> str:
+    """Return what marks a value of the site in a task's environment, so that it is not taken for the user's own.
+
+    It is `NAME=VALUE` as a number in base 256, modulo the largest prime below 2^56: no secret, since whoever sees it
+    sees the value as well. The plugin computes the same at submission (cli_filter/variables.c).
+    """
+    return f"{int.from_bytes(f'{name}={value}'.encode('utf-8', 'surrogateescape')) % _FINGERPRINT_PRIME:014x}"
 
 
 def parse(text: str) -> Exports:

@@ -31,6 +31,10 @@ SELECTED = (
     "test_identity.py",
     "test_fault_of_a_process.py",
     "test_hostile_processes.py",
+    "test_attached_steps.py",
+    "test_users_environment.py",
+    "test_time_limits.py",
+    "test_inner_jobs.py",
     "test_prolog_flags.py",
     "test_licenses.py",
     "test_cluster.py",
@@ -40,6 +44,7 @@ SELECTED = (
     "test_qpu_job.py",
     "test_environment_contract.py",
     "test_bad_input.py",
+    "test_unknown_users.py",
     "test_support.py",
 )
 NOT_THERE = ("-m", "not one_release")

@@ -1,5 +1,6 @@
 """Access rules, as Prolog applies them."""
 
+import grp
 import os
 import pwd
 
@@ -81,3 +82,13 @@ def test_a_user_is_looked_up_with_all_of_their_groups():
 
 def test_a_user_without_a_name_on_this_node_is_known_by_uid():
     assert access.person_of(2**31 - 7) == Person(str(2**31 - 7), frozenset())
+
+
+def test_where_the_node_does_not_know_a_user_slurms_name_and_group_count():
+    """It may still list the name as a member of groups."""
+    group = next((one for one in grp.getgrall() if one.gr_mem and one.gr_name != "root"), None)
+    member = group.gr_mem[0] if group else "alice"
+    person = access.person_of(2**31 - 7, member, 0)
+    assert person.user == member
+    assert person.groups == {"root"} | ({one.gr_name for one in grp.getgrall() if member in one.gr_mem})
+    assert access.person_of(2**31 - 7, "alice").groups == frozenset()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
-from qrmi_slurm.errors import RecordError
+from qrmi_slurm.errors import RecordError, SchedulerError
 from qrmi_slurm.slurm.jobs import Times
 from qrmi_slurm.state import exports, inventory
 from qrmi_slurm.state.job_folder import JobFolder
@@ -37,6 +37,7 @@ def test_a_qpu_is_acquired_recorded_and_exported(site, acquire_for):
         "a_QRMI_FAKE_CALLS": str(site.calls_path),
         "a_QRMI_JOB_ACQUISITION_TOKEN": "session-a",
         "a_QRMI_JOB_TIMEOUT_SECONDS": "300",
+        "QRMI_SLURM_GIVEN": result.variables["QRMI_SLURM_GIVEN"],
     }
     [entry] = site.folder().read().entries
     assert entry.state is State.ACQUIRED
@@ -297,12 +298,12 @@ def test_without_times_slurmctld_is_asked(site, acquire_for, monkeypatch):
     assert result.start_s == site.folder().read().start_s == 1000
 
 
-def test_an_unknown_time_limit_counts_as_unlimited(site, acquire_for, monkeypatch, syslog_lines):
+def test_without_a_known_time_limit_nothing_is_acquired(site, acquire_for, monkeypatch):
     site.add("a")
     monkeypatch.setattr("qrmi_slurm.slurm.jobs.times", lambda job_id, slurm_conf, timeout_s: Times())
-    result = acquire_for("a", SLURM_JOB_END_TIME=None)
-    assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "2147483647"
-    assert any("time-limit-unknown" in line for _, line in syslog_lines)
+    with pytest.raises(SchedulerError, match="submit the job again"):
+        acquire_for("a", SLURM_JOB_END_TIME=None)
+    assert site.calls() == []
 
 
 def test_a_requeued_job_releases_its_earlier_run_first(site, acquire_for):

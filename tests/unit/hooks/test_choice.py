@@ -223,8 +223,11 @@ def test_the_licensed_qpu_is_preferred_unless_the_queue_decides(site, acquire_fo
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_for_a_qpu_other_than_the_licensed_one_the_license_is_swapped(site, acquire_for, slurmctld, is_told):
+def test_for_a_qpu_other_than_the_licensed_one_the_license_is_swapped(
+    site, acquire_for, slurmctld, is_told, monkeypatch
+):
     """Slurm before 23.02 does not tell Prolog the licenses, so slurmctld is asked."""
+    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: 300)
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"matlab": 1, "qpu_ibm_b": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 1}

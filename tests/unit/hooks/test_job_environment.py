@@ -13,14 +13,15 @@ from qrmi_slurm.hooks.job_environment import Acquired
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.slurm.selection import Term
+from qrmi_slurm.state.exports import fingerprint
 from qrmi_slurm.state.record import Broker, Entry, Record, State
 
 JOB = JobContext(12, 1001, "test", "n1", "n1", 1, 300, "", {}, Path("/etc/slurm/slurm.conf"))
 
 
-def slot(name, *, term=None, type="direct-access", need_broker=False):
-    """Return a slot that got QPU `name`."""
-    resource = Resource(name, type, {})
+def slot(name, *, term=None, type="direct-access", need_broker=False, sites=None):
+    """Return a slot that got QPU `name`, with a key that is not among the site's values."""
+    resource = Resource(name, type, sites or {})
     credentials = Credentials({"QRMI_IBM_QS_IAM_APIKEY": f"{SECRET}-{name}"}, are_users=False, need_broker=need_broker)
     made = Slot(Term(term or name, term or name), [], [])
     made.chosen = Candidate(resource, credentials, "ibm-quantum-system")
@@ -46,6 +47,7 @@ def test_a_qpu_gives_the_tasks_its_variables_token_and_time_limit():
         "a_QRMI_IBM_QS_IAM_APIKEY": f"{SECRET}-a",
         "a_QRMI_JOB_ACQUISITION_TOKEN": "t-a",
         "a_QRMI_JOB_TIMEOUT_SECONDS": "300",
+        "QRMI_SLURM_GIVEN": fingerprint("HTTPS_PROXY", "http://p"),  # the key is the user's: the config has none
         "QRMI_JOB_QPU_RESOURCES": "a",
         "SLURM_JOB_QPU_RESOURCES": "a",
         "QRMI_JOB_QPU_TYPES": "ibm-quantum-system",
@@ -75,6 +77,33 @@ def test_only_what_this_run_of_the_job_holds_reaches_its_tasks(changes):
     made = exports_of([slot("a"), slot("b")], [held("a"), held("b", **changes)])
     assert made.variables["QRMI_JOB_QPU_RESOURCES"] == "a"
     assert not any(name.startswith("b_") for name in made.variables)
+
+
+def test_the_sites_values_are_marked_and_the_users_are_not():
+    """A job that is submitted from within this one must not take the site's for the user's."""
+    key = f"{SECRET}-a"
+    url = {"QRMI_IBM_QS_ENDPOINT": "https://x"}
+    of_site = exports_of([slot("a", sites={"QRMI_IBM_QS_IAM_APIKEY": key})], [held("a")])
+    assert of_site.variables["QRMI_SLURM_GIVEN"] == fingerprint("a_QRMI_IBM_QS_IAM_APIKEY", key)
+    for sites in ({}, url, {"QRMI_IBM_QS_IAM_APIKEY": "another"}):
+        assert "QRMI_SLURM_GIVEN" not in exports_of([slot("a", sites=sites)], [held("a")]).variables
+
+
+def test_a_time_that_was_capped_is_not_the_users():
+    """An inner job has a limit of its own; a time below the cap is passed on to it."""
+    made = slot("a")
+    times = {"QRMI_IBM_QS_SESSION_MAX_TTL": "300", "QRMI_IBM_QS_TIMEOUT_SECONDS": "60"}
+    credentials = Credentials(times, are_users=False, tuned=frozenset(times), capped_at_s=300)
+    made.chosen = made.chosen._replace(credentials=credentials)
+    given = exports_of([made], [held("a")]).variables["QRMI_SLURM_GIVEN"].split(",")
+    assert fingerprint("a_QRMI_IBM_QS_SESSION_MAX_TTL", "300") in given
+    assert fingerprint("a_QRMI_IBM_QS_TIMEOUT_SECONDS", "60") not in given
+
+
+def test_the_brokers_values_are_not_the_users():
+    broker = Broker(1, 1, 4321, 1, {"a": Secret("the-jobs-key")}, "s", 2000.0)
+    made = exports_of([slot("a", need_broker=True)], [held("a")], broker=broker)
+    assert fingerprint("a_QRMI_IBM_QS_IAM_APIKEY", "the-jobs-key") in made.variables["QRMI_SLURM_GIVEN"].split(",")
 
 
 def test_a_job_without_qpus_gets_every_reason_and_no_variable():

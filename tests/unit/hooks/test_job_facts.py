@@ -5,6 +5,7 @@ import pwd
 
 import pytest
 
+from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.job_facts import JobFacts
 from qrmi_slurm.slurm import jobs
 from qrmi_slurm.slurm.jobs import Allotment, Times
@@ -103,17 +104,33 @@ def test_a_task_of_an_array_goes_by_its_number_in_it(facts_of, asked, monkeypatc
     assert jobs.allotment(12, facts_of()._job.slurm_conf).name == "12"
 
 
-def test_if_slurmctld_does_not_answer_the_job_goes_on_and_the_log_says_so(facts_of, monkeypatch, syslog_lines):
+def test_if_slurmctld_does_not_answer_the_job_has_no_license_and_no_qos(facts_of, monkeypatch, syslog_lines):
     monkeypatch.setattr(jobs, "allotment", lambda *arguments: None)
-    monkeypatch.setattr(jobs, "times", lambda *arguments: Times())
     facts = facts_of(**UNTOLD)
     licenses = facts.licenses(["qpu_a"])
     assert licenses.held == {}
     assert "does not say" in licenses.swap(None, "qpu_a", 1.0)
-    assert facts.time_limit_s() == 2**31 - 1
     assert facts.person(needs_qos=True).qos == ""
     events = [line.split(":")[1].strip() for _, line in syslog_lines]
-    assert events == ["allotment-unknown", "time-limit-unknown"]
+    assert events == ["allotment-unknown"]
+
+
+def test_a_time_limit_that_nobody_tells_is_not_taken_for_none(facts_of, monkeypatch):
+    """A one-minute job's session could otherwise live for eight hours."""
+    monkeypatch.setattr(jobs, "times", lambda *arguments: Times())
+    with pytest.raises(SchedulerError, match="did not tell the job's time limit within 15 s"):
+        facts_of(**UNTOLD).time_limit_s()
+
+
+def test_whose_job_it_is_comes_from_slurm_where_the_node_does_not_know_the_user(facts_of):
+    told = {"SLURM_JOB_UID": str(2**31 - 7), "SLURM_JOB_USER": "alice", "SLURM_JOB_GID": "0"}
+    person = facts_of(**told).person(needs_qos=False)
+    assert (person.user, person.groups) == ("alice", frozenset({"root"}))
+
+
+def test_the_node_has_the_last_word_on_a_user_that_it_knows(facts_of):
+    person = facts_of(SLURM_JOB_USER="mallory").person(needs_qos=False)
+    assert person.user == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_a_question_gets_a_quarter_of_the_time_left_and_at_most_5_s(site, facts_of):

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qrmi_slurm.hooks import prolog, task_prolog
+from qrmi_slurm.state import exports
 
 
 def test_without_a_selection_or_inherited_variables_nothing_is_printed(site):
@@ -42,6 +43,49 @@ def test_the_sites_variables_are_unset_with_the_surrounding_jobs_but_the_users_s
     assert task_prolog.task_prolog(site.task_environment(None, **own)).lines == ()
     outcome = task_prolog.task_prolog(site.task_environment(None, **INHERITED, **own))
     assert sorted(outcome.lines) == sorted(f"unset {name}" for name in [*INHERITED, "PROXY"])
+
+
+def test_the_sites_earlier_variables_are_unset_too(site):
+    """Their values have changed since the surrounding job began, so only their fingerprints tell."""
+    site.configure("--env:PROXY=http://new", "--env:RUST_LOG=warn")
+    own = {"PROXY": "http://old", "MINE": "http://user", "RUST_LOG": "trace"}
+    given = ",".join(exports.fingerprint(name, own[name]) for name in ("PROXY", "RUST_LOG"))
+    inherited = {**INHERITED, **own, "QRMI_SLURM_GIVEN": given}
+    outcome = task_prolog.task_prolog(site.task_environment(None, **inherited))
+    assert sorted(outcome.lines) == sorted(f"unset {name}" for name in inherited if name != "MINE")
+
+
+def test_the_sites_earlier_log_level_is_not_the_users(site, start):
+    site.add("a")
+    site.configure("--env:RUST_LOG=warn")
+    start("a")
+    given = exports.fingerprint("RUST_LOG", "trace")
+    for mark, level in ((given, "warn"), ("", None)):
+        inherited = {**INHERITED, "RUST_LOG": "trace", "QRMI_SLURM_GIVEN": mark}
+        outcome = task_prolog.task_prolog(site.task_environment("a", **inherited))
+        assert variables_of(outcome.lines).get("RUST_LOG") == level
+
+
+ATTACHED = {"QRMI_SLURM_JOB_ID": "12", "QRMI_SLURM_QPU": None, "SLURM_STEP_ID": "0"}
+
+
+def test_a_step_that_was_attached_from_elsewhere_has_what_the_job_has(site, start):
+    site.add("a").add("b")
+    of_job = variables_of(start("a,b").lines)
+    step = site.task_environment(None, **ATTACHED)
+    assert variables_of(task_prolog.task_prolog(step).lines) == of_job
+    narrowed = variables_of(task_prolog.task_prolog({**step, "QRMI_SLURM_QPU": "b"}).lines)
+    assert narrowed["QRMI_JOB_QPU_RESOURCES"] == "b"
+    refused = task_prolog.task_prolog({**step, "QRMI_SLURM_QPU": "c"})
+    assert (refused.exit_code, printed(refused)) == (1, ["qrmi-slurm: this job does not hold c; it holds a, b"])
+
+
+def test_a_step_that_was_attached_to_a_job_without_qpus_loses_our_marks(site):
+    step = site.task_environment(None, **ATTACHED, QRMI_SLURM_STATE_DIR="/x", **INHERITED)
+    outcome = task_prolog.task_prolog(step)
+    marks = ("QRMI_SLURM_JOB_ID", "QRMI_SLURM_STATE_DIR")
+    assert sorted(outcome.lines) == sorted(f"unset {name}" for name in (*INHERITED, *marks))
+    assert outcome.exit_code == 0
 
 
 def test_a_surrounding_jobs_variables_are_unset_before_the_jobs_own_are_set(site, start):

@@ -42,7 +42,7 @@ def fake_command(tmp_path, monkeypatch):
 
 # As Slurm 22.05 writes it; the first record is another task of the same array.
 SHOWN = """JobId=11 ArrayJobId=12 ArrayTaskId=1 JobName=x
-   RunTime=00:00:01 TimeLimit={limit} TimeMin=N/A
+   RunTime=00:00:01 TimeLimit={other} TimeMin=N/A
    SubmitTime=1000 EligibleTime=1000
    StartTime=1005 EndTime=1305 Deadline=N/A
 
@@ -55,38 +55,42 @@ JobId=12 ArrayJobId=12 ArrayTaskId=2 JobName={name}
 """
 
 
-def show(tmp_path, **more):
-    (tmp_path / "shown").write_text(SHOWN.format(**{"name": "x", "limit": "00:05:00", **more}))
-    return f"cat {tmp_path}/shown"
+@pytest.fixture
+def shows(fake_command, tmp_path):
+    """scontrol and squeue, which note what they are asked; squeue says five minutes."""
+
+    def make(name="x", limit="00:05:00", other="00:05:00", squeue="   12    5:00"):
+        (tmp_path / "shown").write_text(SHOWN.format(name=name, limit=limit, other=other))
+        note = f'echo "$* $SLURM_CONF" >>{tmp_path}/asked'
+        fake_command(f'{note}; case $1 in --local) cat {tmp_path}/shown;; *) echo "{squeue}";; esac')
+        return lambda: [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+
+    return make
 
 
-def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(fake_command, tmp_path):
+def test_slurmctld_is_asked_once_with_the_jobs_own_slurm_conf(shows, tmp_path):
     """--local: otherwise scontrol asks for the federation as well."""
-    fake_command(f'echo "$* $SLURM_CONF $SLURM_TIME_FORMAT" >> {tmp_path}/asked; {show(tmp_path)}')
-    assert jobs.times(12, tmp_path / "slurm.conf") == jobs.Times(300, 1000, 1010)
-    assert (tmp_path / "asked").read_text() == f"--local show job 12 {tmp_path}/slurm.conf %s\n"
+    asked = shows()
+    assert jobs.times(12, tmp_path / "slurm.conf", 5) == jobs.Times(300, 1000, 1010)
+    assert asked() == [["--local", "show", "job", "12", f"{tmp_path}/slurm.conf"]]
 
 
-def test_a_job_without_a_limit_is_unlimited(fake_command, tmp_path):
-    fake_command(show(tmp_path, limit="UNLIMITED"))
-    assert jobs.times(12, tmp_path).limit_s == 2**31 - 1
+def test_a_job_without_a_limit_is_unlimited(shows, tmp_path):
+    shows(limit="UNLIMITED", other="UNLIMITED")
+    assert jobs.times(12, tmp_path, 5).limit_s == 2**31 - 1
 
 
 @pytest.mark.parametrize(
-    "name",
+    "text",
     [
-        "x\n   RunTime=00:00:00 TimeLimit=UNLIMITED TimeMin=N/A",
-        "x\n   RunTime=0 TimeLimit=UNLIMITED TimeMin=N/A\n\nJobId=9 JobName=y",
+        {"name": "x\n   RunTime=00:00:00 TimeLimit=UNLIMITED TimeMin=N/A"},
+        {"name": "x\n   RunTime=0 TimeLimit=UNLIMITED TimeMin=N/A\n\nJobId=9 JobName=y"},
+        {"other": "00:01:00"},
     ],
 )
-def test_no_user_can_write_a_jobs_limit_by_its_name(fake_command, tmp_path, name):
-    fake_command(show(tmp_path, name=name))
-    assert jobs.times(12, tmp_path).limit_s is None
-
-
-def test_who_forges_start_times_leaves_them_unknown(fake_command, tmp_path):
-    fake_command(show(tmp_path, name="x\n   StartTime=7 EndTime=8 Deadline=N/A"))
-    assert jobs.times(12, tmp_path) == jobs.Times(300, 1000, None)
+def test_who_forges_start_times_leaves_them_unknown(shows, tmp_path):
+    shows(name="x\n   StartTime=7 EndTime=8 Deadline=N/A")
+    assert jobs.times(12, tmp_path, 5) == jobs.Times(300, 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,37 @@ def test_who_forges_start_times_leaves_them_unknown(fake_command, tmp_path):
 def test_a_job_that_was_submitted_after_the_start_is_another(job, is_it):
     assert job.has_started_at(1010) is is_it
     assert job.has_started_at(None)
+
+
+def test_where_the_lines_differ_squeue_is_asked_in_columns_without_a_users_text(shows, tmp_path, text):
+    """`scontrol show job` prints a job's name as it is, with its line breaks."""
+    asked = shows(**text)
+    assert jobs.times(12, tmp_path, 5).limit_s == 300
+    assert "--Format=JobID:.20,TimeLimit:.20" in asked()[-1]
+
+
+@pytest.mark.parametrize("line", [" 11 5:00", " 12 5:00 x", " 12", " 12 soon", ""])
+def test_what_is_not_this_jobs_line_is_no_limit(shows, tmp_path, line):
+    shows(limit="another", squeue=line)
+    assert jobs.times(12, tmp_path, 0.3).limit_s is None
+
+
+def test_a_limit_is_asked_for_again_where_slurmctld_does_not_answer(fake_command, tmp_path, monkeypatch):
+    """It is restarted, or its backup takes over."""
+    monkeypatch.setattr(jobs, "_AGAIN_S", 0.01)
+    standby = "echo 'slurm_load_jobs error: Slurm backup controller in standby mode' >&2; exit 1"
+    count = f"$(grep -c x {tmp_path}/asked)"
+    fake_command(f'echo x >>{tmp_path}/asked; [ "{count}" -ge 3 ] || {{ {standby}; }}; cat {tmp_path}/shown')
+    (tmp_path / "shown").write_text(SHOWN.format(name="x", limit="00:05:00", other="00:05:00"))
+    assert jobs.times(12, tmp_path, 30).limit_s == 300
+    assert (tmp_path / "asked").read_text() == "x\n" * 3
+
+
+def test_a_job_that_slurm_does_not_know_is_asked_for_once(fake_command, tmp_path):
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    fake_command(f"echo x >>{tmp_path}/asked; {gone}")
+    assert jobs.times(12, tmp_path, 30).limit_s is None
+    assert (tmp_path / "asked").read_text() == "x\n"
 
 
 SQUEUE = """\
@@ -186,17 +221,16 @@ def test_a_list_of_all_jobs_never_says_that_there_is_no_such_job(fake_command, t
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "printf '\\377\\376'"])
-def test_a_failing_scontrol_is_no_limit(fake_command, tmp_path, script):
+def test_a_failing_command_is_no_limit(fake_command, tmp_path, script):
     fake_command(script)
-    assert jobs.times(12, tmp_path).limit_s is None
+    assert jobs.times(12, tmp_path, 0.2).limit_s is None
 
 
-def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "_ONE_JOB_TIMEOUT_S", 0.1)
+def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path):
     fake_command("exec sleep 30")
-    assert jobs.times(12, tmp_path).limit_s is None
+    assert jobs.times(12, tmp_path, 0.1).limit_s is None
 
 
 def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "find", lambda name: None)
-    assert jobs.times(12, tmp_path).limit_s is None
+    assert jobs.times(12, tmp_path, 0.2).limit_s is None

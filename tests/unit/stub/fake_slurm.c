@@ -17,6 +17,7 @@
  *   batch_step        the step is that of a batch script
  *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
+ *   cluster NAME      ClusterName in slurm.conf
  *   dump              prints the job-control, step and process environment
  *   exit              slurm_spank_exit
  *
@@ -48,6 +49,9 @@ struct table {
 	char *entry[TABLE_SIZE];
 	size_t count;
 };
+
+/* Slurm's configuration, as all its programs have it. */
+slurm_conf_t slurm_conf;
 
 static spank_context_t context;
 static struct spank_handle handle;
@@ -371,6 +375,9 @@ static void run(void *plugin, const char *word, const char *argument)
 		*value++ = '\0';
 		table_set(&step, entry, value);
 		free(entry);
+	} else if (strcmp(word, "cluster") == 0) {
+		free(slurm_conf.cluster_name);
+		slurm_conf.cluster_name = strdup(argument);
 	} else if (strcmp(word, "dump") == 0) {
 		dump();
 	} else if (strcmp(word, "exit") == 0) {
@@ -404,6 +411,7 @@ int main(int argc, char **argv)
 	}
 	free(line);
 	free(found);
+	free(slurm_conf.cluster_name);
 	table_clear(&job_control);
 	table_clear(&step);
 	return dlclose(plugin) == 0 ? 0 : 2;

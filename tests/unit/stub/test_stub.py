@@ -10,6 +10,7 @@ import pytest
 
 from qrmi_slurm.checks import plugin_file
 from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR
+from qrmi_slurm.state.exports import fingerprint
 from qrmi_slurm.state.job_folder import JobFolder
 
 ROOT = Path(__file__).parents[3]
@@ -393,6 +394,30 @@ def test_variables_of_another_job_stay_out(stub: Stub) -> None:
     assert passed == {"QRMI_QPU", "a_QRMI_IBM_QRS_SESSION_MODE"}
 
 
+@pytest.mark.parametrize("context", ["allocator", "local"])
+def test_what_the_site_gave_the_surrounding_job_is_not_the_users(stub: Stub, sanitized: Stub, context: str) -> None:
+    """Its fingerprint tells, even if the site has another value by now; what the user set since is passed on."""
+    site = {"a_QRMI_KEY": "of the site", "a-b_QRMI_KEY": "Schlüssel", "a_QRMI_EMPTY": ""}
+    given = ",".join(fingerprint(name, value) for name, value in site.items())
+    env = {**site, "QRMI_SLURM_GIVEN": given, "a_QRMI_URL": "the user's"}
+    for one in (stub, sanitized):
+        passed = {name for name in submit(one, option("a,a-b"), env=env, context=context).control if "_QRMI_" in name}
+        assert passed == {"a_QRMI_URL"}
+        own = submit(one, option("a,a-b"), env={**env, "a_QRMI_KEY": "the user's"}, context=context).control
+        assert own["a_QRMI_KEY"] == "the user's"
+        assert "a-b_QRMI_KEY" not in own
+        assert "a_QRMI_KEY" in submit(one, option("a"), env=site, context=context).control
+
+
+def test_a_new_job_does_not_repeat_what_the_surrounding_job_was_submitted_with(stub: Stub, sanitized: Stub) -> None:
+    """Slurm puts the job-control environment into a batch script's environment too, and so into an inner job's."""
+    env = {"SLURM_SPANK_a_QRMI_KEY": "old", "SLURM_SPANK_b_QRMI_KEY": "old", "SLURM_SPANK_OTHER": "x", "X": "y_QRMI_="}
+    for one in (stub, sanitized):
+        assert submit(one, env=env).environ == {"SLURM_SPANK_OTHER": "x", "X": "y_QRMI_="}
+        within = submit(one, env={**env, "SLURM_JOB_ID": "7"}, context="local").environ
+        assert within["SLURM_SPANK_a_QRMI_KEY"] == "old"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
@@ -564,6 +589,18 @@ def test_step_passes_the_jobs_selection_to_prolog(stub: Stub) -> None:
     assert done.environ["SLURM_SPANK_QRMI_QPU"] == "a,b"
 
 
+@pytest.mark.parametrize(("commands", "asked"), [([], None), ([option("a")], "1")])
+def test_slurmstepd_is_told_where_srun_was_started_and_what_it_was_asked(
+    stub: Stub, commands: list[str], asked: str | None
+) -> None:
+    """Whether the job is its own is only known there: --jobid may name another."""
+    stale = {"SLURM_QRMI_SRUN_JOB_ID": "3", "SLURM_QRMI_SRUN_ASKED": "1", OPTION_ENV: "a"}
+    told = submit(stub, *commands, env={**stale, "SLURM_JOB_ID": "7"}, context="local").environ
+    assert (told["SLURM_QRMI_SRUN_JOB_ID"], told.get("SLURM_QRMI_SRUN_ASKED")) == ("7", asked)
+    outside = submit(stub, *commands, env={**stale, "SLURM_SUBMIT_HOST": "x"}, context="local").environ
+    assert not {"SLURM_QRMI_SRUN_JOB_ID", "SLURM_QRMI_SRUN_ASKED", "SLURM_SUBMIT_HOST"} & outside.keys()
+
+
 def test_step_with_qpu_in_a_job_without(stub: Stub) -> None:
     """srun --qpu=a in a job without QPUs does not make the job's Prolog acquire it."""
     done = submit(stub, option("a"), env={"SLURM_JOB_ID": "1"}, context="local")
@@ -587,8 +624,8 @@ def test_step_has_its_selection(stub: Stub, watched: Stub, sanitized: Stub) -> N
 def test_step_without_option_loses_an_inherited_selection(stub: Stub) -> None:
     """Without --qpu, an inherited QRMI_SLURM_QPU is removed and nothing is set."""
     inherited = {"QRMI_SLURM_QPU": "a", "QRMI_SLURM_STATE_DIR": "/elsewhere", "QRMI_SLURM_JOB_ID": "9"}
-    done = launch(stub, *job_env(**inherited, PATH="/bin"))
-    assert done.step == {"PATH": "/bin"}
+    done = launch(stub, *job_env(**inherited, SLURM_SUBMIT_HOST="h"), "job_id 8")
+    assert done.step == {"SLURM_SUBMIT_HOST": "h"}
     assert done.control == {}
 
 
@@ -601,17 +638,17 @@ def test_step_with_a_selection_knows_the_state_directory(stub: Stub) -> None:
 
 def test_malformed_value_in_slurmstepd(stub: Stub) -> None:
     """A malformed value that still reaches slurmstepd is not put into the environment."""
-    done = launch(stub, option("a,,b"))
+    done = launch(stub, *job_env(SLURM_SUBMIT_HOST="h"), "job_id 7", option("a,,b"))
     assert done.rc("option") != [0]
     assert done.rc("init_post_opt") == [0]
-    assert done.step == {}
+    assert done.step == {"SLURM_SUBMIT_HOST": "h"}
 
 
 @pytest.mark.parametrize(("job_id", "expected"), [(7, "a"), (8, None), (9, "b"), (10, None)])
 def test_het_component_has_its_own_selection(stub: Stub, watched: Stub, job_id: int, expected: str | None) -> None:
     """A step that srun started across a heterogeneous job has its component's selection and its component's job id."""
     for one in (stub, watched):
-        variables = job_env(SLURM_JOB_ID="7", SLURM_QRMI_HET_QPU="a\n\nb")
+        variables = job_env(SLURM_JOB_ID="7", SLURM_QRMI_HET_QPU="a\n\nb", SLURM_SUBMIT_HOST="h")
         done = launch(one, *variables, f"job_id {job_id}", option("b"))
         assert done.step.get("QRMI_SLURM_QPU") == expected
         assert done.step.get("QRMI_SLURM_JOB_ID") == (None if job_id == 7 else str(job_id))
@@ -624,6 +661,55 @@ def test_het_step_in_a_batch_job(stub: Stub) -> None:
     assert "QRMI_SLURM_QPU" not in launch(stub, *variables, "job_id 8", option("a")).step
     assert launch(stub, *variables, "job_id 8", option("b")).step["QRMI_SLURM_QPU"] == "b"
     assert launch(stub, *variables, "job_id 7", option("a")).step["QRMI_SLURM_QPU"] == "a"
+
+
+def in_job(job_id: str, **variables: str) -> list[str]:
+    """Return what a step of job 7 has of the job in which its srun was started."""
+    return job_env(SLURM_JOB_ID="7", SLURM_SUBMIT_HOST="h", SLURM_QRMI_SRUN_JOB_ID=job_id, **variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_attached"),
+    [
+        (in_job("7"), False),
+        (job_env(SLURM_JOB_ID="7", SLURM_SUBMIT_HOST="h"), False),  # srun has submitted the job itself
+        (job_env(SLURM_JOB_ID="7"), True),  # srun --jobid in a login shell
+        (job_env(SLURM_JOB_ID="7", SLURM_QRMI_SRUN_JOB_ID="7"), True),  # env -i in the job
+        (in_job("6"), True),
+        (in_job("7", QRMI_SLURM_JOB_ID="7"), True),  # in the shell of such a step
+        (in_job("7", QRMI_SLURM_JOB_ID="6"), False),
+        ([*job_env(SLURM_JOB_ID="7"), "batch_step"], False),
+    ],
+)
+def test_a_step_that_was_attached_from_elsewhere_is_told_its_job(
+    stub: Stub, sanitized: Stub, variables: list[str], is_attached: bool
+) -> None:
+    """Its own environment does not tell whether the job has QPUs, so TaskProlog looks for the job's folder."""
+    for one in (stub, sanitized):
+        done = launch(one, *variables, "job_id 7", "cluster here", "state_dir /s")
+        ours = {name: value for name, value in done.step.items() if "QRMI" in name}
+        assert ours == ({"QRMI_SLURM_JOB_ID": "7", "QRMI_SLURM_STATE_DIR": "/s"} if is_attached else {})
+        assert done.step.get("SLURM_CLUSTER_NAME") == ("here" if is_attached else None)
+
+
+@pytest.mark.parametrize(("asked", "selection"), [({}, None), ({"SLURM_QRMI_SRUN_ASKED": "1"}, "a")])
+def test_a_step_in_another_job_keeps_no_selection_but_its_own(
+    stub: Stub, asked: dict[str, str], selection: str | None
+) -> None:
+    """srun inherits --qpu from the job in which it was started, which is not that of the step's job."""
+    of_another = {"SLURM_SPANK_QRMI_QPU": "a", OPTION_ENV: "a", "SLURM_JOB_RESTART_COUNT": "3"}
+    done = launch(stub, *in_job("6", **of_another, **asked), option("a"), "job_id 7")
+    assert done.step.get("QRMI_SLURM_QPU") == selection
+    assert not {*of_another, "SLURM_QRMI_SRUN_JOB_ID", "SLURM_QRMI_SRUN_ASKED"} & done.step.keys()
+    done = launch(stub, *in_job("7", **of_another), option("a"), "job_id 7")
+    assert (done.step["QRMI_SLURM_QPU"], done.step["SLURM_SPANK_QRMI_QPU"]) == ("a", "a")
+
+
+def test_a_step_with_a_selection_has_this_clusters_name(stub: Stub) -> None:
+    """Whatever its environment says: the exports' path has it."""
+    variables = job_env(SLURM_JOB_ID="7", SLURM_CLUSTER_NAME="elsewhere")
+    assert launch(stub, *variables, "job_id 7", "cluster here", option("a")).step["SLURM_CLUSTER_NAME"] == "here"
+    assert launch(stub, *variables, "job_id 7", option("a")).step["SLURM_CLUSTER_NAME"] == "elsewhere"
 
 
 @pytest.fixture
