@@ -10,6 +10,7 @@ from qrmi_slurm.config.resource_types import KNOWN
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
+from booted.site import SUITE as BOOTED
 from setup.releases import OTHER_RELEASES, SELECTED
 from slurm.release import DIFFERENCES
 
@@ -17,7 +18,7 @@ RECORDINGS: Final = CHECKOUT / "tests" / "recordings"
 RAN: Final = RECORDINGS / "ran"
 # Written by tests/slurm/test_support.py wherever it runs.
 SEEN: Final = CHECKOUT / "build" / "ran"
-_SOURCES: Final = "tests/recordings/, tests/setup/releases.py and tests/slurm/release.py"
+_SOURCES: Final = "tests/recordings/, tests/setup/releases.py, tests/booted/site.py and tests/slurm/release.py"
 
 MACHINE: Final = "bookworm"
 _NAMES: Final = {"bookworm": "Debian {} (bookworm)", "trixie": "Debian {} (trixie)", "forky": "Debian {} (forky)"}
@@ -45,6 +46,7 @@ _NEVER: Final = (
     "Python 3.12, or a Python newer than those above.",
     "Slurm before 22.05, and daemons of a release that is not in the first table. Of {recorded}, only the hooks' "
     "environments were recorded, by hand; the unit tests read them.",
+    "systemd on another release than Debian 13's.",
     "More than a handful of nodes, nodes on different machines, and a shared file system.",
     "`AuthType=auth/slurm`: all clusters use munge.",
 )
@@ -81,7 +83,21 @@ def page() -> str:
             f"{' or '.join(f'`make test-slurm ON={suite}`' for suite in OTHER_RELEASES)}."
         ),
         "",
-        *wrapped("On all three systems, in `tests/slurm/`: " + ", ".join(f"`{name}`" for name in SELECTED) + "."),
+        *wrapped(
+            f"On all three systems, in `tests/slurm/`: {', '.join(f'`{name}`' for name in sorted(SELECTED))}. "
+            "Of cases that differ only in what a service or a user does, one or two run there."
+        ),
+        "",
+        "## systemd and control groups",
+        "",
+        *wrapped(
+            f"`make test` also boots {_NAMES[BOOTED].format(_ran(BOOTED)['debian'])} under systemd, in containers: "
+            "slurmctld, slurmd, munge and our timers are units, Slurm has `proctrack/cgroup`, `task/cgroup` and "
+            "`ConstrainRAMSpace`, a job dies at its memory limit, and a node crashes under its job (`tests/booted/`). "
+            "Its control groups are those of the machine's kernel: v2 where that has its memory controller there, "
+            "else v1. `make vm`, run by hand, does most of it on Debian's own kernel with v2, in a virtual machine "
+            "that is reset."
+        ),
         "",
         "## How the releases differ",
         "",

@@ -60,10 +60,11 @@ def test_the_oldest_differs_from_the_newest(oldest):
     assert not (oldest / f"qrmi-{version('qrmi')}.dist-info").exists()
 
 
-def test_the_whole_backend_contract_holds_with_it(oldest):
+def test_the_whole_backend_contract_holds_with_it(oldest, tmp_path):
     """Acquiring, releasing, refusals and hangs."""
     contract = HERE / "test_backend_contract.py"
-    options = ["-q", "-p", "no:cacheprovider", "-k", "not fake"]
+    # A folder of its own: pytest's runs clear away each other's default ones.
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not fake", f"--basetemp={tmp_path / 'temp'}"]
     done = run(oldest, "-m", "pytest", *options, str(contract))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert "skipped" not in done.stdout

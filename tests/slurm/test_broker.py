@@ -257,6 +257,7 @@ def crowd(site: Site, port: int, what: str) -> Iterator[None]:
             process.kill()
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize(("what", "most_s"), [("stays", 0.1), ("comes back", 3.0)])
 def test_another_users_connections_do_not_slow_the_job_down(broker_site: Site, what: str, most_s: float) -> None:
     """A login takes as long as before; if they reconnect as fast as a processor can, as long as all of them queue."""

@@ -120,6 +120,7 @@ def test_a_daemon_that_does_not_start_raises_with_its_log() -> None:
     assert not cluster.folder.exists()
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_point_of_the_start_leaves_nothing(number: signal.Signals) -> None:
     """Whether folders, users, some or all daemons exist: the cluster is taken down."""

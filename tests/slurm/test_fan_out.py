@@ -20,7 +20,7 @@ USERS = 32
 # Calls without an answer go on without their Prolog for a while; a process waits for each Prolog's.
 LATE_USERS = 8
 
-TIMEOUT_S = 8
+TIMEOUT_S = 12
 SCRIPT = "#!/bin/sh\necho ran\n"
 
 
@@ -77,11 +77,10 @@ def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -
     with most_at_once(timed) as most:
         jobs = [timed.cluster.sbatch(SCRIPT, f"--qpu={all_of_them}", "--nodelist=n1", user=first) for _ in range(5)]
         wait_for(lambda: len(timed.call_pids("prolog")) >= USERS, "the first user's calls", 10)
-        began_s = time.monotonic()
         other = timed.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", user=second)
         info = timed.cluster.wait_job(other)
         assert info.state == "COMPLETED", timed.cluster.job_output(other)
-        assert time.monotonic() - began_s < TIMEOUT_S / 2
+        assert timed.call_pids("prolog"), "the other user's job ended after the first user's calls"
         for job_id in jobs:
             assert timed.cluster.wait_job(job_id).state == "FAILED"
     assert most[0] <= USERS + 2 * LATE_USERS + 1
@@ -99,11 +98,9 @@ def test_releasing_waits_for_nobody(timed: Site, services: Services) -> None:
     all_of_them = ",".join(item["name"] for item in hanging)
     jobs = [timed.cluster.sbatch(SCRIPT, f"--qpu={all_of_them}", "--nodelist=n1") for _ in range(3)]
     wait_for(lambda: len(timed.call_pids("prolog")) >= USERS, "the user's calls", 10)
-    began_s = time.monotonic()
     let_go(timed, holding)
-    wait_for(lambda: not timed.emulator.open_sessions(), "the session to be closed", TIMEOUT_S / 2)
-    assert timed.call_pids("prolog")
-    assert time.monotonic() - began_s < TIMEOUT_S / 2
+    wait_for(lambda: not timed.emulator.open_sessions(), "the session to be closed", TIMEOUT_S)
+    assert timed.call_pids("prolog"), "the session was closed after the calls had ended"
     for job_id in jobs:
         timed.cluster.wait_job(job_id)
     assert_nothing_left(timed, holding)

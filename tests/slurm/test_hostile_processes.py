@@ -81,8 +81,12 @@ def run(site: Site, own: Mapping[str, str], *options: str) -> str:
 
 @pytest.mark.parametrize(
     "own",
-    [{MODE: "batch"}, {TTL: "100"}, {TIMEOUT: "100"}, {KEY: API_KEY}],
-    ids=["mode", "ttl", "timeout", "their own key"],
+    [
+        pytest.param({MODE: "batch"}, id="mode", marks=pytest.mark.one_release),
+        pytest.param({TTL: "100"}, id="ttl"),
+        pytest.param({TIMEOUT: "100"}, id="timeout", marks=pytest.mark.one_release),
+        pytest.param({KEY: API_KEY}, id="their own key"),
+    ],
 )
 def test_the_sites_key_never_appears_in_a_process_of_the_user(
     site: Site, attacker: Attacker, own: dict[str, str]
@@ -143,7 +147,7 @@ def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None
 # --- delaying others ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ["seize", "stop", "kill"])
+@pytest.mark.parametrize("action", ["seize", pytest.param("stop", marks=pytest.mark.one_release), "kill"])
 @pytest.mark.parametrize("own", [{MODE: "batch"}, {KEY: API_KEY}], ids=["a tuned value", "their own key"])
 def test_a_user_who_interferes_with_every_call_delays_no_hook(
     quick: Site, attacker: Attacker, own: dict[str, str], action: str
@@ -291,6 +295,7 @@ COMBINATIONS: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("broker", [False, True], ids=["no broker", "broker"])
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_how_a_users_values_merge_with_the_sites(site: Site, combination: str, broker: bool) -> None:
