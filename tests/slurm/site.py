@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -162,7 +163,8 @@ class Site:
         for hold in self._holds.glob("*"):
             hold.unlink()
         self.emulator.clear_faults()
-        for pid in self.call_pids("prolog"):  # what waits for late answers would do so for half a minute
+        # What waits for late answers would do so for half a minute.
+        for pid in [*self.call_pids("prolog"), *self._users_calls()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.cluster.slurm("scancel", "--full", "--signal=KILL", f"--user={self.cluster.user.name}")
@@ -289,6 +291,21 @@ class Site:
             is_ours = f"SLURM_CONF={self.cluster.slurm_conf}".encode() in environ.split(b"\0")
             if is_ours and words[0].endswith(b"python3") and any(word.endswith(name) for word in words):
                 found.append((process.pid, process.session == process.pid))
+        return found
+
+    def _users_calls(self) -> list[int]:
+        """Return the processes in which QRMI is called as one of the cluster's users."""
+        uids = {str(user.uid) for user in self.cluster.users}
+        found = []
+        for process in living():
+            try:
+                words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except OSError:
+                continue  # it has ended meanwhile
+            (uid,) = re.findall(r"^Uid:\t(\d+)", status, re.MULTILINE)
+            if b"qrmi_slurm.calls" in words and uid in uids:
+                found.append(process.pid)
         return found
 
     # --- watched hooks ------------------------------------------------------------------------------

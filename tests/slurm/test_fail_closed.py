@@ -20,6 +20,7 @@ from slurm.test_fault_of_the_state import fill
 BACKENDS = ("ibm_demo", "ibm_second")
 LICENSES = {"qpu_ibm_demo": 1, "qpu_ibm_second": 1}
 HOLD_PREFIX = "qpu_held_"
+one_release = pytest.mark.one_release
 # What submits a job as if there were no job_submit.lua of ours: slurmctld reads the file again when it has changed.
 NO_JOB_SUBMIT = """function slurm_job_submit() return slurm.SUCCESS end
 function slurm_job_modify() return slurm.SUCCESS end
@@ -88,8 +89,8 @@ def holds(site: Site) -> list[str]:
     ("section", "told"),
     [
         ({"slurm": {"alow": {"users": ["root"]}}}, 'unknown key "alow" in "slurm"'),
-        ({"slurm": {"allow": "root"}}, "expected an object {...}, found a string"),
-        ({"slrum": {"allow": {"users": ["root"]}}}, 'unknown key "slrum"'),
+        pytest.param({"slurm": {"allow": "root"}}, "expected an object {...}, found a string", marks=one_release),
+        pytest.param({"slrum": {"allow": {"users": ["root"]}}}, 'unknown key "slrum"', marks=one_release),
     ],
 )
 def test_a_rule_that_is_misspelled_lets_nobody_in(site: Site, section: dict[str, Any], told: str) -> None:
@@ -123,6 +124,7 @@ def test_a_rule_that_waits_for_a_newer_version_keeps_waiting_jobs_waiting(site: 
     assert "qpu_out" not in site.cluster.slurm("scontrol", "show", "reservations")
 
 
+@one_release
 def test_a_config_that_others_can_change_is_no_valid_config(site: Site) -> None:
     """By its mode or its owner: the hooks refuse it, and validate-config says so and what to do."""
     for change in ((0, 0o666), (site.cluster.user.uid, 0o600)):
@@ -141,7 +143,14 @@ def test_a_config_that_others_can_change_is_no_valid_config(site: Site) -> None:
 # --- a licensed QPU has its license ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selection", ["ibm_*", "any:ibm-quantum-compute-service", "least-busy:ibm_*"])
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "ibm_*",
+        pytest.param("any:ibm-quantum-compute-service", marks=one_release),
+        pytest.param("least-busy:ibm_*", marks=one_release),
+    ],
+)
 def test_a_choice_beside_a_qpu_without_license_takes_no_license_of_another_job(site: Site, selection: str) -> None:
     """The preferred QPU is another job's; the one that nothing counts is there for everybody."""
     write_config(site, ibm_second={"license": None})
@@ -200,6 +209,7 @@ def test_a_component_without_license_gets_no_qpu(site: Site) -> None:
         assert "Slurm accepts licenses only in a heterogeneous job's first component" in site.hooks_log()
 
 
+@one_release
 def test_a_device_behind_a_dynamic_resource_keeps_its_own_rules(site: Site) -> None:
     """A QPU with an entry of its own has that entry's license and access rules, whatever name found it."""
     dynamic = {**site.emulator.resource("instance"), "is_dynamic": True, "slurm": {"license": None}}
@@ -256,6 +266,7 @@ def test_a_token_that_no_disk_takes_is_released_at_once(site: Site, small_disk: 
     assert site.recover("--now")["left"] == 0
 
 
+@one_release
 def test_exports_that_cannot_be_written_keep_no_qpu(site: Site) -> None:
     """Its tasks would never learn of it, and an allocation without a task might last for hours."""
     with site.emulator.held("create_session") as held:
@@ -273,7 +284,10 @@ def test_exports_that_cannot_be_written_keep_no_qpu(site: Site) -> None:
 # --- a late answer -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("are_users", [False, True], ids=["the site's key", "the user's own"])
+@pytest.mark.parametrize(
+    "are_users",
+    [pytest.param(False, id="the site's key"), pytest.param(True, id="the user's own", marks=one_release)],
+)
 @pytest.mark.parametrize("is_epilog_first", [True, False])
 def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_epilog_first: bool) -> None:
     """The session is closed soon after the answer, without recover; Prolog and the job do not wait for it."""
