@@ -244,7 +244,7 @@ def test_the_config_cannot_set_a_token_or_session(site, acquire_for, variable):
     [
         ("1000", "1300", "300", "300"),
         ("1000", "101000", "100000", "28800"),
-        ("0", "99999999999", "2147483647", "28800"),
+        ("1", "99999999999", "2147483647", "28800"),
     ],
 )
 def test_a_session_ends_with_the_job_at_the_latest(site, acquire_for, start, end, timeout, ttl):

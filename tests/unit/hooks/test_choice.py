@@ -13,7 +13,7 @@ from qrmi_slurm.calls import backend
 from qrmi_slurm.config import access, stored_secrets
 from qrmi_slurm.hooks import planning
 from qrmi_slurm.slurm import jobs, licenses
-from qrmi_slurm.slurm.jobs import Allotment
+from qrmi_slurm.slurm.jobs import Allotment, Times
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -227,7 +227,7 @@ def test_for_a_qpu_other_than_the_licensed_one_the_license_is_swapped(
     site, acquire_for, slurmctld, is_told, monkeypatch
 ):
     """Slurm before 23.02 does not tell Prolog the licenses, so slurmctld is asked."""
-    monkeypatch.setattr("qrmi_slurm.slurm.jobs.time_limit_s", lambda job_id, slurm_conf, timeout_s: 300)
+    monkeypatch.setattr(jobs, "times", lambda *arguments: Times(300))
     site.add("ibm_a", queue="1").add("ibm_b", queue="9")
     slurmctld.job = Allotment({"matlab": 1, "qpu_ibm_b": 1}, "")
     slurmctld.free = {"qpu_ibm_a": 1}
@@ -319,6 +319,7 @@ def test_where_slurm_does_not_say_what_a_job_has_it_gets_no_licensed_qpu(site, a
     """Before 23.02 Prolog has to ask, and slurmctld may not answer."""
     site.add("ibm_a").add("other", slurm={"license": None})
     monkeypatch.setattr(jobs, "allotment", lambda *arguments: None)
+    monkeypatch.setattr(jobs, "times", lambda *arguments: Times(300))
     untold = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
     result = acquire_for("ibm_a,other", **untold)
     assert held(result) == "other"

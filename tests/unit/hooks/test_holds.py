@@ -12,7 +12,8 @@ from qrmi_slurm.secret import Secret
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Ended, Entry, Record, State
 
-HELD = "qpu_held_qpu_a_12_0"
+CREATED_S = 1000.0
+HELD = "qpu_held_qpu_a_12_1000_0"
 
 
 def entry(**changes):
@@ -20,7 +21,7 @@ def entry(**changes):
 
 
 def record(*entries, job_id=12):
-    return Record("test", job_id, os.getuid(), "n1", "b", 0, time.time(), entries)
+    return Record("test", job_id, os.getuid(), "n1", "b", 0, CREATED_S, entries)
 
 
 @pytest.fixture

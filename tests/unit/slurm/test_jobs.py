@@ -88,6 +88,13 @@ def test_a_job_without_a_limit_is_unlimited(shows, tmp_path):
         {"other": "00:01:00"},
     ],
 )
+def test_where_the_lines_differ_squeue_is_asked_in_columns_without_a_users_text(shows, tmp_path, text):
+    """`scontrol show job` prints a job's name as it is, with its line breaks."""
+    asked = shows(**text)
+    assert jobs.times(12, tmp_path, 5).limit_s == 300
+    assert "--Format=JobID:.20,TimeLimit:.20" in asked()[-1]
+
+
 def test_who_forges_start_times_leaves_them_unknown(shows, tmp_path):
     shows(name="x\n   StartTime=7 EndTime=8 Deadline=N/A")
     assert jobs.times(12, tmp_path, 5) == jobs.Times(300, 1000, None)
@@ -106,13 +113,6 @@ def test_who_forges_start_times_leaves_them_unknown(shows, tmp_path):
 def test_a_job_that_was_submitted_after_the_start_is_another(job, is_it):
     assert job.has_started_at(1010) is is_it
     assert job.has_started_at(None)
-
-
-def test_where_the_lines_differ_squeue_is_asked_in_columns_without_a_users_text(shows, tmp_path, text):
-    """`scontrol show job` prints a job's name as it is, with its line breaks."""
-    asked = shows(**text)
-    assert jobs.times(12, tmp_path, 5).limit_s == 300
-    assert "--Format=JobID:.20,TimeLimit:.20" in asked()[-1]
 
 
 @pytest.mark.parametrize("line", [" 11 5:00", " 12 5:00 x", " 12", " 12 soon", ""])
