@@ -26,6 +26,7 @@ NOT_TYPED = {
     "make test": "this is a part of it",
     "make test-slurm ON=forky": "this is a part of it",
     "make test-slurm ON=trixie": "this is a part of it",
+    "make vm": "a virtual machine, whose processor is emulated in software",
     "mkdir -p /etc/systemd/system/slurmd.service.d": "test_configless.py",
     "pip install": "a mention of what other lines type",
     "printf '[Unit]\\nConditionPathExists=\\n' "
