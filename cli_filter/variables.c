@@ -78,7 +78,6 @@ static bool is_users_own(const char *rest)
 
 bool variable_is_forwarded(const char *entry, const char *term, size_t term_length)
 {
-
 	/* Slurm adds SPANK_ to names that do not start with it (valid_spank_job_env() in slurm_protocol_defs.c), so a name
 	 * that does could replace another variable. SLURM_SPANK_* belong to the job around this command. */
 	if (starts_with(entry, "SPANK_") || starts_with(entry, "SLURM_"))

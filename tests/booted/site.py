@@ -19,6 +19,8 @@ from slurm.polling import wait_for
 
 SUITE = "trixie"
 QPU = "ibm_demo"
+# This one is a license: without job_submit.lua here, jobs do not ask for it.
+LICENSED = "ibm_second"
 STATE_DIR = "/var/spool/qrmi-slurm"
 OPT = "/opt/qrmi-slurm"
 # slurmctld writes its state for slurm's user, as Debian's unit starts it.
@@ -82,7 +84,7 @@ class BootedSite:
     def __init__(self, nodes: int = 1) -> None:
         self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.cluster = Cluster(ClusterOptions(users=0))
-        self.emulator = Emulator(self.cluster, {QPU: "FakeSherbrooke"})
+        self.emulator = Emulator(self.cluster, dict.fromkeys((QPU, LICENSED), "FakeSherbrooke"))
         self.url = ""
         self.controller: Debian
         self.node: Debian
@@ -150,10 +152,10 @@ class BootedSite:
         return {
             **units,
             "/etc/slurm/slurm.conf": SLURM_CONF.format(
-                controller=controller, nodes=self._node_lines(), opt=OPT, qpu=QPU, settings=settings
+                controller=controller, nodes=self._node_lines(), opt=OPT, qpu=LICENSED, settings=settings
             ),
             "/etc/slurm/plugstack.conf": f"optional {plugin} /etc/slurm/qrmi_config.json\n",
-            "/etc/slurm/qrmi_config.json": json.dumps({"resources": [self.resource()]}),
+            "/etc/slurm/qrmi_config.json": self._config(self.resource()),
             "/etc/munge/munge.key": self.cluster.token * 16,
             "/usr/local/share/ca-certificates/test.crt": authority.certificate.read_text(),
         }
@@ -165,19 +167,22 @@ class BootedSite:
             for index, name in enumerate(self._nodes)
         )
 
-    def resource(self, **slurm: object) -> dict[str, Any]:
-        """Return the QPU's entry of qrmi_config.json, as the machines see the service.
+    def _config(self, resource: dict[str, Any]) -> str:
+        return json.dumps({"resources": [resource, self.resource(LICENSED)]})
+
+    def resource(self, name: str = QPU, **slurm: object) -> dict[str, Any]:
+        """Return a QPU's entry of qrmi_config.json, as the machines see the service.
 
         Args:
+            name: the QPU.
             slurm: our own section.
         """
-        text = json.dumps(self.emulator.resource(QPU)).replace(self.emulator.url, self.url)
+        text = json.dumps(self.emulator.resource(name)).replace(self.emulator.url, self.url)
         return {**json.loads(text), "slurm": slurm}
 
     def config(self, **slurm: object) -> None:
         """Write qrmi_config.json; see `resource`."""
-        text = json.dumps({"resources": [self.resource(**slurm)]})
-        self.node.write("/etc/slurm/qrmi_config.json", text, mode="0600")
+        self.node.write("/etc/slurm/qrmi_config.json", self._config(self.resource(QPU, **slurm)), mode="0600")
 
     def reset(self) -> None:
         """Return to the initial state: no jobs, no records, no faults, the QPU online and reached directly."""

@@ -7,7 +7,7 @@ import pytest
 from booted import jobs
 from booted.debian import USER
 from booted.jobs import assert_nothing_left, let_go, wait_closed, with_broker
-from booted.site import QPU, TIMERS, BootedSite
+from booted.site import LICENSED, QPU, TIMERS, BootedSite
 from slurm.jobs import print_token
 from slurm.polling import wait_for
 
@@ -127,13 +127,13 @@ def test_the_sensor_takes_a_qpu_out_of_service(booted: BootedSite) -> None:
     """It changes Slurm and rewrites the catalogue in /etc/slurm, which belongs to Slurm's user here."""
     booted.controller.out("qrmi-slurm", "catalogue")
     try:
-        booted.emulator.control("POST", f"backends/{QPU}", {"status": "offline"})
+        booted.emulator.control("POST", f"backends/{LICENSED}", {"status": "offline"})
         start(booted, "qrmi-slurm-sensor.service")
-        assert f"qpu_out_qpu_{QPU}" in booted.controller.out("scontrol", "show", "reservations")
+        assert f"qpu_out_qpu_{LICENSED}" in booted.controller.out("scontrol", "show", "reservations")
         assert "offline" in booted.controller.out("cat", "/etc/slurm/qrmi_catalogue.lua")
         assert "offline" in booted.controller.out("qrmi-slurm", "qpus", user=USER)
     finally:
-        booted.emulator.control("POST", f"backends/{QPU}", {"status": "online"})
+        booted.emulator.control("POST", f"backends/{LICENSED}", {"status": "online"})
     start(booted, "qrmi-slurm-sensor.service")
     assert "qpu_out_" not in booted.controller.out("scontrol", "show", "reservations")
     assert "offline" not in booted.controller.out("cat", "/etc/slurm/qrmi_catalogue.lua")

@@ -31,6 +31,7 @@ NOT_TYPED = {
     "pip install": "a mention of what other lines type",
     "printf '[Unit]\\nConditionPathExists=\\n' "
     ">/etc/systemd/system/slurmd.service.d/configless.conf": "test_configless.py",
+    "scontrol show job": "a mention",
     "scontrol update": "a mention, too",
     "systemctl daemon-reload && systemctl restart slurmd": "the machine has no systemd",
     "systemd-analyze security": "tests/booted/test_systemd.py",

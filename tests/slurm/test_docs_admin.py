@@ -214,6 +214,13 @@ def a_qpu_job(admin: Admin) -> str:
     return str(job_id)
 
 
+def a_running_qpu_job(admin: Admin) -> str:
+    """Start a job that holds a QPU, and return its id."""
+    job_id = admin.sbatch("sleep 600", "--qpu=ibm_demo")
+    admin.machine.cluster.wait_job(job_id, {"RUNNING"})
+    return str(job_id)
+
+
 def a_drained_qpu(admin: Admin) -> str:
     """Take ibm_demo out of service, and return root's command to try it."""
     admin.type("qrmi-slurm drain ibm_demo --reason test")
@@ -298,6 +305,12 @@ STEPS = {
     "scontrol show licenses": Step(),
     "scontrol show reservations": Step(),
     "scontrol release 4711": Step(given=a_held_job),
+    "srun --jobid=4711 --overlap env": Step(
+        "(?m)^QRMI_JOB_QPU_RESOURCES=ibm_demo$",
+        given=a_running_qpu_job,
+        then="; status=$?; scancel --me; exit $status",
+        as_user=True,
+    ),
     "scontrol update NodeName=n1 State=RESUME": Step(given=a_drained_node, stands_for="n1"),
     "srun python3 program.py": Step("ran", given=a_program, stands_for="program.py", as_user=True),
     "systemctl edit qrmi-slurm-recover.service": Step(),
