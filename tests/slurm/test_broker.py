@@ -142,6 +142,7 @@ def ask(port: int, path: str, *, uid: int, key: str = "") -> tuple[int, str]:
 LOGIN = "/qrmi-slurm-broker/0/iam/identity/token"
 
 
+@pytest.mark.one_release
 def test_a_qrmi_program_runs_without_the_sites_key_in_its_job(broker_site: Site) -> None:
     """Not in the environment, arguments or memory of the user's processes; nor can the user read the broker's."""
     site = broker_site

@@ -85,7 +85,7 @@ def run(site: Site, own: Mapping[str, str], *options: str) -> str:
         pytest.param({MODE: "batch"}, id="mode", marks=pytest.mark.one_release),
         pytest.param({TTL: "100"}, id="ttl"),
         pytest.param({TIMEOUT: "100"}, id="timeout", marks=pytest.mark.one_release),
-        pytest.param({KEY: API_KEY}, id="their own key"),
+        pytest.param({KEY: API_KEY}, id="their own key", marks=pytest.mark.one_release),
     ],
 )
 def test_the_sites_key_never_appears_in_a_process_of_the_user(
@@ -168,7 +168,9 @@ def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None
 # --- delaying others ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ["seize", pytest.param("stop", marks=pytest.mark.one_release), "kill"])
+@pytest.mark.parametrize(
+    "action", ["seize", *(pytest.param(action, marks=pytest.mark.one_release) for action in ("stop", "kill"))]
+)
 @pytest.mark.parametrize("own", [{MODE: "batch"}, {KEY: API_KEY}], ids=["a tuned value", "their own key"])
 def test_a_user_who_interferes_with_every_call_delays_no_hook(
     quick: Site, attacker: Attacker, own: dict[str, str], action: str
@@ -242,6 +244,7 @@ def test_a_user_cannot_keep_the_sites_session_open(site: Site, attacker: Attacke
     assert [session["max_ttl"] for session in site.emulator.sessions()[-4:]] == [120] * 4
 
 
+@pytest.mark.one_release
 def test_a_user_who_kills_the_releases_of_their_own_key_delays_only_themselves(quick: Site, attacker: Attacker) -> None:
     """The record stays for recover, other jobs on the node go on, and the record goes once the session has ended."""
     site = quick

@@ -65,6 +65,7 @@ def test_a_config_on_a_file_server_that_hangs(site: Site) -> None:
     assert_next_job_is_fine(site)
 
 
+@pytest.mark.one_release
 def test_a_journal_on_a_file_server_that_hangs(site: Site) -> None:
     """The intent is on disk by then. Neither hook outlives its bound, and recover goes on from the record."""
     with site.hold("before-prolog"):
