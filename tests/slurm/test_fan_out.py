@@ -65,7 +65,8 @@ def test_one_job_that_asks_for_everything(timed: Site, services: Services, scena
         job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1")
         state = timed.cluster.wait_job_over(job_id).state
     assert state == ("COMPLETED" if scenario == "online" else "FAILED"), timed.cluster.job_output(job_id)
-    assert 0 < most[0] <= JOBS + 1
+    assert most[0] <= JOBS + 1
+    assert most[0] or scenario == "online", "no call was seen"  # those that are answered may be too short to be seen
 
 
 def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -> None:
