@@ -95,6 +95,21 @@ def test_after_epilog_the_folder_goes_as_well(site, late_prolog):
     assert ledger_of(site) == ["released"]
 
 
+def test_a_later_run_of_the_job_has_nothing_of_the_late_answer(site, late_prolog):
+    """Its record is in the job's folder by now; the earlier one moved, and goes when its QPU is released."""
+    gate = late_prolog()
+    site.folder().remove_exports()
+    aside = site.folder().put_aside()
+    record = aside.read()
+    (entry,) = record.entries
+    later = record._replace(created_s=record.created_s + 1, entries=(entry.to(State.ACQUIRING),))
+    site.folder().write(later)
+    gate.touch()
+    wait_until(lambda: not aside.exists())
+    assert site.folder().read() == later
+    assert site.calls() == ["acquire a ", "release a session-a"]
+
+
 def test_a_late_refusal_ends_the_doubt(site, late_prolog, tmp_path):
     """Nothing is held, so nothing has to expire."""
     late_prolog(acquire=f"refuse-after:{tmp_path / 'gate'}").touch()
