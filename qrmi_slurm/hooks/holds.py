@@ -114,12 +114,13 @@ def holder(license: str, capacity: int, own: Record, run: HookRun) -> int | None
 
 
 def _holders(license: str, own: Record, run: HookRun) -> list[tuple[int, Entry]]:
-    """Return what other jobs, and earlier runs of this one, hold of a license in this state directory."""
+    """Return what the cluster's other jobs, and earlier runs of this one, hold of a license in this state directory."""
     try:
         items = inventory.read(run.options.state_dir)
     except RecordError:
         items = []
-    others = [item.record for item in items if item.record is not None and item.folder.path != run.folder.path]
+    own_cluster = [item for item in items if item.folder.cluster == run.folder.cluster]  # Slurm counts for each its own
+    others = [item.record for item in own_cluster if item.record is not None and item.folder.path != run.folder.path]
     now_s = time.time()
     return [
         (record.job_id, entry)

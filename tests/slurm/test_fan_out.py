@@ -57,16 +57,15 @@ def most_at_once(site: Site) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.parametrize("scenario", ["online", "hang"])
+@pytest.mark.parametrize("scenario", ["slow", "hang"])
 def test_one_job_that_asks_for_everything(timed: Site, services: Services, scenario: str) -> None:
     """100 QPUs cost 16 processes at a time, whether their service answers or not."""
     timed.config(many(services, 100, scenario))
     with most_at_once(timed) as most:
         job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1")
         state = timed.cluster.wait_job_over(job_id).state
-    assert state == ("COMPLETED" if scenario == "online" else "FAILED"), timed.cluster.job_output(job_id)
-    assert most[0] <= JOBS + 1
-    assert most[0] or scenario == "online", "no call was seen"  # those that are answered may be too short to be seen
+    assert state == ("COMPLETED" if scenario == "slow" else "FAILED"), timed.cluster.job_output(job_id)
+    assert 0 < most[0] <= JOBS + 1
 
 
 def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -> None:

@@ -3,8 +3,8 @@
 Run as a program it prints its port, or writes it to the file that its argument names. Scenarios: `online`, `offline`,
 `paused`, `unhealthy`, `unreadable` (200 with a page of HTML), `page404` (a gateway's, in HTML), `nolanes` (an older
 system without that page), a status code, `sessions-<code>` for sessions alone, `echo` (400, with the request in it),
-`hang`, `hang-release` with anything behind it. It is its own proxy. `/requests` lists each request with its headers and
-body.
+`hang`, `hang-release` with anything behind it, `slow` (online, each answer takes SLOW_S). It is its own proxy.
+`/requests` lists each request with its headers and body.
 """
 
 import http.server
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 REQUESTS: list[dict[str, Any]] = []
+SLOW_S = 0.2
 SESSION_NUMBERS = itertools.count(1)
 BEARER = "test-secret-bearer"
 
@@ -54,6 +55,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         _, scenario, *rest = re.sub(r"^http://[^/]*|\?.*", "", self.path).split("/")
         REQUESTS.append({"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body})
         page = "/".join(rest)
+        if scenario == "slow":
+            time.sleep(SLOW_S)
         if scenario == "hang" or (scenario.startswith("hang-release") and self.command in ("PATCH", "DELETE")):
             time.sleep(30)
         elif scenario.isdecimal() or (scenario.startswith("sessions-") and page.startswith("sessions")):
@@ -75,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PATCH = do_DELETE = do_POST
 
     def _content(self, scenario: str, page: str) -> Any:
-        up = scenario in ("online", "nolanes") or scenario.startswith(("sessions-", "hang-release"))
+        up = scenario in ("online", "nolanes", "slow") or scenario.startswith(("sessions-", "hang-release"))
         name = page.rpartition("/")[2]
         if page == "identity/token":
             return {"access_token": BEARER, "token_type": "Bearer", "expires_in": 3600, "expiration": 9_999_999_999}

@@ -152,6 +152,14 @@ def test_an_earlier_run_of_the_same_job_is_met(run):
     assert holds.holder("qpu_a", 1, own, run) == 12
 
 
+def test_another_clusters_session_is_not_met(site, run):
+    """Each cluster's Slurm counts its own licenses, also where clusters share a state directory."""
+    folder = JobFolder(site.state_dir, "elsewhere", 7)
+    folder.create()
+    folder.write(record(entry(reason="500"), job_id=7)._replace(cluster="elsewhere"))
+    assert holds.holder("qpu_a", 1, record(), run) is None
+
+
 def test_a_release_that_ends_in_time_is_waited_for(site, run, other, monkeypatch):
     other(entry(state=State.ACQUIRED))
     monkeypatch.setattr(holds.time, "sleep", lambda _: other())
