@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, finish_with
+from slurm.aftermath import (
+    SCRIPT,
+    assert_next_job_is_fine,
+    assert_nothing_left,
+    finish_with,
+    let_go,
+    start_long_job,
+)
 from slurm.gate import Gate
 from slurm.polling import wait_for
 from slurm.site import Site
@@ -26,8 +33,7 @@ ON_ALL_RELEASES = frozenset(
 )
 
 # The job leaves a task of its own in the queue, so that QRMI cancels the session instead of closing it.
-QUEUE_A_TASK = f"""#!/bin/sh
-exec {sys.executable} - <<'END'
+QUEUE_A_TASK = f"""exec {sys.executable} - <<'END'
 import json, qrmi
 program = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; c[0] = measure $0;'
 pubs = json.dumps(dict(pubs=[[program, None, 5]], version=2))
@@ -165,10 +171,11 @@ def test_while_releasing(site: Site, call: str, fault: dict[str, Any]) -> None:
 def test_while_cancelling_a_session_with_tasks(site: Site, call: str, fault: dict[str, Any]) -> None:
     """QRMI cancels a session in which the job has left a task: the same applies to that call."""
     site.plugstack(site.plugstack_line("--release-timeout=1"))
-    site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})
     try:
         with site.emulator.fault(call=call, **fault) as injected:
-            job_id = site.cluster.sbatch(QUEUE_A_TASK, "--qpu=ibm_demo", "--nodelist=n1")
+            job_id = start_long_job(site, then=QUEUE_A_TASK)
+            site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})  # so that the task waits
+            let_go(site, job_id)
             site.cluster.wait_job_over(job_id)
             assert injected.hits() >= 1, site.cluster.job_output(job_id)
         assert_recovered(site, job_id)
