@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
 _MAX_ASK_S: Final = 5.0
 
-# How often a job is put back that meets the session of another; Slurm itself knows no limit.
-_MAX_REQUEUES: Final = 5
 # The time limit has to be known, so there is time for a restart of slurmctld, or for its backup to take over.
 _MAX_ASK_TIME_LIMIT_S: Final = 20.0
 
@@ -96,16 +94,6 @@ class JobFacts:
         """Return the job's id as scontrol takes it; None where Slurm does not say."""
         told = self._ask_allotment()
         return told.name or str(self._job.job_id) if told is not None else None
-
-    def requeue(self) -> None:
-        """Put the job back into the queue where Slurm does that: a batch job that may be requeued."""
-        from qrmi_slurm.slurm import jobs
-
-        job, name = self._job, self._ask_name()
-        if name is None or job.het_job_id is not None or job.restart_count >= _MAX_REQUEUES:
-            return
-        if jobs.requeue(name, job.slurm_conf, self.ask_timeout_s()):
-            self._run.log.warning("requeued", restart=job.restart_count)
 
     def time_limit_s(self) -> int:
         """Return the job's time limit in seconds; 2147483647 where it has none.

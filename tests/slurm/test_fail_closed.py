@@ -183,9 +183,13 @@ def test_a_job_that_was_submitted_past_job_submit_gets_its_license_in_prolog(sit
     with without_job_submit(site):
         first = start_long_job(site)
         assert licenses_of(site, first) == ["qpu_ibm_demo:1"]
-        state, output = run(site, "ibm_demo")
+        state, output = run(site, "ibm_demo", "--no-requeue")
         assert state == "FAILED"
         assert "has no QPU: ibm_demo is held by other jobs" in output
+        waiting = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
+        wait_for(lambda: site.cluster.job(waiting).restarts == 1, "it to be requeued", 30)
+        wait_for(lambda: ",license,ibm_demo," in site.cluster.job(waiting).fields.get("AdminComment", ""), "why", 20)
+        site.cluster.slurm("scancel", str(waiting))
         assert len(site.emulator.open_sessions()) == 1
         let_go(site, first)
         site.cluster.wait_job_over(first)
@@ -307,7 +311,7 @@ def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_e
         site.config([{**resource, "environment": {}}])
     with site.hold("after-prolog" if not is_epilog_first else "after-epilog"):
         with site.emulator.held("create_session", when="after") as held:
-            job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", env=env)
+            job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue", env=env)
             held.wait_for(1)
             site.wait_hook_run("after-epilog" if is_epilog_first else "after-prolog", job_id)
             record = site.record_of(job_id)
@@ -326,7 +330,7 @@ def test_a_late_answer_whose_waiting_process_was_killed_is_recovered(site: Site)
     """The call has written the token to its journal, and recover does not wait for the session's own end."""
     site.plugstack(site.plugstack_line("--acquire-timeout=2"))
     with site.emulator.held("create_session", when="after") as held:
-        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
         held.wait_for(1)
         site.wait_hook_run("after-epilog", job_id)
         call, waiting = sorted(site.call_pids("prolog"))

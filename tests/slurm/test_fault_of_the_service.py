@@ -25,6 +25,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "answers 500": {"kind": "error", "status": 500},
     "answers garbage": {"kind": "garbage"},
 }
+# What an acquire call that ends so is called in the job's AdminComment; garbage to a login is no login.
+KINDS = {"hang": "no-answer", "reset": "unreachable", 429: "busy", 500: "service-error", "garbage": "no-answer"}
 # QRMI takes any 2xx answer to the close request as success and reads no body, so it cannot tell.
 LOUD_FAULTS = {name: fault for name, fault in FAULTS.items() if name != "answers garbage"}
 # The others differ only for QRMI, whatever Slurm's release.
@@ -68,9 +70,22 @@ def short_sessions(site: Site, timeout_s: int = 1, **changes: str) -> None:
     site.plugstack(site.plugstack_line(f"--acquire-timeout={timeout_s}"))
 
 
-def assert_job_fails(site: Site, *reasons: str) -> int:
-    """A job with a QPU fails at once, and its output says why."""
+def assert_job_waits(site: Site, kind: str) -> int:
+    """A job goes back into the queue, its script has not run, and its AdminComment says why; it is then cancelled."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+    word = f"qrmi-slurm:requeued=1,{kind},ibm_demo,"
+    wait_for(lambda: word in site.cluster.job(job_id).fields.get("AdminComment", ""), word, 30)
+    site.cluster.wait_nodes_idle()
+    info = site.cluster.job(job_id)
+    assert (info.state, info.restarts) == ("PENDING", 1)
+    assert "the-script-ran" not in site.cluster.job_output(job_id)
+    site.cluster.slurm("scancel", str(job_id))
+    return job_id
+
+
+def assert_job_fails(site: Site, *reasons: str) -> int:
+    """A job that is not to wait fails at once, and its output says why."""
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
     info = site.cluster.wait_job_over(job_id)
     output = site.cluster.job_output(job_id)
     assert (info.state, info.exit_code) == ("FAILED", "1:0"), output
@@ -97,10 +112,13 @@ def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
 
 @cases({"iam_token": FAULTS, "create_session": FAULTS})
 def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
-    """The job fails with the reason; if it is unknown whether a session was opened, that is recorded."""
+    """The job waits, and says for what; if it is unknown whether a session was opened, that is recorded."""
     short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="30")  # a possibly open session is not over before recover looks
+    kind = KINDS[fault.get("status", fault["kind"])]
+    if (call, fault["kind"]) == ("iam_token", "garbage"):
+        kind = "unreachable"
     with site.emulator.fault(call=call, **fault) as injected:
-        job_id = assert_job_fails(site)
+        job_id = assert_job_waits(site, kind)
         assert injected.hits() >= 1
     assert site.emulator.open_sessions() == []
     for job in site.recover()["jobs"]:

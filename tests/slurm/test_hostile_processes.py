@@ -220,7 +220,8 @@ def test_a_stopped_call_delays_no_hook(quick: Site, attacker: Attacker) -> None:
     site = quick
     site.config([resource(site, {"SESSION_MAX_TTL": "3", "IAM_APIKEY": SITES_KEY})])
     with site.emulator.held("create_session") as hold:
-        job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1", env={KEY: API_KEY})
+        options = ["--qpu=ibm_demo", "--nodelist=n1", "--no-requeue"]
+        job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, *options, env={KEY: API_KEY})
         hold.wait_for(1)
         ((pid, uid),) = children_of_hook(site, "prolog")
         assert uid == attacker.user.uid

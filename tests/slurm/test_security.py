@@ -367,7 +367,8 @@ def test_an_endless_answer_costs_only_the_job(
     site.config([site.emulator.resource("ibm_demo")])
     own = {f"ibm_demo_{name}": value for name, value in rogue.resource(what)["environment"].items()}
     began_s = time.monotonic()
-    job_id = site.cluster.sbatch("#!/bin/sh\nenv\n", "--qpu=ibm_demo", "--nodelist=n1", user=attacker.user, env=own)
+    options = ["--qpu=ibm_demo", "--nodelist=n1", "--no-requeue"]
+    job_id = site.cluster.sbatch("#!/bin/sh\nenv\n", *options, user=attacker.user, env=own)
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert time.monotonic() - began_s < timeout_s + 5
     assert sentence in site.cluster.job_output(job_id)

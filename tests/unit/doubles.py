@@ -214,8 +214,9 @@ class Site:
         (self.path / "qrmi_config.json").write_text(text)
 
     def configure(self, *arguments: str) -> None:
-        """Write the plugin's line; later arguments are the site's own."""
+        """Write the plugin's line; later arguments are the site's own. There is no Slurm that could requeue a job."""
         words = [str(self.path / "qrmi_config.json"), f"--state-dir={self.state_dir}", *arguments]
+        words += [] if any(word.startswith("--on-unavailable") for word in words) else ["--on-unavailable=fail"]
         (self.path / "plugstack.conf").write_text(f"optional /opt/spank_qrmi.so {' '.join(words)}\n")
 
     def hook_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:

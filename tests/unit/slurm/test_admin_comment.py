@@ -15,6 +15,9 @@ WORD = "qrmi-slurm:requeued=1,unreachable,ibm_quebec,1795863459"
 def test_the_word():
     assert FIRST.word == WORD
     assert admin_comment.read(WORD) == FIRST
+    third = FIRST._replace(times=3, restarts=4)
+    assert third.word == "qrmi-slurm:requeued=3,unreachable,ibm_quebec,1795863459,4"
+    assert admin_comment.read(third.word) == third
 
 
 @pytest.mark.parametrize(
@@ -61,10 +64,10 @@ def test_something_that_begins_like_our_word_does_not_stay():
 @given(st.text(max_size=300), st.integers(1, 10**9), st.sampled_from(sorted(Kind)))
 def test_a_qpus_name_cannot_break_the_word(name, times, kind):
     """Names come from the config, or from a service that discovers QPUs."""
-    requeued = Requeued(times, kind, name, 253402300799)
+    requeued = Requeued(times, kind, name, 253402300799, 4294967295)
     word = requeued.word
     assert word.isascii() and word.isprintable() and len(word) < 200
-    assert not set(word) & set("\"'`\\| ;$") and word.count("=") == 1 and word.count(",") == 3
+    assert not set(word) & set("\"'`\\| ;$") and word.count("=") == 1 and word.count(",") == 4
     found = admin_comment.read(f"site's text {word}")
     assert found is not None
     assert (found.times, found.kind, found.since_s) == (min(times, 999_999), kind, 253402300799)
