@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from slurm.polling import wait_for
-from slurm.site import Site
+from slurm.site import BIN, Site
 
 SCRIPT = "#!/bin/sh\necho the-script-ran\n"
 # It runs until a test lets it go, or the test's site ends.
@@ -43,3 +43,20 @@ def assert_next_job_is_fine(site: Site) -> None:
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert_nothing_left(site, job_id)
+
+
+def assert_why(site: Site, job_id: int, *words: str, as_user: bool = False) -> None:
+    """`qrmi-slurm why` names a job's cause in its first line, on one screen.
+
+    Args:
+        site: the site.
+        job_id: the job.
+        words: what the first line contains, after `Job N `.
+        as_user: ask as the job's user, the cluster's first one; otherwise as root.
+    """
+    command = ["why", str(job_id)]
+    done = site.cluster.run_as_user([BIN / "qrmi-slurm", *command]) if as_user else site.command(*command)
+    first, *others = done.stdout.splitlines() or [""]
+    assert first.startswith(f"Job {job_id} "), done.stdout + done.stderr
+    assert not [word for word in words if word not in first], done.stdout
+    assert len(others) < 23, done.stdout
