@@ -382,9 +382,7 @@ def _of_ended(found: Evidence) -> Explanation:
     if why and job.state == "FAILED":
         return _without(found, f"Job {job.shown} failed", why)
     requeued = admin_comment.read(job.admin_comment)
-    left = [entry for entry in (found.record.entries if found.record is not None else ()) if entry.is_pending]
-    details = [_left(entry, found) for entry in left]
-    details += [f"it {_times(requeued, found)}"] if requeued is not None else []
+    details = _left_over(found) + ([f"it {_times(requeued, found)}"] if requeued is not None else [])
     when = f", at {_moment(job.end_s, found.now_s)}" if job.end_s else ""
     how = ""
     if job.state == "FAILED" and job.signal:
@@ -396,12 +394,16 @@ def _of_ended(found: Evidence) -> Explanation:
         answer=f"Job {job.shown} {_ENDED[job.state]}{how}{when}",
         details=tuple(details),
         advice=("its output may say more",) if job.state in ("FAILED", "OUT_OF_MEMORY") else (),
-        qpus=tuple(printable(entry.name) for entry in left),
     )
 
 
+def _left_over(found: Evidence) -> list[str]:
+    """Say what an ended job has left that is not released yet."""
+    entries = found.record.entries if found.record is not None else ()
+    return [_left(entry, found) for entry in entries if entry.is_pending]
+
+
 def _left(entry: Entry, found: Evidence) -> str:
-    """Say what is not released yet."""
     name, reason = printable(entry.name), printable(entry.reason, _MAX_CHARS)
     because = f": {reason}" if reason else ""
     if entry.state is State.INDETERMINATE:
@@ -417,8 +419,8 @@ def _without(found: Evidence, what: str, why: Sequence[str]) -> Explanation:
     before = [f"it {_times(requeued, found)}"] if requeued is not None else []
     return replace(
         _base(found, Cause.NO_QPU),
-        answer=f"{what}: {'; '.join(why[:1])}" if why else what,
-        details=(*why[1:_MAX_NOTES], *before),
+        answer=f"{what}: {why[0]}" if why else what,
+        details=(*why[1:_MAX_NOTES], *before, *_left_over(found)),
         advice=(
             'what that means, and what to do: "What messages mean" in docs/user.md',
             f"admins find more in: journalctl -t qrmi-slurm-prolog{node}",

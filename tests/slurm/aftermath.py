@@ -45,18 +45,19 @@ def assert_next_job_is_fine(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
-def assert_why(site: Site, job_id: int, *words: str, as_user: bool = False) -> None:
+def assert_why(site: Site, job_id: int | str, cause: str, detail: str = "", *, as_user: bool = False) -> None:
     """`qrmi-slurm why` names a job's cause in its first line, on one screen.
 
     Args:
         site: the site.
         job_id: the job.
-        words: what the first line contains, after `Job N `.
+        cause: what follows `Job N ` in the first line.
+        detail: what one of the others contains.
         as_user: ask as the job's user, the cluster's first one; otherwise as root.
     """
     command = ["why", str(job_id)]
     done = site.cluster.run_as_user([BIN / "qrmi-slurm", *command]) if as_user else site.command(*command)
     first, *others = done.stdout.splitlines() or [""]
-    assert first.startswith(f"Job {job_id} "), done.stdout + done.stderr
-    assert not [word for word in words if word not in first], done.stdout
+    assert first.startswith(f"Job {job_id} {cause}"), done.stdout + done.stderr
+    assert detail in "\n".join(others), done.stdout
     assert len(others) < 23, done.stdout

@@ -34,16 +34,8 @@ def counted_site() -> Iterator[Site]:
 def site(counted_site: Site) -> Site:
     """Return the site with all QPUs in service, and no jobs."""
     counted_site.reset()
-    for name in reservations(counted_site):
-        counted_site.cluster.slurm("scontrol", "delete", f"ReservationName={name}")
     counted_site.cluster.log("hooks").write_text("")
     return counted_site
-
-
-def reservations(site: Site) -> dict[str, str]:
-    """Return scontrol's line of each reservation, by name."""
-    lines = site.cluster.slurm("scontrol", "show", "reservations", "--oneliner").splitlines()
-    return {match[1]: line for line in lines if (match := re.match(r"ReservationName=(\S+)", line))}
 
 
 def sensor(site: Site) -> dict[str, Any]:
@@ -72,8 +64,8 @@ def test_one_start_fails_and_the_others_wait(site: Site) -> None:
     """While the service answers 503, the sensor takes the outage over; once it is online, all others run."""
     with site.emulator.fault(**DOWN):
         jobs = [site.cluster.sbatch(QUICK, DEMO, "--no-requeue") for _ in range(6)]
-        wait_for(lambda: "qpu_out_qpu_ibm_demo" in reservations(site), "the QPU to go out of service", 30)
-        line = reservations(site)["qpu_out_qpu_ibm_demo"]
+        wait_for(lambda: "qpu_out_qpu_ibm_demo" in site.outages(), "the QPU to go out of service", 30)
+        line = site.outages()["qpu_out_qpu_ibm_demo"]
         said = re.search(r"=(offline: service-error since (\S+), says job (\d+) on n[12])", line)
         assert said, line
         failed = int(said[3])
@@ -84,7 +76,7 @@ def test_one_start_fails_and_the_others_wait(site: Site) -> None:
         why = f"out of service since {since}: offline: service-error (says job {failed} on n"
         assert_why(site, waiting[-1], f"waits for ibm_demo, which is {why}")
         assert sensor(site)["out"] == {"ibm_demo": "offline: service-error"}
-        assert " Duration=01:00:0" in reservations(site)["qpu_out_qpu_ibm_demo"]
+        assert " Duration=01:00:0" in site.outages()["qpu_out_qpu_ibm_demo"]
         assert starts(site) == 1
     wait_for(lambda: sensor(site)["out"] == {}, "the QPU to come back", 30)
     assert {site.cluster.wait_job(job_id, deadline_s=60).state for job_id in waiting} == {"COMPLETED"}
@@ -99,7 +91,7 @@ def test_prologs_on_several_nodes_fail_at_once(site: Site) -> None:
         jobs = [site.cluster.sbatch(QUICK, SECOND, "--no-requeue", f"--nodelist=n{1 + at % 2}") for at in range(4)]
         for job_id in jobs:
             assert site.cluster.wait_job(job_id).state == "FAILED"
-        (line,) = reservations(site).values()
+        (line,) = site.outages().values()
         assert " Licenses=qpu_ibm_second:4 " in line
         assert "=offline: no-answer since " in line
     log = site.hooks_log()
@@ -115,7 +107,7 @@ def test_an_admins_drain_stays_when_a_start_fails(site: Site) -> None:
         with site.emulator.fault(call="create_session", kind="error", status=503):
             hold.go_on()
             assert site.cluster.wait_job(job_id).state == "FAILED"
-    (line,) = reservations(site).values()
+    (line,) = site.outages().values()
     assert ": new fridge" in line
 
 
@@ -127,7 +119,7 @@ def test_a_users_own_failure_takes_nothing_out_of_service(site: Site) -> None:
         assert site.cluster.wait_job(job_id).state == "FAILED"
     assert starts(site) == 1
     assert "out-of-service: " not in site.hooks_log()
-    assert not reservations(site)
+    assert not site.outages()
 
 
 @pytest.mark.one_release
@@ -136,7 +128,7 @@ def test_a_service_that_comes_and_goes(site: Site) -> None:
     with site.emulator.fault(call="create_session", kind="error", status=503):
         jobs = [site.cluster.sbatch(QUICK, DEMO, "--no-requeue") for _ in range(5)]
         for attempt in (1, 2, 3):
-            wait_for(lambda: "qpu_out_qpu_ibm_demo" in reservations(site), "the QPU to go out of service", 30)
+            wait_for(lambda: "qpu_out_qpu_ibm_demo" in site.outages(), "the QPU to go out of service", 30)
             waiting = [job_id for job_id in jobs if site.cluster.job(job_id).state == "PENDING"]
             wait_for_license(site, *waiting)
             assert (starts(site), len(waiting)) == (attempt, 5 - attempt)
