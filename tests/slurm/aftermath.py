@@ -1,6 +1,9 @@
 """What must hold after every fault: no open session, no drained node, and later jobs run."""
 
+import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from slurm.polling import wait_for
 from slurm.site import BIN, Site
@@ -61,3 +64,25 @@ def assert_why(site: Site, job_id: int | str, cause: str, detail: str = "", *, a
     assert first.startswith(f"Job {job_id} {cause}"), done.stdout + done.stderr
     assert detail in "\n".join(others), done.stdout
     assert len(others) < 23, done.stdout
+
+
+def why_without(site: Site, says: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `qrmi-slurm why` as root where slurmctld says nothing of any job.
+
+    Args:
+        site: the site.
+        says: what squeue says instead.
+        words: the command's arguments.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        squeue = Path(folder) / "squeue"
+        squeue.write_text(f"#!/bin/sh\necho 'slurm_load_jobs error: {says}' >&2\nexit 1\n")
+        squeue.chmod(0o755)
+        env = site.root_env("n1")
+        return subprocess.run(
+            [BIN / "qrmi-slurm", "why", *words],
+            env={**env, "PATH": f"{folder}:{env['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
