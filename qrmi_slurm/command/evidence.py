@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm.command import holdings
 from qrmi_slurm.command.explanation import UNKNOWN, Evidence, has_ended, waits_for_licenses
 from qrmi_slurm.config import config_file, slurm_section
 from qrmi_slurm.errors import ConfigError, ExportsError, RecordError, SchedulerError
@@ -133,7 +134,8 @@ def _here(found: Evidence, options: SiteOptions) -> Evidence:
         kept = failures.read(options.state_dir, folder.cluster, job.job_id)
     if record is not None and job.restarts is not None and record.restart_count != job.restarts:
         record = None  # of an earlier run
-    found = replace(found, record=record, told=_told(folder), kept=kept)
+    faults = tuple(holdings.broker_fault(record, entry) for entry in record.entries) if record is not None else ()
+    found = replace(found, record=record, told=_told(folder), kept=kept, faults=tuple(filter(None, faults)))
     is_known = (found.record, found.told, found.kept) != (None, None, None)
     if job.state == "FAILED" and not is_known:
         found, hint = _with_output(found, options.slurm_conf)

@@ -110,6 +110,7 @@ class Evidence:
         told: what Prolog on this node told the job's tasks; None likewise.
         kept: why the job had no QPU, by what this node has kept of it.
         output: the lines of ours in the job's output; empty if they were not looked for.
+        faults: what is wrong on this node with what the job holds.
         unseen: what could not be looked at, and how it can be.
     """
 
@@ -124,6 +125,7 @@ class Evidence:
     told: Exports | None = None
     kept: Exports | None = None
     output: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
 
 
@@ -355,9 +357,12 @@ def _of_running(found: Evidence) -> Explanation:
         return replace(base, cause=Cause.STARTS, answer=answer, advice=(_LOOK_AGAIN,))
     word = "runs" if job.state == "RUNNING" else f"is {printable(job.state)}"
     until = f" until {_moment(job.end_s, found.now_s)} at the latest" if job.end_s else ", without a time limit"
-    faults = [f"{printable(entry.name)}: {printable(entry.reason)}" for entry in entries if entry.reason]
+    failed = [f"{printable(entry.name)}: {printable(entry.reason)}" for entry in entries if entry.reason]
+    said = _sentences(told) if told is not None and _is_of_run(told, job) else failed
+    requeued = admin_comment.read(job.admin_comment)
+    before = [f"it {_times(requeued, found)}"] if requeued is not None else []
     answer = f"Job {job.shown} {word}{f' with {_listed(qpus)}' if qpus else ''}{until}"
-    return replace(base, answer=answer, details=tuple(faults))
+    return replace(base, answer=answer, details=(*found.faults, *said[:_MAX_NOTES], *before))
 
 
 def _held(found: Evidence, entries: Sequence[Entry]) -> list[str]:

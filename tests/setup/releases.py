@@ -37,6 +37,8 @@ SELECTED = (
     "test_inner_jobs.py",
     "test_prolog_flags.py",
     "test_licenses.py",
+    "test_failed_starts.py",
+    "test_why.py",
     "test_cluster.py",
     "test_security.py",
     "test_watchdog.py",

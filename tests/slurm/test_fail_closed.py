@@ -76,8 +76,11 @@ def _write_later(path: Path, text: str) -> None:
 def run(site: Site, selection: str, *options: str, script: str = PRINT_ENVIRONMENT) -> tuple[str, str]:
     """Run a batch job, and return its state and its output."""
     job_id = site.cluster.sbatch(script, f"--qpu={selection}", *options)
-    state = site.cluster.wait_job(job_id).state
-    return state, site.cluster.job_output(job_id)
+    state, output = site.cluster.wait_job(job_id).state, site.cluster.job_output(job_id)
+    if state == "FAILED":
+        reason = output.partition(" has no QPU: ")[2].partition("\n")[0]
+        assert_why(site, job_id, f"failed: {reason[:200]}")
+    return state, output
 
 
 def licenses_of(site: Site, job_id: int | str) -> list[str]:

@@ -107,6 +107,7 @@ def test_prolog_killed_with_one_qpu_acquired_and_one_under_way(site: Site) -> No
         wait_for(one_has_come, "one of two tokens", 20)
         site.kill_prolog()
         assert site.cluster.wait_job_over(job_id).state == "FAILED"
+        assert_why(site, job_id, "failed: Prolog on n1 was killed by signal 9")
         assert site.emulator.open_sessions() == []
     wait_for(lambda: not site.call_pids("prolog"), "the call to end", 10)
     assert len(site.emulator.open_sessions()) == 1

@@ -188,6 +188,17 @@ def test_with_its_qpus():
     assert explained(replace(RUNS, licenses={}, end_s=None)).answer == "Job 12 runs, without a time limit"
 
 
+def test_what_else_there_is_to_know_of_a_running_job():
+    note = "qrmi-slurm: unknown QPU, ignored: z"
+    ready = Exports(12, 0, True, (note,), {"QRMI_JOB_QPU_RESOURCES": "a"})
+    found = explained(replace(RUNS, admin_comment=REQUEUED.word), told=ready, faults=("its broker has ended",))
+    assert found.details == (
+        "its broker has ended",
+        "unknown QPU, ignored: z",
+        "it was put back into the queue 3 times, since 11:00, because a does not answer",
+    )
+
+
 def test_while_prolog_acquires():
     found = explained(RUNS, record=record(State.ACQUIRING))
     assert found.answer == "Job 12 is starting: Prolog on n1 has been acquiring a for 3s"
