@@ -193,7 +193,7 @@ def _of_waiting(found: Evidence) -> Explanation:
         said = _for_something_else(found)
     if requeued is None:
         return said
-    return replace(said, details=(*said.details, _times(requeued, found), *_sentences(_last_failure(found))))
+    return replace(said, details=(*said.details, f"it {_times(requeued, found)}", *_sentences(_last_failure(found))))
 
 
 def _for_licenses(found: Evidence) -> Explanation:

@@ -147,7 +147,7 @@ def test_out_of_service_after_it_was_put_back():
     job = replace(WAITS, admin_comment=REQUEUED._replace(times=1).word)
     found = explained(job, licenses=license(), outages={"qpu_a": Outage("qpu_a", 1, False, "paused")})
     assert found.cause is Cause.OUT_OF_SERVICE
-    assert found.details == ("was put back into the queue once, at 11:00, because a does not answer",)
+    assert found.details == ("it was put back into the queue once, at 11:00, because a does not answer",)
 
 
 def test_a_kind_of_a_newer_version():
