@@ -29,7 +29,7 @@ class Failure(NamedTuple):
         kind: what kind it was.
         qpu: the QPU's name; a term of `--qpu` where it was not known yet which QPU it would be.
         reason: the sentence for the user; secrets are masked.
-        license: that counts the QPU in Slurm; empty where none does.
+        license: that counts the QPU, if Slurm has it; empty where none does.
         is_sites: whether QRMI was called with the site's credentials and endpoint alone, in a process that the user
             cannot touch: nothing that the user set has caused it.
     """

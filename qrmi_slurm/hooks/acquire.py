@@ -93,6 +93,7 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
         problems += [fault] if fault else []
         if problems and (needs_all or not record.held):
             record = _give_back(record, run)
+            _tell_sensor(plan.slots, run, facts)  # before the job is requeued, so that no second one starts meanwhile
             refusal = "" if fault else _put_back(job, run, without)
             is_waiting = refusal is None
             problems += [refusal] if refusal else []
@@ -101,6 +102,15 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
     if not result.is_ready:
         run.log.warning("job-waits" if is_waiting else "job-fails", reason="; ".join(result.notes))
     return result
+
+
+def _tell_sensor(slots: Sequence[Slot], run: HookRun, facts: JobFacts) -> None:
+    """Let jobs wait for the QPUs that are not there, where Slurm counts them."""
+    failures = [failure for slot in slots for failure in slot.failures if facts.counts(failure.license)]
+    if any(failure.is_sites and failure.kind.is_transient for failure in failures):
+        from qrmi_slurm.hooks import failed_start  # only where such a QPU is not there
+
+        failed_start.tell(failures, run)
 
 
 def _put_back(job: JobContext, run: HookRun, without: Sequence[Slot]) -> str | None:

@@ -40,6 +40,7 @@ class JobFacts:
         self._times: Times | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
+        self._counted: Collection[str] = ()
 
     def ask_timeout_s(self) -> float:
         """Return how long one more question to slurmctld may take, in seconds."""
@@ -80,6 +81,7 @@ class JobFacts:
         counted = {license for license in needed if license in of_slurm or "@" in license}
         if not counted:
             return None
+        self._counted = counted
         job, text = self._job, self._job.licenses_text
         is_component = job.het_job_id is not None
         is_further = is_component and text is not None and job.job_id != job.het_job_id
@@ -89,6 +91,10 @@ class JobFacts:
             told = self._ask_allotment()
             held = Held(told.licenses if told is not None else None, is_component)
         return JobLicenses(held, counted, self._ask_name, job.slurm_conf, self._run.log)
+
+    def counts(self, license: str) -> bool:
+        """Tell whether Slurm counts a license, of those that `licenses` was asked for."""
+        return license in self._counted
 
     def _ask_name(self) -> str | None:
         """Return the job's id as scontrol takes it; None where Slurm does not say."""

@@ -38,6 +38,8 @@ SELECTED = (
     "test_prolog_flags.py",
     "test_licenses.py",
     "test_requeue.py",
+    "test_failed_starts.py",
+    "test_why.py",
     "test_cluster.py",
     "test_security.py",
     "test_watchdog.py",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, let_go, start_long_job
+from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, assert_why, let_go, start_long_job
 from slurm.emulator import API_KEY
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -442,6 +442,7 @@ def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     assert_no_broker(site, job_id)
     assert "its credential broker has ended" in site.command("status", "--json").stdout
+    assert_why(site, job_id, "runs with ibm_demo until ", "its credential broker has ended")
     said = site.command("recover").stdout
     assert said == f"job {job_id} ibm_demo: restarted its credential broker (the job is running)\n"
     after = record_of_broker(site, job_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, let_go, start_long_job
+from slurm.aftermath import SCRIPT, assert_why, let_go, start_long_job
 from slurm.cluster import ClusterOptions
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -76,8 +76,11 @@ def _write_later(path: Path, text: str) -> None:
 def run(site: Site, selection: str, *options: str, script: str = PRINT_ENVIRONMENT) -> tuple[str, str]:
     """Run a batch job, and return its state and its output."""
     job_id = site.cluster.sbatch(script, f"--qpu={selection}", *options)
-    state = site.cluster.wait_job(job_id).state
-    return state, site.cluster.job_output(job_id)
+    state, output = site.cluster.wait_job(job_id).state, site.cluster.job_output(job_id)
+    if state == "FAILED":
+        reason = output.partition(" has no QPU: ")[2].partition("\n")[0]
+        assert_why(site, job_id, f"failed: {reason[:200]}")
+    return state, output
 
 
 def licenses_of(site: Site, job_id: int | str) -> list[str]:
@@ -218,6 +221,7 @@ def test_a_component_without_license_gets_no_qpu(site: Site) -> None:
     assert infos[0].state == "FAILED"
     assert len(site.emulator.sessions()) == count
     assert "a component of a heterogeneous job cannot change its licenses" in site.hooks_log()
+    assert_why(site, f"{job_id}+0", "failed: ibm_demo could not be acquired: a component of a heterogeneous job cannot")
     if LICENSES_IN_FIRST_COMPONENT.is_here:
         assert "Slurm accepts licenses only in a heterogeneous job's first component" in site.hooks_log()
 
@@ -274,6 +278,7 @@ def test_a_token_that_no_disk_takes_is_released_at_once(site: Site, small_disk: 
     log = site.hooks_log()
     assert f'not-journaled: job={job_id} qpu=ibm_demo type=ibm-quantum-compute-service reason="No space left' in log
     assert f"given-back: job={job_id} qpus=ibm_demo" in log
+    assert_why(site, job_id, "failed: ", as_user=True)
     (small_disk / "filler").unlink()
     site.cluster.wait_nodes_idle()
     assert site.recover("--now")["left"] == 0
@@ -323,6 +328,7 @@ def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_e
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert f"awaited: job={job_id} qpu=ibm_demo" in site.hooks_log()
     assert "no answer within 2 s" in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: no answer within 2 s")
     wait_for(lambda: not site.folder_of(job_id).exists(), "the record to be gone", 20)
 
 
@@ -370,6 +376,7 @@ def test_a_qpu_counts_as_held_until_its_release_is_proven(site: Site) -> None:
         (held,) = holds(site)
         second = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
         wait_for(lambda: site.cluster.job(second).reason == "Licenses", "it to wait for the license", 20)
+        assert_why(site, second, f"waits for ibm_demo: job {first} has ended, and its session is not proven closed; ")
         assert site.recover("--now")["left"] == 1
         assert holds(site) == [held]
         assert site.cluster.job(second).state == "PENDING"

@@ -10,6 +10,7 @@ from slurm.aftermath import (
     SCRIPT,
     assert_next_job_is_fine,
     assert_nothing_left,
+    assert_why,
     finish_with,
     let_go,
     start_long_job,
@@ -92,6 +93,7 @@ def assert_job_fails(site: Site, *reasons: str) -> int:
     assert "the-script-ran" not in output
     for reason in (f"job {job_id} has no QPU: ibm_demo could not be acquired", *reasons):
         assert reason in output
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: ")
     return job_id
 
 
@@ -139,6 +141,7 @@ def test_a_session_opened_without_an_answer_is_reported_and_ends_by_itself(site:
     assert f"indeterminate: job={job_id} qpu=ibm_demo" in site.hooks_log()
     status = site.command("status").stdout
     assert "indeterminate" in status and "ends by itself within" in status
+    assert_why(site, job_id, "failed: ", "a session on ibm_demo may be open, and ends by itself by ")
     assert_forgotten_at_its_end(site, job_id)
 
 
@@ -163,6 +166,7 @@ def assert_recovered(site: Site, job_id: int) -> None:
     assert (entry["state"], entry["attempts"]) == ("releasing", 1)
     assert not (site.folder_of(job_id) / "exports").exists()
     assert f"not-released: job={job_id} qpu=ibm_demo" in site.hooks_log()
+    assert_why(site, job_id, "has completed", "its session on ibm_demo is not proven closed, and recover tries again: ")
     (waiting,) = site.recover()["jobs"]
     assert (waiting["step"], waiting["is_left"]) == ("wait", True), "it was tried again without back-off"
     (result,) = site.recover("--now")["jobs"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from slurm.aftermath import LONG_SCRIPT, assert_nothing_left, let_go, start_long_job
+from slurm.aftermath import LONG_SCRIPT, assert_nothing_left, assert_why, let_go, start_long_job
 from slurm.cluster import ClusterOptions
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -121,6 +121,7 @@ def test_a_job_whose_prolog_is_killed_does_not_run_with_the_dead_jobs_session(fo
         forgotten.cluster.wait_job(job_id)
     assert "has no QPU: Prolog on n1 was killed by signal 9" in forgotten.cluster.job_output(job_id)
     forgotten.cluster.wait_job_over(job_id)
+    assert_why(forgotten, job_id, "failed: Prolog on n1 was killed by signal 9")
     forgotten.recover("--now")
     assert_nothing_left(forgotten, job_id)
 

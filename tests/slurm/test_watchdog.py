@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import assert_next_job_is_fine
+from slurm.aftermath import assert_next_job_is_fine, assert_why
 from slurm.cluster import ClusterOptions
 from slurm.site import Site, SiteOptions
 from slurm.standins import Services
@@ -55,6 +55,7 @@ def assert_fails_alone(site: Site, *args: str, reason: str) -> None:
     assert reason in output and "ran" not in output.split(), output
     assert "qrmi-slurm-prolog: error" in site.hooks_log()
     site.cluster.wait_nodes_idle()
+    assert_why(site, job_id, "failed: ")
 
 
 def test_a_config_on_a_file_server_that_hangs(site: Site) -> None:
@@ -81,6 +82,7 @@ def test_a_journal_on_a_file_server_that_hangs(site: Site) -> None:
     try:
         assert site.cluster.wait_job(job_id).state == "FAILED"
         assert "Prolog on n1 did not end within" in site.cluster.job_output(job_id)
+        assert_why(site, job_id, "failed: Prolog on n1 did not end within ")
         site.cluster.wait_nodes_idle()
         assert [entry["state"] for entry in (site.record_of(job_id) or {})["entries"]] == ["acquiring"]
         assert "recover goes on from the record" in site.hooks_log()

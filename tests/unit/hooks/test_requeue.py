@@ -7,6 +7,7 @@ import pytest
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.failure import Failure, Kind
+from qrmi_slurm.hooks import failed_start
 from qrmi_slurm.hooks import requeue as hook
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
@@ -206,9 +207,9 @@ def test_a_comment_that_is_unknown_stays(slurmctld, put_back):
 def outcome(site, slurmctld, acquire_for):
     """Acquire for a job, and return its exports and whether it was put back into the queue."""
 
-    def run(selection, *arguments):
+    def run(selection, *arguments, **environment):
         site.configure("--on-unavailable=requeue", *arguments)
-        result = acquire_for(selection)
+        result = acquire_for(selection, **environment)
         return result, bool(slurmctld.put_back)
 
     return run
@@ -237,6 +238,45 @@ def test_a_job_that_has_one_of_its_qpus_runs(site, outcome):
     site.add("ibm_a", status="Paused").add("ibm_b")
     result, is_waiting = outcome("ibm_a,ibm_b")
     assert result.is_ready and not is_waiting
+
+
+@pytest.fixture
+def told(monkeypatch, slurmctld):
+    """What the sensor is told: the failed QPUs, and how often a job was put back by then."""
+    found = []
+    monkeypatch.setattr(
+        failed_start,
+        "tell",
+        lambda failures, run: found.append(([one.qpu for one in failures], len(slurmctld.put_back))),
+    )
+    return found
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+def test_the_sensor_is_told_before_the_job_is_put_back(site, slurmctld, outcome, told, may_wait):
+    """Also by a job that does not wait."""
+    site.slurm_conf.write_text("ClusterName=test\nLicenses=qpu_a:1,qpu_ibm_b:1\n")
+    slurmctld.standing = STANDING._replace(may_wait=may_wait)
+    site.add("ibm_a", status="Paused", slurm={"license": "qpu_a"}).add("ibm_b", acquire="raise")
+    assert outcome("ibm_*")[1] is may_wait
+    assert told == [(["ibm_a", "ibm_b"], 0)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"status": "Paused", "slurm": {"license": None}}, {"acquire": "raise"}),
+        ({"status": "Paused", "slurm": {"license": "qpu_c"}}, {"acquire": "raise"}),
+        ({"acquire": "raise"}, {"acquire": "raise"}),
+        ({"status": "Paused"}, {}),
+    ],
+    ids=["no license", "not counted", "refused", "started all the same"],
+)
+def test_otherwise_the_sensor_is_told_nothing(site, outcome, told, first, second):
+    site.slurm_conf.write_text("ClusterName=test\nLicenses=qpu_ibm_a:1,qpu_ibm_b:1\n")
+    site.add("ibm_a", **first).add("ibm_b", **second)
+    outcome("ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b")
+    assert told == []
 
 
 @pytest.mark.parametrize("selection", ["nowhere", "ibm_b", "ibm_b,ibm_b"])
