@@ -11,7 +11,7 @@ from qrmi_slurm.hooks import failed_start
 from qrmi_slurm.hooks import requeue as hook
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
-from qrmi_slurm.slurm import admin_comment, job_context, plugstack, requeue
+from qrmi_slurm.slurm import admin_comment, job_context, licenses, plugstack, requeue
 from qrmi_slurm.slurm.admin_comment import Requeued
 from qrmi_slurm.slurm.requeue import Standing
 from qrmi_slurm.state.job_folder import JobFolder
@@ -277,6 +277,24 @@ def test_otherwise_the_sensor_is_told_nothing(site, outcome, told, first, second
     site.add("ibm_a", **first).add("ibm_b", **second)
     outcome("ibm_*", SLURM_JOB_LICENSES="qpu_ibm_b")
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "waits"),
+    [
+        ({"SLURM_JOB_LICENSES": "matlab"}, True),
+        ({"SLURM_JOB_LICENSES": "matlab", "SLURM_HET_JOB_ID": "12"}, False),
+        ({"SLURM_JOB_LICENSES": "matlab", "SLURM_HET_JOB_ID": "11"}, False),
+    ],
+    ids=["taken", "cannot change", "first component only"],
+)
+def test_a_license_that_is_taken_may_come_back(site, outcome, monkeypatch, environment, waits):
+    """One that a job could never get does not."""
+    monkeypatch.setattr(licenses, "read", lambda slurm_conf, timeout_s: {})
+    site.slurm_conf.write_text("ClusterName=test\nPrologFlags=Alloc\nLicenses=qpu_ibm_a:1,matlab:9\n")
+    site.add("ibm_a")
+    result, is_waiting = outcome("ibm_a", **environment)
+    assert (is_waiting, result.is_ready) == (waits, False)
 
 
 @pytest.mark.parametrize("selection", ["nowhere", "ibm_b", "ibm_b,ibm_b"])
