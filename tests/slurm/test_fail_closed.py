@@ -262,6 +262,7 @@ def small_disk(site: Site) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("fault", [{}, {"call": "update_session", "kind": "error", "status": 500, "times": 1}])
 def test_a_token_that_no_disk_takes_is_released_at_once(site: Site, small_disk: Path, fault: dict[str, Any]) -> None:
     """The disk is full when the service answers; where the first release fails as well, it is tried again."""
@@ -332,6 +333,7 @@ def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_e
     wait_for(lambda: not site.folder_of(job_id).exists(), "the record to be gone", 20)
 
 
+@pytest.mark.one_release
 def test_a_late_answer_whose_waiting_process_was_killed_is_recovered(site: Site) -> None:
     """The call has written the token to its journal, and recover does not wait for the session's own end."""
     site.plugstack(site.plugstack_line("--acquire-timeout=2"))
@@ -387,6 +389,7 @@ def test_a_qpu_counts_as_held_until_its_release_is_proven(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
+@pytest.mark.one_release
 def test_a_hold_ends_with_the_session(site: Site) -> None:
     """Nothing has to run for that: it is in Slurm, which ends it with the session's time to live."""
     with releases_fail(site):

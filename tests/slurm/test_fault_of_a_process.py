@@ -189,6 +189,7 @@ def test_slurmstepd_killed(site: Site) -> None:
     assert_next_job_is_fine(site)
 
 
+@pytest.mark.one_release
 def test_a_node_that_rebooted(site: Site) -> None:
     """All processes gone, another boot id, no Epilog: recover at boot releases before Slurm knows of it."""
     job_id = start_long_job(site, "--no-requeue")
@@ -232,6 +233,7 @@ def test_prolog_again_under_a_running_job(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     """The second one leaves the record to the first, without raising an alarm."""
     with site.emulator.held("update_session") as hold:
@@ -243,6 +245,7 @@ def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_epilog_concurrent_with_recover(site: Site) -> None:
     """Epilog waits for the record for half of its time, leaves it to recover, and exits 0."""
     site.plugstack(site.plugstack_line("--release-timeout=4"))
@@ -297,6 +300,7 @@ def test_two_jobs_of_one_user_on_the_same_qpu(site: Site) -> None:
     assert_nothing_left(site, second)
 
 
+@pytest.mark.one_release
 def test_release_takes_a_running_jobs_qpu_only_with_yes(site: Site) -> None:
     """It refuses without --yes. With it the session is closed, and the job's next step says who did it."""
     job_id = start_long_job(site, then="srun --export=NONE /bin/true\n")

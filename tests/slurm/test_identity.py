@@ -201,6 +201,7 @@ def test_recover_touches_no_other_clusters_records(
 # --- a newer version's records ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_release
 def test_a_newer_versions_record_is_left_alone_and_reported(site: Site) -> None:
     """While its job lives and after it: recover, Epilog and a Prolog that runs again do nothing to it."""
     job_id = start_long_job(site)

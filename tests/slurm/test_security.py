@@ -297,6 +297,7 @@ def test_an_attacker_cannot_create_the_next_jobs_folder_first(site: Site, attack
     assert not site.emulator.open_sessions()
 
 
+@pytest.mark.one_release
 def test_hooks_reject_a_state_directory_that_users_can_replace(site: Site, attacker: Attacker) -> None:
     """The folder above is world-writable, and the attacker has planted a record there that names a library."""
     above = site.cluster.folder / "above"
@@ -354,6 +355,7 @@ def test_a_services_error_text_is_escaped(
     assert_clean(output, logged)
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize(
     ("what", "timeout_s", "sentence"),
     # A busy machine takes seconds to fill the memory that a call may use.
