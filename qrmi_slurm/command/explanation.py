@@ -184,7 +184,7 @@ def has_ended(job: JobDetails) -> bool:
 
 def _of_waiting(found: Evidence) -> Explanation:
     job = found.job
-    requeued = admin_comment.read(job.admin_comment)
+    requeued = _requeued(job)
     if job.reason == "Licenses":
         said = _for_licenses(found)
     elif requeued is not None and job.reason in ("BeginTime", "None", ""):
@@ -318,6 +318,14 @@ def _put_back(found: Evidence, requeued: Requeued) -> Explanation:
     )
 
 
+def _requeued(job: JobDetails) -> Requeued | None:
+    """Return how often a job was put back since it last ran; None if it was not."""
+    found = admin_comment.read(job.admin_comment)
+    if found is None or (job.restarts is not None and found.restarts not in (None, job.restarts)):
+        return None
+    return found
+
+
 def _times(requeued: Requeued, found: Evidence) -> str:
     """Say how often a job was put back, since when, and why the last time."""
     times = "once" if requeued.times == 1 else f"{requeued.times} times"
@@ -359,7 +367,7 @@ def _of_running(found: Evidence) -> Explanation:
     until = f" until {_moment(job.end_s, found.now_s)} at the latest" if job.end_s else ", without a time limit"
     failed = [f"{printable(entry.name)}: {printable(entry.reason)}" for entry in entries if entry.reason]
     said = _sentences(told) if told is not None and _is_of_run(told, job) else failed
-    requeued = admin_comment.read(job.admin_comment)
+    requeued = _requeued(job)
     before = [f"it {_times(requeued, found)}"] if requeued is not None else []
     answer = f"Job {job.shown} {word}{f' with {_listed(qpus)}' if qpus else ''}{until}"
     return replace(base, answer=answer, details=(*found.faults, *said[:_MAX_NOTES], *before))
@@ -386,7 +394,7 @@ def _of_ended(found: Evidence) -> Explanation:
     why = _sentences(told) or [_plain(line) for line in found.output]
     if why and job.state == "FAILED":
         return _without(found, f"Job {job.shown} failed", why)
-    requeued = admin_comment.read(job.admin_comment)
+    requeued = _requeued(job)
     details = _left_over(found) + ([f"it {_times(requeued, found)}"] if requeued is not None else [])
     when = f", at {_moment(job.end_s, found.now_s)}" if job.end_s else ""
     how = ""
@@ -420,7 +428,7 @@ def _left(entry: Entry, found: Evidence) -> str:
 def _without(found: Evidence, what: str, why: Sequence[str]) -> Explanation:
     """Explain a job that could not have its QPUs."""
     node = f", on {found.job.node}" if found.job.node else ""
-    requeued = admin_comment.read(found.job.admin_comment)
+    requeued = _requeued(found.job)
     before = [f"it {_times(requeued, found)}"] if requeued is not None else []
     return replace(
         _base(found, Cause.NO_QPU),
@@ -451,7 +459,7 @@ def _of_unknown(found: Evidence) -> Explanation:
 
 def _base(found: Evidence, cause: Cause) -> Explanation:
     job = found.job
-    requeued = admin_comment.read(job.admin_comment)
+    requeued = _requeued(job)
     times = requeued.times if requeued is not None else 0
     return Explanation(job.shown, job.state, cause, "", unseen=found.unseen, requeues=times)
 

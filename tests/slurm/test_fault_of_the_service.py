@@ -80,6 +80,7 @@ def assert_job_waits(site: Site, kind: str) -> int:
     info = site.cluster.job(job_id)
     assert (info.state, info.restarts) == ("PENDING", 1)
     assert "the-script-ran" not in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "was put back into the queue once, at ", "ibm_demo could not be acquired: ")
     site.cluster.slurm("scancel", str(job_id))
     return job_id
 

@@ -150,6 +150,13 @@ def test_out_of_service_after_it_was_put_back():
     assert found.details == ("it was put back into the queue once, at 11:00, because a does not answer",)
 
 
+def test_what_was_before_its_last_run_does_not_count():
+    """It has run since, and Slurm or an admin has restarted it."""
+    job = replace(WAITS, reason="BeginTime", restarts=5, admin_comment=REQUEUED._replace(restarts=3).word)
+    assert explained(job).cause is Cause.WAITS
+    assert explained(replace(job, restarts=3)).cause is Cause.REQUEUED
+
+
 def test_a_kind_of_a_newer_version():
     job = replace(WAITS, reason="BeginTime", admin_comment=REQUEUED._replace(kind="melted").word)
     assert "because a could not be acquired (melted)" in explained(job).answer
