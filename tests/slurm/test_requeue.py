@@ -1,5 +1,6 @@
 """A batch job whose QPU is not there goes back into the queue: no script, no session, and the reason to be seen."""
 
+import json
 import re
 import signal
 import time
@@ -19,7 +20,8 @@ from slurm.site import Site, SiteOptions
 
 BACKENDS = ("ibm_demo", "ibm_second")
 LICENSES = {"qpu_ibm_demo": 1, "qpu_ibm_second": 1}
-UNAVAILABLE: dict[str, Any] = {"call": "create_session", "kind": "error", "status": 503}
+# No session can have been opened, so the next start need not wait until that is certain.
+UNAVAILABLE: dict[str, Any] = {"call": "iam_token", "kind": "error", "status": 503}
 one_release = pytest.mark.one_release
 
 
@@ -236,6 +238,8 @@ def test_a_job_with_a_license_keeps_it_and_the_sensors_word(site: Site) -> None:
     assert word.others == "qrmi-slurm:any=qpu_ibm_demo|qpu_ibm_second"
     assert word.kind == "service-error"
     assert info.fields["Licenses"] in ("qpu_ibm_demo:1", "qpu_ibm_second:1")
+    assert set(site.outages()) == {"qpu_out_qpu_ibm_demo", "qpu_out_qpu_ibm_second"}, "the sensor was told as well"
+    wait_for(lambda: json.loads(site.command("sensor", "--json").stdout)["out"] == {}, "the QPUs to come back", 30)
     wait_completed(site, job_id)
 
 
