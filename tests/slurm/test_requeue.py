@@ -39,7 +39,10 @@ class Word(NamedTuple):
 def queueing_site() -> Iterator[Site]:
     """Start a site of two nodes with our Lua in slurmctld, which sees each change of a waiting job."""
     options = SiteOptions(
-        ClusterOptions(nodes=2), dict.fromkeys(BACKENDS, "FakeSherbrooke"), watched=True, licenses=LICENSES
+        ClusterOptions(nodes=2, requeue_after_s=20),
+        dict.fromkeys(BACKENDS, "FakeSherbrooke"),
+        watched=True,
+        licenses=LICENSES,
     )
     with Site(options) as started:
         yield started
