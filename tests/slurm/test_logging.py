@@ -114,8 +114,10 @@ def test_no_secret_is_anywhere_but_in_the_jobs_own_environment(
 
     # The reasons for both failures were given, including the request.
     output = site.cluster.job_output(job_id)
-    failed = {echoing["name"]: "tell whether the QPU is accessible", users["name"]: "get the QPU's status"}
-    for name, what in failed.items():
+    for name, what in (
+        (echoing["name"], "tell whether the QPU is accessible"),
+        (users["name"], "get the QPU's status"),
+    ):
         assert f"{name} could not be acquired: QRMI cannot {what}: invalid input" in output
     released = f"released: job={job_id} qpu={session['name']}"
     assert released in site.hooks_log()
