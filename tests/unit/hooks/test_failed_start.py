@@ -109,7 +109,7 @@ def test_another_node_was_faster(slurm, run, syslog_lines, monkeypatch):
     def other_first(command, *arguments, **named):
         if command[1] == "create" and not slurm.reservations:
             slurm.reservations["qpu_out_qpu_a"] = {"Licenses": "qpu_a:2", "Comment": "offline: paused"}
-            slurm.full = {"qpu_a"}  # slurmctld compares the licenses before the names
+            slurm.full = {"qpu_a"}  # where slurmctld compares the licenses before the names
         return real(command, *arguments, **named)
 
     monkeypatch.setattr("qrmi_slurm.slurm.commands.run", other_first)
