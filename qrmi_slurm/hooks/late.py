@@ -169,9 +169,12 @@ def _folder_of(record: Record, folder: JobFolder) -> JobFolder:
     Raises:
         RecordError: the state directory cannot be read.
     """
-    for item in inventory.read(folder.state_dir):
-        is_jobs = (item.folder.cluster, item.folder.job_id) == (folder.cluster, folder.job_id)
-        if is_jobs and item.record is not None and item.record.created_s == record.created_s:
+    for item in inventory.of_job(folder.state_dir, folder.job_id):
+        if (
+            item.folder.cluster == folder.cluster
+            and item.record is not None
+            and item.record.created_s == record.created_s
+        ):
             return item.folder
     return folder
 
