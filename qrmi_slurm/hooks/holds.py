@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from qrmi_slurm.calls.backend import LATE_S
+from qrmi_slurm.calls.places import WORK
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import RecordError, SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
@@ -115,6 +116,7 @@ def holder(license: str, capacity: int, own: Record, run: HookRun) -> int | None
         are_lasting = sum(entry.state is State.RELEASING and bool(entry.reason) for _, entry in found)
         if are_lasting >= capacity or time.monotonic() >= until_s:
             return found[0][0]
+        WORK.end()  # it only waits from here on
         time.sleep(_LOOK_AGAIN_S)
         items, are_all = _read_again(items), False
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from qrmi_slurm.calls import backend
 from qrmi_slurm.calls.backend import LATE_S, Child
-from qrmi_slurm.calls.places import Node, Places
+from qrmi_slurm.calls.places import LATE, Node, Places
 from qrmi_slurm.calls.protocol import Answer, Verdict
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import RecordBusyError, RecordError
@@ -117,7 +117,7 @@ def _keep_only(kept: Sequence[int]) -> None:
 
 def _with_places(children: Sequence[Child], node: Node) -> list[Child]:
     """Return the calls that have a place; the others are killed."""
-    places, found = Places(node, are_late=True), list[Child]()
+    places, found = Places(node, LATE), list[Child]()
     for child in children:
         try:
             has_place = places.take()
