@@ -1,6 +1,7 @@
 """Prolog: acquires the job's QPUs on its first node and leaves record and exports there; elsewhere only the folder."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # The last words have little time (watchdog.LAST_WORDS_S), of which a question to slurmctld gets half of this.
 _LAST_QUESTION_S: Final = 0.5
 
-# A shorter time between the start of the shell and that of Python was no wait, in seconds.
+# In a shorter time than this a hook's Python starts; only a longer one was a wait, in seconds.
 _LEAST_WAIT_S: Final = 0.5
 
 
@@ -36,7 +37,6 @@ def prolog(environment: Mapping[str, str], waited_s: float = 0.0) -> int:
     Returns:
         The exit status. Slurm effect: always 0.
     """
-    waited_s = waited_s if waited_s >= _LEAST_WAIT_S else 0.0
     try:
         return guarded("prolog", lambda environment, log: _prolog(environment, log, waited_s), environment)
     finally:
@@ -93,14 +93,14 @@ def _tell_tasks(result: exports.Exports, job: JobContext, run: "HookRun") -> Non
 def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
-    left_s = options.acquire_timeout_s - waited_s
+    left_s = _left_s(options, waited_s)
     watchdog.limit(left_s + watchdog.GRACE_S)
-    waiting = Deadline.after(left_s)
-    refusal = None
+    began_s, refusal = time.monotonic(), None
     try:
-        turnstile.enter(job, options, environment, waiting, log)
+        turnstile.enter(job, options, environment, Deadline.after(left_s), log)
     except NodeBusyError as error:
         refusal = error
+    left_s = _left_s(options, waited_s + time.monotonic() - began_s)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
     if not job.is_first_node:
@@ -118,7 +118,7 @@ def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> No
     try:
         if refusal is not None:
             raise refusal
-        _acquire(job, options, folder, log, waiting)
+        _acquire(job, options, folder, log, left_s)
         reason = ""
     except QrmiSlurmError as error:
         reason = error.message
@@ -129,11 +129,18 @@ def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> No
                 folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
 
 
-def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, waiting: Deadline) -> None:
+def _left_s(options: SiteOptions, waited_s: float) -> float:
+    """Return what is left of --acquire-timeout; messages show it as it was written where there was no wait."""
+    return options.acquire_timeout_s - (waited_s if waited_s >= _LEAST_WAIT_S else 0.0)
+
+
+def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, left_s: float) -> None:
     """Acquire the job's QPUs in what is left of Prolog's time, and leave its exports."""
     # No other hook and no other node needs these.
     from qrmi_slurm.hooks import acquire, earlier
     from qrmi_slurm.hooks.hook_run import HookRun
+
+    waiting = Deadline.after(left_s)
 
     def run() -> HookRun:
         # Rounded: an uncontended lock costs a millisecond, and messages show the option as it was written.
