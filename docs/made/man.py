@@ -19,6 +19,7 @@ _FILES: Final = {
     "/etc/slurm/plugstack.conf": "The plugin's line, with the site's options.",
     "/etc/slurm/qrmi_config.json": "The resources; only root can read it (mode 0600).",
     "/var/spool/qrmi-slurm": "The records of what jobs hold, and qpus.json, the list for users.",
+    "/var/spool/qrmi-slurm/<cluster>/.failed": "Why the last thousand jobs without a QPU had none.",
     "/var/spool/qrmi-slurm/<cluster>/.accounting": "The ledger, a line for each acquisition; only root can read it.",
 }
 

@@ -233,7 +233,9 @@ def _ask(call: Call) -> dict[str, Any]:
             return {"verdict": Verdict.DONE}
         if call.action == "check":
             return {"verdict": Verdict.DONE, "availability": _availability(resource)}
-        if describe(call.type).asks_status:
+        # A session can be opened on a QPU that is paused or offline, and a program then finds no QPU.
+        is_accessible = describe(call.type).asks_access and hasattr(resource, "is_accessible") and _has_access(resource)
+        if not is_accessible:
             _require_online(resource)
         is_acquiring = True
         token = str(resource.acquire())
@@ -295,12 +297,15 @@ def _require_online(resource: Any) -> None:
 
 
 def _require_access(resource: Any) -> None:
+    if not _has_access(resource):
+        raise BackendError("the QPU is not accessible")
+
+
+def _has_access(resource: Any) -> bool:
     try:
-        is_accessible = _is_accessible(resource)
+        return _is_accessible(resource)
     except BaseException as error:
         raise BackendError(f"QRMI cannot tell whether the QPU is accessible: {_text(error)}") from error
-    if not is_accessible:
-        raise BackendError("the QPU is not accessible")
 
 
 def _availability(resource: Any) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
         results += settings_checks.check_prolog_flags(settings)
         if options is not None:
             results += settings_checks.check_timeouts(settings, options)
+            results += settings_checks.check_requeue(settings, options)
     if options is not None:
         tell("checking the config and the state directory")
         results += _check_site(patient.slurm_conf, settings, options)

@@ -13,7 +13,7 @@ from qrmi_slurm.config import config_file
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import CatalogueError, ConfigError
 from qrmi_slurm.scheduling import catalogue
-from qrmi_slurm.slurm import licenses, prolog_flags
+from qrmi_slurm.slurm import licenses, prolog_flags, requeue
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.slurm.settings import SlurmSettings
 
@@ -56,6 +56,9 @@ def run(
     if file.exists() or is_controller:
         yield _check_catalogue(file, resources, notices)
     yield _check_counts(settings, wanted, counted)
+    if wanted.keys() & counted.keys() and requeue.loses_licenses(settings.text("SLURM_VERSION")):
+        message = "this Slurm drops a job's licenses in a requeue: jobs with licenses do not wait for a QPU, they fail"
+        yield warning("licenses", message, "upgrade Slurm to 25.11.7 or newer")
     if not prolog_flags.runs_at_start(settings.flags("PrologFlags")):
         # slurmd/req.c, _rpc_launch_tasks(): at a job's first step Prolog's SPANK variables come from srun.
         message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no license for"

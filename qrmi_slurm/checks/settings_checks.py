@@ -74,6 +74,18 @@ def check_prolog_flags(settings: SlurmSettings) -> Iterator[Result]:
         yield ok(name, shown)
 
 
+def check_requeue(settings: SlurmSettings, options: SiteOptions) -> Iterator[Result]:
+    """Check that batch jobs can wait for a QPU that is not there, where the site wants them to."""
+    name = "JobRequeue"
+    if options.on_unavailable == "fail" or not settings.text(name):
+        return
+    if settings.text(name) == "0":
+        message = "0: a batch job whose QPU is not there waits only with --requeue, and fails without"
+        yield warning(name, message, "set JobRequeue=1, or --on-unavailable=fail on the plugin's line")
+    else:
+        yield ok(name, f"1; batch jobs wait up to {options.requeue_limit_h:g} h for a QPU that is not there")
+
+
 def check_timeouts(settings: SlurmSettings, options: SiteOptions) -> Iterator[Result]:
     """Compare Slurm's timeouts with the hooks': if Slurm kills a hook, it drains the node."""
     yield _check_hook_timeout(settings, "PrologTimeout", "--acquire-timeout", options.acquire_timeout_s)

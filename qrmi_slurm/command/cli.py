@@ -26,6 +26,7 @@ from qrmi_slurm.command import (
     slurm_conf,
     status,
     validate_config,
+    why,
 )
 from qrmi_slurm.command.parameters import EXIT_FAILED
 from qrmi_slurm.errors import QrmiSlurmError
@@ -35,6 +36,7 @@ _EXAMPLES: Final = """Examples:
 \b
   qrmi-slurm validate-config                        check the config named in plugstack.conf
   qrmi-slurm validate-config --strict qrmi_config.json
+  qrmi-slurm why 4711                               say why job 4711 waits, or has failed
   qrmi-slurm status                                 show which job holds which QPU
   qrmi-slurm recover                                release what the hooks could not
   qrmi-slurm doctor                                 check this node's setup
@@ -64,6 +66,7 @@ app.registered_commands += [
     command
     for module in (
         validate_config,
+        why,
         status,
         recover,
         release,

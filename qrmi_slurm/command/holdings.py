@@ -101,11 +101,11 @@ def _holding(record: Record, entry: Entry, now_s: float) -> Holding:
         attempts=entry.attempts,
         next_try_s=max(0.0, recover.next_try_s(entry, now_s) - now_s) if is_due else None,
         ends_s=None if entry.expires_s is None else max(0.0, entry.expires_s - now_s),
-        reason=entry.reason or _broker_fault(record, entry),
+        reason=entry.reason or broker_fault(record, entry),
     )
 
 
-def _broker_fault(record: Record, entry: Entry) -> str:
+def broker_fault(record: Record, entry: Entry) -> str:
     """Say that a running job's credential broker has died, so that its requests fail; empty otherwise."""
     broker = record.broker
     if broker is None or entry.name not in broker.keys or entry.state is not State.ACQUIRED:

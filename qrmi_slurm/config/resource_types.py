@@ -40,9 +40,8 @@ class ResourceType(NamedTuple):
         endpoints: the variables that decide where requests, and credentials with them, are sent.
         successor: the type that replaced this one; empty if it is current.
         locks: whether acquire locks the QPU at the service. If not, acquire sends no request at all.
-        asks_status: whether to ask for the QPU's status before acquiring it. Without a request in acquire, only the
-            status shows that the service answers. For pasqal-local it tells a Warden that is down, which has opened
-            nothing, from a lost answer. IBM's service opens sessions on offline QPUs too; their jobs wait.
+        asks_access: whether `is_accessible` is asked before acquiring. It takes one request where the status takes two,
+            which then only has the words for a QPU that is not accessible.
         session_max_ttl: the variable that limits a session's lifetime in seconds; empty if there is none.
         note: what QRMI expects of such a resource, and what an admin would not guess; for docs/environment.md.
         can_have_broker: whether a credential broker can relay requests between a job and the service.
@@ -57,7 +56,7 @@ class ResourceType(NamedTuple):
     endpoints: frozenset[str] = frozenset()
     successor: str = ""
     locks: bool = False
-    asks_status: bool = True
+    asks_access: bool = False
     session_max_ttl: str = ""
     note: str = ""
     can_have_broker: bool = False
@@ -96,7 +95,7 @@ def _ibm_compute_service(name: str, prefix: str, successor: str = "") -> Resourc
         endpoints=frozenset({f"{prefix}ENDPOINT", f"{prefix}IAM_ENDPOINT"}),
         successor=successor,
         locks=True,
-        asks_status=False,
+        asks_access=True,
         session_max_ttl=f"{prefix}SESSION_MAX_TTL",
         can_have_broker=True,
         tunable=frozenset({f"{prefix}SESSION_MODE", f"{prefix}SESSION_MAX_TTL", f"{prefix}TIMEOUT_SECONDS"}),

@@ -4,6 +4,7 @@ Planning says what to try, rounds call QRMI, job_environment says what tasks get
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from qrmi_slurm.calls import environment
@@ -40,10 +41,7 @@ def acquire(job: JobContext, run: HookRun) -> Exports:
     """
     if run.folder.read() is not None:
         raise RecordBusyError("another Prolog of the job has just acquired its QPUs")
-    result = _acquire(job, run, _new_record(job))
-    if not result.is_ready:
-        run.log.warning("job-fails", reason="; ".join(result.notes))
-    return result
+    return _acquire(job, run, _new_record(job))
 
 
 def give_up(run: HookRun) -> None:
@@ -82,30 +80,60 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
     problems = list(plan.problems)
     needs_all = run.options.require == "all"
     time_limit_s = 0
+    is_waiting = False
     if plan.slots and not (problems and needs_all):
         time_limit_s = facts.time_limit_s()
         job = job._replace(start_s=facts.start_s())  # Slurm 22.05 tells both in one answer
         record = record._replace(start_s=job.start_s)
-        record, has_met_holder = _try_slots(plan, job, run, facts, record)
+        record = _try_slots(plan, job, run, facts, record)
         held = {entry.name for entry in record.held}
-        without = [slot.problem for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
-        problems += dict.fromkeys(without)  # one choice may be listed several times
+        without = [slot for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
+        problems += dict.fromkeys(slot.problem for slot in without)  # one choice may be listed several times
         record, fault = _with_broker(plan.slots, record, run, time_limit_s)
         problems += [fault] if fault else []
         if problems and (needs_all or not record.held):
             record = _give_back(record, run)
-            if has_met_holder:
-                facts.requeue()
+            _tell_sensor(plan.slots, run, facts)  # before the job is requeued, so that no second one starts meanwhile
+            refusal = "" if fault else _put_back(job, run, without)
+            is_waiting = refusal is None
+            problems += [refusal] if refusal else []
     acquired = Acquired(record, plan.slots, time_limit_s, problems, plan.notes)
-    return job_environment.exports_of(job, acquired, run.options.env)
+    result = job_environment.exports_of(job, acquired, run.options.env)
+    if not result.is_ready:
+        run.log.warning("job-waits" if is_waiting else "job-fails", reason="; ".join(result.notes))
+    return result
 
 
-def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> tuple[Record, bool]:
-    """Acquire a QPU for each slot, as far as possible.
+def _tell_sensor(slots: Sequence[Slot], run: HookRun, facts: JobFacts) -> None:
+    """Let jobs wait for the QPUs that are not there, where Slurm counts them."""
+    failures = [failure for slot in slots for failure in slot.failures if facts.counts(failure.license)]
+    if any(failure.is_sites and failure.kind.is_transient for failure in failures):
+        from qrmi_slurm.hooks import failed_start  # only where such a QPU is not there
+
+        failed_start.tell(failures, run)
+
+
+def _put_back(job: JobContext, run: HookRun, without: Sequence[Slot]) -> str | None:
+    """Put a job back into the queue whose QPUs may be there later.
+
+    Args:
+        job: the job.
+        run: of the hook.
+        without: its slots that have got no QPU; without them it cannot run.
 
     Returns:
-        The record, and whether another job's session is in the way that is not proven closed.
+        None where it waits again; else why not, which is empty where that goes without saying.
     """
+    awaited = [failure for failure in (slot.awaited for slot in without) if failure is not None]
+    if not awaited or (run.options.require == "all" and len(awaited) < len(without)):
+        return ""
+    from qrmi_slurm.hooks import requeue  # only where a QPU is not there
+
+    return requeue.put_back(job, run, awaited)
+
+
+def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> Record:
+    """Acquire a QPU for each slot, as far as possible."""
     longest_s = environment.longest_s(facts.time_limit_s())
     for slot in plan.slots:
         slot.candidates = [item._replace(credentials=item.credentials.capped(longest_s)) for item in slot.candidates]
@@ -121,7 +149,7 @@ def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, recor
 
     assignment = Assignment(plan.slots, licenses, facts.ask_timeout_s, run.deadline, ask_holder)
     planning.look_around(plan, job, run, facts, list(licenses.held) if licenses is not None else [])
-    return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment), assignment.has_met_holder
+    return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment)
 
 
 def _with_broker(slots: list[Slot], record: Record, run: HookRun, time_limit_s: int) -> tuple[Record, str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from qrmi_slurm.deadline import MIN_CALL_S, Deadline
+from qrmi_slurm.failure import Failure, Kind
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.text import printable
 
@@ -32,8 +33,6 @@ class Assignment:
     ) -> None:
         self._slots = slots
         self._ask_holder = ask_holder
-        # Whether a QPU was not tried because another job's session on it is not proven closed.
-        self.has_met_holder = False
         self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
         self._deadline = deadline
@@ -68,29 +67,32 @@ class Assignment:
             if item.name in self._tried or (slot.is_choice_of(item) and item.name in self._named):
                 continue
             if self._deadline.left_s < MIN_CALL_S:
-                slot.failures.insert(0, f"{printable(item.name)}: no time was left to try it")
+                sentence = f"{printable(item.name)}: no time was left to try it"
+                slot.failures.insert(0, item.failed(Kind.NO_ANSWER, sentence, was_called=False))
                 return None
             self._tried.add(item.name)
             refusal = self._refusal(slot, item)
-            if not refusal:
+            if refusal is None:
                 return item
-            slot.failures.append(refusal.format(printable(item.name)))
+            slot.failures.append(refusal)
         return None
 
-    def _refusal(self, slot: Slot, item: Candidate) -> str:
-        """Return why the job cannot have the license of a QPU; empty where it has it now, or Slurm counts none."""
+    def _refusal(self, slot: Slot, item: Candidate) -> Failure | None:
+        """Return why the job cannot have the license of a QPU; None where it has it now, or Slurm counts none."""
         if self._licenses is None:
-            return ""
+            return None
         wanted = self._licenses.counted(item.license)
+        name = printable(item.name)
         refusal = self._licenses.swap(self._license_of[slot], wanted, self._ask_timeout_s())
         if refusal:
-            return refusal
+            kind = Kind.LICENSE if self._licenses.may_pass(refusal) else Kind.PERMANENT
+            return item.failed(kind, refusal.format(name), was_called=False)
         self._license_of[slot] = wanted
         holder = self._ask_holder(wanted, item.resource.slurm.capacity) if wanted is not None else None
         if holder is None:
-            return ""
-        self.has_met_holder = True
-        return f"{{}} is still held: the session of job {holder} is not proven closed"
+            return None
+        sentence = f"{name} is still held: the session of job {holder} is not proven closed"
+        return item.failed(Kind.LICENSE, sentence, was_called=False)
 
     def license_of(self, slot: Slot) -> str:
         """Return the license that the job has for a slot's QPU; empty where Slurm counts none."""

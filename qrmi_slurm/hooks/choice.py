@@ -7,6 +7,7 @@ from qrmi_slurm.calls.protocol import Availability
 from qrmi_slurm.config import resource_types
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.config.credentials import Credentials
+from qrmi_slurm.failure import Failure, Kind
 from qrmi_slurm.slurm.selection import LEAST_BUSY, Term
 from qrmi_slurm.text import printable
 
@@ -46,6 +47,17 @@ class Candidate(NamedTuple):
         """The license that counts its jobs; None where nothing counts them."""
         return self.resource.slurm.license
 
+    def failed(self, kind: Kind, sentence: str, *, was_called: bool = True) -> Failure:
+        """Return why the job cannot have it.
+
+        Args:
+            kind: of the failure.
+            sentence: for the user.
+            was_called: whether QRMI was called for it; a lack of time or of a license says nothing about the QPU.
+        """
+        is_users = self.credentials.are_users or bool(self.credentials.tuned)
+        return Failure(kind, self.name, sentence, self.license or "", is_sites=was_called and not is_users)
+
 
 class Slot:
     """A term of a job's `--qpu`, and the QPUs it may come to.
@@ -53,10 +65,10 @@ class Slot:
     Args:
         term: the term.
         candidates: the QPUs, the best first.
-        failures: why others cannot be had, one sentence each.
+        failures: why others cannot be had.
     """
 
-    def __init__(self, term: Term, candidates: list[Candidate], failures: list[str]) -> None:
+    def __init__(self, term: Term, candidates: list[Candidate], failures: list[Failure]) -> None:
         self.term = term
         self.candidates = candidates
         self.failures = failures
@@ -74,7 +86,13 @@ class Slot:
         if not self.failures:
             return f"{printable(self.term.text)}: no other QPU is left for it"
         more = len(self.failures) - _MAX_TOLD
-        return "; ".join(self.failures[:_MAX_TOLD]) + (f"; and {more} more like it" if more > 0 else "")
+        told = "; ".join(failure.reason for failure in self.failures[:_MAX_TOLD])
+        return told + (f"; and {more} more like it" if more > 0 else "")
+
+    @property
+    def awaited(self) -> Failure | None:
+        """The first failure that may pass; None where it never gets a QPU."""
+        return next((failure for failure in self.failures if failure.kind.is_transient), None)
 
 
 class Fits(NamedTuple):
@@ -120,11 +138,11 @@ def find(
         slot = Slot(term, [], [])
         for name in names:
             if refusals[name]:
-                slot.failures.append(refusals[name])
+                slot.failures.append(Failure(Kind.PERMANENT, name, refusals[name]))
                 continue
             item = prepared[name]
             if isinstance(item, str):
-                slot.failures.append(not_acquired(name, item))
+                slot.failures.append(Failure(Kind.PERMANENT, name, not_acquired(name, item)))
             else:
                 slot.candidates.append(item)
         slot.is_open = len(slot.candidates) > 1 or any(item.resource.is_dynamic for item in slot.candidates)
@@ -162,7 +180,7 @@ def not_acquired(name: str, reason: str) -> str:
 
 def expand(
     slot: Slot,
-    found: Mapping[str, Sequence[str] | str],
+    found: Mapping[str, Sequence[str] | Failure],
     resources: Mapping[str, Resource],
     ask_person: Callable[[bool], "Person"],
 ) -> None:
@@ -181,13 +199,15 @@ def expand(
         behind = found.get(item.name)
         if not item.resource.is_dynamic:
             expanded.append(item)
-        elif behind is None or isinstance(behind, str) or not behind:
-            slot.failures.append(not_acquired(item.name, behind if isinstance(behind, str) else _NOTHING_BEHIND))
+        elif isinstance(behind, Failure):
+            slot.failures.append(behind)
+        elif not behind:
+            slot.failures.append(item.failed(Kind.OFFLINE, not_acquired(item.name, _NOTHING_BEHIND)))
         else:
             for name in behind:
                 own = resources.get(name)
                 if own is not None and (refusal := _refusal(own, ask_person) or _fault(own)):
-                    slot.failures.append(refusal)
+                    slot.failures.append(Failure(Kind.PERMANENT, name, refusal))
                     continue
                 section = item.resource.slurm
                 if own is not None:
@@ -196,7 +216,7 @@ def expand(
     slot.candidates = expanded
 
 
-def rank(slot: Slot, told: Mapping[str, Availability | str], licensed: Collection[str]) -> None:
+def rank(slot: Slot, told: Mapping[str, Availability | Failure], licensed: Collection[str]) -> None:
     """Put a slot's candidates into the order in which they are tried, and drop those that cannot be used now.
 
     Args:
@@ -208,10 +228,11 @@ def rank(slot: Slot, told: Mapping[str, Availability | str], licensed: Collectio
     ranked = []
     for place, item in enumerate(slot.candidates):
         said = told.get(item.name)
-        if isinstance(said, str):
-            slot.failures.append(not_acquired(item.name, said))
+        if isinstance(said, Failure):
+            slot.failures.append(said)
         elif said is not None and not said.is_usable:
-            slot.failures.append(not_acquired(item.name, said.sentence))
+            kind = Kind.PAUSED if said.state == Kind.PAUSED else Kind.OFFLINE
+            slot.failures.append(item.failed(kind, not_acquired(item.name, said.sentence)))
         else:
             queue = said.pending_jobs if said is not None and said.pending_jobs is not None else float("inf")
             is_doubtful = said is not None and said.state == "unknown"

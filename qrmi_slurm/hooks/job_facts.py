@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
 _MAX_ASK_S: Final = 5.0
 
-# How often a job is put back that meets the session of another; Slurm itself knows no limit.
-_MAX_REQUEUES: Final = 5
 # The time limit has to be known, so there is time for a restart of slurmctld, or for its backup to take over.
 _MAX_ASK_TIME_LIMIT_S: Final = 20.0
 
@@ -42,6 +40,7 @@ class JobFacts:
         self._times: Times | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
+        self._counted: Collection[str] = ()
 
     def ask_timeout_s(self) -> float:
         """Return how long one more question to slurmctld may take, in seconds."""
@@ -82,6 +81,7 @@ class JobFacts:
         counted = {license for license in needed if license in of_slurm or "@" in license}
         if not counted:
             return None
+        self._counted = counted
         job, text = self._job, self._job.licenses_text
         is_component = job.het_job_id is not None
         is_further = is_component and text is not None and job.job_id != job.het_job_id
@@ -92,20 +92,14 @@ class JobFacts:
             held = Held(told.licenses if told is not None else None, is_component)
         return JobLicenses(held, counted, self._ask_name, job.slurm_conf, self._run.log)
 
+    def counts(self, license: str) -> bool:
+        """Tell whether Slurm counts a license, of those that `licenses` was asked for."""
+        return license in self._counted
+
     def _ask_name(self) -> str | None:
         """Return the job's id as scontrol takes it; None where Slurm does not say."""
         told = self._ask_allotment()
         return told.name or str(self._job.job_id) if told is not None else None
-
-    def requeue(self) -> None:
-        """Put the job back into the queue where Slurm does that: a batch job that may be requeued."""
-        from qrmi_slurm.slurm import jobs
-
-        job, name = self._job, self._ask_name()
-        if name is None or job.het_job_id is not None or job.restart_count >= _MAX_REQUEUES:
-            return
-        if jobs.requeue(name, job.slurm_conf, self.ask_timeout_s()):
-            self._run.log.warning("requeued", restart=job.restart_count)
 
     def time_limit_s(self) -> int:
         """Return the job's time limit in seconds; 2147483647 where it has none.

@@ -113,6 +113,11 @@ class JobLicenses:
         self._log.info("license-taken", license=new)
         return _TAKEN
 
+    @staticmethod
+    def may_pass(refusal: str) -> bool:
+        """Tell whether the reason that `swap` gave may not be one at a later start of the job."""
+        return refusal in (_TAKEN, _UNKNOWN)
+
     def _refusal(self, new: str | None) -> str:
         """Return why a job whose licenses cannot be changed may not have a QPU."""
         if new is None:

@@ -19,6 +19,7 @@ from qrmi_slurm.errors import (
     QrmiSlurmError,
     SelectionError,
 )
+from qrmi_slurm.failure import Failure
 from qrmi_slurm.hooks import choice
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.hooks.hook_run import HookRun
@@ -137,12 +138,13 @@ def look_around(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, lice
         facts: of the job.
         licensed: the licenses that the job has.
     """
-    found: dict[str, Sequence[str] | str] = {}
-    told: dict[str, Availability | str] = {}
+    found: dict[str, Sequence[str] | Failure] = {}
+    told: dict[str, Availability | Failure] = {}
     of_job = ForJob(job.job_id, job.uid, facts.time_limit_s(), job.user, job.gid)
     calls: dict[str, Call] = {}
     slots = [slot for slot in plan.slots if slot.is_open]
-    for item in [item for slot in slots for item in slot.candidates]:
+    items = {item.name: item for slot in slots for item in slot.candidates}
+    for item in items.values():
         action: Action = "discover" if item.resource.is_dynamic else "check"
         variables = environment.for_call(item.name, item.credentials.environment, run.options.env, of_job)
         uid = job.uid if item.credentials.are_users else None
@@ -157,8 +159,12 @@ def look_around(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, lice
             if answer.verdict is Verdict.UNASKED and answer.call.action == "check":
                 told[name] = Availability("unknown")  # after those that were asked
             elif answer.verdict is not Verdict.DONE:
-                problem = shown(answer.reason, secrets) or "QRMI did not answer"
-                found[name], told[name] = problem, problem
+                from qrmi_slurm.calls import reasons  # only where something failed
+
+                sentence = choice.not_acquired(name, shown(answer.reason, secrets) or "QRMI did not answer")
+                was_called = answer.verdict is not Verdict.UNASKED
+                failure = items[name].failed(reasons.kind(answer), sentence, was_called=was_called)
+                found[name], told[name] = failure, failure
             elif answer.availability is not None:
                 told[name] = answer.availability._replace(reason=shown(answer.availability.reason, secrets))
             else:

@@ -13,6 +13,7 @@ from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import HOOK_GRACE_S
 from qrmi_slurm.errors import RecordError
+from qrmi_slurm.failure import Kind
 from qrmi_slurm.hooks import choice
 from qrmi_slurm.hooks.assignment import Assignment
 from qrmi_slurm.hooks.choice import Candidate, Slot
@@ -101,7 +102,7 @@ class Rounds:
         def on_answers(answers: Sequence[Answer]) -> None:
             for answer in answers:
                 index = places[answer.call.resource]
-                entry = self._answered(self._record.entries[index], answer, chosen[answer.call.resource][0])
+                entry = self._answered(self._record.entries[index], answer, *chosen[answer.call.resource])
                 self._record = self._record.with_entry(index, entry)
             try:  # each result is written on arrival; simultaneous ones share a write
                 self._run.folder.write(self._record)
@@ -156,8 +157,8 @@ class Rounds:
             license=self._licenses.get(item.name, ""),
         )
 
-    def _answered(self, entry: Entry, answer: Answer, slot: Slot) -> Entry:
-        """Return a QPU's entry after its call; a failure goes into the slot as a sentence."""
+    def _answered(self, entry: Entry, answer: Answer, slot: Slot, item: Candidate) -> Entry:
+        """Return a QPU's entry after its call; a failure goes into the slot."""
         # A child that was killed just after QRMI answered has still written the token.
         token = answer.token or self._run.folder.journals.token(entry.journal)
         if token is not None:
@@ -174,7 +175,9 @@ class Rounds:
         self._run.log.error("not-acquired", **details, state=state, reason=reason)
         from qrmi_slurm.calls import reasons  # only where something failed
 
-        slot.failures.append(choice.not_acquired(entry.name, reasons.plain(reason)))
+        kind = reasons.kind(answer) if token is None else Kind.PERMANENT
+        sentence = choice.not_acquired(entry.name, reasons.plain(reason))
+        slot.failures.append(item.failed(kind, sentence, was_called=answer.verdict is not Verdict.UNASKED))
         if answer.is_awaited:
             self._run.log.warning("awaited", qpu=entry.name, type=entry.type, seconds=backend.LATE_S)
             reason = f"{reason}; the answer is awaited for another {backend.LATE_S:.0f} s, to release what it brings"

@@ -11,7 +11,8 @@ reserved the license itself, for a course on Friday, ours is created for a minut
 start now: Slurm does not compare an update of the times alone with other reservations.
 
 The sensor's reservation ends after an hour unless it is renewed, so that a dead sensor keeps no QPU from jobs. An
-admin's lasts as long as Slurm allows, a year.
+admin's lasts as long as Slurm allows, a year. One that a failed start has made lasts five minutes, in which the sensor
+looks at the QPU several times: it ends it, or renews it as its own. Without a sensor, the next job tries after that.
 
 A session whose release has failed is still open at the service, and its job has given its license back. So the hooks
 keep one of the license from other jobs with a reservation of its own, `qpu_held_<license>_...` (`hold`), until the
@@ -22,11 +23,13 @@ copy that has lost their counts, and reserves none of them until it is restarted
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.outages import outage
 from qrmi_slurm.outages.outage import Outage
@@ -37,6 +40,7 @@ PREFIX: Final = "qpu_out_"
 HOLD_PREFIX: Final = "qpu_held_"
 
 _SENSORS_MINUTES: Final = 60
+_FAILED_STARTS_MINUTES: Final = 5
 _RENEWED_BELOW_S: Final = 30 * 60.0
 
 # LICENSE_ONLY: no nodes are reserved. IGNORE_JOBS: running jobs keep their licenses.
@@ -45,6 +49,7 @@ _FOR_ROOT: Final = "Users=root"
 _FROM_NOW: Final = "StartTime=now"
 _FOR_A_YEAR: Final = "Duration=UNLIMITED"
 _FOR_AN_HOUR: Final = f"EndTime=now+{_SENSORS_MINUTES}minutes"
+_FOR_SOME_MINUTES: Final = f"EndTime=now+{_FAILED_STARTS_MINUTES}minutes"
 _FOR_A_MINUTE: Final = "Duration=1"
 
 # Between the end of the last other reservation and the minute for which ours is created.
@@ -66,16 +71,35 @@ _NO_CONTROLLER: Final = "Unable to contact"
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """A reservation that takes some of a license, other than for an outage: a site's own, or a hold.
+
+    Args:
+        name: the reservation's.
+        begins_s: when it begins or has begun, in seconds since the epoch.
+        ends_s: when it ends.
+        text: its comment; empty if it has none. Users may have written it.
+    """
+
+    name: str
+    begins_s: float
+    ends_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reservations:
     """Slurm's reservations of licenses.
 
     Args:
         outages: ours, by license.
         busy_until_s: when the last of the other reservations ends, by license; seconds since the epoch.
+        others: those, by license.
     """
 
     outages: Mapping[str, Outage]
     busy_until_s: Mapping[str, float]
+    others: Mapping[str, Sequence[Other]] = field(default_factory=dict)
 
 
 def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
@@ -96,20 +120,24 @@ def parse(text: str) -> Reservations:
     """Return the reservations in scontrol's output, which has its times in seconds since the epoch."""
     outages: dict[str, Outage] = {}
     busy_until_s: dict[str, float] = {}
+    others: dict[str, list[Other]] = {}
     for line in text.splitlines():
         head, held = _HEAD.match(line), _LICENSES.search(line)
         counts = licenses.parse_counts(held[1]) if held else None
         if head is None or not counts:
             continue
-        name, ends_s = head[1], float(head[3])
+        name, begins_s, ends_s = head[1], float(head[2]), float(head[3])
+        said = _COMMENT.search(line) or _FEATURES.search(line)
+        text = said[1] if said else ""
         license = name.removeprefix(PREFIX)
         if license != name and list(counts) == [license]:
-            said = _COMMENT.search(line) or _FEATURES.search(line)
-            outages[license] = outage.from_text(license, counts[license], said[1] if said else "", ends_s)
+            outages[license] = outage.from_text(license, counts[license], text, ends_s, begins_s)
         else:
+            other = Other(name, begins_s, ends_s, "" if text == outage.NO_VALUE else text)
             for held_license in counts:
                 busy_until_s[held_license] = max(busy_until_s.get(held_license, 0.0), ends_s)
-    return Reservations(outages, busy_until_s)
+                others.setdefault(held_license, []).append(other)
+    return Reservations(outages, busy_until_s, others)
 
 
 def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> bool:
@@ -133,16 +161,46 @@ def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> 
             return _renew(before, slurm_conf, now_s)
         if _change_text(wanted, slurm_conf):
             return True
+        if before.is_of_job and not wanted.is_drained:  # 22.05: the gap below is not worth another word for it
+            return _renew(before, slurm_conf, now_s)
     if before is not None:
         # For some milliseconds a job could start; slurmctld looks for one once a second at most.
         remove(wanted.license, slurm_conf)
     try:
-        _create(wanted, [_FROM_NOW, _lifetime(wanted)], slurm_conf)
-    except RefusedError as error:
-        busy_s = found.busy_until_s.get(wanted.license, 0.0) - now_s
-        if _ALL_RESERVED not in error.stderr or busy_s < 0:
+        _make(wanted, found, slurm_conf, now_s)
+    except RefusedError:
+        found = read(slurm_conf)
+        if before is not None or wanted.license not in found.outages:
             raise
-        _create_behind_others(wanted, busy_s, slurm_conf)
+        return put(wanted, found, slurm_conf, now_s)  # the Prolog of a job has just made one
+    return True
+
+
+def put_new(wanted: Outage, found: Reservations, slurm_conf: Path, deadline: Deadline) -> bool:
+    """Take a license out of service unless it is already, whoever has done so: nothing that exists is changed.
+
+    Any number of nodes may do so at the same time: Slurm makes one of their reservations and refuses the others.
+
+    Args:
+        wanted: the outage.
+        found: Slurm's reservations a moment ago.
+        slurm_conf: Slurm's configuration file.
+        deadline: slurmctld has to have answered by then.
+
+    Returns:
+        Whether this call did it.
+
+    Raises:
+        SchedulerError: Slurm refused, or cannot be asked.
+    """
+    if wanted.license in found.outages:
+        return False
+    try:
+        _make(wanted, found, slurm_conf, time.time(), deadline)
+    except RefusedError as error:
+        if _EXISTS not in error.stderr and wanted.license not in read(slurm_conf, deadline.call_s).outages:
+            raise
+        return False
     return True
 
 
@@ -213,10 +271,10 @@ def explain(error: SchedulerError) -> str:
 
 
 def _renew(before: Outage, slurm_conf: Path, now_s: float) -> bool:
-    """Extend a reservation of the sensor's that ends soon; tell whether that was so."""
+    """Extend a reservation of the sensor's, or of a failed start, that ends soon; tell whether that was so."""
     ends_soon = not before.is_drained and before.ends_s - now_s < _RENEWED_BELOW_S
     if ends_soon:
-        _scontrol(["update", _name_word(before.license), _lifetime(before)], slurm_conf)
+        _scontrol(["update", _name_word(before.license), _FOR_AN_HOUR], slurm_conf)
     return ends_soon
 
 
@@ -232,25 +290,48 @@ def _change_text(wanted: Outage, slurm_conf: Path) -> bool:
     return True
 
 
-def _create_behind_others(wanted: Outage, busy_s: float, slurm_conf: Path) -> None:
+def _make(
+    wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float, deadline: Deadline | None = None
+) -> None:
+    """Create a reservation that begins now.
+
+    Args:
+        wanted: the outage.
+        found: Slurm's reservations now.
+        slurm_conf: Slurm's configuration file.
+        now_s: seconds since the epoch.
+        deadline: slurmctld has to have answered by then; None for the usual time per answer.
+    """
+    try:
+        _create(wanted, [_FROM_NOW, _lifetime(wanted)], slurm_conf, deadline)
+    except RefusedError as error:
+        busy_s = found.busy_until_s.get(wanted.license, 0.0) - now_s
+        if _ALL_RESERVED not in error.stderr or busy_s < 0:
+            raise
+        _create_behind_others(wanted, busy_s, slurm_conf, deadline)
+
+
+def _create_behind_others(wanted: Outage, busy_s: float, slurm_conf: Path, deadline: Deadline | None) -> None:
     """Create a reservation for a time at which nobody else has the license, then move it to now.
 
     Args:
         wanted: the outage.
         busy_s: in how many seconds the last other reservation ends.
         slurm_conf: Slurm's configuration file.
+        deadline: as for `_make`.
     """
-    _create(wanted, [f"StartTime=now+{busy_s + _GAP_S:.0f}", _FOR_A_MINUTE], slurm_conf)
+    _create(wanted, [f"StartTime=now+{busy_s + _GAP_S:.0f}", _FOR_A_MINUTE], slurm_conf, deadline)
     try:
-        _scontrol(["update", _name_word(wanted.license), _FROM_NOW, _lifetime(wanted)], slurm_conf)
+        words = ["update", _name_word(wanted.license), _FROM_NOW, _lifetime(wanted)]
+        _scontrol(words, slurm_conf, _timeout_s(deadline))
     except SchedulerError:
         remove(wanted.license, slurm_conf)
         raise
 
 
-def _create(wanted: Outage, times: list[str], slurm_conf: Path) -> None:
+def _create(wanted: Outage, times: list[str], slurm_conf: Path, deadline: Deadline | None) -> None:
     words = [_name_word(wanted.license), f"Licenses={wanted.license}:{wanted.count}", _FOR_ROOT, _FLAGS, *times]
-    _create_with_text(words, wanted.text, slurm_conf)
+    _create_with_text(words, wanted.text, slurm_conf, _timeout_s(deadline))
 
 
 def _create_with_text(words: list[str], text: str, slurm_conf: Path, timeout_s: float | None = None) -> None:
@@ -267,7 +348,13 @@ def _name_word(license: str) -> str:
 
 
 def _lifetime(wanted: Outage) -> str:
-    return _FOR_A_YEAR if wanted.is_drained else _FOR_AN_HOUR
+    if wanted.is_drained:
+        return _FOR_A_YEAR
+    return _FOR_SOME_MINUTES if wanted.is_of_job else _FOR_AN_HOUR
+
+
+def _timeout_s(deadline: Deadline | None) -> float | None:
+    return deadline.call_s if deadline is not None else None
 
 
 def _scontrol(words: list[str], slurm_conf: Path, timeout_s: float | None = None) -> None:

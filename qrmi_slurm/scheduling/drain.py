@@ -149,13 +149,14 @@ def _switch(order: Order, license: License, names: Sequence[str], found: Reserva
 def _wanted(order: Order, license: License, before: Outage | None, site: Site, now_s: float) -> Outage | None:
     """Return the outage that a license is to have; None for in service.
 
-    Resuming a drained license whose service is offline leaves it out of service, for the sensor's reason: jobs that
-    started before the sensor's next run would fail.
+    Resuming a license that an admin or a failed start has taken out of service, and whose service the sensor last saw
+    offline, leaves it out of service for the sensor's reason: jobs that started before its next run would fail.
     """
     if order.reason is not None:
         since = time.strftime("%Y-%m-%dT%H:%M", time.localtime(now_s))
         return Outage(license.name, license.total, True, order.reason, order.by, since)
     if before is None:
         return None
-    state = memory.recall(site.state_dir, now_s).offline.get(license.name) if before.is_drained else before.reason
+    is_sensors = not (before.is_drained or before.is_of_job)
+    state = before.reason if is_sensors else memory.recall(site.state_dir, now_s).offline.get(license.name)
     return Outage(license.name, license.total, False, state) if state else None

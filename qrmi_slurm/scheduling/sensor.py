@@ -1,7 +1,9 @@
 """The sensor: one run brings Slurm's licenses in line with what QRMI says about the QPUs, so that jobs wait, not fail.
 
 A QPU whose service says that it is offline or paused goes out of service at once; one that gives no answer, when two
-runs in a row got none. It comes back as soon as it is online. What an admin has drained is left alone.
+runs in a row got none. It comes back as soon as it is online. What a job's Prolog has taken out of service, since it
+could not acquire the QPU, is treated the same: it comes back when the QPU is online, and stays out until then. What an
+admin has drained is left alone.
 """
 
 import time
@@ -93,9 +95,10 @@ def run(resources: Sequence[Resource], site: Site, timeout_s: float) -> Report:
     with state_files.locked(site.state_dir, _LOCK_FILE, 0.0) as is_held:
         if not is_held:
             return Report(is_skipped=True)
+        asked_s = time.time()
         listing = qpus.ask(resources, site.options, timeout_s)
         try:
-            return _Run(resources, site, listing).go()
+            return _Run(resources, site, listing, asked_s).go()
         except SchedulerError:
             qpus.publish(listing, site.state_dir)
             raise
@@ -121,12 +124,20 @@ class _Finding(NamedTuple):
 
 
 class _Run:
-    """One run, once QRMI has answered."""
+    """One run, once QRMI has answered.
 
-    def __init__(self, resources: Sequence[Resource], site: Site, listing: Listing) -> None:
+    Args:
+        resources: those of the config.
+        site: where.
+        listing: what QRMI has answered.
+        asked_s: since when it was asked, in seconds since the epoch.
+    """
+
+    def __init__(self, resources: Sequence[Resource], site: Site, listing: Listing, asked_s: float) -> None:
         self._resources = resources
         self._site = site
         self._listing = listing
+        self._asked_s = asked_s
         self._deadline = Deadline.after(_SLURM_LIMIT_S)
         self._faults: list[str] = []
         self._changes: list[Change] = []
@@ -170,6 +181,8 @@ class _Run:
             # slurm.conf may have another count by now.
             reservations.put(replace(before, count=license.total), found, slurm_conf, time.time())
         elif health is _Health.UP and before is not None:
+            if before.is_of_job and before.began_s >= int(self._asked_s):
+                return  # the answer may be older than the failure; the next run asks again
             reservations.remove(license.name, slurm_conf)
             self._note(license.name, "")
         elif health is _Health.DOWN or (health is _Health.UNCLEAR and before is not None):

@@ -47,6 +47,7 @@ class JobContext(NamedTuple):
         het_job_id: the id of the heterogeneous job that this job is a component of; None if it is not one.
         start_s: when it started, by slurmctld's clock, in seconds since the epoch; None if unknown (Slurm 22.05).
         node_count: how many nodes it has.
+        work_dir: its working directory, the user's text; None if unknown.
         is_leaving: in Epilog: whether the job goes on without this node. Slurm lists only the nodes that are taken from
             the job then, and still counts all of them (22.05 to 26.05).
     """
@@ -71,6 +72,7 @@ class JobContext(NamedTuple):
     node_count: int = 1
     is_leaving: bool = False
     gid: int | None = None
+    work_dir: str | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "user_environment")
@@ -160,6 +162,7 @@ def of_job(environment: Mapping[str, str]) -> JobContext:
         node_count=node_count,
         is_leaving=_is_leaving(node_list, node_count),
         gid=_number(environment, names.SLURM_JOB_GID) if names.SLURM_JOB_GID in environment else None,
+        work_dir=environment.get(names.SLURM_JOB_WORK_DIR),
     )
 
 

@@ -260,23 +260,6 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
 
 
-def requeue(name: str, slurm_conf: Path, timeout_s: float) -> bool:
-    """Put a job back into the queue; tell whether Slurm did.
-
-    Slurm effect: from within Prolog, which has to exit 0 then, the job waits again and its script never starts.
-
-    Args:
-        name: its id as scontrol takes it.
-        slurm_conf: Slurm's configuration file.
-        timeout_s: how long slurmctld may take, in seconds.
-    """
-    try:
-        commands.run(["scontrol", "requeue", name], slurm_conf, timeout_s)
-    except SchedulerError:  # Slurm refuses it for srun, salloc and --no-requeue; a hook has to live with that
-        return False
-    return True
-
-
 def _columns(job_id: int, columns: str, slurm_conf: Path, timeout_s: float) -> list[str]:
     """Return what squeue says in some columns of a job; an empty list where the answer is not in this format.
 

@@ -29,9 +29,14 @@ DEFAULT_RELEASE_TIMEOUT_S: Final = 30.0
 # Longer waits would block a node for hours; Slurm's own time values are unsigned 16 bit.
 MAX_TIMEOUT_S: Final = 3600.0
 
+# How long a job waits for a QPU that is not there, and the longest that a site may set: a year.
+DEFAULT_REQUEUE_LIMIT_H: Final = 24.0
+MAX_REQUEUE_LIMIT_H: Final = 8784.0
+
 _FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
 Requirement = Literal["any", "all"]
+Unavailable = Literal["requeue", "fail"]
 
 
 class SiteOptions(NamedTuple):
@@ -43,6 +48,9 @@ class SiteOptions(NamedTuple):
         acquire_timeout_s: how long acquiring a job's QPUs may take, in seconds.
         release_timeout_s: how long releasing them may take, in seconds.
         require: whether a job may start with some of its QPUs (`any`) or only with `all`.
+        on_unavailable: what becomes of a batch job whose QPUs are not there for a time: it goes back into the queue
+            (`requeue`), or fails.
+        requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
@@ -53,6 +61,8 @@ class SiteOptions(NamedTuple):
     acquire_timeout_s: float = DEFAULT_ACQUIRE_TIMEOUT_S
     release_timeout_s: float = DEFAULT_RELEASE_TIMEOUT_S
     require: Requirement = "any"
+    on_unavailable: Unavailable = "requeue"
+    requeue_limit_h: float = DEFAULT_REQUEUE_LIMIT_H
     env: Mapping[str, str] = MappingProxyType({})
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
@@ -189,6 +199,8 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         acquire_timeout_s=_seconds(line, values, _ACQUIRE_TIMEOUT, DEFAULT_ACQUIRE_TIMEOUT_S),
         release_timeout_s=_seconds(line, values, _RELEASE_TIMEOUT, DEFAULT_RELEASE_TIMEOUT_S),
         require=_requirement(line, values.get(_REQUIRE, "any")),
+        on_unavailable=_unavailable(line, values.get(_ON_UNAVAILABLE, "requeue")),
+        requeue_limit_h=_hours(line, values),
         env=env,
         source=line.source,
     )
@@ -198,14 +210,19 @@ _STATE_DIR: Final = "--state-dir"
 _ACQUIRE_TIMEOUT: Final = "--acquire-timeout"
 _RELEASE_TIMEOUT: Final = "--release-timeout"
 _REQUIRE: Final = "--require"
-_VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE)
+_ON_UNAVAILABLE: Final = "--on-unavailable"
+_REQUEUE_LIMIT: Final = "--requeue-limit"
+_VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT)
+
+# Up to five digits before the point and three after it.
+_NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
 
 
 def _seconds(line: PluginLine, values: Mapping[str, str], option: str, default_s: float) -> float:
     if option not in values:
         return default_s
     text = values[option]
-    seconds = float(text) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text) else 0.0
+    seconds = float(text) if re.fullmatch(_NUMBER, text) else 0.0
     if not 0 < seconds <= MAX_TIMEOUT_S:
         raise PlugstackError(
             f"{line.source}: {option}={printable(text)} is not a number of seconds above 0, up to {MAX_TIMEOUT_S:.0f}",
@@ -220,6 +237,28 @@ def _requirement(line: PluginLine, text: str) -> Requirement:
     if text == "all":
         return "all"
     raise PlugstackError(f"{line.source}: --require={printable(text)} is neither any nor all", _FIX_HINT)
+
+
+def _unavailable(line: PluginLine, text: str) -> Unavailable:
+    if text == "requeue":
+        return "requeue"
+    if text == "fail":
+        return "fail"
+    raise PlugstackError(f"{line.source}: {_ON_UNAVAILABLE}={printable(text)} is neither requeue nor fail", _FIX_HINT)
+
+
+def _hours(line: PluginLine, values: Mapping[str, str]) -> float:
+    text = values.get(_REQUEUE_LIMIT)
+    if text is None:
+        return DEFAULT_REQUEUE_LIMIT_H
+    hours = float(text) if re.fullmatch(_NUMBER, text) else 0.0
+    if not 0 < hours <= MAX_REQUEUE_LIMIT_H:
+        raise PlugstackError(
+            f"{line.source}: {_REQUEUE_LIMIT}={printable(text)} is not a number of hours above 0, up to "
+            f"{MAX_REQUEUE_LIMIT_H:.0f}; jobs that are not to wait at all need {_ON_UNAVAILABLE}=fail",
+            _FIX_HINT,
+        )
+    return hours
 
 
 def _plugin_lines(plugstack: Path, depth: int) -> Iterator[PluginLine]:

@@ -87,7 +87,7 @@ def write(folder: JobFolder, lines: Sequence[dict[str, Any]]) -> None:
     """
     content = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
     place = folder.path.parent / FOLDER
-    path = place / f"{_this_node()}.{time.strftime('%Y-%m', time.gmtime())}.jsonl"
+    path = place / f"{this_node()}.{time.strftime('%Y-%m', time.gmtime())}.jsonl"
     try:
         with contextlib.suppress(FileExistsError):
             place.mkdir(mode=0o700)
@@ -109,7 +109,7 @@ def _append(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def _this_node() -> str:
+def this_node() -> str:
     """Return this node's name as slurmd calls it; on a shared state directory the record may be another node's."""
     name = os.environ.get(SLURMD_NODENAME) or os.uname().nodename.partition(".")[0]
     return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

@@ -41,7 +41,9 @@ def _fake_variables(scenario):
     if where == "ok":
         return {}
     action = {"jobs": "RELEASE", "close": "RELEASE"}.get(where, "ACQUIRE")
-    if where == "sessions" and what in ("500", "503", "garbage", "refused"):
+    if (where, what) == ("sessions", "refused"):  # it is asked for the QPU's status first
+        return {"QRMI_FAKE_STATUS": "broken"}
+    if where == "sessions" and what in ("500", "503", "garbage"):
         return {f"QRMI_FAKE_{action}": "broken"}
     words = {"hang": "hang", "404": "gone-in-words" if action == "RELEASE" else "raise"}
     return {f"QRMI_FAKE_{action}": words.get(what, "raise")}

@@ -39,9 +39,9 @@ def test_release_after_acquire_succeeds(side):
 @pytest.mark.parametrize("where", ["iam", "sessions"])
 @pytest.mark.parametrize("what", ["400", "401", "403", "404", "429", "500", "503", "garbage", "refused"])
 def test_a_failing_service_gives_a_reason_without_the_key(side, where, what):
-    """A refusal or a failed login is a refusal; after any other failure a session may have been opened."""
+    """A refusal, a failed login or no connection is a refusal; after anything else a session may have been opened."""
     answer = ask(side, "acquire", f"{where}-{what}")
-    plain_no = where == "iam" or what.startswith("4")
+    plain_no = where == "iam" or what.startswith("4") or what == "refused"
     assert answer.verdict is (Verdict.REFUSED if plain_no else Verdict.UNANSWERED)
     assert answer.token is None
     assert answer.reason

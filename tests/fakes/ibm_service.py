@@ -15,6 +15,7 @@ PLACES = {"identity": "iam", "jobs": "jobs"}
 SESSION_NUMBERS = itertools.count(1)
 REQUESTS = []
 BEARER = "test-secret-bearer"
+ONLINE = {"state": True, "status": "active", "length_queue": 0, "backend_version": "1"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -32,7 +33,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if place != "iam" and self.headers.get("authorization") != f"Bearer {BEARER}":
             self._answer(401, json.dumps({"errors": [{"code": 1200, "message": "Unauthorized"}]}))
             return
-        if where != place:
+        if self.path.endswith("/status"):
+            self._answer(200, json.dumps(ONLINE))
+        elif where != place:
             self._answer(200, json.dumps(self._content(place)))
         elif what == "hang":
             time.sleep(30)

@@ -171,17 +171,20 @@ def _write(path: Path, text: str) -> None:
 # --- enter --------------------------------------------------------------------------------------------------------
 
 
-def _in_namespaces(prepare: Callable[[], None], command: Sequence[str]) -> int:
+def _in_namespaces(prepare: Callable[[], None], command: Sequence[str], *, is_making: bool = False) -> int:
     """Run a command in new mount and process namespaces, with which everything in them ends.
 
     Args:
         prepare: makes the mounts; runs in the namespaces.
         command: what to run then.
+        is_making: whether it makes a root: then nothing is worth waiting for at SIGTERM, or if the caller is killed.
 
     Returns:
         The exit status of the command: 128 and more for a signal, 1 if it cannot be run.
     """
     libc = ctypes.CDLL(None, use_errno=True)
+    if is_making:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if libc.unshare(CLONE_NEWNS | CLONE_NEWPID) != 0:
         print(f"error: cannot unshare: {os.strerror(ctypes.get_errno())}; {CANNOT_MOUNT}", file=sys.stderr)
         return 1
@@ -194,7 +197,7 @@ def _in_namespaces(prepare: Callable[[], None], command: Sequence[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             os._exit(1)
         os._exit(_reap_until_the_end_of(command))
-    _pass_signals_to(first)
+    _pass_signals_to(first, signal.SIGKILL if is_making else signal.SIGTERM)
     _, status = os.waitpid(first, 0)
     return _exit_status(status)
 
@@ -208,7 +211,7 @@ def _reap_until_the_end_of(command: Sequence[str]) -> int:
         except OSError as error:
             print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
         os._exit(127)
-    _pass_signals_to(child)
+    _pass_signals_to(child, signal.SIGTERM)
     signal.signal(signal.SIGALRM, lambda _signal, _frame: os._exit(128 + signal.SIGTERM))
     while True:
         pid, status = os.wait()
@@ -216,11 +219,11 @@ def _reap_until_the_end_of(command: Sequence[str]) -> int:
             return _exit_status(status)
 
 
-def _pass_signals_to(pid: int) -> None:
+def _pass_signals_to(pid: int, sent: signal.Signals) -> None:
     """Pass SIGTERM on, with a time limit; not SIGINT, which a terminal sends to all processes anyway."""
 
     def passed(_signal: int, _frame: FrameType | None) -> None:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, sent)
         if os.getpid() == 1:
             signal.setitimer(signal.ITIMER_REAL, END_GRACE_S)
 
@@ -327,9 +330,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     first, *rest = arguments
     if first == "--alone":
-        return _in_namespaces(_mount_alone, rest)
+        return _in_namespaces(_mount_alone, rest, is_making=True)
     if first in inner:
-        return _in_namespaces(lambda: inner[first](Path(rest[0])), rest[1:])
+        return _in_namespaces(lambda: inner[first](Path(rest[0])), rest[1:], is_making=first == "--change")
     try:
         environment.start()
         root = made(first)

@@ -1,9 +1,12 @@
 """What must hold after every fault: no open session, no drained node, and later jobs run."""
 
+import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from slurm.polling import wait_for
-from slurm.site import Site
+from slurm.site import BIN, Site
 
 SCRIPT = "#!/bin/sh\necho the-script-ran\n"
 # It runs until a test lets it go, or the test's site ends.
@@ -43,3 +46,43 @@ def assert_next_job_is_fine(site: Site) -> None:
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert_nothing_left(site, job_id)
+
+
+def assert_why(site: Site, job_id: int | str, cause: str, detail: str = "", *, as_user: bool = False) -> None:
+    """`qrmi-slurm why` names a job's cause in its first line, on one screen.
+
+    Args:
+        site: the site.
+        job_id: the job.
+        cause: what follows `Job N ` in the first line.
+        detail: what one of the others contains.
+        as_user: ask as the job's user, the cluster's first one; otherwise as root.
+    """
+    command = ["why", str(job_id)]
+    done = site.cluster.run_as_user([BIN / "qrmi-slurm", *command]) if as_user else site.command(*command)
+    first, *others = done.stdout.splitlines() or [""]
+    assert first.startswith(f"Job {job_id} {cause}"), done.stdout + done.stderr
+    assert detail in "\n".join(others), done.stdout
+    assert len(others) < 23, done.stdout
+
+
+def why_without(site: Site, says: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `qrmi-slurm why` as root where slurmctld says nothing of any job.
+
+    Args:
+        site: the site.
+        says: what squeue says instead.
+        words: the command's arguments.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        squeue = Path(folder) / "squeue"
+        squeue.write_text(f"#!/bin/sh\necho 'slurm_load_jobs error: {says}' >&2\nexit 1\n")
+        squeue.chmod(0o755)
+        env = site.root_env("n1")
+        return subprocess.run(
+            [BIN / "qrmi-slurm", "why", *words],
+            env={**env, "PATH": f"{folder}:{env['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )

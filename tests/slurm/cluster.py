@@ -54,6 +54,11 @@ TERMINAL_STATES = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
     | {"TIMEOUT"}
 )
+# What srun says on standard error where slurmctld is busy with the job's last step (src/srun/launch.c).
+_WAITS = re.compile(
+    r"^srun: (?:Job \d+ step creation (?:temporarily|still) disabled, retrying|Step created for \S+)(?: \(.*\))?\n",
+    re.MULTILINE,
+)
 
 
 class ClusterError(Exception):
@@ -477,9 +482,12 @@ class Cluster:
         return info
 
     def job_output(self, job_id: int | str) -> str:
-        """Return a batch job's standard output, or an empty string if there is no file."""
+        """Return a batch job's standard output, or an empty string if there is no file.
+
+        Without what its srun says where slurmctld lets it wait for its step.
+        """
         path = Path(self.job(job_id).fields["StdOut"])
-        return path.read_text(errors="replace") if path.exists() else ""
+        return _WAITS.sub("", path.read_text(errors="replace")) if path.exists() else ""
 
     # --- nodes --------------------------------------------------------------------------------------
 

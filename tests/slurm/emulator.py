@@ -39,7 +39,8 @@ class Emulator:
     def start(self) -> None:
         """Start it without waiting; `wait_ready` does."""
         command: list[str | Path] = [Path(sys.executable).parent / "qrmi-slurm", "emulator", "--port", "0"]
-        command += ["--port-file", self._port_file]
+        # Few tests run a circuit; loading the simulator at each start would take 2.5 s of a core.
+        command += ["--port-file", self._port_file, "--no-warm"]
         for name, fake in self.backends.items():
             command += ["--backend", f"{name}={fake}"]
         self._cluster.start_daemon("emulator", command, {"QRMI_EMULATOR_APIKEY": API_KEY})

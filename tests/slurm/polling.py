@@ -7,6 +7,9 @@ from typing import TypeVar
 Answer = TypeVar("Answer")
 
 INTERVAL_S = 0.03
+# After a question that took long, such as one to slurmctld on a busy machine: how many times as long to wait before the
+# next. Questions alone would keep a core busy.
+CALM = 3
 
 
 class DeadlineError(Exception):
@@ -23,7 +26,7 @@ def wait_for(
     """Poll until the answer is neither None nor False, and return it.
 
     Args:
-        ask: called every 30 ms; an exception it raises ends the waiting.
+        ask: called every 30 ms, less often if it takes long; an exception it raises ends the waiting.
         what: completes the sentence "waited 10 s for ...".
         deadline_s: how long to poll, in seconds; `ask` is called at least once.
         on_timeout: returns text to add to the error, such as the end of a log.
@@ -33,9 +36,11 @@ def wait_for(
     """
     end = time.monotonic() + deadline_s
     while True:
+        began = time.monotonic()
         answer = ask()
         if answer is not None and answer is not False:
             return answer
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end:
             raise DeadlineError(f"waited {deadline_s:g} s for {what}\n{on_timeout()}".rstrip())
-        time.sleep(INTERVAL_S)
+        time.sleep(max(INTERVAL_S, CALM * (now - began)))

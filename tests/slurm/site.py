@@ -169,10 +169,17 @@ class Site:
                 os.kill(pid, signal.SIGKILL)
         self.cluster.slurm("scancel", "--full", "--signal=KILL", f"--user={self.cluster.user.name}")
         self.cluster.slurm("scancel", f"--user={self.cluster.user.name}")
+        for name in self.outages() if self.options.licenses else ():
+            self.cluster.slurm("scontrol", "delete", f"ReservationName={name}")
         self.config([self.emulator.resource(name) for name in self.options.backends])
         self.plugstack(self.plugstack_line(*self.options.plugstack_args))
         self.cluster.revive_nodes()
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    def outages(self) -> dict[str, str]:
+        """Return scontrol's line of each reservation that keeps a license out of service, by the reservation's name."""
+        shown = self.cluster.slurm("scontrol", "show", "reservations", "--oneliner")
+        return {match[1]: match[0] for match in re.finditer(r"^ReservationName=(qpu_out_\S+) .*$", shown, re.MULTILINE)}
 
     def hooks_log(self) -> str:
         """Return the output of Prolog and Epilog so far, on all nodes."""

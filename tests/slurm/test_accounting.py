@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from slurm import pages
-from slurm.aftermath import SCRIPT, let_go, start_long_job
+from slurm.aftermath import SCRIPT, let_go, start_long_job, why_without
 from slurm.cluster import ClusterOptions, User
 from slurm.emulator import API_KEY
 from slurm.polling import wait_for
@@ -271,6 +271,11 @@ def test_the_report_agrees_with_sacct_and_sreport(billed: Site, accounts: dict[s
         assert sreport(billed, account, since, until) == slurms
         assert abs(ours["held_s"] - slurms) <= HOOKS_S * ours["jobs"]
         assert abs(ours["held_s"] - slurms) / 60 < 1
+
+    # slurmdbd still knows what slurmctld has forgotten.
+    for shown, said in ((str(canceled), "was cancelled, at "), (f"{array}_7", "has completed, at ")):
+        done = why_without(billed, "Invalid job id specified", shown)
+        assert done.stdout.startswith(f"Job {shown} {said}"), done.stderr
 
 
 def epoch_s(text: str) -> float:

@@ -1,5 +1,7 @@
 """Wrong input is reported plainly to the user, the job fails at once, and nothing else is affected."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from slurm.cluster import ClusterError
@@ -10,9 +12,9 @@ MARK = "the-script-ran"
 SCRIPT = f"#!/bin/sh\necho {MARK}\n"
 
 
-def assert_refused(site: Site, qpu: str, *reasons: str) -> None:
+def assert_refused(site: Site, qpu: str, *reasons: str, options: Sequence[str] = ()) -> None:
     """The job fails at its first task and prints the reasons, its node stays in service, and no session is open."""
-    job_id = site.cluster.sbatch(SCRIPT, f"--qpu={qpu}")
+    job_id = site.cluster.sbatch(SCRIPT, f"--qpu={qpu}", *options)
     info = site.cluster.wait_job_over(job_id)  # waits for idle nodes, which a drained one never is
     output = site.cluster.job_output(job_id)
     assert (info.state, info.exit_code) == ("FAILED", "1:0"), output
@@ -41,7 +43,7 @@ def test_only_unknown_qpus_fail_the_job(site: Site) -> None:
     assert_refused(site, "nowhere,neither", "unknown QPUs: nowhere, neither; known QPUs: ")
 
 
-def test_a_service_that_is_down_fails_the_job(site: Site) -> None:
+def test_a_service_that_is_down_fails_a_job_that_does_not_wait(site: Site) -> None:
     """The job's output says that the service could not be reached."""
     resource = site.emulator.resource("ibm_demo")
     nobody_listens = "http://127.0.0.1:9"
@@ -50,7 +52,8 @@ def test_a_service_that_is_down_fails_the_job(site: Site) -> None:
         "QRMI_IBM_QCS_IAM_ENDPOINT": nobody_listens,
     }
     site.config([resource])
-    assert_refused(site, "ibm_demo", "ibm_demo could not be acquired", "error sending request")
+    reasons = ("ibm_demo could not be acquired", "error sending request")
+    assert_refused(site, "ibm_demo", *reasons, options=["--no-requeue"])
 
 
 def test_a_wrong_key_fails_the_job(site: Site) -> None:
@@ -75,7 +78,7 @@ def test_a_service_that_never_answers_fails_the_job_in_time(site: Site) -> None:
     """A hanging service costs no more than the acquire timeout, after which the node is free again."""
     site.plugstack(site.plugstack_line("--acquire-timeout=2"))
     with site.emulator.fault(call="create_session", kind="hang"):
-        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
+        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--no-requeue")
         info = site.cluster.wait_job_over(job_id)
     output = site.cluster.job_output(job_id)
     assert info.state == "FAILED"

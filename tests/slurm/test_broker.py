@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, let_go, start_long_job
+from slurm.aftermath import assert_next_job_is_fine, assert_nothing_left, assert_why, let_go, start_long_job
 from slurm.emulator import API_KEY
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -185,6 +185,7 @@ def test_a_jobs_environment_points_to_its_broker(broker_site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_another_user_cannot_connect_even_with_the_key(broker_site: Site) -> None:
     """The kernel identifies the connecting process: root, nobody and other users are all rejected."""
     site = broker_site
@@ -277,6 +278,7 @@ def test_another_users_connections_do_not_slow_the_job_down(broker_site: Site, w
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_requests_outside_this_job_get_403(broker_site: Site) -> None:
     """Another session, another user's job, another backend, however it is spelled."""
     site = broker_site
@@ -434,6 +436,7 @@ def test_a_requeued_jobs_second_run_gets_a_new_broker(broker_site: Site) -> None
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
     """`status` reports it. It comes back on its old port, still knows its key and its jobs, and the program goes on."""
     site = broker_site
@@ -442,6 +445,7 @@ def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     assert_no_broker(site, job_id)
     assert "its credential broker has ended" in site.command("status", "--json").stdout
+    assert_why(site, job_id, "runs with ibm_demo until ", "its credential broker has ended")
     said = site.command("recover").stdout
     assert said == f"job {job_id} ibm_demo: restarted its credential broker (the job is running)\n"
     after = record_of_broker(site, job_id)
@@ -470,6 +474,7 @@ def test_prolog_killed_as_soon_as_the_broker_runs(broker_site: Site) -> None:
     assert_next_job_is_fine(site)
 
 
+@pytest.mark.one_release
 def test_epilog_that_never_ran(broker_site: Site) -> None:
     """slurmd and all of the job's processes die at once: recover releases, and the broker ends with the record."""
     site = broker_site
@@ -593,6 +598,7 @@ def test_a_type_without_broker_support_is_refused(site: Site) -> None:
     assert "test-secret-of-iqm" not in site.cluster.job_output(job_id)
 
 
+@pytest.mark.one_release
 def test_the_brokers_port_was_taken_in_the_meantime(broker_site: Site) -> None:
     """recover reports it and leaves the job alone."""
     site = broker_site

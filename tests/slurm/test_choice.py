@@ -59,7 +59,7 @@ def test_a_qpu_that_is_offline_or_cannot_be_acquired_is_skipped(site: Site) -> N
         state, output = run(site, "ibm_*")
     assert (state, held_by(output)) == ("COMPLETED", "ibm_second")
     with devices(site, ibm_demo=("offline", 0), ibm_second=("paused", 0)):
-        state, output = run(site, "ibm_*")
+        state, output = run(site, "ibm_*", "--no-requeue")
     assert state == "FAILED"
     assert "ibm_demo could not be acquired: the QPU is offline" in output
     assert "ibm_second could not be acquired: the QPU is " in output
@@ -126,7 +126,7 @@ def test_a_dynamic_resource_resolves_to_a_device_found_by_qrmi(site: Site) -> No
     assert output.splitlines()[0] == "qrmi-slurm: instance is ibm_second"
     assert not site.emulator.open_sessions()
     with devices(site, ibm_demo=("offline", 0), ibm_second=("offline", 0)):
-        state, output = run(site, "instance")
+        state, output = run(site, "instance", "--no-requeue")
     assert state == "FAILED"
     assert "has no QPU: instance could not be acquired: QRMI found no online QPU behind it" in output
 

@@ -305,6 +305,12 @@ STEPS = {
     "scontrol show licenses": Step(),
     "scontrol show reservations": Step(),
     "scontrol release 4711": Step(given=a_held_job),
+    "qrmi-slurm why 4711": Step(
+        "(?m)^Job [0-9]+ (runs with ibm_demo|is starting)",
+        given=a_running_qpu_job,
+        then="; status=$?; scancel --me; exit $status",
+        as_user=True,
+    ),
     "srun --jobid=4711 --overlap env": Step(
         "(?m)^QRMI_JOB_QPU_RESOURCES=ibm_demo$",
         given=a_running_qpu_job,

@@ -26,6 +26,7 @@ HEALTHY = {
     "users": "ok",
     "PrologFlags": "ok",
     "BatchStartTimeout": "ok",
+    "JobRequeue": "ok",
     "MessageTimeout": "warning",  # 10 s by default: with a slow service, slurmd tells users that Prolog hangs
     "config": "ok",
     "licenses": "ok",  # not used here

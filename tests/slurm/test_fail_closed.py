@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, let_go, start_long_job
+from slurm.aftermath import SCRIPT, assert_why, let_go, start_long_job
 from slurm.cluster import ClusterOptions
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -76,8 +76,11 @@ def _write_later(path: Path, text: str) -> None:
 def run(site: Site, selection: str, *options: str, script: str = PRINT_ENVIRONMENT) -> tuple[str, str]:
     """Run a batch job, and return its state and its output."""
     job_id = site.cluster.sbatch(script, f"--qpu={selection}", *options)
-    state = site.cluster.wait_job(job_id).state
-    return state, site.cluster.job_output(job_id)
+    state, output = site.cluster.wait_job(job_id).state, site.cluster.job_output(job_id)
+    if state == "FAILED":
+        reason = output.partition(" has no QPU: ")[2].partition("\n")[0]
+        assert_why(site, job_id, f"failed: {reason[:200]}")
+    return state, output
 
 
 def licenses_of(site: Site, job_id: int | str) -> list[str]:
@@ -183,9 +186,13 @@ def test_a_job_that_was_submitted_past_job_submit_gets_its_license_in_prolog(sit
     with without_job_submit(site):
         first = start_long_job(site)
         assert licenses_of(site, first) == ["qpu_ibm_demo:1"]
-        state, output = run(site, "ibm_demo")
+        state, output = run(site, "ibm_demo", "--no-requeue")
         assert state == "FAILED"
         assert "has no QPU: ibm_demo is held by other jobs" in output
+        waiting = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
+        wait_for(lambda: site.cluster.job(waiting).restarts == 1, "it to be requeued", 30)
+        wait_for(lambda: ",license,ibm_demo," in site.cluster.job(waiting).fields.get("AdminComment", ""), "why", 20)
+        site.cluster.slurm("scancel", str(waiting))
         assert len(site.emulator.open_sessions()) == 1
         let_go(site, first)
         site.cluster.wait_job_over(first)
@@ -214,6 +221,7 @@ def test_a_component_without_license_gets_no_qpu(site: Site) -> None:
     assert infos[0].state == "FAILED"
     assert len(site.emulator.sessions()) == count
     assert "a component of a heterogeneous job cannot change its licenses" in site.hooks_log()
+    assert_why(site, f"{job_id}+0", "failed: ibm_demo could not be acquired: a component of a heterogeneous job cannot")
     if LICENSES_IN_FIRST_COMPONENT.is_here:
         assert "Slurm accepts licenses only in a heterogeneous job's first component" in site.hooks_log()
 
@@ -254,6 +262,7 @@ def small_disk(site: Site) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("fault", [{}, {"call": "update_session", "kind": "error", "status": 500, "times": 1}])
 def test_a_token_that_no_disk_takes_is_released_at_once(site: Site, small_disk: Path, fault: dict[str, Any]) -> None:
     """The disk is full when the service answers; where the first release fails as well, it is tried again."""
@@ -270,6 +279,7 @@ def test_a_token_that_no_disk_takes_is_released_at_once(site: Site, small_disk: 
     log = site.hooks_log()
     assert f'not-journaled: job={job_id} qpu=ibm_demo type=ibm-quantum-compute-service reason="No space left' in log
     assert f"given-back: job={job_id} qpus=ibm_demo" in log
+    assert_why(site, job_id, "failed: ", as_user=True)
     (small_disk / "filler").unlink()
     site.cluster.wait_nodes_idle()
     assert site.recover("--now")["left"] == 0
@@ -307,7 +317,7 @@ def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_e
         site.config([{**resource, "environment": {}}])
     with site.hold("after-prolog" if not is_epilog_first else "after-epilog"):
         with site.emulator.held("create_session", when="after") as held:
-            job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", env=env)
+            job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue", env=env)
             held.wait_for(1)
             site.wait_hook_run("after-epilog" if is_epilog_first else "after-prolog", job_id)
             record = site.record_of(job_id)
@@ -319,14 +329,16 @@ def test_a_late_answer_is_awaited_and_released(site: Site, are_users: bool, is_e
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert f"awaited: job={job_id} qpu=ibm_demo" in site.hooks_log()
     assert "no answer within 2 s" in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: no answer within 2 s")
     wait_for(lambda: not site.folder_of(job_id).exists(), "the record to be gone", 20)
 
 
+@pytest.mark.one_release
 def test_a_late_answer_whose_waiting_process_was_killed_is_recovered(site: Site) -> None:
     """The call has written the token to its journal, and recover does not wait for the session's own end."""
     site.plugstack(site.plugstack_line("--acquire-timeout=2"))
     with site.emulator.held("create_session", when="after") as held:
-        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+        job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
         held.wait_for(1)
         site.wait_hook_run("after-epilog", job_id)
         call, waiting = sorted(site.call_pids("prolog"))
@@ -366,6 +378,7 @@ def test_a_qpu_counts_as_held_until_its_release_is_proven(site: Site) -> None:
         (held,) = holds(site)
         second = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo")
         wait_for(lambda: site.cluster.job(second).reason == "Licenses", "it to wait for the license", 20)
+        assert_why(site, second, f"waits for ibm_demo: job {first} has ended, and its session is not proven closed; ")
         assert site.recover("--now")["left"] == 1
         assert holds(site) == [held]
         assert site.cluster.job(second).state == "PENDING"
@@ -376,6 +389,7 @@ def test_a_qpu_counts_as_held_until_its_release_is_proven(site: Site) -> None:
     assert not site.emulator.open_sessions()
 
 
+@pytest.mark.one_release
 def test_a_hold_ends_with_the_session(site: Site) -> None:
     """Nothing has to run for that: it is in Slurm, which ends it with the session's time to live."""
     with releases_fail(site):

@@ -62,7 +62,7 @@ def test_one_job_that_asks_for_everything(timed: Site, services: Services, scena
     """100 QPUs cost 16 processes at a time, whether their service answers or not."""
     timed.config(many(services, 100, scenario))
     with most_at_once(timed) as most:
-        job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1")
+        job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1", "--no-requeue")
         state = timed.cluster.wait_job_over(job_id).state
     assert state == ("COMPLETED" if scenario == "slow" else "FAILED"), timed.cluster.job_output(job_id)
     assert 0 < most[0] <= JOBS + 1
@@ -75,7 +75,8 @@ def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -
     first, second = timed.cluster.users
     all_of_them = ",".join(item["name"] for item in hanging)
     with most_at_once(timed) as most:
-        jobs = [timed.cluster.sbatch(SCRIPT, f"--qpu={all_of_them}", "--nodelist=n1", user=first) for _ in range(5)]
+        options = [f"--qpu={all_of_them}", "--nodelist=n1", "--no-requeue"]
+        jobs = [timed.cluster.sbatch(SCRIPT, *options, user=first) for _ in range(5)]
         wait_for(lambda: len(timed.call_pids("prolog")) >= USERS, "the first user's calls", 10)
         other = timed.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", user=second)
         info = timed.cluster.wait_job(other)

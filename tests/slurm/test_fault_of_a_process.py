@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, finish_with, let_go, start_long_job
+from slurm.aftermath import (
+    SCRIPT,
+    assert_next_job_is_fine,
+    assert_nothing_left,
+    assert_why,
+    finish_with,
+    let_go,
+    start_long_job,
+)
 from slurm.cluster import ClusterOptions
 from slurm.polling import wait_for
 from slurm.processes import living
@@ -58,6 +66,7 @@ def test_prolog_killed_before_it_acquires(site: Site) -> None:
     info = site.cluster.wait_job_over(job_id)
     assert info.state == "FAILED"
     assert f"job {job_id} has no QPU: Prolog on n1 was killed by signal 9" in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "failed: Prolog on n1 was killed by signal 9")
     assert_nothing_left(site, job_id)
     site.config_path.unlink()
     site.config([site.emulator.resource("ibm_demo")])
@@ -74,6 +83,7 @@ def test_prolog_killed_while_it_acquires(site: Site) -> None:
         assert info.state == "FAILED"
         assert f"job {job_id} has no QPU" in site.cluster.job_output(job_id)
         assert "indeterminate" in site.command("status").stdout
+        assert_why(site, job_id, "failed: Prolog on n1 was killed by signal 9", "a session on ibm_demo may be open")
         (waits,) = site.recover()["jobs"]
         assert (waits["step"], waits["is_left"]) == ("wait", False)
     wait_for(lambda: not site.call_pids("prolog"), "the call to end", 10)
@@ -97,6 +107,7 @@ def test_prolog_killed_with_one_qpu_acquired_and_one_under_way(site: Site) -> No
         wait_for(one_has_come, "one of two tokens", 20)
         site.kill_prolog()
         assert site.cluster.wait_job_over(job_id).state == "FAILED"
+        assert_why(site, job_id, "failed: Prolog on n1 was killed by signal 9")
         assert site.emulator.open_sessions() == []
     wait_for(lambda: not site.call_pids("prolog"), "the call to end", 10)
     assert len(site.emulator.open_sessions()) == 1
@@ -115,6 +126,7 @@ def test_a_call_to_qrmi_killed(site: Site) -> None:
         assert "QRMI was killed by signal 9" in site.cluster.job_output(job_id)
     (entry,) = (site.record_of(job_id) or {})["entries"]
     assert entry["state"] == "indeterminate"
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: QRMI was killed by signal 9")
 
 
 def test_epilog_killed_while_it_releases(site: Site) -> None:
@@ -125,6 +137,7 @@ def test_epilog_killed_while_it_releases(site: Site) -> None:
         for pid in site.hook_pids("epilog") + site.call_pids("epilog"):
             os.kill(pid, signal.SIGKILL)
         assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    assert_why(site, job_id, "has completed", "its session on ibm_demo is not proven closed")
     site.recover("--now")
     assert_nothing_left(site, job_id)
 
@@ -176,6 +189,7 @@ def test_slurmstepd_killed(site: Site) -> None:
     assert_next_job_is_fine(site)
 
 
+@pytest.mark.one_release
 def test_a_node_that_rebooted(site: Site) -> None:
     """All processes gone, another boot id, no Epilog: recover at boot releases before Slurm knows of it."""
     job_id = start_long_job(site, "--no-requeue")
@@ -219,6 +233,7 @@ def test_prolog_again_under_a_running_job(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     """The second one leaves the record to the first, without raising an alarm."""
     with site.emulator.held("update_session") as hold:
@@ -230,6 +245,7 @@ def test_recover_concurrent_with_epilog_and_with_itself(site: Site) -> None:
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_epilog_concurrent_with_recover(site: Site) -> None:
     """Epilog waits for the record for half of its time, leaves it to recover, and exits 0."""
     site.plugstack(site.plugstack_line("--release-timeout=4"))
@@ -284,6 +300,7 @@ def test_two_jobs_of_one_user_on_the_same_qpu(site: Site) -> None:
     assert_nothing_left(site, second)
 
 
+@pytest.mark.one_release
 def test_release_takes_a_running_jobs_qpu_only_with_yes(site: Site) -> None:
     """It refuses without --yes. With it the session is closed, and the job's next step says who did it."""
     job_id = start_long_job(site, then="srun --export=NONE /bin/true\n")
@@ -293,6 +310,7 @@ def test_release_takes_a_running_jobs_qpu_only_with_yes(site: Site) -> None:
     assert len(site.emulator.open_sessions()) == 1
     assert site.command("release", str(job_id), "--yes").returncode == 0
     assert site.emulator.open_sessions() == []
+    assert_why(site, job_id, "runs without its QPU: an admin released it")
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert f"job {job_id} has no QPU: an admin released it" in site.cluster.job_output(job_id)
@@ -306,4 +324,5 @@ def test_a_job_that_reaches_its_time_limit(job_at_its_limit: tuple[Site, int]) -
     assert site.cluster.wait_job_over(job_id, deadline_s=100).state == "TIMEOUT"
     (session,) = site.emulator.sessions()
     assert (session["state"], session["by"]) == ("closed", "update_session")
+    assert_why(site, job_id, "has reached its time limit, at ")
     assert_nothing_left(site, job_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, assert_next_job_is_fine, finish_with
+from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_why, finish_with
 from slurm.site import BIN, Site
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
@@ -52,6 +52,7 @@ def test_while_acquiring(site: Site, fake_qrmi: Path, word: str) -> None:
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert f"job {job_id} has no QPU: ibm_demo could not be acquired: " in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: ")
     assert fake_qrmi.read_text().splitlines() == ["acquire ibm_demo "]
 
 
@@ -87,6 +88,7 @@ def test_a_qrmi_that_cannot_be_imported(site: Site, fake_qrmi: Path, how: str) -
         job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
         assert site.cluster.wait_job_over(job_id).state == "FAILED"
         assert f"job {job_id} has no QPU" in site.cluster.job_output(job_id)
+        assert_why(site, job_id, "failed: QRMI cannot be imported")
     finally:
         pth.write_text(sound)
     assert not os.path.lexists(site.folder_of(job_id))

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, finish_with
+from slurm.aftermath import (
+    SCRIPT,
+    assert_next_job_is_fine,
+    assert_nothing_left,
+    assert_why,
+    finish_with,
+    let_go,
+    start_long_job,
+)
 from slurm.gate import Gate
 from slurm.polling import wait_for
 from slurm.site import Site
@@ -18,6 +26,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "answers 500": {"kind": "error", "status": 500},
     "answers garbage": {"kind": "garbage"},
 }
+# What an acquire call that ends so is called in the job's AdminComment; garbage to a login is no login.
+KINDS = {"hang": "no-answer", "reset": "unreachable", 429: "busy", 500: "service-error", "garbage": "no-answer"}
 # QRMI takes any 2xx answer to the close request as success and reads no body, so it cannot tell.
 LOUD_FAULTS = {name: fault for name, fault in FAULTS.items() if name != "answers garbage"}
 # The others differ only for QRMI, whatever Slurm's release.
@@ -26,8 +36,7 @@ ON_ALL_RELEASES = frozenset(
 )
 
 # The job leaves a task of its own in the queue, so that QRMI cancels the session instead of closing it.
-QUEUE_A_TASK = f"""#!/bin/sh
-exec {sys.executable} - <<'END'
+QUEUE_A_TASK = f"""exec {sys.executable} - <<'END'
 import json, qrmi
 program = 'OPENQASM 3.0; include "stdgates.inc"; bit[1] c; c[0] = measure $0;'
 pubs = json.dumps(dict(pubs=[[program, None, 5]], version=2))
@@ -62,15 +71,30 @@ def short_sessions(site: Site, timeout_s: int = 1, **changes: str) -> None:
     site.plugstack(site.plugstack_line(f"--acquire-timeout={timeout_s}"))
 
 
-def assert_job_fails(site: Site, *reasons: str) -> int:
-    """A job with a QPU fails at once, and its output says why."""
+def assert_job_waits(site: Site, kind: str) -> int:
+    """A job goes back into the queue, its script has not run, and its AdminComment says why; it is then cancelled."""
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
+    word = f"qrmi-slurm:requeued=1,{kind},ibm_demo,"
+    wait_for(lambda: word in site.cluster.job(job_id).fields.get("AdminComment", ""), word, 30)
+    site.cluster.wait_nodes_idle()
+    info = site.cluster.job(job_id)
+    assert (info.state, info.restarts) == ("PENDING", 1)
+    assert "the-script-ran" not in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "was put back into the queue once, at ", "ibm_demo could not be acquired: ")
+    site.cluster.slurm("scancel", str(job_id))
+    return job_id
+
+
+def assert_job_fails(site: Site, *reasons: str) -> int:
+    """A job that is not to wait fails at once, and its output says why."""
+    job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
     info = site.cluster.wait_job_over(job_id)
     output = site.cluster.job_output(job_id)
     assert (info.state, info.exit_code) == ("FAILED", "1:0"), output
     assert "the-script-ran" not in output
     for reason in (f"job {job_id} has no QPU: ibm_demo could not be acquired", *reasons):
         assert reason in output
+    assert_why(site, job_id, "failed: ibm_demo could not be acquired: ")
     return job_id
 
 
@@ -91,10 +115,13 @@ def assert_forgotten_at_its_end(site: Site, job_id: int) -> None:
 
 @cases({"iam_token": FAULTS, "create_session": FAULTS})
 def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
-    """The job fails with the reason; if it is unknown whether a session was opened, that is recorded."""
+    """The job waits, and says for what; if it is unknown whether a session was opened, that is recorded."""
     short_sessions(site, QRMI_IBM_QCS_SESSION_MAX_TTL="30")  # a possibly open session is not over before recover looks
+    kind = KINDS[fault.get("status", fault["kind"])]
+    if (call, fault["kind"]) == ("iam_token", "garbage"):
+        kind = "unreachable"
     with site.emulator.fault(call=call, **fault) as injected:
-        job_id = assert_job_fails(site)
+        job_id = assert_job_waits(site, kind)
         assert injected.hits() >= 1
     assert site.emulator.open_sessions() == []
     for job in site.recover()["jobs"]:
@@ -115,6 +142,7 @@ def test_a_session_opened_without_an_answer_is_reported_and_ends_by_itself(site:
     assert f"indeterminate: job={job_id} qpu=ibm_demo" in site.hooks_log()
     status = site.command("status").stdout
     assert "indeterminate" in status and "ends by itself within" in status
+    assert_why(site, job_id, "failed: ", "a session on ibm_demo may be open, and ends by itself by ")
     assert_forgotten_at_its_end(site, job_id)
 
 
@@ -139,6 +167,7 @@ def assert_recovered(site: Site, job_id: int) -> None:
     assert (entry["state"], entry["attempts"]) == ("releasing", 1)
     assert not (site.folder_of(job_id) / "exports").exists()
     assert f"not-released: job={job_id} qpu=ibm_demo" in site.hooks_log()
+    assert_why(site, job_id, "has completed", "its session on ibm_demo is not proven closed, and recover tries again: ")
     (waiting,) = site.recover()["jobs"]
     assert (waiting["step"], waiting["is_left"]) == ("wait", True), "it was tried again without back-off"
     (result,) = site.recover("--now")["jobs"]
@@ -165,10 +194,11 @@ def test_while_releasing(site: Site, call: str, fault: dict[str, Any]) -> None:
 def test_while_cancelling_a_session_with_tasks(site: Site, call: str, fault: dict[str, Any]) -> None:
     """QRMI cancels a session in which the job has left a task: the same applies to that call."""
     site.plugstack(site.plugstack_line("--release-timeout=1"))
-    site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})
     try:
         with site.emulator.fault(call=call, **fault) as injected:
-            job_id = site.cluster.sbatch(QUEUE_A_TASK, "--qpu=ibm_demo", "--nodelist=n1")
+            job_id = start_long_job(site, then=QUEUE_A_TASK)
+            site.emulator.control("POST", "backends/ibm_demo", {"status": "paused"})  # so that the task waits
+            let_go(site, job_id)
             site.cluster.wait_job_over(job_id)
             assert injected.hits() >= 1, site.cluster.job_output(job_id)
         assert_recovered(site, job_id)

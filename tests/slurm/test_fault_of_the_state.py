@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, finish_with
+from slurm.aftermath import SCRIPT, assert_next_job_is_fine, assert_nothing_left, assert_why, finish_with
 from slurm.polling import wait_for
 from slurm.site import Site
 
@@ -64,6 +64,7 @@ def test_an_unwritable_state_directory_fails_the_job_before_acquiring(site: Site
     job_id = site.cluster.sbatch(SCRIPT, "--qpu=ibm_demo", "--nodelist=n1")
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert f"job {job_id} has no QPU" in site.cluster.job_output(job_id)
+    assert_why(site, job_id, "failed: ", as_user=True)
     assert len(site.emulator.sessions()) == count
     (own_device / "filler").unlink(missing_ok=True) if fault == "full" else remount(own_device, "rw")
     site.recover()

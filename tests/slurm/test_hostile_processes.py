@@ -31,6 +31,8 @@ SITES_KEY, SITES_CRN = "another-key-of-the-site", "crn:of-the-site"
 ATTEMPTS = 5
 
 TIMEOUT_S = 2.0
+# What Slurm's and Python's starts and ends take on a busy machine; who waits for a tracer waits for ever.
+SPARE_S = 13.0
 
 
 @pytest.fixture
@@ -171,7 +173,13 @@ def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None
 @pytest.mark.parametrize(
     "action", ["seize", *(pytest.param(action, marks=pytest.mark.one_release) for action in ("stop", "kill"))]
 )
-@pytest.mark.parametrize("own", [{MODE: "batch"}, {KEY: API_KEY}], ids=["a tuned value", "their own key"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param({MODE: "batch"}, id="a tuned value"),
+        pytest.param({KEY: API_KEY}, id="their own key", marks=pytest.mark.one_release),
+    ],
+)
 def test_a_user_who_interferes_with_every_call_delays_no_hook(
     quick: Site, attacker: Attacker, own: dict[str, str], action: str
 ) -> None:
@@ -187,7 +195,7 @@ def test_a_user_who_interferes_with_every_call_delays_no_hook(
         assert site.cluster.wait_job_over(other).state == "COMPLETED"
 
 
-@pytest.mark.parametrize("hook", ["prolog", "epilog", "recover"])
+@pytest.mark.parametrize("hook", ["prolog", "epilog", pytest.param("recover", marks=pytest.mark.one_release)])
 def test_a_tracer_that_never_lets_go_delays_no_hook(quick: Site, attacker: Attacker, hook: str) -> None:
     """Even root's own: a traced process stays after its death until its tracer waits for it, and is left behind."""
     site = quick
@@ -208,10 +216,10 @@ def test_a_tracer_that_never_lets_go_delays_no_hook(quick: Site, attacker: Attac
             wait_for(lurker.pids, "the tracer", 10)
             began_s = time.monotonic()
             if hook == "recover":
-                process.communicate(timeout=TIMEOUT_S + 3)
+                process.communicate(timeout=TIMEOUT_S + SPARE_S)
             else:
-                site.cluster.wait_job_over(job_id, deadline_s=TIMEOUT_S + 5)
-            assert time.monotonic() - began_s < TIMEOUT_S + 5
+                site.cluster.wait_job_over(job_id, deadline_s=TIMEOUT_S + SPARE_S)
+            assert time.monotonic() - began_s < TIMEOUT_S + SPARE_S
             assert Path(f"/proc/{traced}").exists(), "the tracer has held it all the time"
 
 
@@ -220,7 +228,8 @@ def test_a_stopped_call_delays_no_hook(quick: Site, attacker: Attacker) -> None:
     site = quick
     site.config([resource(site, {"SESSION_MAX_TTL": "3", "IAM_APIKEY": SITES_KEY})])
     with site.emulator.held("create_session") as hold:
-        job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1", env={KEY: API_KEY})
+        options = ["--qpu=ibm_demo", "--nodelist=n1", "--no-requeue"]
+        job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, *options, env={KEY: API_KEY})
         hold.wait_for(1)
         ((pid, uid),) = children_of_hook(site, "prolog")
         assert uid == attacker.user.uid
@@ -284,7 +293,12 @@ def test_a_tuned_value_that_makes_no_sense_is_refused(site: Site, own: dict[str,
 
 @pytest.mark.parametrize(
     ("limit", "asked", "granted"),
-    [("2", "60", 60), ("2", "28800", 120), ("10:00:00", "2147483647", 28800), ("UNLIMITED", "99999", 28800)],
+    [
+        pytest.param("2", "60", 60, marks=pytest.mark.one_release),
+        ("2", "28800", 120),
+        pytest.param("10:00:00", "2147483647", 28800, marks=pytest.mark.one_release),
+        ("UNLIMITED", "99999", 28800),
+    ],
 )
 def test_a_session_lives_as_long_as_its_job_at_most(site: Site, limit: str, asked: str, granted: int) -> None:
     """With the site's key and with the user's own, and never longer than the service allows."""

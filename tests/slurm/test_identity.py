@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from slurm.aftermath import LONG_SCRIPT, assert_nothing_left, let_go, start_long_job
+from slurm.aftermath import LONG_SCRIPT, assert_nothing_left, assert_why, let_go, start_long_job
 from slurm.cluster import ClusterOptions
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
@@ -121,6 +121,7 @@ def test_a_job_whose_prolog_is_killed_does_not_run_with_the_dead_jobs_session(fo
         forgotten.cluster.wait_job(job_id)
     assert "has no QPU: Prolog on n1 was killed by signal 9" in forgotten.cluster.job_output(job_id)
     forgotten.cluster.wait_job_over(job_id)
+    assert_why(forgotten, job_id, "failed: Prolog on n1 was killed by signal 9")
     forgotten.recover("--now")
     assert_nothing_left(forgotten, job_id)
 
@@ -200,6 +201,7 @@ def test_recover_touches_no_other_clusters_records(
 # --- a newer version's records ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_release
 def test_a_newer_versions_record_is_left_alone_and_reported(site: Site) -> None:
     """While its job lives and after it: recover, Epilog and a Prolog that runs again do nothing to it."""
     job_id = start_long_job(site)

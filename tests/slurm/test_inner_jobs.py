@@ -102,6 +102,7 @@ def test_a_key_that_the_user_submitted_the_outer_job_with_is_theirs(site: Site, 
     assert "the-users-own" not in str(env)
 
 
+@pytest.mark.one_release
 def test_the_sites_variables_of_yesterday_are_gone_from_an_inner_job(site: Site, services: Services) -> None:
     """`--env:` on the plugin's line has changed: an inner job without QPUs has none of it, one with them the new."""
     site.plugstack(site.plugstack_line("--env:QPU_PROXY=old", "--env:QPU_GONE=old", "--env:RUST_LOG=trace"))

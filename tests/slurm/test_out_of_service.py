@@ -61,12 +61,12 @@ def reservations(site: Site) -> dict[str, str]:
     return {match[1]: line for line in lines if (match := re.match(r"ReservationName=(\S+)", line))}
 
 
-def sensor(site: Site, status: int = 0) -> dict[str, Any]:
+def sensor(site: Site, *words: str) -> dict[str, Any]:
     """Run the sensor and return its JSON output."""
-    done = site.command("sensor", "--json")
-    assert done.returncode == status, done.stdout + done.stderr
+    done = site.command("sensor", "--json", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
-    assert bool(said["faults"]) is (status == 1)
+    assert not said["faults"]
     return said
 
 
@@ -409,8 +409,8 @@ def test_what_hangs_does_not_hold_up_the_sensor(site: Site) -> None:
         site.config([*stored, *dead, *(site.emulator.resource(name) for name in site.options.backends)])
         state(site, "ibm_demo", "offline")
         began_s = time.monotonic()
-        (change,) = sensor(site)["changes"]
-        assert time.monotonic() - began_s < 38
+        (change,) = sensor(site, "--timeout=8")["changes"]
+        assert time.monotonic() - began_s < 8 + 18  # a program may take 10 s
     assert change["qpus"] == ["ibm_demo"]
 
 

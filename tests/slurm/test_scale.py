@@ -264,3 +264,23 @@ def test_a_job_that_chooses_a_qpu(site: Site) -> None:
     more = Cost(chosen.rpcs - named.rpcs, chosen.requests[len(named.requests) :])
     assert more.is_within("job that chooses a QPU, more for each that matches", times=len(QPUS))
     assert len(chosen.requests) > len(named.requests)
+
+
+def test_a_start_that_fails_because_its_qpu_is_not_there(site: Site) -> None:
+    """One question, the requeue, and an update of the waiting job."""
+    without = cost_of_job(site, "-N1")
+    before, asked = Counter(rpcs(site.cluster)), len(site.emulator.requests())
+    with site.emulator.fault(call="create_session", kind="error", status=503) as fault:
+        job_id = site.cluster.sbatch("#!/bin/sh\n:\n", "--qpu=ibm_demo")
+        wait_for(fault.hits, "the service to be asked", 30)
+        site.cluster.wait_nodes_idle()
+    more = Counter(rpcs(site.cluster)) - before - without.rpcs
+    found = Counter(
+        {name: count for name, count in more.items() if not re.search(f"{NOISE.pattern}|{WAITING.pattern}", name)}
+    )
+    requests = [request["call"] for request in site.emulator.requests()[asked:]]
+    site.cluster.slurm("scancel", str(job_id))
+    assert found["REQUEST_JOB_REQUEUE"] == found["REQUEST_UPDATE_JOB"] == 1
+    assert Cost(found, requests).is_within(
+        "start that fails because its QPU is not there, more than for a job without one"
+    )

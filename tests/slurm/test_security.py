@@ -297,6 +297,7 @@ def test_an_attacker_cannot_create_the_next_jobs_folder_first(site: Site, attack
     assert not site.emulator.open_sessions()
 
 
+@pytest.mark.one_release
 def test_hooks_reject_a_state_directory_that_users_can_replace(site: Site, attacker: Attacker) -> None:
     """The folder above is world-writable, and the attacker has planted a record there that names a library."""
     above = site.cluster.folder / "above"
@@ -354,6 +355,7 @@ def test_a_services_error_text_is_escaped(
     assert_clean(output, logged)
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize(
     ("what", "timeout_s", "sentence"),
     # A busy machine takes seconds to fill the memory that a call may use.
@@ -367,7 +369,8 @@ def test_an_endless_answer_costs_only_the_job(
     site.config([site.emulator.resource("ibm_demo")])
     own = {f"ibm_demo_{name}": value for name, value in rogue.resource(what)["environment"].items()}
     began_s = time.monotonic()
-    job_id = site.cluster.sbatch("#!/bin/sh\nenv\n", "--qpu=ibm_demo", "--nodelist=n1", user=attacker.user, env=own)
+    options = ["--qpu=ibm_demo", "--nodelist=n1", "--no-requeue"]
+    job_id = site.cluster.sbatch("#!/bin/sh\nenv\n", *options, user=attacker.user, env=own)
     assert site.cluster.wait_job_over(job_id).state == "FAILED"
     assert time.monotonic() - began_s < timeout_s + 5
     assert sentence in site.cluster.job_output(job_id)

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from slurm.aftermath import assert_why
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.release import HOOKS_KNOW_TIMES
@@ -53,6 +54,7 @@ def test_a_job_whose_time_limit_nobody_tells_has_no_session(site: Site) -> None:
     else:
         assert (info.state, sessions) == ("FAILED", [])
         assert f"job {job_id} has no QPU: Slurm did not tell the job's time limit within 3 s" in output
+        assert_why(site, job_id, "failed: Slurm did not tell the job's time limit within 3 s")
 
 
 def test_a_slurmctld_that_answers_late_is_waited_for(site: Site) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slurm.aftermath import assert_next_job_is_fine
+from slurm.aftermath import assert_next_job_is_fine, assert_why
 from slurm.cluster import ClusterOptions
 from slurm.site import Site, SiteOptions
 from slurm.standins import Services
@@ -55,8 +55,10 @@ def assert_fails_alone(site: Site, *args: str, reason: str) -> None:
     assert reason in output and "ran" not in output.split(), output
     assert "qrmi-slurm-prolog: error" in site.hooks_log()
     site.cluster.wait_nodes_idle()
+    assert_why(site, job_id, "failed: ")
 
 
+@pytest.mark.one_release
 def test_a_config_on_a_file_server_that_hangs(site: Site) -> None:
     """Prolog is ended by the kernel, and has left word for the job and for the admin."""
     with stuck(site.config_path):
@@ -81,6 +83,7 @@ def test_a_journal_on_a_file_server_that_hangs(site: Site) -> None:
     try:
         assert site.cluster.wait_job(job_id).state == "FAILED"
         assert "Prolog on n1 did not end within" in site.cluster.job_output(job_id)
+        assert_why(site, job_id, "failed: Prolog on n1 did not end within ")
         site.cluster.wait_nodes_idle()
         assert [entry["state"] for entry in (site.record_of(job_id) or {})["entries"]] == ["acquiring"]
         assert "recover goes on from the record" in site.hooks_log()
@@ -121,6 +124,7 @@ def living_programs(word: str) -> list[int]:
     return found
 
 
+@pytest.mark.one_release
 def test_commands_for_keys_that_hang(site: Site, services: Services) -> None:
     """None is started twice, 16 run side by side, and all have one deadline."""
     asked = site.cluster.folder / "asked"
@@ -140,6 +144,7 @@ def test_one_command_that_hangs_costs_only_its_own_qpu(site: Site, services: Ser
     assert not living_programs("1234.5")
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("text", [",".join(["any:*"] * 8), ",".join(["*"] * 2048)], ids=["8", "2048"])
 def test_a_selection_that_names_everything_again_and_again(site: Site, services: Services, text: str) -> None:
     """Each of 250 QPUs is looked at once, however many terms fit it. What the plugin refuses may still reach Prolog."""
@@ -151,6 +156,7 @@ def test_a_selection_that_names_everything_again_and_again(site: Site, services:
     assert site.recover("--now")["left"] == 0
 
 
+@pytest.mark.one_release
 def test_many_qpus_that_cannot_be_acquired(site: Site, services: Services) -> None:
     """All are online, and none opens a session: trying one after the other ends with the time."""
     site.config(many(services, 250, "sessions-403"))

@@ -88,6 +88,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {"jobs": []}
         if page.startswith("backends/") and name == "status":  # the IBM compute service's
             return {"state": up, "status": "active" if up else scenario, "length_queue": 0, "backend_version": "1"}
+        if page == "backends":
+            names = ("my_ibm_quantum_compute_service", "my_qiskit_runtime_service")
+            status = {"name": "online" if up else scenario, "reason": "" if up else "maintenance until noon"}
+            return {"devices": [{"name": name, "status": status, "qubits": 5, "queue_length": 0} for name in names]}
         if page == "v1/targets/":  # Felis's
             return []
         if page.startswith("v1/backends/"):

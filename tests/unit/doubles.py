@@ -96,6 +96,7 @@ class FakeSlurm:
         self.reservations: dict[str, dict[str, str]] = {}
         self.jobs: list[tuple[str, int, str, str, str]] = []  # number, priority, reason, licenses, admin comment
         self.changes: list[str] = []
+        self.asked: list[str] = []
         self.full: set[str] = set()  # licenses of which no more can be reserved, at any time
         self.now_s = 1_000_000.0
 
@@ -104,6 +105,7 @@ class FakeSlurm:
         if not self.is_up:
             raise SchedulerError("scontrol failed: Unable to contact slurm controller", "is slurmctld running?")
         program, *words = command
+        self.asked.append(" ".join(words[:2]))
         if program == "squeue":
             return self._squeue(words)
         if words[0] == "show":
@@ -214,8 +216,9 @@ class Site:
         (self.path / "qrmi_config.json").write_text(text)
 
     def configure(self, *arguments: str) -> None:
-        """Write the plugin's line; later arguments are the site's own."""
+        """Write the plugin's line; later arguments are the site's own. There is no Slurm that could requeue a job."""
         words = [str(self.path / "qrmi_config.json"), f"--state-dir={self.state_dir}", *arguments]
+        words += [] if any(word.startswith("--on-unavailable") for word in words) else ["--on-unavailable=fail"]
         (self.path / "plugstack.conf").write_text(f"optional /opt/spank_qrmi.so {' '.join(words)}\n")
 
     def hook_environment(self, selection: str | None, **changes: str | None) -> dict[str, str]:

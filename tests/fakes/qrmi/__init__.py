@@ -117,11 +117,13 @@ class QuantumResource:
             time.sleep(60)
         if word == "answer-endlessly":  # and never with a line break
             while True:
-                for fd in range(3, 20):
+                for fd in _open_files():
                     with contextlib.suppress(OSError):
                         os.write(fd, b"x" * 65536)
         if word == "fall-silent":  # it goes on, but nobody hears of it
-            os.closerange(3, 100)
+            for fd in _open_files():
+                with contextlib.suppress(OSError):
+                    os.close(fd)
             time.sleep(60)
         if word.startswith(("wait-for:", "refuse-after:")):
             deadline_s = time.monotonic() + 10
@@ -168,6 +170,11 @@ class ResourceProvider:
             raise AuthenticationFailedError("the service says no")
         names = self._environment["QRMI_FAKE_BEHIND"].split()
         return [QuantumResource(name, ResourceType.IBMQuantumComputeService) for name in names]
+
+
+def _open_files():
+    """Return what is open beside the standard files; the numbers depend on what the hook had open."""
+    return [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
 
 
 def _log(text):

@@ -521,8 +521,18 @@ def test_an_older_qrmi_without_status_is_asked_whether_it_is_accessible(monkeypa
     assert answer_to(call(type="iqm-server", status=status)).verdict is verdict
 
 
-def test_a_locking_type_is_not_asked_for_its_status():
-    assert answer_to(call(status="Offline")).verdict is Verdict.DONE
+def test_a_type_that_is_asked_for_access_is_asked_for_its_status_only_without_it(monkeypatch):
+    """The status has the service's words; a later QRMI may have nothing else."""
+    import qrmi
+
+    answer = answer_to(call(status="Paused"))
+    assert (answer.verdict, answer.reason) == (Verdict.REFUSED, "the QPU is paused: maintenance until noon")
+    with monkeypatch.context() as patch:
+        patch.setattr(qrmi.QuantumResource, "status", lambda resource: pytest.fail("it was asked"))
+        assert answer_to(call()).verdict is Verdict.DONE
+    monkeypatch.delattr(qrmi.QuantumResource, "is_accessible")
+    assert answer_to(call()).verdict is Verdict.DONE
+    assert answer_to(call(status="Paused")).verdict is Verdict.REFUSED
 
 
 def test_without_qrmi_no_child_is_started(monkeypatch):

@@ -37,6 +37,10 @@ def test_licenses_in_order(licensed):
     assert levels(results) == {"JobSubmitPlugins": "ok", "catalogue": "ok", "Licenses": "ok"}
 
 
+def test_a_release_that_keeps_licenses_in_a_requeue(licensed):
+    assert "licenses" not in levels(licensed(**USED, Licenses="qpu_a:1,qpu_b:1", SLURM_VERSION="25.11.7"))
+
+
 def test_an_odd_word_among_the_licenses_hides_no_other(licensed):
     results = licensed(**USED, Licenses="matlab:2(n1),,qpu_a:1,qpu_b:1")
     assert levels(results)["Licenses"] == "ok"
@@ -59,6 +63,7 @@ def test_a_site_without_licenses_gets_one_result(licensed):
         ({"Licenses": "qpu_a:1,qpu_b:3"}, "Licenses", "warning", "qpu_b (3, not 1)"),
         ({"JobSubmitPlugins": "(null)"}, "JobSubmitPlugins", "warning", "without lua no job gets the licenses"),
         ({"PrologFlags": "(null)"}, "licenses", "error", "a user's own srun can ask Prolog"),
+        ({"SLURM_VERSION": "25.11.6"}, "licenses", "warning", "upgrade Slurm to 25.11.7 or newer"),
     ],
 )
 def test_settings_that_do_not_match_the_config(licensed, values, name, level, words):

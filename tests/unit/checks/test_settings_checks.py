@@ -153,3 +153,12 @@ def test_slurm_must_not_kill_prolog(limit_s, acquire_s, level):
     """A PrologEpilogTimeout below --acquire-timeout and its grace would kill Prolog and drain the node."""
     settings, options = settings_of(PrologEpilogTimeout=limit_s), options_of(acquire_timeout_s=float(acquire_s))
     assert next(settings_checks.check_timeouts(settings, options)).level == level
+
+
+@pytest.mark.parametrize(
+    ("value", "option", "found"),
+    [("1", "requeue", {"JobRequeue": "ok"}), ("0", "requeue", {"JobRequeue": "warning"}), ("0", "fail", {})],
+)
+def test_a_site_whose_jobs_are_not_requeued(value, option, found):
+    options = options_of(on_unavailable=option)
+    assert levels(settings_checks.check_requeue(settings_of(JobRequeue=value), options)) == found

@@ -41,6 +41,16 @@ def test_a_state_that_slurm_cannot_hold_is_written_as_offline(state, text, notic
     assert (found.text, found.notice) == (text, notice)
 
 
+def test_a_failed_start_names_its_job_and_its_time():
+    """Users read the state alone."""
+    written = Outage("l", 1, False, "no-answer", "job 12 on n1", "2026-11-23T06:30", 7.0, 5.0)
+    assert written.text == "offline: no-answer since 2026-11-23T06:30, says job 12 on n1"
+    assert (written.notice, written.is_of_job) == ("offline: no-answer", True)
+    assert outage.from_text("l", 1, written.text, 7.0, 5.0) == written
+    assert not Outage("l", 1, False, "paused").is_of_job
+    assert not Outage("l", 1, True, "paused", "root").is_of_job
+
+
 @given(
     by=st.from_regex(r"[A-Za-z0-9_.@\\%=-]{1,20}", fullmatch=True).filter(lambda by: by != "unknown"),
     reason=st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" =%"), min_size=1, max_size=60),
@@ -58,6 +68,7 @@ def test_a_drain_is_read_as_it_was_written(by, reason):
         ("(null)", "drained: no reason given"),
         ("", "drained: no reason given"),
         ("back on Monday", "drained: back on Monday"),
+        ("offline: paused since x, says nobody", "drained: offline: paused since x, says nobody"),
     ],
 )
 def test_a_text_that_an_admin_wrote_by_hand_is_the_reason_for_a_drain(text, notice):

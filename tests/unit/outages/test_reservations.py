@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.outages import reservations
 from qrmi_slurm.outages.outage import Outage
@@ -92,6 +93,8 @@ def test_other_reservations_keep_licenses_busy():
     found = reservations.parse("No reservations\n" + other + wrong + nodes + "ReservationName=cut")
     assert not found.outages
     assert found.busy_until_s == {"qpu_a": 1795417430, "qpu_b": 1795417430}
+    (course,) = found.others["qpu_b"]
+    assert (course.name, course.begins_s, course.ends_s) == ("weekly", 1795415630, 1795417430)
 
 
 @pytest.mark.parametrize("knows_comments", [True, False], ids=["23.02", "22.05"])
@@ -124,6 +127,34 @@ def test_the_sensors_reservation_is_renewed_in_time(slurm):
     slurm.reservations["qpu_out_qpu_a"] = {}
     assert reservations.put(offline(), having(before), CONF, NOW_S)
     assert slurm.changes == ["update ReservationName=qpu_out_qpu_a EndTime=now+60minutes"]
+
+
+@pytest.mark.parametrize("knows_comments", [True, False], ids=["24.11", "22.05"])
+def test_the_sensor_adopts_the_reservation_of_a_failed_start(slurm, knows_comments):
+    """It gets the sensor's hour, and its word where Slurm can change that without a gap."""
+    slurm.knows_comments = knows_comments
+    slurm.licenses["qpu_a"] = (1, 0)
+    slurm.now_s = NOW_S
+    by_job = Outage("qpu_a", 1, False, "no-answer", "job 12 on n1", "2026-11-23T06:30")
+    assert reservations.put_new(by_job, having(), CONF, Deadline.after(5))
+    assert not reservations.put_new(by_job, reservations.read(CONF), CONF, Deadline.after(5))
+    assert only(reservations.read(CONF)).ends_s == NOW_S + 300
+    assert reservations.put(offline("unreachable"), reservations.read(CONF), CONF, NOW_S)
+    after = only(reservations.read(CONF))
+    assert after.ends_s == NOW_S + 3600
+    assert after.text == (offline("unreachable") if knows_comments else by_job).text
+    assert not reservations.put(offline("unreachable"), reservations.read(CONF), CONF, NOW_S)
+    assert not [change for change in slurm.changes if change.startswith("delete")]
+
+
+def test_a_failed_start_at_the_same_moment_does_not_undo_a_drain(slurm):
+    """Its reservation comes between the question and the admin's: that one takes it over."""
+    slurm.licenses["qpu_a"] = (1, 0)
+    slurm.now_s = NOW_S
+    by_job = Outage("qpu_a", 1, False, "no-answer", "job 12 on n1", "2026-11-23T06:30")
+    assert reservations.put_new(by_job, having(), CONF, Deadline.after(5))
+    assert reservations.put(drained(), having(), CONF, NOW_S)
+    assert only(reservations.read(CONF)).matches(drained())
 
 
 def test_a_new_count_in_slurm_conf_replaces_the_reservation(slurm):

@@ -82,6 +82,17 @@ def test_resume_while_the_service_is_down(counted, slurm, run, sense, set_states
     assert run("resume", "a")[1] == "a: in service\n"
 
 
+def test_what_a_failed_start_took_out_can_be_resumed_and_drained(counted, slurm, run, set_states):
+    """An admin knows better than a job; an offline QPU that the sensor has seen stays out, as after a drain."""
+    set_states(counted, a="Online")
+    text = "offline: no-answer since 2026-11-23T06:30, says job 12 on n1"
+    by_job = {"Licenses": "qpu_a:1", "Comment": text, "EndTime": "now+5minutes"}
+    slurm.reservations["qpu_out_qpu_a"] = dict(by_job)
+    assert run("resume", "a")[1] == "a: in service\n"
+    slurm.reservations["qpu_out_qpu_a"] = dict(by_job)
+    assert run("drain", "a", "--reason", "x")[1] == "a: drained: x\n"
+
+
 def test_json_of_drain(counted, slurm, run, set_states):
     """Programs get each license with its QPUs, and why Slurm refused."""
     set_states(counted, a="Online", b="Online")

@@ -198,3 +198,39 @@ def test_an_existing_catalogue_is_kept_current(counted, sense, run, set_states):
     assert '"drained: new key"' in path.read_text()
     run("resume", "b")
     assert "new key" not in path.read_text()
+
+
+BY_JOB = "offline: no-answer since 2026-11-23T06:30, says job 12 on n1"
+
+
+def told(slurm, age_s=60.0):
+    """Let a failed start have taken qpu_a out of service."""
+    slurm.now_s = time.time() - age_s
+    slurm.reservations["qpu_out_qpu_a"] = {"Licenses": "qpu_a:1", "Comment": BY_JOB, "EndTime": "now+5minutes"}
+
+
+def test_what_a_failed_start_took_out_comes_back_when_the_qpu_is_online(counted, slurm, sense, set_states):
+    set_states(counted, a="Online")
+    told(slurm)
+    assert sense()["changes"] == [{"license": "qpu_a", "qpus": ["a"], "notice": ""}]
+    assert not slurm.reservations
+
+
+def test_an_answer_that_may_be_older_than_the_failure_does_not_bring_it_back(counted, slurm, sense, set_states):
+    set_states(counted, a="Online")
+    told(slurm, age_s=-1.0)
+    assert sense()["out"] == {"a": "offline: no-answer"}
+    assert slurm.changes == []
+
+
+def test_what_a_failed_start_took_out_stays_out_until_the_qpu_answers(counted, slurm, sense, set_states):
+    """Also at the first missing answer, which takes nothing out by itself; from then on it is the sensor's."""
+    set_states(counted, a=None)
+    told(slurm)
+    assert sense()["out"] == {"a": "offline: no-answer"}
+    assert slurm.changes == ["update ReservationName=qpu_out_qpu_a EndTime=now+60minutes"]
+    assert sense()["out"] == {"a": "offline: unreachable"}
+    set_states(counted, a="Paused")
+    assert sense()["out"] == {"a": "offline: paused"}
+    set_states(counted, a="Online")
+    assert sense()["out"] == {}

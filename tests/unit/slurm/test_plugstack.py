@@ -28,7 +28,7 @@ def test_a_full_line_is_read(etc):
     (etc / "plugstack.conf").write_text(
         "# site\nrequired other.so a b\n"
         "optional\t/usr/lib/slurm/spank_qrmi.so /c.json --state-dir=/s --acquire-timeout=2.5 --release-timeout=7"
-        " --require=all --env:HTTPS_PROXY=http://p:1 --env:EMPTY=  # why\n"
+        " --require=all --on-unavailable=fail --requeue-limit=0.5 --env:HTTPS_PROXY=http://p:1 --env:EMPTY=  # why\n"
     )
     assert plugstack.read(etc / "slurm.conf") == SiteOptions(
         config_path=Path("/c.json"),
@@ -36,6 +36,8 @@ def test_a_full_line_is_read(etc):
         acquire_timeout_s=2.5,
         release_timeout_s=7.0,
         require="all",
+        on_unavailable="fail",
+        requeue_limit_h=0.5,
         env={"HTTPS_PROXY": "http://p:1", "EMPTY": ""},
         source=f"{etc}/plugstack.conf:3",
         slurm_conf=etc / "slurm.conf",
@@ -121,6 +123,15 @@ def test_a_form_feed_in_a_comment_does_not_end_its_line(etc):
         "--require",
         "--require=most",
         "--require=ANY",
+        "--on-unavailable",
+        "--on-unavailable=wait",
+        "--requeue-limit",
+        "--requeue-limit=0",
+        "--requeue-limit=0.0001",
+        "--requeue-limit=-1",
+        "--requeue-limit=8785",
+        "--requeue-limit=24h",
+        "--requeue-limit=inf",
         "--state-dir",
         "--state-dir=",
         "--state-dir=var",
@@ -146,7 +157,22 @@ def test_an_invalid_option_is_an_error_that_names_the_line(argument):
         options_of("/c.json", argument)
 
 
-@pytest.mark.parametrize("option", ["--state-dir=/s", "--acquire-timeout=3", "--release-timeout=3", "--require=all"])
+def test_a_limit_of_zero_says_what_to_write_instead():
+    with pytest.raises(PlugstackError, match=r"--requeue-limit=0 .* need --on-unavailable=fail"):
+        options_of("--requeue-limit=0")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--state-dir=/s",
+        "--acquire-timeout=3",
+        "--release-timeout=3",
+        "--require=all",
+        "--on-unavailable=fail",
+        "--requeue-limit=3",
+    ],
+)
 def test_an_option_given_twice_is_an_error(option):
     with pytest.raises(PlugstackError, match="twice"):
         options_of(option, option)
@@ -167,9 +193,12 @@ def test_every_argument_is_used_or_refused_never_ignored(arguments):
         str(options.config_path),
         f"--state-dir={options.state_dir}",
         f"--require={options.require}",
+        f"--on-unavailable={options.on_unavailable}",
         *(f"--env:{name}={value}" for name, value in options.env.items()),
     }
-    assert all(word in heard or "timeout" in word or word.startswith("--state-dir=/") for word in said)
+    assert all(
+        word in heard or "timeout" in word or "limit" in word or word.startswith("--state-dir=/") for word in said
+    )
 
 
 @given(st.floats(0.001, plugstack.MAX_TIMEOUT_S).map(lambda seconds: f"{seconds:.3f}"))
