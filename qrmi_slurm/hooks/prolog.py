@@ -117,7 +117,7 @@ def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> No
     reason = "an internal error; please tell an admin"
     try:
         if refusal is not None:
-            raise refusal
+            raise _put_back(job, options, folder, log, refusal)
         _acquire(job, options, folder, log, left_s)
         reason = ""
     except QrmiSlurmError as error:
@@ -127,6 +127,19 @@ def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> No
         if reason:  # for TaskProlog; where even that cannot be written, TaskProlog reports missing exports
             with contextlib.suppress(QrmiSlurmError):
                 folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
+
+
+def _put_back(
+    job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, refusal: NodeBusyError
+) -> NodeBusyError:
+    """Let a job wait in the queue that found no place on its node; return what its tasks are told if it cannot."""
+    from qrmi_slurm.failure import Failure, Kind  # only where a node is busy
+    from qrmi_slurm.hooks import requeue
+    from qrmi_slurm.hooks.hook_run import HookRun
+
+    run = HookRun(options, folder, log, Deadline.after(HOOK_GRACE_S))
+    why_not = requeue.put_back(job, run, [Failure(Kind.NO_ANSWER, job.selection_text, refusal.message)])
+    return NodeBusyError(f"{refusal.message}; {why_not}") if why_not else refusal
 
 
 def _left_s(options: SiteOptions, waited_s: float) -> float:

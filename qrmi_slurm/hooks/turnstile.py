@@ -38,7 +38,7 @@ _MAX_LANES: Final = 16
 _LANE_FD: Final = 9
 
 # What is left for the acquisition itself after the longest wait, in seconds, if that is not more than half of it all.
-_ACQUIRING_S: Final = 10.0
+_ACQUIRING_S: Final = 5.0
 
 # How soon to look for a place again, at first and later. Of each user only so many look as there are lanes.
 _FIRST_PAUSE_S: Final = 0.01

@@ -627,7 +627,7 @@ OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
     qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.earlier
     qrmi_slurm.hooks.job_environment qrmi_slurm.hooks.job_facts qrmi_slurm.hooks.planning qrmi_slurm.hooks.prolog
-    qrmi_slurm.hooks.rounds
+    qrmi_slurm.failure qrmi_slurm.hooks.rounds
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,

@@ -196,7 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crowd = run(site, chosen.jobs)
             print(crowd, flush=True)
             if chosen.keep_log is not None:
-                chosen.keep_log.write_text("\n".join(_slurmctld_log(site.cluster)) + "\n" + site.cluster.slurmd_log("n1"))
+                chosen.keep_log.write_text(
+                    "\n".join(_slurmctld_log(site.cluster)) + "\n" + site.cluster.slurmd_log("n1")
+                )
             for line in crowd.started_again[:3]:
                 print(f"  slurmctld     {line}")
             most = PROCESSES_PER_CPU * len(os.sched_getaffinity(0))

@@ -71,9 +71,9 @@ def test_a_prolog_has_a_place_at_work_until_it_ends(enter):
 
 
 def test_the_shells_of_later_prologs_learn_where_to_wait_and_for_how_long(enter, room):
-    """Ten seconds are for the acquisition, or half of a short time."""
+    """Five seconds are for the acquisition, or half of a short time."""
     enter(30.0)
-    assert (room / "lanes").read_text() == "2 20\n"
+    assert (room / "lanes").read_text() == "2 25\n"
     WORK.end()
     enter(4.0)
     assert (room / "lanes").read_text() == "2 2\n"
@@ -113,7 +113,7 @@ def test_its_wait_is_bounded_and_the_job_is_told_why(enter, room):
             enter(0.6)
         assert 0.25 <= time.monotonic() - began_s < 5
         with pytest.raises(NodeBusyError):
-            enter(30.0, left_s=10.0)  # its shell has waited already
+            enter(30.0, left_s=5.0)  # its shell has waited already
     assert not WORK.is_at_work
 
 
