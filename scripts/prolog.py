@@ -9,13 +9,16 @@ self=$0
 # variables with invalid names (of a QPU called ibm-x): Python reads them from this process.
 python=${self%/*}/python3
 # Of many at once, most wait here, and are no Pythons yet (hooks/turnstile.py). Whatever fails here, Python goes on.
-lanes='' wait='' room=/run/qrmi-slurm/$SLURM_CLUSTER_NAME/$SLURMD_NODENAME
-read -r lanes wait 2>/dev/null <"$room/lanes"
-case $lanes:$wait:$SLURM_JOB_UID:$SLURM_JOB_ID in
+lanes='' wait='' more='' room=/run/qrmi-slurm/$SLURM_CLUSTER_NAME/$SLURMD_NODENAME
+read -r lanes wait more 2>/dev/null <"$room/lanes"
+case $lanes:$wait:$more:$SLURM_JOB_UID:$SLURM_JOB_ID in
     :* | 0* | *::* | *: | *[!0-9:]*) ;;
     *)
-        command exec 9>>"$room/$SLURM_JOB_UID.$((SLURM_JOB_ID % lanes))" &&
-            /usr/bin/flock -w "$wait" 9
+        lane=$((SLURM_JOB_ID % lanes))
+        command exec 9>>"$room/$SLURM_JOB_UID.$lane" && { /usr/bin/flock -w "$wait" 9 || {
+            # Too late to begin. To go back into the queue, few at a time ask slurmctld, which may be as busy.
+            command exec 9>>"$room/late.$lane" && /usr/bin/flock -w "$more" 9
+        }; }
         ;;
 esac 2>/dev/null
 # Where it fails, it starts once more and leaves word of that.

@@ -32,8 +32,8 @@ LATE_NODES: Final = 16
 
 # Hooks at work at a time, for each processor of the node: those that compute, or have waited for a service for no more
 # than SLOW_S. A Prolog with one QPU takes 50 ms of a processor, and is three processes. One user leaves a quarter of
-# the places to others.
-AT_WORK_PER_CPU: Final = 4
+# the places to others, at least one.
+AT_WORK_PER_CPU: Final = 3
 _MAX_AT_WORK: Final = 1024
 SLOW_S: Final = 1.0
 
@@ -85,7 +85,9 @@ LATE: Final = Kind("late", LATE_USERS, LATE_NODES, f"calls of {{whose}} jobs on 
 def at_work(cpus: int) -> Kind:
     """Return the places of hooks at work, on a node with so many processors."""
     of_node = min(AT_WORK_PER_CPU * cpus, _MAX_AT_WORK)
-    return Kind("work", of_node - of_node // 4, of_node, "of {whose} jobs were starting on node {node} at that time")
+    return Kind(
+        "work", of_node - max(1, of_node // 4), of_node, "of {whose} jobs were starting on node {node} at that time"
+    )
 
 
 class Places:

@@ -29,16 +29,17 @@ from qrmi_slurm.slurm.plugstack import SiteOptions
 # empty after a boot; no user can make anything there. The shell has the same path.
 FOLDER: Final = Path("/run/qrmi-slurm")
 
-# What the shell reads: how many lanes each user has, and how long to wait in one, in seconds. Missing until the first
-# Prolog has run.
+# What the shell reads: how many lanes each user has, how long to wait in one, and how much longer once that is
+# over, in seconds. Missing until the first Prolog has run.
 _LANES_FILE: Final = "lanes"
 _MAX_LANES: Final = 16
 
 # The descriptor of the lane's file, which Python has from the shell.
 _LANE_FD: Final = 9
 
-# What is left for the acquisition itself after the longest wait, in seconds, if that is not more than half of it all.
-_ACQUIRING_S: Final = 5.0
+# What is left after the longest wait, in seconds, if that is not more than half of it all: for the acquisition, or for
+# going back into the queue, in which those that are too late wait for each other for half of it.
+_ACQUIRING_S: Final = 10.0
 
 # How soon to look for a place again, at first and later. Of each user only so many look as there are lanes.
 _FIRST_PAUSE_S: Final = 0.01
@@ -60,13 +61,14 @@ def enter(
         log: of the hook.
 
     Raises:
-        NodeBusyError: too many others were working all that time.
+        NodeBusyError: too many others were working all that time. It stays in its lane until it ends.
     """
     folder = _folder(environment)
     latest_s = _longest_wait_s(options.acquire_timeout_s)
     try:
         cpus = len(os.sched_getaffinity(0))
-        _publish(folder, f"{min(cpus, _MAX_LANES)} {int(latest_s)}\n")
+        late_s = (options.acquire_timeout_s - latest_s) / 2
+        _publish(folder, f"{min(cpus, _MAX_LANES)} {int(latest_s)} {int(late_s)}\n")
         node, kind = Node(folder, job.node, job.uid), at_work(cpus)
         pause_s = _FIRST_PAUSE_S
         while lack := WORK.begin(node, kind):
@@ -76,8 +78,7 @@ def enter(
             pause_s = min(2 * pause_s, _LAST_PAUSE_S)
     except (OSError, RecordError) as error:
         log.warning("no-turnstile", reason=error)
-    finally:
-        _leave_lane(folder)
+    _leave_lane(folder)
 
 
 def enter_at_once(job: JobContext, environment: Mapping[str, str]) -> None:

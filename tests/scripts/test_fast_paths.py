@@ -230,7 +230,7 @@ WAITING = {**QPU_HOOK, "SLURM_JOB_UID": "1000", "SLURM_CLUSTER_NAME": "here", "S
 def test_a_prolog_waits_in_the_lane_of_its_user_before_python_starts(folder, room, shell):
     script = folder.path / NAMES["prolog"]
     script.write_text(script.read_text().replace("#!/bin/sh", f"#!/bin/{shell}"))
-    (room / "lanes").write_text("5 60\n")
+    (room / "lanes").write_text("5 60 1\n")
     folder.python("")
     with (room / "1000.2").open("w") as lane:  # job 12
         fcntl.flock(lane, fcntl.LOCK_EX)
@@ -245,17 +245,32 @@ def test_a_prolog_waits_in_the_lane_of_its_user_before_python_starts(folder, roo
 
 def test_python_has_the_lock_of_the_lane_from_its_shell(folder, room):
     """And may unlock it while the shell has the file open."""
-    (room / "lanes").write_text("1 60\n")
+    (room / "lanes").write_text("1 60 1\n")
     lane = f'"{room}/1000.0"'
     folder.python(f"flock -n {lane} true && exit 1\nflock -u 9 && exec 9>&- && flock -n {lane} echo free")
     assert folder.run("prolog", WAITING).stdout == "free\n"
 
 
 def test_a_wait_ends_after_its_time(folder, room):
-    (room / "lanes").write_text("1 0\n")
+    (room / "lanes").write_text("1 0 0\n")
     with (room / "1000.0").open("w") as lane:
         fcntl.flock(lane, fcntl.LOCK_EX)
         assert folder.run("prolog", WAITING).returncode == 0
+    assert folder.python_runs == 1
+
+
+def test_those_that_are_too_late_go_on_one_after_the_other(folder, room):
+    """Each asks slurmctld to put its job back."""
+    (room / "lanes").write_text("1 0 60\n")
+    with (room / "1000.0").open("w") as lane, (room / "late.0").open("w") as late:
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        fcntl.flock(late, fcntl.LOCK_EX)
+        waiting = subprocess.Popen([folder.path / NAMES["prolog"]], env=WAITING)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        assert folder.python_runs == 0
+        fcntl.flock(late, fcntl.LOCK_UN)
+        assert waiting.wait(20) == 0
     assert folder.python_runs == 1
 
 
@@ -265,16 +280,16 @@ def test_a_wait_ends_after_its_time(folder, room):
         (None, {}),
         ("", {}),
         ("\n", {}),
-        ("0 5\n", {}),
-        ("-1 5\n", {}),
-        ("5\n", {}),
-        ("x 5\n", {}),
-        ("5 x\n", {}),
-        ("5 5 5\n", {}),
-        ("5 5\n", {"SLURM_JOB_ID": ""}),
-        ("5 5\n", {"SLURM_JOB_ID": "12 % 0"}),
-        ("5 5\n", {"SLURM_JOB_UID": "../1"}),
-        ("5 5\n", {"SLURM_CLUSTER_NAME": ""}),
+        ("0 5 1\n", {}),
+        ("-1 5 1\n", {}),
+        ("5 5\n", {}),
+        ("x 5 1\n", {}),
+        ("5 x 1\n", {}),
+        ("5 5 5 5\n", {}),
+        ("5 5 1\n", {"SLURM_JOB_ID": ""}),
+        ("5 5 1\n", {"SLURM_JOB_ID": "12 % 0"}),
+        ("5 5 1\n", {"SLURM_JOB_UID": "../1"}),
+        ("5 5 1\n", {"SLURM_CLUSTER_NAME": ""}),
         ("folder", {}),
         ("no lane", {}),
     ],
@@ -287,7 +302,7 @@ def test_without_a_lane_a_prolog_goes_on(folder, room, lanes, environment, shell
     if lanes == "folder":
         (room / "lanes").mkdir()
     elif lanes == "no lane":
-        (room / "lanes").write_text("5 5\n")
+        (room / "lanes").write_text("5 5 1\n")
         (room / "1000.2").mkdir()
     elif lanes is not None:
         (room / "lanes").write_text(lanes)

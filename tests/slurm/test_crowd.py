@@ -20,6 +20,7 @@ from slurm.standins import Services
 from standins.resources import resource
 
 JOBS = 40
+TIMEOUT_S = 12
 CPUS = len(os.sched_getaffinity(0))
 AT_WORK = places.at_work(CPUS)
 SCRIPT = "#!/bin/sh\necho ran\n"
@@ -36,8 +37,17 @@ def shared() -> Iterator[Site]:
 @pytest.fixture
 def site(shared: Site) -> Site:
     """Return it without jobs."""
+    shared.cluster.slurm("scancel", f"--user={shared.cluster.users[0].name}")
+    shared.cluster.wait_nodes_idle(60)
     shared.reset()
     return shared
+
+
+@pytest.fixture
+def quick(site: Site) -> Site:
+    """Return it with Prologs that do not wait long for a service that hangs."""
+    site.plugstack(site.plugstack_line(f"--acquire-timeout={TIMEOUT_S}"))
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +60,14 @@ def test_each_of_many_jobs_acquires_once_and_few_hooks_work_at_a_time(site: Site
     """slurmd has time to answer slurmctld, which then starts no job twice."""
     found = crowd.run(site, JOBS)
     assert (found.acquisitions, found.completed, found.started_again) == (JOBS, JOBS, ()), str(found)
-    assert found.processes.at_work <= crowd.PROCESSES_PER_CPU * CPUS, str(found)
-    # Those at work with a call each; those that look for a place; and as many that are just ending.
-    assert found.processes.by_hook["prolog"] <= 2 * AT_WORK.of_node + 2 * CPUS, str(found)
+    assert found.processes.by_hook["prolog"] <= crowd.PROCESSES_PER_CPU * CPUS, str(found)
+    # A machine with many processors has places for all of them.
+    assert found.processes.waiting > 0 or AT_WORK.of_user > JOBS / 2, str(found)
 
 
-def test_another_users_job_does_not_wait_for_a_crowd_of_calls_that_hang(site: Site, services: Services) -> None:
+def test_another_users_job_does_not_wait_for_a_crowd_of_calls_that_hang(quick: Site, services: Services) -> None:
     """It starts and ends while all of the crowd's Prologs still wait for their services."""
+    site = quick
     hanging = resource("ibm-quantum-compute-service", f"{services.url}/hang")
     site.config([*({**hanging, "name": name} for name in HANGING), site.emulator.resource("ibm_demo")])
     first, second = site.cluster.users
@@ -80,8 +91,9 @@ def call_pids_of(uid: int) -> list[int]:
     return found
 
 
-def test_a_user_who_stops_their_calls_keeps_no_place_at_work(site: Site, services: Services) -> None:
+def test_a_user_who_stops_their_calls_keeps_no_place_at_work(quick: Site, services: Services) -> None:
     """Nor has any of these processes one of the locks open, or can the user open one."""
+    site = quick
     empty = {**resource("ibm-quantum-compute-service", "http://127.0.0.1:1"), "name": "own", "environment": {}}
     site.config([empty, site.emulator.resource("ibm_demo")])
     theirs = resource("ibm-quantum-compute-service", f"{services.url}/hang")["environment"]

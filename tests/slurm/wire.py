@@ -1,6 +1,8 @@
 """The wire to slurmctld: counts what commands send and receive, as the network sees it."""
 
+import contextlib
 import re
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -67,17 +69,19 @@ def _serve(server: socket.socket, port: int, wire: Wire) -> None:
         except OSError:  # the end
             return
         wire.note(1, 0)
-        slurmctld = socket.create_connection(("127.0.0.1", port))
-        for source, target in ((client, slurmctld), (slurmctld, client)):
-            threading.Thread(target=_pass_on, args=(source, target, wire), daemon=True).start()
+        threading.Thread(target=_relay, args=(client, port, wire), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, target: socket.socket, wire: Wire) -> None:
-    """Pass on what one side sends, to its end."""
-    try:
-        while piece := source.recv(PIECE_BYTES):
-            wire.note(0, len(piece))
-            target.sendall(piece)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # the other side has closed it
+def _relay(client: socket.socket, port: int, wire: Wire) -> None:
+    """Pass on what both sides send, until both have ended."""
+    with client, socket.create_connection(("127.0.0.1", port)) as slurmctld:
+        target_of = {client: slurmctld, slurmctld: client}
+        with contextlib.suppress(OSError):  # one side has closed it
+            while target_of:
+                for source in select.select(list(target_of), [], [])[0]:
+                    piece = source.recv(PIECE_BYTES)
+                    wire.note(0, len(piece))
+                    if piece:
+                        target_of[source].sendall(piece)
+                    else:
+                        target_of.pop(source).shutdown(socket.SHUT_WR)

@@ -188,7 +188,7 @@ def test_late_calls_have_places_of_their_own_and_fewer(tmp_path):
 # --- hooks at work -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cpus", "of_user", "of_node"), [(1, 3, 4), (2, 6, 8), (128, 384, 512), (1000, 768, 1024)])
+@pytest.mark.parametrize(("cpus", "of_user", "of_node"), [(1, 2, 3), (2, 5, 6), (128, 288, 384), (1000, 768, 1024)])
 def test_one_user_leaves_a_quarter_of_the_places_at_work_to_the_others(cpus, of_user, of_node):
     kind = places.at_work(cpus)
     assert (kind.of_user, kind.of_node) == (of_user, of_node)
@@ -199,7 +199,7 @@ def test_a_hook_has_one_place_at_work_until_it_gives_it_back(tmp_path):
     assert work.begin(node, kind) == ""
     assert work.is_at_work
     with other_process(node, 9, kind) as taken:
-        assert taken == 2
+        assert taken == 1
         work.end()
         assert not work.is_at_work
         assert Work().begin(node, kind) == ""
@@ -209,21 +209,21 @@ def test_a_hook_has_one_place_at_work_until_it_gives_it_back(tmp_path):
 def test_the_lack_of_a_place_at_work_is_said(tmp_path):
     node, kind = Node(tmp_path, "n1", 1000), places.at_work(1)
     with other_process(node, 9, kind):
-        assert Work().begin(node, kind) == "3 of your jobs were starting on node n1 at that time"
+        assert Work().begin(node, kind) == "2 of your jobs were starting on node n1 at that time"
         with other_process(node._replace(uid=1001), 9, kind) as taken:
             assert taken == 1
-            assert Work().begin(node._replace(uid=7), kind) == "4 of other jobs were starting on node n1 at that time"
+            assert Work().begin(node._replace(uid=7), kind) == "3 of other jobs were starting on node n1 at that time"
 
 
 def test_an_epilog_takes_a_place_if_there_is_one_and_half_of_them_at_most(tmp_path):
     node, kind = Node(tmp_path, "n1", 1000), places.at_work(2)
-    with other_process(node._replace(uid=places._EPILOGS), 9, kind._replace(of_user=4)) as taken:
-        assert taken == 4
+    with other_process(node._replace(uid=places._EPILOGS), 9, kind._replace(of_user=3)) as taken:
+        assert taken == 3
         epilog = Work()
         epilog.begin_epilog(node, kind)
         assert not epilog.is_at_work
         with other_process(node, 9, kind) as prologs:
-            assert prologs == 4
+            assert prologs == 3
 
 
 def test_places_at_work_and_those_of_calls_are_apart(tmp_path):
