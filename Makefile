@@ -19,7 +19,7 @@ PYTEST := $(IN_ENVIRONMENT) python -I -m pytest $(WORKERS)
 WITH_HELPERS := PYTHONPATH="$(CURDIR)/tests"
 
 # A Debian without Python: all else is installed by Python.
-setup demo docs bench vm soak fuzz lock licenses sbom audit newer-qrmi test test-unit test-slurm test-booted lint: | $(PYTHON)
+setup demo docs bench vm soak crowd fuzz lock licenses sbom audit newer-qrmi test test-unit test-slurm test-booted lint: | $(PYTHON)
 $(PYTHON):
 	@echo "  setup     installing Debian's Python"
 	@apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends python3 >/dev/null
@@ -73,6 +73,11 @@ JOBS ?= 300
 .PHONY: soak
 soak:  ## run JOBS=300 short QPU jobs while calls fail and processes die; nothing may leak or drain
 	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P -m slurm.soak --jobs $(JOBS)
+
+CROWD ?= 200
+.PHONY: crowd
+crowd:  ## start CROWD=200 QPU jobs on one node at once; each has to acquire once, and few hooks may work at a time
+	@$(WITH_HELPERS) $(IN_ENVIRONMENT) python -P -m slurm.crowd --jobs $(CROWD) $(ARGS)
 
 MINUTES ?= 5
 .PHONY: fuzz

@@ -50,6 +50,10 @@ class BrokerError(QrmiSlurmError):
     """A job's credential broker cannot be started."""
 
 
+class NodeBusyError(QrmiSlurmError):
+    """Too many hooks work on this node for one more; a later start of the job may find it otherwise."""
+
+
 class RecordError(QrmiSlurmError):
     """A job's record cannot be read or written."""
 

@@ -89,7 +89,7 @@ def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
         path.chmod(mode)
 
 
-def read(path: Path, max_bytes: int = -1) -> bytes:
+def read(path: Path | str, max_bytes: int = -1) -> bytes:
     """Return a file's content, or its first `max_bytes`; a symbolic link is not followed.
 
     Raises:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from qrmi_slurm.deadline import Deadline
@@ -32,6 +33,16 @@ class Done(NamedTuple):
     exit_code: int
     stdout: bytes
     stderr: bytes
+
+
+def age_s(pid: int) -> float:
+    """Return how long a process has been running, in seconds; 0 where the kernel does not say."""
+    try:
+        # proc_pid_stat(5): pid, (name), state, ...; the start is the 22nd, in clock ticks since boot.
+        ticks = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def reap(pid: int, deadline: Deadline) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
-from qrmi_slurm.calls.places import AT_ONCE, Node, Service, Turns, service_of
+from qrmi_slurm.calls.places import AT_ONCE, SLOW_S, WORK, Node, Service, Turns, service_of
 from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import Deadline
@@ -43,8 +43,10 @@ _LOGIN_FAILED: Final = "Token renewal failed"
 # How long poll(2) waits at once; it takes no more than 24 days.
 _MAX_POLL_MS: Final = 60_000
 
-# How soon to look again for a free place on the node.
+# How soon to look again for a free place on the node, at first and later: each of forty Prologs that look tries all
+# places of its user's.
 _LOOK_AGAIN_S: Final = 0.03
+_LAST_LOOK_S: Final = 0.24
 
 # A call that had to wait is not begun with less time than this left, in seconds: it would be killed, and nobody would
 # know what its service has done by then.
@@ -119,11 +121,13 @@ def run(
     reaper = _Reaper()
     left_s = timeout_s
     least_s = min(_LEAST_S, timeout_s / 2)
+    slow_s = time.monotonic() + SLOW_S
+    look_s = _LOOK_AGAIN_S
     try:
         while left_s > 0:
             may_begin = left_s >= least_s
             while may_begin and (number := turns.next()) is not None:
-                call = calls[number]
+                call, look_s = calls[number], _LOOK_AGAIN_S
                 try:
                     may_be_late = on_late is not None and _may_have_opened(call)
                     children.append(_start(number, call, ca_variables, left_s, may_be_late=may_be_late))
@@ -134,7 +138,15 @@ def run(
                     on_answers([Answer(call, Verdict.REFUSED, None, reason, 0.0, ())])
             if not children and not (may_begin and turns.needs_place):
                 break
-            ended = pipes.read(min(left_s, _LOOK_AGAIN_S) if may_begin and turns.needs_place else left_s)
+            wait_s = left_s
+            if may_begin and turns.needs_place:
+                wait_s = min(wait_s, look_s)
+                look_s = min(2 * look_s, _LAST_LOOK_S)
+            if WORK.is_at_work:  # one that only waits makes room for others
+                wait_s = min(wait_s, max(slow_s - time.monotonic(), 0.0))
+            ended = pipes.read(wait_s)
+            if time.monotonic() >= slow_s:
+                WORK.end()
             for child_ in ended:
                 children.remove(child_)
                 turns.end(child_.number)

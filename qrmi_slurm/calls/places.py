@@ -1,8 +1,8 @@
-"""The places: how many calls to QRMI run at a time, of one hook, of one user and of one node.
+"""The places: how many calls to QRMI run at a time, of one hook, one user and one node; and how many hooks work.
 
 A selection of one character may come to hundreds of QPUs, and a job array to hundreds of Prologs; each call is a
 process of root's and some requests to a service. Calls that release need no place on the node, so that they never wait
-for others.
+for others; nor does an Epilog, though it takes one if there is one, so that Prologs begin later.
 """
 
 import errno
@@ -30,9 +30,19 @@ NODES: Final = 64
 LATE_USERS: Final = 8
 LATE_NODES: Final = 16
 
+# Hooks at work at a time, for each processor of the node: those that compute, or have waited for a service for no more
+# than SLOW_S. A Prolog with one QPU takes 50 ms of a processor, and is three processes. One user leaves a quarter of
+# the places to others, at least one.
+AT_WORK_PER_CPU: Final = 3
+_MAX_AT_WORK: Final = 1024
+SLOW_S: Final = 1.0
+
 # In the state directory; no cluster's name begins with a dot. A node's places are bytes of a file that are locked,
 # first the node's and then each user's: the kernel unlocks them when their process ends, however it ends.
 _FOLDER: Final = ".places"
+
+# All Epilogs of a node count as one user, whose uid nobody has.
+_EPILOGS: Final = 1 << 32
 
 Service = tuple[str, ...]
 
@@ -51,18 +61,46 @@ class Node(NamedTuple):
     uid: int
 
 
+class Kind(NamedTuple):
+    """What places are for.
+
+    Args:
+        file: the first part of their file's name.
+        of_user: how many one user has at a time.
+        of_node: how many all users have; no fewer.
+        what: those that have them, for messages.
+    """
+
+    file: str
+    of_user: int
+    of_node: int
+    what: str
+
+
+_WAITING: Final = "still waiting for an answer"
+CALLS: Final = Kind("node", USERS, NODES, f"calls of {{whose}} jobs on node {{node}} were {_WAITING}")
+LATE: Final = Kind("late", LATE_USERS, LATE_NODES, f"calls of {{whose}} jobs on node {{node}} were {_WAITING}")
+
+
+def at_work(cpus: int) -> Kind:
+    """Return the places of hooks at work, on a node with so many processors."""
+    of_node = min(AT_WORK_PER_CPU * cpus, _MAX_AT_WORK)
+    return Kind(
+        "work", of_node - max(1, of_node // 4), of_node, "of {whose} jobs were starting on node {node} at that time"
+    )
+
+
 class Places:
     """The places that this process has on its node.
 
     Args:
-        node: where; of one node there may be only one of these in a process.
-        are_late: whether they are for calls that go on without their Prolog.
+        node: where; of one node there may be only one of these in a process, for each kind.
+        kind: what they are for.
     """
 
-    def __init__(self, node: Node, *, are_late: bool = False) -> None:
+    def __init__(self, node: Node, kind: Kind = CALLS) -> None:
         self._node = node
-        self._file = f"{'late' if are_late else 'node'}-{node.name}"
-        self._of_user, self._of_node = (LATE_USERS, LATE_NODES) if are_late else (USERS, NODES)
+        self._kind = kind
         self._fd: int | None = None
         self._users: list[int] = []  # one more than `_nodes` while waiting for the node
         self._nodes: list[int] = []
@@ -74,19 +112,16 @@ class Places:
         Raises:
             RecordError: the file of the places cannot be used.
         """
+        kind = self._kind
         if len(self._users) == len(self._nodes):
-            place = self._lock_one((self._node.uid + 1) * NODES, self._of_user)
+            place = self._lock_one((self._node.uid + 1) * _MAX_AT_WORK, kind.of_user)
             if place is None:
-                self.lack = (
-                    f"{self._of_user} calls of your jobs on node {self._node.name} were still waiting for an answer"
-                )
+                self.lack = f"{kind.of_user} {kind.what.format(whose='your', node=self._node.name)}"
                 return False
             self._users.append(place)
-        place = self._lock_one(0, self._of_node)
+        place = self._lock_one(0, kind.of_node)
         if place is None:
-            self.lack = (
-                f"{self._of_node} calls of other jobs on node {self._node.name} were still waiting for an answer"
-            )
+            self.lack = f"{kind.of_node} {kind.what.format(whose='other', node=self._node.name)}"
             return False
         self._nodes.append(place)
         return True
@@ -133,7 +168,50 @@ class Places:
 
     @property
     def _path(self) -> Path:
-        return self._node.state_dir / _FOLDER / self._file
+        return self._node.state_dir / _FOLDER / f"{self._kind.file}-{self._node.name}"
+
+
+class Work:
+    """The place at work of this process, a hook. It is given back when the hook begins to wait for others for long."""
+
+    def __init__(self) -> None:
+        self._places: Places | None = None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it has a place."""
+        return self._places is not None
+
+    def begin(self, node: Node, kind: Kind) -> str:
+        """Take a place; return what there is a lack of, empty where there was one.
+
+        Raises:
+            RecordError: the file of the places cannot be used.
+        """
+        places = Places(node, kind)
+        if not places.take():
+            places.close()
+            return places.lack
+        self._places = places
+        return ""
+
+    def begin_epilog(self, node: Node, kind: Kind) -> None:
+        """Take a place if there is one: half of them at most are for Epilogs.
+
+        Raises:
+            RecordError: the file of the places cannot be used.
+        """
+        self.begin(node._replace(uid=_EPILOGS), kind._replace(of_user=max(1, kind.of_node // 2)))
+
+    def end(self) -> None:
+        """Give the place back, if there is one."""
+        if self._places is not None:
+            self._places.close()
+        self._places = None
+
+
+# A process is one hook, or none: what begins to wait need not know whose work it does.
+WORK: Final = Work()
 
 
 class Turns:

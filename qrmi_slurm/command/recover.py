@@ -42,11 +42,12 @@ def recover(
 ) -> None:
     """Release what the hooks could not: failed releases, and QPUs of jobs that have ended.
 
-    Slurm is asked about jobs that hold a QPU; once an hour about jobs whose folder holds none; about no others.
+    Slurm is asked about jobs that hold a QPU and have no step on their node; once an hour about the others.
     """
-    from qrmi_slurm.hooks.recover import Mode, run
+    from qrmi_slurm.hooks.recover import Mode, Slurm, run
 
-    results = run(site.options(state_dir), site.here(), site.jobs, Mode(dry_run=dry_run, now=now))
+    slurm = Slurm(site.jobs, site.living)
+    results = run(site.options(state_dir), site.here(), slurm, Mode(dry_run=dry_run, now=now))
     show = print_json if as_json else print_text
     show(results, sys.stdout, dry_run=dry_run)
     if any(result.is_left for result in results):

@@ -74,8 +74,7 @@ def _find(state_dir: Path, job_id: int, cluster: str | None) -> "list[Item]":
     """
     from qrmi_slurm.state import inventory
 
-    items = [item for item in inventory.read(state_dir) if item.folder.job_id == job_id]
-    items = [item for item in items if cluster in (None, item.folder.cluster)]
+    items = [item for item in inventory.of_job(state_dir, job_id) if cluster in (None, item.folder.cluster)]
     if not items:
         raise RecordError(f"there is no record of job {job_id} in {state_dir}", "see: qrmi-slurm status")
     clusters = list(dict.fromkeys(item.folder.cluster for item in items))

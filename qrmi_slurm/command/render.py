@@ -40,9 +40,12 @@ class Printer:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
+        from rich.control import strip_control_codes
 
         self._stream = stream
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._is_terminal = self._console.is_terminal
+        self._strip = strip_control_codes
 
     def line(self, *parts: str | tuple[str, str]) -> None:
         """Print one line.
@@ -50,13 +53,13 @@ class Printer:
         Args:
             parts: each a text, or a text and its rich style.
         """
-        from rich.text import Text
+        if self._is_terminal:
+            from rich.text import Text
 
-        text = Text.assemble(*parts)
-        if self._console.is_terminal:
-            self._console.print(text)
-        else:
-            self._stream.write(text.plain + "\n")
+            self._console.print(Text.assemble(*parts))
+        else:  # of 20,000 lines each costs
+            plain = "".join([part if isinstance(part, str) else part[0] for part in parts])
+            self._stream.write(self._strip(plain) + "\n")
 
     def table(self, heading: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         """Print rows in columns under a heading.

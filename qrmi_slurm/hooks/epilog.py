@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from qrmi_slurm.deadline import HOOK_GRACE_S, Deadline
 from qrmi_slurm.errors import NewerRecordError, RecordError
-from qrmi_slurm.hooks import watchdog
+from qrmi_slurm.hooks import turnstile, watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
@@ -73,6 +73,7 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         seen = None  # reported below, with the lock held
     if seen is not None and not _releases(seen, job):
         return
+    turnstile.enter_at_once(job, environment)
     if seen is not None and _is_of_later_job(seen, job):
         log.warning("record-of-a-later-job", start=seen.start_s)
         return

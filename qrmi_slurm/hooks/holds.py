@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from qrmi_slurm.calls.backend import LATE_S
+from qrmi_slurm.calls.places import WORK
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import RecordError, SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.state import inventory
+from qrmi_slurm.state.inventory import Item
 from qrmi_slurm.state.record import Ended, Entry, Record, State
 
 # How long a hold lasts where nobody knows when the session ends; each failed release renews it. recover tries again
@@ -102,29 +104,49 @@ def holder(license: str, capacity: int, own: Record, run: HookRun) -> int | None
         The id of a job; None where the QPU may be acquired.
     """
     until_s = time.monotonic() + run.deadline.left_s / 2
+    items, are_all = _mentioning(license, run), True
     while True:
-        found = _holders(license, own, run)
-        if len(found) < capacity:
+        found = _holders(license, items, own)
+        if len(found) < capacity and are_all:
             return None
+        if len(found) < capacity:  # of those that were there at first; another job may have come meanwhile
+            items, are_all = _mentioning(license, run), True
+            continue
         # An attempt that has failed is repeated by recover, later than this hook can wait.
         are_lasting = sum(entry.state is State.RELEASING and bool(entry.reason) for _, entry in found)
         if are_lasting >= capacity or time.monotonic() >= until_s:
             return found[0][0]
+        WORK.end()  # it only waits from here on
         time.sleep(_LOOK_AGAIN_S)
+        items, are_all = _read_again(items), False
 
 
-def _holders(license: str, own: Record, run: HookRun) -> list[tuple[int, Entry]]:
-    """Return what the cluster's other jobs, and earlier runs of this one, hold of a license in this state directory."""
+def _mentioning(license: str, run: HookRun) -> list[Item]:
+    """Return the records of the cluster's other jobs that may hold a license; Slurm counts for each cluster its own."""
     try:
-        items = inventory.read(run.options.state_dir)
+        items = inventory.mentioning(run.options.state_dir, run.folder.cluster, license)
     except RecordError:
-        items = []
-    own_cluster = [item for item in items if item.folder.cluster == run.folder.cluster]  # Slurm counts for each its own
-    others = [item.record for item in own_cluster if item.record is not None and item.folder.path != run.folder.path]
+        return []
+    return [item for item in items if item.folder.path != run.folder.path]
+
+
+def _read_again(items: Sequence[Item]) -> list[Item]:
+    """Return the same records as they are now; looking at all of them ten times a second would take a processor."""
+    found = []
+    for item in items:
+        try:
+            found.append(item._replace(record=item.folder.read()))
+        except RecordError:
+            continue
+    return found
+
+
+def _holders(license: str, items: Sequence[Item], own: Record) -> list[tuple[int, Entry]]:
+    """Return what the cluster's other jobs, and earlier runs of this one, hold of a license in this state directory."""
     now_s = time.time()
     return [
         (record.job_id, entry)
-        for record in (*others, own)
+        for record in (*(item.record for item in items if item.record is not None), own)
         for entry in record.entries
         if entry.license == license
         and _counts(entry)

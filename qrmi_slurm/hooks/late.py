@@ -16,7 +16,7 @@ from typing import Final
 
 from qrmi_slurm.calls import backend
 from qrmi_slurm.calls.backend import LATE_S, Child
-from qrmi_slurm.calls.places import Node, Places
+from qrmi_slurm.calls.places import LATE, Node, Places
 from qrmi_slurm.calls.protocol import Answer, Verdict
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import RecordBusyError, RecordError
@@ -117,7 +117,7 @@ def _keep_only(kept: Sequence[int]) -> None:
 
 def _with_places(children: Sequence[Child], node: Node) -> list[Child]:
     """Return the calls that have a place; the others are killed."""
-    places, found = Places(node, are_late=True), list[Child]()
+    places, found = Places(node, LATE), list[Child]()
     for child in children:
         try:
             has_place = places.take()
@@ -169,9 +169,12 @@ def _folder_of(record: Record, folder: JobFolder) -> JobFolder:
     Raises:
         RecordError: the state directory cannot be read.
     """
-    for item in inventory.read(folder.state_dir):
-        is_jobs = (item.folder.cluster, item.folder.job_id) == (folder.cluster, folder.job_id)
-        if is_jobs and item.record is not None and item.record.created_s == record.created_s:
+    for item in inventory.of_job(folder.state_dir, folder.job_id):
+        if (
+            item.folder.cluster == folder.cluster
+            and item.record is not None
+            and item.record.created_s == record.created_s
+        ):
             return item.folder
     return folder
 

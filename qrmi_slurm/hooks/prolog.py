@@ -1,12 +1,14 @@
 """Prolog: acquires the job's QPUs on its first node and leaves record and exports there; elsewhere only the folder."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from qrmi_slurm.calls.places import WORK
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
-from qrmi_slurm.errors import QrmiSlurmError
-from qrmi_slurm.hooks import watchdog
+from qrmi_slurm.errors import NodeBusyError, QrmiSlurmError
+from qrmi_slurm.hooks import turnstile, watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm import job_context, plugstack
@@ -21,17 +23,24 @@ if TYPE_CHECKING:
 # The last words have little time (watchdog.LAST_WORDS_S), of which a question to slurmctld gets half of this.
 _LAST_QUESTION_S: Final = 0.5
 
+# In a shorter time than this a hook's Python starts; only a longer one was a wait, in seconds.
+_LEAST_WAIT_S: Final = 0.5
 
-def prolog(environment: Mapping[str, str]) -> int:
+
+def prolog(environment: Mapping[str, str], waited_s: float = 0.0) -> int:
     """Run Prolog; what went wrong is in the exports, where TaskProlog finds it.
 
     Args:
         environment: what slurmd set.
+        waited_s: how long its shell has been waiting for its turn, in seconds.
 
     Returns:
         The exit status. Slurm effect: always 0.
     """
-    return guarded("prolog", _prolog, environment)
+    try:
+        return guarded("prolog", lambda environment, log: _prolog(environment, log, waited_s), environment)
+    finally:
+        WORK.end()
 
 
 def last_words(environment: Mapping[str, str], status: int) -> int:
@@ -81,10 +90,17 @@ def _tell_tasks(result: exports.Exports, job: JobContext, run: "HookRun") -> Non
         raise
 
 
-def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
+def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
-    watchdog.limit(options.acquire_timeout_s + watchdog.GRACE_S)
+    left_s = _left_s(options, waited_s)
+    watchdog.limit(left_s + watchdog.GRACE_S)
+    began_s, refusal = time.monotonic(), None
+    try:
+        turnstile.enter(job, options, environment, Deadline.after(left_s), log)
+    except NodeBusyError as error:
+        refusal = error
+    left_s = _left_s(options, waited_s + time.monotonic() - began_s)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
     if not job.is_first_node:
@@ -100,7 +116,9 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
 
     reason = "an internal error; please tell an admin"
     try:
-        _acquire(job, options, folder, log)
+        if refusal is not None:
+            raise _put_back(job, options, folder, log, refusal)
+        _acquire(job, options, folder, log, left_s)
         reason = ""
     except QrmiSlurmError as error:
         reason = error.message
@@ -111,20 +129,38 @@ def _prolog(environment: Mapping[str, str], log: HookLog) -> None:
                 folder.write_exports(exports.render(job_environment.failed(job, reason)), job.uid)
 
 
-def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog) -> None:
+def _put_back(
+    job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, refusal: NodeBusyError
+) -> NodeBusyError:
+    """Let a job wait in the queue that found no place on its node; return what its tasks are told if it cannot."""
+    from qrmi_slurm.failure import Failure, Kind  # only where a node is busy
+    from qrmi_slurm.hooks import requeue
+    from qrmi_slurm.hooks.hook_run import HookRun
+
+    run = HookRun(options, folder, log, Deadline.after(HOOK_GRACE_S))
+    why_not = requeue.put_back(job, run, [Failure(Kind.NO_ANSWER, job.selection_text, refusal.message)])
+    return NodeBusyError(f"{refusal.message}; {why_not}") if why_not else refusal
+
+
+def _left_s(options: SiteOptions, waited_s: float) -> float:
+    """Return what is left of --acquire-timeout; messages show it as it was written where there was no wait."""
+    return options.acquire_timeout_s - (waited_s if waited_s >= _LEAST_WAIT_S else 0.0)
+
+
+def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, left_s: float) -> None:
     """Acquire the job's QPUs in what is left of Prolog's time, and leave its exports."""
     # No other hook and no other node needs these.
     from qrmi_slurm.hooks import acquire, earlier
     from qrmi_slurm.hooks.hook_run import HookRun
 
-    waiting = Deadline.after(options.acquire_timeout_s)
+    waiting = Deadline.after(left_s)
 
     def run() -> HookRun:
         # Rounded: an uncontended lock costs a millisecond, and messages show the option as it was written.
         return HookRun(options, folder, log, Deadline.after((round(waiting.left_s, 1) or MIN_CALL_S) + HOOK_GRACE_S))
 
     # Epilog or recover may be releasing an earlier run; where that hangs, acquiring would hang too.
-    with folder.locked(options.acquire_timeout_s / 2, make=True):
+    with folder.locked(min(options.acquire_timeout_s / 2, waiting.left_s), make=True):
         if not earlier.make_way(job, run()):
             return
     # Another lock: what was in the folder may have moved, and its lock with it.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from qrmi_slurm.broker import launch
 from qrmi_slurm.calls.installed import import_qrmi
@@ -30,8 +30,13 @@ from qrmi_slurm.state.record import Entry, Record, State
 _FIRST_RETRY_S: Final = 30.0
 _LAST_RETRY_S: Final = 1800.0
 
-# Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often.
+# Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often. It is also asked
+# this often about a job that has a step here, and so has not ended.
 _IDLE_LOOK_S: Final = 3600.0
+
+# Nodes that share the records share the questions: what another node has found out this short a time ago is not asked
+# again. It is less than the minute between two runs on a node, so that one of them asks each minute.
+_OTHERS_LOOK_S: Final = 45.0
 
 # How long a run goes on to new records, in seconds: what falls due meanwhile has to wait for the next run, which the
 # timer starts a minute later.
@@ -91,6 +96,18 @@ class World:
         if job is None:
             return f"Slurm cannot be asked whether job {record.job_id} is running"
         return f"Job {record.job_id} is {job.state}"
+
+
+class Slurm(NamedTuple):
+    """What Slurm is asked.
+
+    Args:
+        jobs: asks slurmctld about jobs; called at most once, for those on which something depends.
+        living: asks a node's own slurmstepds which jobs have steps there; called at most once, for this node.
+    """
+
+    jobs: Callable[[Collection[int]], Mapping[int, Job] | None]
+    living: Callable[[str], Collection[int]] = lambda _node: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +269,7 @@ def _has_rebooted(record: Record, world: World) -> bool:
 def run(
     options: SiteOptions,
     here: World,
-    ask: Callable[[Collection[int]], Mapping[int, Job] | None],
+    slurm: Slurm,
     mode: Mode,
 ) -> list[Result]:
     """Release what is pending, and what belongs to jobs that have ended.
@@ -260,7 +277,7 @@ def run(
     Args:
         options: the site's.
         here: what is known without asking Slurm.
-        ask: asks Slurm about jobs; called at most once, for those on which something depends.
+        slurm: is asked about jobs.
         mode: how to work.
 
     Raises:
@@ -268,8 +285,9 @@ def run(
     """
     # The records first, then Slurm: a job that starts after the answer is not among these records.
     items = inventory.read(options.state_dir)
-    job_ids = _to_ask_about(items, here, mode, time.time())
-    runner = _Run(options, replace(here, jobs=ask(job_ids) if job_ids else {}), mode)
+    asked, living = _questions(items, here, slurm, mode)
+    told = slurm.jobs(asked) if asked else {}
+    runner = _Run(options, replace(here, jobs=None if told is None else {**living, **told}), mode, frozenset(asked))
     are_slow = [runner.is_slow(item) for item in items]
     results = runner.side_by_side([item for item, is_slow in zip(items, are_slow, strict=True) if is_slow])
     for item, is_slow in zip(items, are_slow, strict=True):
@@ -278,25 +296,44 @@ def run(
     return [result for item in items if (result := results[id(item)]) is not None]
 
 
-def _to_ask_about(items: Sequence[Item], here: World, mode: Mode, now_s: float) -> list[int]:
-    """Return the jobs about which Slurm has to be asked: each costs slurmctld two RPCs, every minute.
+def _questions(items: Sequence[Item], here: World, slurm: Slurm, mode: Mode) -> tuple[list[int], dict[int, Job]]:
+    """Return the jobs about which slurmctld has to be asked, and those that live because they have steps on this node.
+
+    Each question costs slurmctld two RPCs, every minute, from every node.
+    """
+    now_s = time.time()
+    wanted = [item for item in items if _depends_on_slurm(item, here, mode, now_s)]
+    nodes = {item.record.node for item in wanted if item.record is not None} & here.boots.keys()
+    with_steps = {node: slurm.living(node) for node in nodes}
+    living: dict[int, Job] = {}
+    asked: dict[int, None] = {}
+    for item in wanted:
+        record, job_id = item.record, item.folder.job_id
+        has_steps = record is not None and job_id in with_steps.get(record.node, ())
+        if record is not None and has_steps and now_s - item.folder.looked_at_s() < _IDLE_LOOK_S:
+            living[job_id] = Job("RUNNING", record.restart_count)
+        else:
+            asked[job_id] = None
+    return list(asked), living
+
+
+def _depends_on_slurm(item: Item, here: World, mode: Mode, now_s: float) -> bool:
+    """Tell whether what is done with a folder depends on its job.
 
     A release that is pending goes on whatever the job does. A folder in which nothing is held can wait; a job over
     many nodes has one on each of them.
     """
-
-    def depends_on_slurm(item: Item) -> bool:
-        record = item.record
-        if not here.is_own(item.folder.cluster) or item.folder.is_aside:
-            return False
-        if item.fault is not None:
-            return isinstance(item.fault, NewerRecordError)
-        if record is None or not any(entry.is_pending for entry in record.entries):
-            return mode.now or abs(now_s - item.folder.looked_at_s()) >= _IDLE_LOOK_S
-        is_releasing = all(entry.state is State.RELEASING for entry in record.entries)
-        return not is_releasing and not _has_rebooted(record, here)
-
-    return list(dict.fromkeys(item.folder.job_id for item in items if depends_on_slurm(item)))
+    record = item.record
+    if not here.is_own(item.folder.cluster) or item.folder.is_aside:
+        return False
+    if item.fault is not None:
+        return isinstance(item.fault, NewerRecordError)
+    if record is None or not any(entry.is_pending for entry in record.entries):
+        return mode.now or abs(now_s - item.folder.looked_at_s()) >= _IDLE_LOOK_S
+    is_releasing = all(entry.state is State.RELEASING for entry in record.entries)
+    if is_releasing or _has_rebooted(record, here):
+        return False
+    return mode.now or item.folder.signed_by(now_s, _OTHERS_LOOK_S) in (None, *here.boots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +341,7 @@ class _Run:
     options: SiteOptions = field(repr=False)
     world: World
     mode: Mode
+    asked: Collection[int]
 
     def is_slow(self, item: Item) -> bool:
         """Tell whether the work on a record may have to wait: for a service, or for a broker that is started."""
@@ -334,6 +372,10 @@ class _Run:
         if item.fault is not None and not self.world.is_own(folder.cluster):
             return self._left_alone(item, f"it belongs to cluster {folder.cluster}")
         try:
+            if item.fault is None and self.world.job(folder.cluster, folder.job_id) is None:
+                planned = self._planned(item, item.record)
+                if planned is None or planned.plan.step in (Step.WAIT, Step.LEAVE):
+                    return planned  # there may be thousands: none is locked and read again for nothing
             if self.mode.dry_run:
                 return self._faulty(item, item.fault) if item.fault is not None else self._planned(item, item.record)
             with folder.locked(0):
@@ -368,8 +410,7 @@ class _Run:
     def _carried_out(self, item: Item, record: Record | None) -> Result | None:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
-            if self.world.job(item.folder.cluster, item.folder.job_id) is not None:
-                item.folder.look_at()
+            self._note_look(item, record)
             return self._with_broker(result, item, record)
         if record is None:
             item.folder.remove()
@@ -382,6 +423,16 @@ class _Run:
             record, self._run_of(item), which=lambda entry: entry.state is State.RELEASING or not only_pending
         )
         return _after_release(result, left, only_pending=only_pending)
+
+    def _note_look(self, item: Item, record: Record | None) -> None:
+        """Note in the folder of a job that goes on that it was asked for."""
+        folder = item.folder
+        if self.world.job(folder.cluster, folder.job_id) is None:
+            return
+        if folder.job_id in self.asked:
+            folder.look_at()
+        if record is not None and any(entry.is_pending for entry in record.entries):
+            folder.sign(next(iter(self.world.boots), ""))
 
     def _with_broker(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
         """Restart a living job's credential broker where it has ended."""

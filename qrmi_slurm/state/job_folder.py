@@ -1,7 +1,8 @@
 """A job's folder in the state directory: `<state dir>/<cluster>/<job id>/`, root's, `0711`.
 
 In it are `record.json` (`0600`), `lock`, a `token-<n>` for each QPU (journal.py), `exports`, owned by the job's user,
-`array`, which the plugin writes for a task of a job array, and `broker` (broker/launch.py). A record that cannot be
+`array`, which the plugin writes for a task of a job array, `looked`, which recover writes for a job that goes on, and
+`broker` (broker/launch.py). A record that cannot be
 read is moved to `<state dir>/<cluster>/.set-aside/`, where it blocks no job. One of an earlier run, or of another job
 that had the same number, is in a folder of its own, `<job id>.<time>`.
 """
@@ -11,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,11 @@ from qrmi_slurm.state.record import Record, State
 SET_ASIDE: Final = ".set-aside"
 
 _LOCK_FILE: Final = "lock"
+
+# Which node has last looked for the job; recover.
+_SIGNED_FILE: Final = "looked"
+_SIGNING: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_NODE_BYTES: Final = 256
 
 _LOOK_HINT: Final = "an admin has to check --state-dir: space, owner, read-only?"
 
@@ -46,12 +53,34 @@ class JobFolder:
         self.state_dir = state_dir
         self.cluster = cluster
         self.job_id = job_id
-        self.path = state_dir / cluster / (name or str(job_id))
         self.is_aside = bool(name) and name != str(job_id)
-        self.exports_path = self.path / names.EXPORTS_FILE
-        self.broker_path = self.path / "broker"
-        self.journals = Journals(self.path)
-        self._record_path = self.path / names.RECORD_FILE
+        self._place = f"{state_dir}/{cluster}/{name or job_id}"
+
+    # Made when they are needed: an inventory may have thousands of folders, and a path takes microseconds to make.
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder's path."""
+        return Path(self._place)
+
+    @cached_property
+    def exports_path(self) -> Path:
+        """The file of its exports."""
+        return self.path / names.EXPORTS_FILE
+
+    @cached_property
+    def broker_path(self) -> Path:
+        """The file without which its credential broker ends."""
+        return self.path / "broker"
+
+    @cached_property
+    def journals(self) -> Journals:
+        """Its journals."""
+        return Journals(self._place)
+
+    @cached_property
+    def _record_path(self) -> Path:
+        return self.path / names.RECORD_FILE
 
     # --- the folder itself ----------------------------------------------------------------------------------
 
@@ -104,6 +133,30 @@ class JobFolder:
         """Note that the folder was looked at now."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
+
+    def sign(self, node: str) -> None:
+        """Note that a node has just found out that the job lives."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path / _SIGNED_FILE, _SIGNING, 0o600)
+            try:
+                os.write(fd, node.encode())
+            finally:
+                os.close(fd)
+
+    def signed_by(self, now_s: float, within_s: float) -> str | None:
+        """Return the node that has last found out that the job lives; None where none has within so many seconds.
+
+        Args:
+            now_s: seconds since the epoch.
+            within_s: in seconds, in either direction: clocks differ.
+        """
+        file = self.path / _SIGNED_FILE
+        try:
+            if abs(now_s - file.stat().st_mtime) >= within_s:
+                return None
+            return files.read(file, _MAX_NODE_BYTES).decode()
+        except (OSError, ValueError):
+            return None
 
     @contextlib.contextmanager
     def locked(self, timeout_s: float, *, make: bool = False) -> Iterator[None]:
@@ -178,9 +231,18 @@ class JobFolder:
             return None
         except OSError as error:
             raise RecordError(f"cannot read {self._record_path}: {error.strerror}") from error
-        record = records.decode(content, self._record_path)
+        return self.decoded(content)
+
+    def decoded(self, content: bytes) -> Record:
+        """Return the record that its file's content is, with tokens that are only in journals so far.
+
+        Raises:
+            RecordFormatError: it is not one of ours.
+        """
+        file = f"{self._place}/{names.RECORD_FILE}"
+        record = records.decode(content, file)
         if (record.cluster, record.job_id) != (self.cluster, self.job_id):
-            raise RecordFormatError(f"{self._record_path} belongs to job {record.job_id}, which has another folder")
+            raise RecordFormatError(f"{file} belongs to job {record.job_id}, which has another folder")
         return self._with_journaled_tokens(record)
 
     def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:

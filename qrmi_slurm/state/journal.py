@@ -26,7 +26,7 @@ class Journals:
         folder: the job's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         self._folder = folder
 
     def open(self, number: int) -> int:
@@ -52,18 +52,18 @@ class Journals:
     def written_s(self, number: int) -> float | None:
         """Return when the token was written, in seconds since the epoch; None where the file is gone."""
         try:
-            return self._path(number).stat().st_mtime
+            return Path(self._path(number)).stat().st_mtime
         except OSError:
             return None
 
     def drop(self, number: int) -> None:
         """Remove the journal of an entry whose token is in the record; one that stays does no harm."""
         with contextlib.suppress(OSError):
-            self._path(number).unlink()
+            Path(self._path(number)).unlink()
 
     def paths(self) -> Iterator[Path]:
         """Return the journals that exist."""
-        return self._folder.glob(f"{_PREFIX}*")
+        return Path(self._folder).glob(f"{_PREFIX}*")
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{_PREFIX}{number}"
+    def _path(self, number: int) -> str:
+        return f"{self._folder}/{_PREFIX}{number}"  # a Path takes longer to make than the file to open

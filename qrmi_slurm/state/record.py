@@ -237,7 +237,8 @@ _BROKER_FIELDS: Final = frozenset(Broker._fields)
 
 def _others(fields: Mapping[str, Any], known: frozenset[str]) -> Mapping[str, Any]:
     """Return the fields that this version does not know."""
-    return {name: value for name, value in fields.items() if name not in known}
+    names = fields.keys() - known
+    return {name: fields[name] for name in names} if names else _NOTHING
 
 
 def encode(record: Record) -> bytes:
@@ -293,7 +294,7 @@ def _encode_broker(broker: Broker) -> dict[str, Any]:
     return fields
 
 
-def decode(content: bytes, path: Path) -> Record:
+def decode(content: bytes, path: Path | str) -> Record:
     """Return the record that a file's text holds.
 
     Args:
@@ -344,7 +345,7 @@ def decode(content: bytes, path: Path) -> Record:
 
 def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
     environment = item["environment"]
-    if not all(isinstance(part, str) for pair in environment.items() for part in pair):
+    if not {str}.issuperset(map(type, environment.values())):  # the names are strings: it is JSON
         raise ValueError("environment")
     state = State(item["state"])
     acquired_s = item.get("acquired_s", item["since_s"] if state is State.ACQUIRED else None)

@@ -18,6 +18,10 @@ from bench.arms import NONE, OURS, QPUS, Arm, Bench
 from bench.figures import Figure
 from bench.rpcs import calls_during
 from qrmi_slurm.slurm import jobs
+from qrmi_slurm.state import inventory
+from qrmi_slurm.state import record as records
+from qrmi_slurm.state.job_folder import JobFolder
+from qrmi_slurm.state.record import Record
 from slurm.cluster import SYSTEM_PATH, Cluster
 from slurm.polling import wait_for
 from slurm.release import HOOKS_KNOW_TIMES
@@ -439,10 +443,11 @@ def validate_config(bench: Bench, rounds: Rounds) -> list[Figure]:
 _ASKED = 200
 _WAITING_JOBS = 2000
 _CLUSTER_NODES = 1000
+_FOLDERS = 20_000
 
 
 def at_scale(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """`recover` on 1000 nodes: what each run takes on its node, and slurmctld's processor time for all of them."""
+    """`recover` on 1000 nodes: each run on its node, and slurmctld's processor time for all; 20,000 folders on one."""
     cluster = bench.ours.cluster
     vain = Figure("h", "recover with nothing recorded: CPU", "ms", at_most=90.0, is_ratio=False)
     whole = Figure("h", "recover --now with nothing recorded, as if something were: CPU", "ms", 0)
@@ -468,7 +473,32 @@ def at_scale(bench: Bench, rounds: Rounds) -> list[Figure]:
             every.add(OURS, _controllers_ms(cluster, range(1, 100)))
     finally:
         cluster.slurm("scancel", f"--user={cluster.user.name}")
-    return [vain, whole, one, every]
+    return [vain, whole, one, every, *_folders(bench, rounds)]
+
+
+def _folders(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """Return what thousands of folders cost in which nothing is held: those of a cluster that was renamed."""
+    what = f"{_FOLDERS} folders of ended jobs"
+    status = Figure("h", f"status with {what}", "ms", 0, at_most=1000.0, is_ratio=False)
+    recover = Figure("h", f"recover with {what}: CPU", "ms", 0)
+    waiting = Figure("h", f"a Prolog's look for who holds a license among {what}: CPU", "ms", 0)
+    environment = bench.site.root_env("n1")
+    with tempfile.TemporaryDirectory(dir=bench.ours.cluster.folder) as name:
+        place = Path(name)
+        for job_id in range(1, _FOLDERS + 1):
+            folder = JobFolder(place, "renamed", job_id)
+            folder.path.mkdir(parents=True)
+            record = Record(folder.cluster, job_id, 1000, "n1", "b", 0, 1.0, selection=QPUS[0])
+            (folder.path / "record.json").write_bytes(records.encode(record))
+            folder.exports_path.touch()
+        for _ in range(max(3, rounds.latency)):
+            for figure, command in ((status, "status"), (recover, "recover")):
+                run = _run_program([BIN / "qrmi-slurm", command, "--state-dir", place], environment)
+                figure.add(OURS, run.wall_ms if figure is status else run.cpu_ms)
+            began_s = time.process_time()
+            assert inventory.mentioning(place, "renamed", "qpu_ibm_demo") == []
+            waiting.add(OURS, (time.process_time() - began_s) * 1000)
+    return [status, recover, waiting]
 
 
 def _controllers_ms(cluster: Cluster, job_ids: Collection[int]) -> float:

@@ -1,5 +1,6 @@
 """The three scripts as Slurm runs them: when they start Python, and their exit statuses."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -206,6 +207,108 @@ def test_a_python_that_failed_is_started_again_for_its_last_words(folder, script
     assert (done.returncode, done.stdout) == (0, "")
     first, second = folder.mark.read_text().splitlines()
     assert second == f"{first} {status}"
+
+
+# --- Many Prologs at once ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def room(folder, tmp_path):
+    """The folder in which Prologs wait; not the machine's."""
+    script = folder.path / NAMES["prolog"]
+    assert script.read_text().count(" room=/run/qrmi-slurm/") == 1
+    script.write_text(script.read_text().replace("/run/qrmi-slurm/", f"{tmp_path}/run/"))
+    made = tmp_path / "run" / "here" / "n1"
+    made.mkdir(parents=True)
+    return made
+
+
+WAITING = {**QPU_HOOK, "SLURM_JOB_UID": "1000", "SLURM_CLUSTER_NAME": "here", "SLURMD_NODENAME": "n1"}
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_a_prolog_waits_in_the_lane_of_its_user_before_python_starts(folder, room, shell):
+    script = folder.path / NAMES["prolog"]
+    script.write_text(script.read_text().replace("#!/bin/sh", f"#!/bin/{shell}"))
+    (room / "lanes").write_text("5 60 1\n")
+    folder.python("")
+    with (room / "1000.2").open("w") as lane:  # job 12
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        waiting = subprocess.Popen([script], env=WAITING)
+        folder.run("prolog", {**WAITING, "SLURM_JOB_ID": "13"})
+        folder.run("prolog", {**WAITING, "SLURM_JOB_UID": "1001"})
+        assert folder.python_runs == 2
+        assert waiting.poll() is None
+    assert waiting.wait(20) == 0
+    assert folder.python_runs == 3
+
+
+def test_python_has_the_lock_of_the_lane_from_its_shell(folder, room):
+    """And may unlock it while the shell has the file open."""
+    (room / "lanes").write_text("1 60 1\n")
+    lane = f'"{room}/1000.0"'
+    folder.python(f"flock -n {lane} true && exit 1\nflock -u 9 && exec 9>&- && flock -n {lane} echo free")
+    assert folder.run("prolog", WAITING).stdout == "free\n"
+
+
+def test_a_wait_ends_after_its_time(folder, room):
+    (room / "lanes").write_text("1 0 0\n")
+    with (room / "1000.0").open("w") as lane:
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        assert folder.run("prolog", WAITING).returncode == 0
+    assert folder.python_runs == 1
+
+
+def test_those_that_are_too_late_go_on_one_after_the_other(folder, room):
+    """Each asks slurmctld to put its job back."""
+    (room / "lanes").write_text("1 0 60\n")
+    with (room / "1000.0").open("w") as lane, (room / "late.0").open("w") as late:
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        fcntl.flock(late, fcntl.LOCK_EX)
+        waiting = subprocess.Popen([folder.path / NAMES["prolog"]], env=WAITING)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.5)
+        assert folder.python_runs == 0
+        fcntl.flock(late, fcntl.LOCK_UN)
+        assert waiting.wait(20) == 0
+    assert folder.python_runs == 1
+
+
+@pytest.mark.parametrize(
+    ("lanes", "environment"),
+    [
+        (None, {}),
+        ("", {}),
+        ("\n", {}),
+        ("0 5 1\n", {}),
+        ("-1 5 1\n", {}),
+        ("5 5\n", {}),
+        ("x 5 1\n", {}),
+        ("5 x 1\n", {}),
+        ("5 5 5 5\n", {}),
+        ("5 5 1\n", {"SLURM_JOB_ID": ""}),
+        ("5 5 1\n", {"SLURM_JOB_ID": "12 % 0"}),
+        ("5 5 1\n", {"SLURM_JOB_UID": "../1"}),
+        ("5 5 1\n", {"SLURM_CLUSTER_NAME": ""}),
+        ("folder", {}),
+        ("no lane", {}),
+    ],
+)
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_without_a_lane_a_prolog_goes_on(folder, room, lanes, environment, shell):
+    """Whatever is wrong there: no redirection and no arithmetic ends the shell, which would drain the node."""
+    script = folder.path / NAMES["prolog"]
+    script.write_text(script.read_text().replace("#!/bin/sh", f"#!/bin/{shell}"))
+    if lanes == "folder":
+        (room / "lanes").mkdir()
+    elif lanes == "no lane":
+        (room / "lanes").write_text("5 5 1\n")
+        (room / "1000.2").mkdir()
+    elif lanes is not None:
+        (room / "lanes").write_text(lanes)
+    done = folder.run("prolog", {**WAITING, **environment})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert folder.python_runs == 1
 
 
 def test_a_refusal_is_not_printed_twice(folder):
@@ -531,14 +634,15 @@ OF_HOOKS = """
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
     qrmi_slurm.calls.places
     qrmi_slurm.calls.protocol qrmi_slurm.config qrmi_slurm.config.resource_types qrmi_slurm.deadline qrmi_slurm.files
-    qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.hooks.watchdog qrmi_slurm.log
+    qrmi_slurm.hooks.guard qrmi_slurm.hooks.hook_run qrmi_slurm.hooks.turnstile qrmi_slurm.hooks.watchdog
+    qrmi_slurm.log
     qrmi_slurm.processes qrmi_slurm.state.job_folder qrmi_slurm.state.journal qrmi_slurm.state.record
 """
 OF_PROLOG = """
     qrmi_slurm.config.config_file qrmi_slurm.config.credentials qrmi_slurm.config.slurm_section
     qrmi_slurm.hooks.acquire qrmi_slurm.hooks.assignment qrmi_slurm.hooks.choice qrmi_slurm.hooks.earlier
     qrmi_slurm.hooks.job_environment qrmi_slurm.hooks.job_facts qrmi_slurm.hooks.planning qrmi_slurm.hooks.prolog
-    qrmi_slurm.hooks.rounds
+    qrmi_slurm.failure qrmi_slurm.hooks.rounds
 """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,

@@ -31,6 +31,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Not $TMPDIR: the job's user needs access, and munge's socket path must stay below 108 characters.
 PARENT = Path("/tmp")
 FOLDER_PREFIX = "qrmi-slurm-"
+HOOKS_FOLDER = Path("/run/qrmi-slurm")  # where our Prologs wait for their turn
 USER_PREFIX = "qrmi-"
 
 START_ATTEMPTS = 3  # another program may take a port before slurmd binds to it
@@ -223,6 +224,7 @@ class Cluster:
             for name in self._user_names():
                 _remove_user(name)
             shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(HOOKS_FOLDER / f"throwaway-{self.token}", ignore_errors=True)
 
     def leave_up(self) -> Path:
         """Let the cluster outlive this process (`stop_left_up` ends it), and return a file to source."""
@@ -731,6 +733,7 @@ def stop_left_up(folder: Path) -> None:
     for name in users:
         _remove_user(name)
     shutil.rmtree(folder)
+    shutil.rmtree(HOOKS_FOLDER / f"throwaway-{folder.name.removeprefix(FOLDER_PREFIX)}", ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:

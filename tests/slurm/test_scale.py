@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from slurm.aftermath import let_go, start_long_job
 from slurm.cluster import Cluster, ClusterOptions, Hooks
 from slurm.pages import ROOT
 from slurm.polling import wait_for
-from slurm.site import Site, SiteOptions
+from slurm.site import BIN, Site, SiteOptions
+from slurm.wire import Wire, counted
 
 NODES = 3
 QPUS = ("ibm_demo", "ibm_second")
@@ -117,26 +119,91 @@ def test_recover_with_nothing_recorded(site: Site, words: list[str]) -> None:
     assert cost.counts == LIMITS["`recover`, nothing recorded"] == (0, 0)
 
 
-@pytest.fixture
-def running(site: Site) -> Iterator[list[int]]:
-    """Two jobs that hold a QPU, among others that wait."""
+def submit_others(site: Site) -> None:
+    """Submit other jobs, which wait."""
     for _ in range(OTHER_JOBS):
         site.cluster.sbatch("#!/bin/sh\n:\n", "--hold")
-    jobs = [start_long_job(site), start_long_job(site)]
-    yield jobs
-    for job_id in jobs:
-        let_go(site, job_id)
+
+
+def cancel_others(site: Site) -> None:
+    """Cancel them."""
     site.cluster.slurm("scancel", "--state=PENDING", f"--user={site.cluster.user.name}")
     site.cluster.wait_nodes_idle()
     assert site.emulator.open_sessions() == []
 
 
-def test_recover_beside_jobs_that_hold_a_qpu(site: Site, running: list[int]) -> None:
-    """slurmctld is asked for each of them; it never has to list all jobs. The service is not asked."""
+@pytest.fixture
+def running(site: Site) -> Iterator[list[int]]:
+    """Two jobs that hold a QPU and run their scripts, among others that wait."""
+    submit_others(site)
+    jobs = [start_long_job(site), start_long_job(site)]
+    yield jobs
+    for job_id in jobs:
+        let_go(site, job_id)
+    cancel_others(site)
+
+
+@pytest.fixture
+def idle(site: Site) -> Iterator[list[int]]:
+    """Two allocations that hold a QPU and have no step, among other jobs that wait."""
+    submit_others(site)
+    jobs = []
+    for _ in range(2):
+        done = site.cluster.run_as_user(["salloc", "--no-shell", "--qpu=ibm_demo", "--nodelist=n1", "--time=5"])
+        jobs.append(int(re.findall(r"Granted job allocation (\d+)", done.stderr)[0]))
+    yield jobs
+    for job_id in jobs:
+        site.cluster.slurm("scancel", str(job_id))
+    cancel_others(site)
+
+
+def test_recover_beside_jobs_that_run_a_step(site: Site, running: list[int]) -> None:
+    """Their slurmstepds on the node know that they live: neither slurmctld nor the service is asked."""
+    for _ in range(2):
+        assert cost_of(site, site.recover).counts == LIMITS["`recover`, for each job that holds a QPU and runs a step"]
+    assert all(site.record_of(job_id) for job_id in running)
+
+
+def test_recover_beside_allocations_without_a_step(site: Site, idle: list[int]) -> None:
+    """slurmctld is asked for each of them; it never has to list all jobs."""
     cost = cost_of(site, site.recover)
-    assert cost.is_within("`recover`, for each running job that holds a QPU", times=len(running))
-    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(running)
+    assert cost.is_within("`recover`, for each allocation that holds a QPU and runs no step", times=len(idle))
+    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(idle)
     assert "REQUEST_JOB_INFO" not in cost.rpcs
+
+
+def test_nodes_that_share_the_records_share_the_questions(site: Site, idle: list[int]) -> None:
+    """A minute's runs on all nodes cost what one of them costs."""
+
+    def recover_everywhere() -> None:
+        for node in site.cluster.nodes:
+            site.recover(node=node)
+
+    cost = cost_of(site, recover_everywhere)
+    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(idle)
+
+
+def test_recover_moves_no_more_bytes_with_more_jobs(site: Site, idle: list[int]) -> None:
+    """What a run sends and receives grows with the jobs that it asks for alone."""
+
+    def recover(wire: Wire) -> int:
+        wire.reset()
+        done = subprocess.run(
+            [BIN / "qrmi-slurm", "recover", "--now"],
+            env={**site.root_env("n1"), "SLURM_CONF": str(wire.slurm_conf)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return wire.size_bytes
+
+    with counted(site.cluster) as wire:
+        few = recover(wire)
+        assert wire.connections == 2 * len(idle)
+        submit_others(site)
+        many = recover(wire)
+    assert 0 < few < 16_000 * len(idle)
+    assert abs(many - few) < 1000 * len(idle)
 
 
 def test_recover_on_the_other_nodes_of_a_wide_job(site: Site, running: list[int]) -> None:

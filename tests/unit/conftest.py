@@ -6,13 +6,22 @@ import pytest
 from doubles import SECRET, FakeSlurm, Site, fake_qrmi_in_front
 from hypothesis import settings
 
+from qrmi_slurm.calls.places import WORK
 from qrmi_slurm.command import cli
-from qrmi_slurm.hooks import acquire, earlier
+from qrmi_slurm.hooks import acquire, earlier, turnstile
 from qrmi_slurm.slurm import commands
 
 # No database: runs are independent. No deadline: two busy cores are slow at times.
 settings.register_profile("unit", database=None, deadline=None, max_examples=100)
 settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def turnstile_of_its_own(monkeypatch, tmp_path):
+    """Prologs of two tests do not wait for each other, and leave nothing in /run."""
+    monkeypatch.setattr(turnstile, "FOLDER", tmp_path / "run")
+    yield
+    WORK.end()
 
 
 @pytest.fixture

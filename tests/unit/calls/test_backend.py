@@ -15,7 +15,8 @@ import pytest
 from doubles import FAKES, SECRET, traced
 
 from qrmi_slurm import processes
-from qrmi_slurm.calls import backend, ca_bundle, installed
+from qrmi_slurm.calls import backend, ca_bundle, installed, places
+from qrmi_slurm.calls.places import WORK, Node
 from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.secret import Secret
@@ -203,6 +204,15 @@ def test_a_call_is_not_begun_just_before_its_end(tmp_path):
     thread.join()
     assert [answer.verdict for answer in answers] == [Verdict.DONE, Verdict.UNASKED]
     assert not calls_path.exists()
+
+
+@pytest.mark.parametrize(("slow_s", "is_left"), [(0.05, True), (5.0, False)])
+def test_a_hook_that_waits_for_a_slow_service_makes_room_for_others(tmp_path, monkeypatch, slow_s, is_left):
+    """Its place at work is another's; the call goes on."""
+    monkeypatch.setattr(backend, "SLOW_S", slow_s)
+    assert WORK.begin(Node(tmp_path, "n1", 1000), places.at_work(1)) == ""
+    assert answer_to(call(acquire="hang"), timeout_s=0.4).verdict is Verdict.UNANSWERED
+    assert WORK.is_at_work is not is_left
 
 
 def test_a_service_that_hangs_leaves_places_to_the_others():

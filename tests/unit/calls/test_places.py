@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from qrmi_slurm.calls import places
-from qrmi_slurm.calls.places import LATE_NODES, LATE_USERS, NODES, USERS, Node, Places, Turns, service_of
+from qrmi_slurm.calls.places import LATE_NODES, LATE_USERS, NODES, USERS, Node, Places, Turns, Work, service_of
 from qrmi_slurm.errors import RecordError
 
 
@@ -81,14 +81,14 @@ def test_a_service_goes_by_its_addresses():
 
 
 @contextmanager
-def other_process(node, count):
+def other_process(node, count, kind=places.CALLS):
     """Let another process hold so many places until the block ends."""
     told_read, told_write = os.pipe()
     end_read, end_write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(end_write)
-        held = Places(node)
+        held = Places(node, kind)
         taken = sum(held.take() for _ in range(count))
         os.write(told_write, taken.to_bytes(2, "little"))
         os.read(end_read, 1)
@@ -178,8 +178,59 @@ def test_a_state_directory_that_cannot_be_used_is_an_error(tmp_path):
 def test_late_calls_have_places_of_their_own_and_fewer(tmp_path):
     """Services that hang do not pile up processes, nor take the places of calls that are in time."""
     node = Node(tmp_path, "n1", 1000)
-    late = Places(node, are_late=True)
+    late = Places(node, places.LATE)
     assert [late.take() for _ in range(LATE_USERS + 1)] == [True] * LATE_USERS + [False]
     assert LATE_USERS < LATE_NODES < USERS
     assert Places(node).take()
     late.close()
+
+
+# --- hooks at work -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cpus", "of_user", "of_node"), [(1, 2, 3), (2, 5, 6), (128, 288, 384), (1000, 768, 1024)])
+def test_one_user_leaves_a_quarter_of_the_places_at_work_to_the_others(cpus, of_user, of_node):
+    kind = places.at_work(cpus)
+    assert (kind.of_user, kind.of_node) == (of_user, of_node)
+
+
+def test_a_hook_has_one_place_at_work_until_it_gives_it_back(tmp_path):
+    node, kind, work = Node(tmp_path, "n1", 1000), places.at_work(1), Work()
+    assert work.begin(node, kind) == ""
+    assert work.is_at_work
+    with other_process(node, 9, kind) as taken:
+        assert taken == 1
+        work.end()
+        assert not work.is_at_work
+        assert Work().begin(node, kind) == ""
+    work.end()
+
+
+def test_the_lack_of_a_place_at_work_is_said(tmp_path):
+    node, kind = Node(tmp_path, "n1", 1000), places.at_work(1)
+    with other_process(node, 9, kind):
+        assert Work().begin(node, kind) == "2 of your jobs were starting on node n1 at that time"
+        with other_process(node._replace(uid=1001), 9, kind) as taken:
+            assert taken == 1
+            assert Work().begin(node._replace(uid=7), kind) == "3 of other jobs were starting on node n1 at that time"
+
+
+def test_an_epilog_takes_a_place_if_there_is_one_and_half_of_them_at_most(tmp_path):
+    node, kind = Node(tmp_path, "n1", 1000), places.at_work(2)
+    with other_process(node._replace(uid=places._EPILOGS), 9, kind._replace(of_user=3)) as taken:
+        assert taken == 3
+        epilog = Work()
+        epilog.begin_epilog(node, kind)
+        assert not epilog.is_at_work
+        with other_process(node, 9, kind) as prologs:
+            assert prologs == 3
+
+
+def test_places_at_work_and_those_of_calls_are_apart(tmp_path):
+    node, work = Node(tmp_path, "n1", 1000), Work()
+    calls = Places(node)
+    assert calls.take()
+    work.begin(node, places.at_work(1))
+    work.end()
+    with other_process(node, USERS + 5) as taken:
+        assert taken == USERS - 1, "closing the one file gives nothing back of the other"

@@ -9,6 +9,7 @@ from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks import holds
 from qrmi_slurm.outages import reservations
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.state import inventory
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Ended, Entry, Record, State
 
@@ -164,3 +165,34 @@ def test_a_release_that_ends_in_time_is_waited_for(site, run, other, monkeypatch
     other(entry(state=State.ACQUIRED))
     monkeypatch.setattr(holds.time, "sleep", lambda _: other())
     assert holds.holder("qpu_a", 1, record(), run) is None
+
+
+def test_thousands_of_records_are_read_once_while_a_release_is_waited_for(site, run, other, monkeypatch):
+    """Then only those that hold the license are looked at, ten times a second."""
+    for job_id in range(100, 140):
+        folder = JobFolder(site.state_dir, "test", job_id)
+        folder.create()
+        folder.write(record(entry(license="qpu_b"), job_id=job_id))
+    other(entry(state=State.ACQUIRED))
+    scans, decoded, sleeps = [], [], []
+    scan, decode = inventory.mentioning, JobFolder.decoded
+    monkeypatch.setattr(inventory, "mentioning", lambda *asked: scans.append(asked) or scan(*asked))
+    monkeypatch.setattr(JobFolder, "decoded", lambda folder, text: decoded.append(folder) or decode(folder, text))
+    monkeypatch.setattr(holds.time, "sleep", lambda _: sleeps.append(1) or (other() if len(sleeps) == 50 else None))
+    assert holds.holder("qpu_a", 1, record(), run) is None
+    assert len(scans) == 2, "at first, and when the only holder was gone"
+    assert {folder.job_id for folder in decoded} == {7}
+    assert len(decoded) <= 52
+
+
+def test_one_that_comes_while_another_is_waited_for_is_met(site, run, other, monkeypatch):
+    other(entry(state=State.ACQUIRED))
+
+    def sleep(_):
+        other()
+        folder = JobFolder(site.state_dir, "test", 8)
+        folder.create()
+        folder.write(record(entry(reason="500"), job_id=8))
+
+    monkeypatch.setattr(holds.time, "sleep", sleep)
+    assert holds.holder("qpu_a", 1, record(), run) == 8

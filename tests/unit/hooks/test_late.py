@@ -126,7 +126,7 @@ def test_a_release_that_fails_stays_recorded(site, late_prolog):
 
 
 def test_without_a_place_a_call_is_killed(site, late_prolog, forked, monkeypatch):
-    monkeypatch.setattr(places, "LATE_NODES", 0)
+    monkeypatch.setattr(late, "LATE", places.LATE._replace(of_node=0))
     late_prolog()
     call, waiting = forked
     wait_until(lambda: is_gone(call) and is_gone(waiting))
