@@ -220,7 +220,7 @@ def test_a_service_that_hangs_leaves_places_to_the_others():
     dead = [call(f"a{n}", acquire="hang", more={f"a{n}_QRMI_IBM_QCS_ENDPOINT": "http://dead"}) for n in range(10)]
     live = [call(f"b{n}", more={f"b{n}_QRMI_IBM_QCS_ENDPOINT": "http://live"}) for n in range(10)]
     answers = []
-    backend.run([*dead, *live], 2.0, answers.extend, at_once=4)
+    backend.run([*dead, *live], 5.0, answers.extend, at_once=4)
     assert [answer.verdict for answer in answers[:10]] == [Verdict.DONE] * 10
     assert {answer.verdict for answer in answers[10:]} == {Verdict.UNANSWERED, Verdict.UNASKED}
 
