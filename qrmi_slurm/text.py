@@ -7,8 +7,11 @@ from typing import Final
 
 from qrmi_slurm.secret import Secret, mask
 
-# Control characters, zero-width characters, bidirectional controls and lone surrogates.
-_UNSEEN: Final = "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+# Control characters, zero-width characters, bidirectional controls, lone surrogates and tags.
+_UNSEEN: Final = (
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
 
 # Below this similarity a suggestion confuses more than it helps.
 _MIN_SIMILARITY: Final = 0.75

@@ -67,7 +67,7 @@ def gather(job: JobId, options: SiteOptions) -> list[Evidence]:
         )
         return [replace(found, unseen=(why,))]
     now_s = time.time()
-    behind = _behind(options)
+    behind = _behind(options) if any(one.licenses for one in jobs) else {}
     evidence = [Evidence(one, now_s, qpus=behind) for one in jobs]
     evidence = _with_licenses(evidence, options.slurm_conf)
     return [_here(one, options) for one in evidence[:_MAX_LOOKED_AT]] + evidence[_MAX_LOOKED_AT:]

@@ -307,7 +307,7 @@ def _put_back(found: Evidence, requeued: Requeued) -> Explanation:
     """Explain a job that waits for its next try."""
     job = found.job
     next_s = job.eligible_s if job.eligible_s is not None and job.eligible_s > found.now_s else None
-    when = f"at {_moment(next_s, found.now_s)}" if next_s else "as soon as Slurm has room for it"
+    when = f"at {_moment(next_s, found.now_s, '%H:%M:%S')}" if next_s else "as soon as Slurm has room for it"
     return replace(
         _base(found, Cause.REQUEUED),
         answer=f"Job {job.shown} {_times(requeued, found)}; it tries again {when}",
@@ -496,7 +496,7 @@ def _listed(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _moment(epoch_s: float | None, now_s: float) -> str:
+def _moment(epoch_s: float | None, now_s: float, clock: str = "%H:%M") -> str:
     """Return a moment as people say it, by this machine's clock: `14:05`, with the date if it is not today."""
     if epoch_s is None:
         return "an unknown time"
@@ -505,4 +505,4 @@ def _moment(epoch_s: float | None, now_s: float) -> str:
     except (OverflowError, ValueError, OSError):
         return f"{epoch_s:.0f}"
     is_today = (moment.tm_year, moment.tm_yday) == (today.tm_year, today.tm_yday)
-    return time.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M", moment)
+    return time.strftime(clock if is_today else f"%Y-%m-%d {clock}", moment)

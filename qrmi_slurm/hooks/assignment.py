@@ -68,7 +68,8 @@ class Assignment:
                 continue
             if self._deadline.left_s < MIN_CALL_S:
                 sentence = f"{printable(item.name)}: no time was left to try it"
-                slot.failures.insert(0, item.failed(Kind.NO_ANSWER, sentence, was_called=False))
+                # The next start would get no further, unless one that was tried may be there by then.
+                slot.failures.insert(0, item.failed(Kind.PERMANENT, sentence, was_called=False))
                 return None
             self._tried.add(item.name)
             refusal = self._refusal(slot, item)

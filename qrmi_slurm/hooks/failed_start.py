@@ -24,15 +24,13 @@ FOLDER: Final = ".told"
 # slurmctld answers in milliseconds; the job is to be requeued in the same time.
 _MAX_S: Final = 5.0
 
-# Starts that fail on this node so soon after another ask Slurm nothing: they began before it.
-_AT_ONCE_S: Final = 2.0
-
 
 def tell(failures: Iterable[Failure], run: HookRun) -> None:
     """Take the licenses of QPUs that could not be acquired out of service, unless they are already.
 
     Slurm is asked three times where a license goes out of service, once where it is out already, and not at all where
-    it counts none of these QPUs. A license that several QPUs share goes out of service only with all of them.
+    another Prolog on this node has done so since this one began. A license that several QPUs share goes out of service
+    only with all of them.
 
     Args:
         failures: of one start.
@@ -66,7 +64,7 @@ def _behind(license: str, run: HookRun) -> set[str]:
 
 
 def _tell_once(license: str, kind: Kind, run: HookRun, deadline: Deadline) -> None:
-    """Take a license out of service, unless another Prolog on this node is doing so or has just done so.
+    """Take a license out of service, unless another Prolog on this node has done so since this one began.
 
     Raises:
         SchedulerError: Slurm refused, or cannot be asked.
@@ -74,8 +72,9 @@ def _tell_once(license: str, kind: Kind, run: HookRun, deadline: Deadline) -> No
     """
     path = run.folder.path.parent / FOLDER / license
     files.make_folder(path.parent, 0o700)
+    began_s = time.time() - (time.monotonic() - (run.deadline.ends_s - run.deadline.length_s))
     with files.locked(path, deadline.left_s / 2) as is_held:
-        if not is_held or abs(time.time() - _told_s(path)) < _AT_ONCE_S:
+        if not is_held or began_s <= _told_s(path) <= time.time():  # later than now, if the clock was set back
             return
         try:
             _take_out(license, kind, run, deadline)

@@ -5,6 +5,7 @@ cannot change, and which outlives the nodes it has had.
 """
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -29,6 +30,9 @@ _BEFORE_DEADLINE_S: Final = 60
 
 # slurmd takes a job for the run before if it comes back within the same second (slurmd/req.c, _rpc_prolog()).
 _LEAST_S: Final = 5
+
+# How long slurmd keeps the credential of a run that has ended: cred_expire in slurm.conf(5), by default.
+_CREDENTIAL_S: Final = 120
 
 # slurmctld answers in milliseconds. A service that hangs has left no more of the hook's time than its grace, so some of
 # the watchdog's is used as well.
@@ -64,7 +68,7 @@ def put_back(job: JobContext, run: HookRun, failures: Sequence[Failure]) -> str 
             return ""
         now_s = time.time()
         before = _before(standing, now_s)
-        delay_s = _delay_s(before.times, standing, now_s)
+        delay_s = _delay_s(before.times, _forgotten_s(job), standing, now_s)
         refusal = _refusal(standing, before, run, now_s, deadline)
         if refusal:
             return refusal
@@ -104,9 +108,29 @@ def _before(standing: Standing, now_s: float) -> Requeued:
     return told._replace(since_s=min(told.since_s, int(now_s)))  # the clock may have been set back
 
 
-def _delay_s(times: int, standing: Standing, now_s: float) -> int:
-    """Return how long a job waits that was put back so many times before, in seconds; no longer than it may."""
-    longest_s = min(_FIRST_S * 2 ** min(times, 10), _LONGEST_S)
+def _forgotten_s(job: JobContext) -> int:
+    """Return after how many seconds slurmd is sure to run Prolog for a job again on the same node.
+
+    Before 23.02 slurmd drops the credential of the run before only once in two seconds, whatever job it does so for
+    (src/common/slurm_cred.c, _clear_expired_job_states()). Where it just did, it takes a job that comes back sooner for
+    the run before, and starts its script without Prolog. Slurm's own requeues wait as long.
+    """
+    if job.time_limit_s is not None:  # from 23.02 on slurmd tells it
+        return 0
+    told = re.search(r"cred_expire=(\d{1,5})", conf_file.setting(job.slurm_conf, "AuthInfo") or "")
+    return (int(told[1]) if told else _CREDENTIAL_S) + 2
+
+
+def _delay_s(times: int, least_s: int, standing: Standing, now_s: float) -> int:
+    """Return how long a job waits, in seconds.
+
+    Args:
+        times: how often it was put back before.
+        least_s: what is the least for Slurm.
+        standing: its own; it does not wait longer than it may.
+        now_s: seconds since the epoch.
+    """
+    longest_s = max(min(_FIRST_S * 2 ** min(times, 10), _LONGEST_S), least_s / (1 - _JITTER))
     seconds = longest_s * (1 - _JITTER * os.urandom(1)[0] / 255)
     if standing.latest_start_s is not None:
         seconds = min(seconds, standing.latest_start_s - _BEFORE_DEADLINE_S - now_s)

@@ -193,7 +193,7 @@ def parse_squeue(text: str, mark: str) -> list[JobDetails]:
         shown, number, state, reason, user, asked, submit, eligible, start, end, restarts, node, status, comment = row
         if not number.isdecimal():
             continue
-        wait_status = int(status) if status.isdecimal() else 0
+        exit_code, signal = _exit(status)
         found.append(
             JobDetails(
                 shown=shown,
@@ -208,8 +208,8 @@ def parse_squeue(text: str, mark: str) -> list[JobDetails]:
                 end_s=_seconds(end),
                 restarts=int(restarts) if restarts.isdecimal() else None,
                 node=node if node != "n/a" and _NODE.fullmatch(node) else "",
-                exit_code=wait_status >> 8,
-                signal=wait_status & 0x7F,
+                exit_code=exit_code,
+                signal=signal,
                 admin_comment=_text(comment),
             )
         )
@@ -228,7 +228,7 @@ def parse_sacct(text: str, mark: str) -> list[JobDetails]:
         shown, number, state, user, submit, start, end, status, nodes, comment = row
         if not number.isdecimal():
             continue
-        exit_match = _EXIT.fullmatch(status)
+        exit_code, signal = _exit(status)
         found.append(
             JobDetails(
                 shown=shown,
@@ -239,8 +239,8 @@ def parse_sacct(text: str, mark: str) -> list[JobDetails]:
                 start_s=_seconds(start),
                 end_s=_seconds(end),
                 node=nodes if _NODE.fullmatch(nodes) and nodes != "None" else "",
-                exit_code=int(exit_match[1]) if exit_match else None,
-                signal=int(exit_match[2]) if exit_match else 0,
+                exit_code=exit_code,
+                signal=signal,
                 admin_comment=_text(comment),
                 is_of_past=True,
             )
@@ -263,6 +263,14 @@ def _rows(text: str, width: int, mark: str) -> list[list[str]]:
     parts = text.split(mark)
     rows = [parts[at : at + width] for at in range(0, len(parts) - width + 1, width)]
     return [[row[0].removeprefix("\n"), *row[1:]] for row in rows]
+
+
+def _exit(field: str) -> tuple[int | None, int]:
+    """Return a script's exit code and the signal that ended it: of `1:0`, or of a wait status, as squeue 22.05 says."""
+    match = _EXIT.fullmatch(field)
+    if match is not None:
+        return int(match[1]), int(match[2])
+    return (int(field) >> 8, int(field) & 0x7F) if field.isdecimal() else (None, 0)
 
 
 def _text(field: str) -> str:

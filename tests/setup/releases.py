@@ -51,6 +51,8 @@ SELECTED = (
     "test_support.py",
 )
 NOT_THERE = ("-m", "not one_release")
+# Both other releases together have as many workers as this machine's.
+WORKERS_THERE = "--numprocesses=2"
 OTHER_RELEASES = ("trixie", "forky")
 HERE = "this machine"
 
@@ -122,7 +124,8 @@ class Run:
 
     def _test(self, suite: str) -> Outcome:
         files = [str(CHECKOUT / "tests/slurm" / name) for name in SELECTED]
-        outcome = self._captured(suite, [*ROOTS, suite, *IN_ROOT, *NOT_THERE, *self.arguments, *files])
+        given = [WORKERS_THERE if word.startswith("--numprocesses=") else word for word in self.arguments]
+        outcome = self._captured(suite, [*ROOTS, suite, *IN_ROOT, *NOT_THERE, *given, *files])
         if outcome.status == NO_TESTS and self.arguments:
             return Outcome(suite, 0, outcome.output)
         return outcome

@@ -26,6 +26,7 @@ def counted_site() -> Iterator[Site]:
         cluster=ClusterOptions(nodes=2),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
         licenses={"qpu_ibm_demo": 1, "qpu_ibm_second": 4},
+        watched=True,
     )
     with Site(options) as site:
         yield site
@@ -77,13 +78,14 @@ def test_one_start_fails_and_the_others_wait(site: Site) -> None:
         why = f"out of service since {since}: offline: service-error (says job {failed} on n"
         assert_why(site, waiting[-1], f"waits for ibm_demo, which is {why}")
         wait_requeued(site, failed)
-        assert_why(site, failed, "was put back into the queue once, at ", "the service answered 503")
+        assert_why(site, failed, "was put back into the queue once, at ", "the login service answered 503")
         assert sensor(site)["out"]["ibm_demo"].startswith("offline: ")
         assert " Duration=01:00:0" in site.outages()["qpu_out_qpu_ibm_demo"]
         assert starts(site) == 1
     wait_for(lambda: sensor(site)["out"] == {}, "the QPU to come back", 30)
+    assert {site.cluster.wait_job(job_id, deadline_s=60).state for job_id in waiting} == {"COMPLETED"}
     start_now(site, failed)
-    assert {site.cluster.wait_job(job_id, deadline_s=60).state for job_id in jobs} == {"COMPLETED"}
+    assert site.cluster.wait_job(failed, deadline_s=60).state == "COMPLETED"
     assert starts(site) == 1
 
 
@@ -116,7 +118,9 @@ def test_an_admins_drain_stays_when_a_start_fails(site: Site) -> None:
 
 def test_a_users_own_failure_takes_nothing_out_of_service(site: Site) -> None:
     """A key of their own that fails, or an address, concerns their job alone."""
-    env = {f"ibm_demo_{name}": str(value) for name, value in site.emulator.resource("ibm_demo")["environment"].items()}
+    resource = site.emulator.resource("ibm_demo")
+    site.config([{**resource, "environment": {}}])
+    env = {f"ibm_demo_{name}": str(value) for name, value in resource["environment"].items()}
     with site.emulator.fault(**DOWN):
         job_id = site.cluster.sbatch(QUICK, DEMO, "--no-requeue", env=env)
         assert site.cluster.wait_job(job_id).state == "FAILED"
@@ -128,11 +132,21 @@ def test_a_users_own_failure_takes_nothing_out_of_service(site: Site) -> None:
 @pytest.mark.one_release
 def test_a_service_that_comes_and_goes(site: Site) -> None:
     """Each time that the sensor finds it online, one more start fails and no more: constant work for slurmctld."""
-    with site.emulator.fault(call="create_session", kind="error", status=503):
-        jobs = [site.cluster.sbatch(QUICK, DEMO, "--no-requeue") for _ in range(5)]
-        for attempt in (1, 2, 3):
-            wait_for(lambda: "qpu_out_qpu_ibm_demo" in site.outages(), "the QPU to go out of service", 30)
-            waiting = [job_id for job_id in jobs if site.cluster.job(job_id).state == "PENDING"]
-            wait_for_license(site, *waiting)
-            assert (starts(site), len(waiting)) == (attempt, 5 - attempt)
-            wait_for(lambda: any(not one["notice"] for one in sensor(site)["changes"]), "the QPU to come back", 30)
+    before = len(site.hook_runs("before-prolog"))
+    jobs: list[int] = []
+
+    def has_begun() -> bool:
+        return len(site.hook_runs("before-prolog")) == before + starts(site) + 1
+
+    for attempt in (1, 2, 3):
+        # It is online while the sensor looks, and down again before the next job's Prolog acquires.
+        with site.hold("before-prolog"):
+            wait_for(lambda: sensor(site)["out"] == {}, "the QPU to be in service", 30)
+            jobs += [site.cluster.sbatch(QUICK, DEMO, "--no-requeue") for _ in range(4 - len(jobs))]
+            wait_for(has_begun, "the next start", 30)
+            site.emulator.control("POST", "faults", DOWN)
+        wait_for(lambda: "qpu_out_qpu_ibm_demo" in site.outages(), "the QPU to go out of service", 30)
+        waiting = [job_id for job_id in jobs if site.cluster.job(job_id).state == "PENDING"]
+        wait_for_license(site, *waiting)
+        assert (starts(site), len(waiting)) == (attempt, 4 - attempt)
+        site.emulator.clear_faults()

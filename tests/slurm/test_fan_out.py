@@ -97,7 +97,8 @@ def test_releasing_waits_for_nobody(timed: Site, services: Services) -> None:
     timed.config([*hanging, timed.emulator.resource("ibm_demo")])
     holding = start_long_job(timed)
     all_of_them = ",".join(item["name"] for item in hanging)
-    jobs = [timed.cluster.sbatch(SCRIPT, f"--qpu={all_of_them}", "--nodelist=n1") for _ in range(3)]
+    options = [f"--qpu={all_of_them}", "--nodelist=n1", "--no-requeue"]
+    jobs = [timed.cluster.sbatch(SCRIPT, *options) for _ in range(3)]
     wait_for(lambda: len(timed.call_pids("prolog")) >= USERS, "the user's calls", 10)
     let_go(timed, holding)
     wait_for(lambda: not timed.emulator.open_sessions(), "the session to be closed", TIMEOUT_S)

@@ -108,7 +108,7 @@ def test_prolog_with_sixteen_qpus_takes_less_than_80_mb(site: Site) -> None:
     resources = [{**site.emulator.resource("ibm_demo"), "name": name} for name in names]
     site.config(resources)
     env = {**site.hook_env(JOB_ID), "SPANK_QRMI_QPU": ",".join(names)}
-    with site.emulator.held("create_session") as hold:
+    with site.emulator.held("backend_status") as hold:
         prolog = subprocess.Popen([BIN / "qrmi-slurm-prolog"], env=env, stdout=subprocess.DEVNULL)
         hold.wait_for(16)
         pids = site.hook_pids("prolog") + site.call_pids("prolog")

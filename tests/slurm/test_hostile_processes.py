@@ -188,7 +188,8 @@ def test_a_user_who_interferes_with_every_call_delays_no_hook(
     site.config([resource(site, {"SESSION_MAX_TTL": "3", **foreign(own)})])
     with attacker.lurking(action) as lurker:
         for _ in range(ATTEMPTS):
-            job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, "--qpu=ibm_demo", "--nodelist=n1", env=own)
+            options = ["--qpu=ibm_demo", "--nodelist=n1", "--no-requeue"]
+            job_id = site.cluster.sbatch(PRINT_ENVIRONMENT, *options, env=own)
             site.cluster.wait_job_over(job_id, deadline_s=2 * (TIMEOUT_S + 2) + 5)
         assert KEY in own or lurker.pids() == []
         other = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--nodelist=n1", user=attacker.victim)
@@ -208,7 +209,7 @@ def test_a_tracer_that_never_lets_go_delays_no_hook(quick: Site, attacker: Attac
         if hook == "recover":
             process = site.popen_command("recover", "--now")
         else:
-            job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--nodelist=n1")
+            job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--nodelist=n1", "--no-requeue")
         hold.wait_for(1)
         parents = [process.pid] if hook == "recover" else site.hook_pids(hook)
         (traced,) = [child.pid for child in living() if child.parent in parents]

@@ -114,8 +114,11 @@ def test_no_secret_is_anywhere_but_in_the_jobs_own_environment(
 
     # The reasons for both failures were given, including the request.
     output = site.cluster.job_output(job_id)
-    assert f"{echoing['name']} could not be acquired: invalid input" in output
-    assert f"{users['name']} could not be acquired: QRMI cannot get the QPU's status: invalid input" in output
+    for name, what in (
+        (echoing["name"], "tell whether the QPU is accessible"),
+        (users["name"], "get the QPU's status"),
+    ):
+        assert f"{name} could not be acquired: QRMI cannot {what}: invalid input" in output
     released = f"released: job={job_id} qpu={session['name']}"
     assert released in site.hooks_log()
     if syslog is not None:

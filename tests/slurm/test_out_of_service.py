@@ -144,6 +144,7 @@ def test_an_outage_of_the_sensor_ends_by_itself(site: Site) -> None:
     assert " Duration=01:00:0" in reservations(site)["qpu_out_qpu_ibm_demo"]
     job_id = site.cluster.sbatch(QUICK, DEMO)
     wait_for_license(site, job_id)
+    state(site, "ibm_demo", "online")
     site.cluster.slurm("scontrol", "update", "ReservationName=qpu_out_qpu_ibm_demo", "EndTime=now+1")
     assert site.cluster.wait_job(job_id).state == "COMPLETED"
 

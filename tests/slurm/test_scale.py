@@ -272,7 +272,7 @@ def test_a_start_that_fails_because_its_qpu_is_not_there(site: Site) -> None:
     before, asked = Counter(rpcs(site.cluster)), len(site.emulator.requests())
     with site.emulator.fault(call="create_session", kind="error", status=503) as fault:
         job_id = site.cluster.sbatch("#!/bin/sh\n:\n", "--qpu=ibm_demo")
-        wait_for(fault.hits, "the service to be asked", 30)
+        wait_for(lambda: fault.hits() > 0, "the service to be asked", 30)
         site.cluster.wait_nodes_idle()
     more = Counter(rpcs(site.cluster)) - before - without.rpcs
     found = Counter(

@@ -83,7 +83,7 @@ def test_a_journal_on_a_file_server_that_hangs(site: Site) -> None:
     try:
         assert site.cluster.wait_job(job_id).state == "FAILED"
         assert "Prolog on n1 did not end within" in site.cluster.job_output(job_id)
-        assert_why(site, job_id, "failed: Prolog on n1 did not end within ")
+        assert_why(site, job_id, "failed: Prolog on n1 did not end within ", as_user=True)
         site.cluster.wait_nodes_idle()
         assert [entry["state"] for entry in (site.record_of(job_id) or {})["entries"]] == ["acquiring"]
         assert "recover goes on from the record" in site.hooks_log()

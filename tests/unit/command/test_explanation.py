@@ -136,7 +136,7 @@ def test_for_its_next_try():
     job = replace(WAITS, reason="BeginTime", eligible_s=IN_10_MIN, restarts=3, admin_comment=f"x {REQUEUED.word} y")
     found = explained(job, kept=no_qpu(restart=2))
     assert found.answer == (
-        "Job 12 was put back into the queue 3 times, since 11:00, because a does not answer; it tries again at 12:10"
+        "Job 12 was put back into the queue 3 times, since 11:00, because a does not answer; it tries again at 12:10:00"
     )
     assert (found.cause, found.requeues, found.until_s) == (Cause.REQUEUED, 3, IN_10_MIN)
     assert found.details == ("a could not be acquired: the service answered 503",)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -26,12 +27,6 @@ def run(site, slurm, syslog_lines, monkeypatch):
     return site.hook_run("prolog")
 
 
-def later(run):
-    """Forget that this node has just told Slurm."""
-    for path in (run.folder.path.parent / failed_start.FOLDER).iterdir():
-        path.write_text("1.0\n")
-
-
 def test_the_first_failure_takes_the_license_out_of_service(slurm, run, syslog_lines):
     """All of it, for five minutes, with a text that says which job on which node and since when."""
     failed_start.tell([failure()], run)
@@ -45,14 +40,17 @@ def test_the_first_failure_takes_the_license_out_of_service(slurm, run, syslog_l
 
 
 def test_the_next_failures_cost_one_question_or_none(slurm, run):
-    """None on the same node at the same time, one later or on another node."""
+    """None for a start that began before Slurm was told on this node, one for a later one."""
     failed_start.tell([failure()], run)
     slurm.asked.clear()
     failed_start.tell([failure()], run)
     assert slurm.asked == []
-    later(run)
-    failed_start.tell([failure()], run)
+    failed_start.tell([failure()], run.within(20))
     assert slurm.asked == ["show reservations"]
+    (told,) = (run.folder.path.parent / failed_start.FOLDER).iterdir()
+    told.write_text(f"{time.time() + 3600}\n")
+    failed_start.tell([failure()], run)
+    assert slurm.asked == ["show reservations"] * 2, "the clock was set back"
 
 
 def test_an_admins_drain_is_left_alone(slurm, run):
@@ -111,7 +109,7 @@ def test_another_node_was_faster(slurm, run, syslog_lines, monkeypatch):
     def other_first(command, *arguments, **named):
         if command[1] == "create" and not slurm.reservations:
             slurm.reservations["qpu_out_qpu_a"] = {"Licenses": "qpu_a:2", "Comment": "offline: paused"}
-            slurm.full = {"qpu_a"}  # slurmctld compares the licenses before the names
+            slurm.full = {"qpu_a"}  # where slurmctld compares the licenses before the names
         return real(command, *arguments, **named)
 
     monkeypatch.setattr("qrmi_slurm.slurm.commands.run", other_first)
@@ -135,7 +133,7 @@ def test_without_slurm_the_job_goes_on(slurm, run, syslog_lines):
     """The log says so; so does it where no time is left, or the state directory cannot be used."""
     slurm.is_up = False
     failed_start.tell([failure()], run)
-    failed_start.tell([failure()], run.within(0.1))
+    failed_start.tell([failure(license="qpu_b", qpu="b")], run.within(0.1))
     run.folder.path.rmdir()
     told = run.folder.path.parent / failed_start.FOLDER / "qpu_a"
     told.unlink()

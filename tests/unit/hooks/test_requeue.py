@@ -107,6 +107,19 @@ def test_it_waits_longer_each_time(slurmctld, put_back, times, least_s, most_s):
     assert len(delays) > 3, "jobs of one outage come back at different moments"
 
 
+@pytest.mark.parametrize(
+    ("line", "least_s", "most_s"), [("", 122, 163), ("AuthInfo=socket=/x,cred_expire=20\n", 22, 30)]
+)
+def test_before_23_02_it_waits_until_slurmd_has_forgotten_its_run(slurmctld, put_back, site, line, least_s, most_s):
+    """Or its script would start without Prolog, where slurmd is busy with other jobs at that moment."""
+    site.slurm_conf.write_text(f"ClusterName=test\n{line}")
+    for _ in range(50):
+        assert put_back(SLURM_JOB_START_TIME=None, SLURM_JOB_END_TIME=None) is None
+    delays = {delay_s for delay_s, _ in slurmctld.put_off}
+    assert least_s <= min(delays) and max(delays) <= most_s
+    assert len(delays) > 3
+
+
 def test_a_job_that_ran_in_between_begins_anew(slurmctld, put_back):
     """Its restart count has grown by more than ours: someone else has requeued it."""
     word = Requeued(9, "busy", "ibm_b", 1000, 3).word

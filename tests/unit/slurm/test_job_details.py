@@ -56,6 +56,14 @@ def test_squeues_answer():
     assert (failed.shown, failed.exit_code, failed.signal) == ("12+1", 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("field", "status"), [("256", (1, 0)), ("1:0", (1, 0)), ("9", (0, 9)), ("0:9", (0, 9)), ("", (None, 0))]
+)
+def test_the_exit_codes_of_all_releases(field, status):
+    (found,) = job_details.parse_squeue(printed((*FAILED[:12], field, "")), MARK)
+    assert (found.exit_code, found.signal) == status
+
+
 def test_sacct_s_answer():
     row = ("12_3", "14", "CANCELLED by 1000", "bob", "1", "2", "3", "0:9", "n1", "qrmi-slurm:requeued=1,busy,a,7")
     other = ("15", "15", "COMPLETED", "bob", "1", "Unknown", "Unknown", "0:0", "n[1-2]", "")
