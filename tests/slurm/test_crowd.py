@@ -60,8 +60,8 @@ def test_each_of_many_jobs_acquires_once_and_the_others_wait_as_a_shell(site: Si
     """slurmd has time to answer slurmctld, which then starts no job twice."""
     found = crowd.run(site, JOBS)
     assert (found.acquisitions, found.completed, found.started_again) == (JOBS, JOBS, ()), str(found)
-    # How many Pythons there are depends on the machine: one that takes a second for a call makes room. A machine with many
-    # processors has places for all of them.
+    # How many Pythons there are depends on the machine: one whose call takes a second makes room. With many processors
+    # there are places for all of them.
     assert found.processes.waiting > 0 or AT_WORK.of_user > JOBS / 2, str(found)
 
 
