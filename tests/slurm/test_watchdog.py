@@ -160,7 +160,7 @@ def test_a_selection_that_names_everything_again_and_again(site: Site, services:
 def test_many_qpus_that_cannot_be_acquired(site: Site, services: Services) -> None:
     """All are online, and none opens a session: trying one after the other ends with the time."""
     site.config(many(services, 250, "sessions-403"))
-    assert_fails_alone(site, "--qpu=any:*", reason="could not be acquired")
+    assert_fails_alone(site, "--qpu=any:*", "--no-requeue", reason="could not be acquired")
 
 
 def test_a_slurmctld_that_hangs(site: Site, services: Services) -> None:
