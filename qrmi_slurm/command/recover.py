@@ -42,12 +42,11 @@ def recover(
 ) -> None:
     """Release what the hooks could not: failed releases, and QPUs of jobs that have ended.
 
-    Slurm is asked about jobs that hold a QPU and have no step on their node; once an hour about the others.
+    Slurm is asked about jobs that hold a QPU, and once an hour about others that have a folder.
     """
-    from qrmi_slurm.hooks.recover import Mode, Slurm, run
+    from qrmi_slurm.hooks.recover import Mode, run
 
-    slurm = Slurm(site.jobs, site.living)
-    results = run(site.options(state_dir), site.here(), slurm, Mode(dry_run=dry_run, now=now))
+    results = run(site.options(state_dir), site.here(), site.jobs, Mode(dry_run=dry_run, now=now))
     show = print_json if as_json else print_text
     show(results, sys.stdout, dry_run=dry_run)
     if any(result.is_left for result in results):

@@ -63,13 +63,6 @@ def jobs(job_ids: Collection[int]) -> "Mapping[int, Job] | None":
     return jobs.jobs(job_ids, slurm_conf())
 
 
-def living(node: str) -> Collection[int]:
-    """Return the jobs that have steps on this node, which need not be asked for."""
-    from qrmi_slurm.slurm import jobs
-
-    return jobs.with_steps_on(node, slurm_conf())
-
-
 def notices(found: "Sequence[Resource]") -> dict[str, str]:
     """Return why QPUs are out of service, by name; if Slurm does not answer, print a warning and return nothing."""
     from qrmi_slurm.outages import outage, reservations

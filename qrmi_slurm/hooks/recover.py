@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from qrmi_slurm.broker import launch
 from qrmi_slurm.calls.installed import import_qrmi
@@ -30,8 +30,7 @@ from qrmi_slurm.state.record import Entry, Record, State
 _FIRST_RETRY_S: Final = 30.0
 _LAST_RETRY_S: Final = 1800.0
 
-# Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often. It is also asked
-# this often about a job that has a step here, and so has not ended.
+# Where nothing is held it is not urgent to know whether the job has ended: Slurm is asked this often.
 _IDLE_LOOK_S: Final = 3600.0
 
 # Nodes that share the records share the questions: what another node has found out this short a time ago is not asked
@@ -96,18 +95,6 @@ class World:
         if job is None:
             return f"Slurm cannot be asked whether job {record.job_id} is running"
         return f"Job {record.job_id} is {job.state}"
-
-
-class Slurm(NamedTuple):
-    """What Slurm is asked.
-
-    Args:
-        jobs: asks slurmctld about jobs; called at most once, for those on which something depends.
-        living: asks a node's own slurmstepds which jobs have steps there; called at most once, for this node.
-    """
-
-    jobs: Callable[[Collection[int]], Mapping[int, Job] | None]
-    living: Callable[[str], Collection[int]] = lambda _node: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +256,7 @@ def _has_rebooted(record: Record, world: World) -> bool:
 def run(
     options: SiteOptions,
     here: World,
-    slurm: Slurm,
+    ask: Callable[[Collection[int]], Mapping[int, Job] | None],
     mode: Mode,
 ) -> list[Result]:
     """Release what is pending, and what belongs to jobs that have ended.
@@ -277,7 +264,7 @@ def run(
     Args:
         options: the site's.
         here: what is known without asking Slurm.
-        slurm: is asked about jobs.
+        ask: asks Slurm about jobs; called at most once, for those on which something depends.
         mode: how to work.
 
     Raises:
@@ -285,9 +272,9 @@ def run(
     """
     # The records first, then Slurm: a job that starts after the answer is not among these records.
     items = inventory.read(options.state_dir)
-    asked, living = _questions(items, here, slurm, mode)
-    told = slurm.jobs(asked) if asked else {}
-    runner = _Run(options, replace(here, jobs=None if told is None else {**living, **told}), mode, frozenset(asked))
+    now_s = time.time()
+    asked = dict.fromkeys(item.folder.job_id for item in items if _depends_on_slurm(item, here, mode, now_s))
+    runner = _Run(options, replace(here, jobs=ask(list(asked)) if asked else {}), mode, asked.keys())
     are_slow = [runner.is_slow(item) for item in items]
     results = runner.side_by_side([item for item, is_slow in zip(items, are_slow, strict=True) if is_slow])
     for item, is_slow in zip(items, are_slow, strict=True):
@@ -296,29 +283,8 @@ def run(
     return [result for item in items if (result := results[id(item)]) is not None]
 
 
-def _questions(items: Sequence[Item], here: World, slurm: Slurm, mode: Mode) -> tuple[list[int], dict[int, Job]]:
-    """Return the jobs about which slurmctld has to be asked, and those that live because they have steps on this node.
-
-    Each question costs slurmctld two RPCs, every minute, from every node.
-    """
-    now_s = time.time()
-    wanted = [item for item in items if _depends_on_slurm(item, here, mode, now_s)]
-    nodes = {item.record.node for item in wanted if item.record is not None} & here.boots.keys()
-    with_steps = {node: slurm.living(node) for node in nodes}
-    living: dict[int, Job] = {}
-    asked: dict[int, None] = {}
-    for item in wanted:
-        record, job_id = item.record, item.folder.job_id
-        has_steps = record is not None and job_id in with_steps.get(record.node, ())
-        if record is not None and has_steps and now_s - item.folder.looked_at_s() < _IDLE_LOOK_S:
-            living[job_id] = Job("RUNNING", record.restart_count)
-        else:
-            asked[job_id] = None
-    return list(asked), living
-
-
 def _depends_on_slurm(item: Item, here: World, mode: Mode, now_s: float) -> bool:
-    """Tell whether what is done with a folder depends on its job.
+    """Tell whether what is done with a folder depends on its job: each question costs slurmctld two RPCs, every minute.
 
     A release that is pending goes on whatever the job does. A folder in which nothing is held can wait; a job over
     many nodes has one on each of them.

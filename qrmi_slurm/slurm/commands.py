@@ -26,13 +26,11 @@ class RefusedError(SchedulerError):
         message: what is wrong.
         hint: what to do next.
         stderr: all that it wrote to standard error.
-        stdout: what it wrote to standard output all the same.
     """
 
-    def __init__(self, message: str, hint: str, stderr: str, stdout: str = "") -> None:
+    def __init__(self, message: str, hint: str, stderr: str) -> None:
         super().__init__(message, hint)
         self.stderr = stderr
-        self.stdout = stdout
 
 
 def run(command: Sequence[str], slurm_conf: Path, timeout_s: float | None = None, time_format: str = "standard") -> str:
@@ -64,12 +62,11 @@ def run(command: Sequence[str], slurm_conf: Path, timeout_s: float | None = None
         raise SchedulerError(f"{name} did not answer within {timeout_s:g} s", "is slurmctld running?") from None
     except OSError as error:
         raise SchedulerError(f"cannot run {program}: {error.strerror}") from error
-    stdout = done.stdout.decode("utf-8", "replace")
     if done.exit_code != 0:
         stderr = done.stderr.decode("utf-8", "replace")
         last = next(iter(reversed(stderr.strip().splitlines())), f"exit status {done.exit_code}")
-        raise RefusedError(f"{name} failed: {last}", "are slurmctld and munged running?", stderr, stdout)
-    return stdout
+        raise RefusedError(f"{name} failed: {last}", "are slurmctld and munged running?", stderr)
+    return done.stdout.decode("utf-8", "replace")
 
 
 def find(name: str) -> str | None:

@@ -132,29 +132,6 @@ def parse_jobs(text: str) -> dict[int, Job]:
     return found
 
 
-def with_steps_on(node: str, slurm_conf: Path) -> frozenset[int]:
-    """Return the jobs that have a step's processes on this node, which live; asks the node's slurmstepds alone.
-
-    Nobody but root can make one of them, or keep it: it ends with the job, or the job is not over. A job in whose
-    allocation no step runs, such as that of an idle `salloc`, is not among them.
-
-    Args:
-        node: this node, as Slurm calls it.
-        slurm_conf: Slurm's configuration file.
-    """
-    try:
-        answer = commands.run(["scontrol", "listpids", "*", node], slurm_conf, _ONE_JOB_TIMEOUT_S)
-    except commands.RefusedError as error:  # there is no step, or one of them has just ended
-        answer = error.stdout
-    except SchedulerError:
-        return frozenset()
-    # PID JOBID STEPID LOCALID GLOBALID (src/scontrol/info_job.c, _list_pids_one_step())
-    lines = [line.split() for line in answer.splitlines()]
-    return frozenset(
-        int(words[1]) for words in lines if len(words) == 5 and words[0].isdecimal() and words[1].isdecimal()
-    )
-
-
 class Times(NamedTuple):
     """What slurmctld says of a running job's times.
 

@@ -23,6 +23,7 @@ NOT_TYPED = {
     "make newer-qrmi": "it asks the package index",
     "make sbom": "it installs the lock's packages",
     "make soak JOBS=300": "some minutes",
+    "make crowd CROWD=200": "some minutes",
     "make test": "this is a part of it",
     "make test-slurm ON=forky": "this is a part of it",
     "make test-slurm ON=trixie": "this is a part of it",

@@ -143,36 +143,15 @@ def running(site: Site) -> Iterator[list[int]]:
     cancel_others(site)
 
 
-@pytest.fixture
-def idle(site: Site) -> Iterator[list[int]]:
-    """Two allocations that hold a QPU and have no step, among other jobs that wait."""
-    submit_others(site)
-    jobs = []
-    for _ in range(2):
-        done = site.cluster.run_as_user(["salloc", "--no-shell", "--qpu=ibm_demo", "--nodelist=n1", "--time=5"])
-        jobs.append(int(re.findall(r"Granted job allocation (\d+)", done.stderr)[0]))
-    yield jobs
-    for job_id in jobs:
-        site.cluster.slurm("scancel", str(job_id))
-    cancel_others(site)
-
-
-def test_recover_beside_jobs_that_run_a_step(site: Site, running: list[int]) -> None:
-    """Their slurmstepds on the node know that they live: neither slurmctld nor the service is asked."""
-    for _ in range(2):
-        assert cost_of(site, site.recover).counts == LIMITS["`recover`, for each job that holds a QPU and runs a step"]
+def test_recover_beside_jobs_that_hold_a_qpu(site: Site, running: list[int]) -> None:
+    """slurmctld is asked for each of them; it never has to list all jobs. The service is not asked."""
+    cost = cost_of(site, site.recover)
+    assert cost.is_within("`recover`, for each running job that holds a QPU", times=len(running))
+    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(running)
     assert all(site.record_of(job_id) for job_id in running)
 
 
-def test_recover_beside_allocations_without_a_step(site: Site, idle: list[int]) -> None:
-    """slurmctld is asked for each of them; it never has to list all jobs."""
-    cost = cost_of(site, site.recover)
-    assert cost.is_within("`recover`, for each allocation that holds a QPU and runs no step", times=len(idle))
-    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(idle)
-    assert "REQUEST_JOB_INFO" not in cost.rpcs
-
-
-def test_nodes_that_share_the_records_share_the_questions(site: Site, idle: list[int]) -> None:
+def test_nodes_that_share_the_records_share_the_questions(site: Site, running: list[int]) -> None:
     """A minute's runs on all nodes cost what one of them costs."""
 
     def recover_everywhere() -> None:
@@ -180,10 +159,10 @@ def test_nodes_that_share_the_records_share_the_questions(site: Site, idle: list
             site.recover(node=node)
 
     cost = cost_of(site, recover_everywhere)
-    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(idle)
+    assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(running)
 
 
-def test_recover_moves_no_more_bytes_with_more_jobs(site: Site, idle: list[int]) -> None:
+def test_recover_moves_no_more_bytes_with_more_jobs(site: Site, running: list[int]) -> None:
     """What a run sends and receives grows with the jobs that it asks for alone."""
 
     def recover(wire: Wire) -> int:
@@ -199,11 +178,11 @@ def test_recover_moves_no_more_bytes_with_more_jobs(site: Site, idle: list[int])
 
     with counted(site.cluster) as wire:
         few = recover(wire)
-        assert wire.connections == 2 * len(idle)
+        assert wire.connections == 2 * len(running)
         submit_others(site)
         many = recover(wire)
-    assert 0 < few < 16_000 * len(idle)
-    assert abs(many - few) < 1000 * len(idle)
+    assert 0 < few < 16_000 * len(running)
+    assert abs(many - few) < 1000 * len(running)
 
 
 def test_recover_on_the_other_nodes_of_a_wide_job(site: Site, running: list[int]) -> None:

@@ -80,7 +80,7 @@ def test_slurmctld_takes_a_bounded_time_for_any_selection(large_site: Site, prog
     """Compared with slurmctld without Lua, by sdiag. `pytest -s` prints the figures."""
     cluster = large_site.cluster
     with_lua = {name: mean_ms(large_site, program, f"QRMI_QPU={text}") for name, text in SELECTIONS.items()}
-    without_qpu = mean_ms(large_site, program)
+    without_qpu = min(mean_ms(large_site, program) for _ in range(2))  # other work on the machine only adds to it
     conf = cluster.slurm_conf.read_text()
     cluster.slurm_conf.write_text(re.sub("^JobSubmitPlugins=.*\n", "", conf, flags=re.MULTILINE))
     try:

@@ -9,7 +9,7 @@ from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.hooks import recover
-from qrmi_slurm.hooks.recover import Mode, Slurm, Step, World
+from qrmi_slurm.hooks.recover import Mode, Step, World
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.jobs import Job
 from qrmi_slurm.state import inventory
@@ -167,10 +167,10 @@ def hold(site):
 def run(site, syslog_lines):
     """Recover, and return the results; check that no secret is in them or in the log."""
 
-    def recover_all(jobs=None, *, ask=None, living=lambda _node: (), boots=(("n1", "b"),), **mode):
+    def recover_all(jobs=None, *, ask=None, boots=(("n1", "b"),), **mode):
         known = jobs or {}
         answer = ask or (lambda job_ids: {job_id: known.get(job_id, GONE) for job_id in job_ids})
-        results = recover.run(site.options(), World("test", {}, dict(boots)), Slurm(answer, living), Mode(**mode))
+        results = recover.run(site.options(), World("test", {}, dict(boots)), answer, Mode(**mode))
         assert SECRET not in repr(results) + repr(syslog_lines)
         return results
 
@@ -289,30 +289,6 @@ def test_slurm_is_asked_about_a_holding_job_in_every_run(hold, run):
     for _ in range(3):
         run(ask=lambda job_ids: asked.append(job_ids) or RUNNING)
     assert asked == [[12], [12], [12]]
-
-
-def test_slurm_is_not_asked_about_a_job_that_has_a_step_on_its_node(hold, run):
-    """The node's own slurmstepds know that it lives; slurmctld is asked hourly all the same."""
-    folder, asked = hold(), []
-
-    def look():
-        [result] = run(ask=lambda job_ids: asked.append(job_ids) or RUNNING, living={"n1": {12}}.__getitem__)
-        return result.plan.reason
-
-    for _ in range(3):
-        assert look() == "the job is running"
-    assert asked == []
-    os.utime(folder.path, (0, time.time() - 3601))
-    for _ in range(3):
-        look()
-    assert asked == [[12]]
-
-
-def test_a_step_on_another_node_says_nothing_about_a_job(hold, run):
-    """A job's number is only known to live on the node that acquired."""
-    hold()
-    [result] = run(boots={"n2": "b"}, living=lambda _node: {12})
-    assert result.outcome == "released"
 
 
 def test_nodes_that_share_the_records_share_the_questions(hold, run):

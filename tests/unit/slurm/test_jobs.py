@@ -234,22 +234,3 @@ def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path):
 def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "find", lambda name: None)
     assert jobs.times(12, tmp_path, 0.2).limit_s is None
-
-
-@pytest.mark.parametrize("status", [0, 1])
-def test_the_jobs_with_steps_on_a_node_are_those_of_its_slurmstepds(fake_command, tmp_path, status):
-    """scontrol exits 1 also if one step of many has just ended."""
-    fake_command(
-        "echo 'PID      JOBID    STEPID   LOCALID GLOBALID'\n"
-        "echo '4711     12       batch    0       0       '\n"
-        "echo '4712     12       batch    -       -       '\n"
-        "echo '4713     14       extern   -       -       '\n"
-        f"echo 'StepId=13.0 does not exist on this node.' >&2\nexit {status}"
-    )
-    assert jobs.with_steps_on("n1", tmp_path) == {12, 14}
-
-
-@pytest.mark.parametrize("script", ["echo 'No job steps exist on this node.' >&2; exit 1", "exit 3", "echo garbage"])
-def test_without_an_answer_no_job_is_known_to_live(fake_command, tmp_path, script):
-    fake_command(script)
-    assert jobs.with_steps_on("n1", tmp_path) == frozenset()
