@@ -13,7 +13,7 @@ from booted.debian import USER, USER_UID, Content, Debian
 from booted.network import ADDRESS, SERVICE_NAME, Authority, Network, Service
 from setup import roots
 from setup.environment import CACHE, CHECKOUT, install_debian_packages
-from slurm.cluster import IDLE, TERMINAL_STATES, Cluster, ClusterError, ClusterOptions, sweep
+from slurm.cluster import IDLE, STEP_WAITS, TERMINAL_STATES, Cluster, ClusterError, ClusterOptions, sweep
 from slurm.emulator import Emulator
 from slurm.polling import wait_for
 
@@ -218,9 +218,9 @@ class BootedSite:
         return wait_for(state, f"job {job_id} in {sorted(states)}", deadline_s * self.slowness, on_timeout=last_words)
 
     def output(self, job_id: int) -> str:
-        """Return a batch job's output so far."""
+        """Return a batch job's output so far, as `Cluster.job_output` does."""
         done = self.node.run("cat", f"/home/{USER}/slurm-{job_id}.out")
-        return done.stdout
+        return STEP_WAITS.sub("", done.stdout)
 
     def wait_output(self, job_id: int, text: str) -> None:
         """Wait until a job has printed something."""

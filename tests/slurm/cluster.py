@@ -55,7 +55,7 @@ TERMINAL_STATES = frozenset(
     | {"TIMEOUT"}
 )
 # What srun says on standard error where slurmctld is busy with the job's last step (src/srun/launch.c).
-_WAITS = re.compile(
+STEP_WAITS = re.compile(
     r"^srun: (?:Job \d+ step creation (?:temporarily|still) disabled, retrying|Step created for \S+)(?: \(.*\))?\n",
     re.MULTILINE,
 )
@@ -487,7 +487,7 @@ class Cluster:
         Without what its srun says where slurmctld lets it wait for its step.
         """
         path = Path(self.job(job_id).fields["StdOut"])
-        return _WAITS.sub("", path.read_text(errors="replace")) if path.exists() else ""
+        return STEP_WAITS.sub("", path.read_text(errors="replace")) if path.exists() else ""
 
     # --- nodes --------------------------------------------------------------------------------------
 

@@ -164,8 +164,7 @@ def test_an_expired_indeterminate_qpu_is_accounted_for_without_time(site, syslog
     """recover forgets it, and counts no time for a session."""
     folder, _ = written(site, entry("a", token=None, state=State.INDETERMINATE, expires_s=1500.0))
     here = recover.World("test", {}, {})
-    slurm = recover.Slurm(lambda job_ids: dict.fromkeys(job_ids, Job("GONE", 0)))
-    [result] = recover.run(site.options(), here, slurm, recover.Mode())
+    [result] = recover.run(site.options(), here, lambda job_ids: dict.fromkeys(job_ids, Job("GONE", 0)), recover.Mode())
     assert (result.plan.step, result.outcome) == (recover.Step.FORGET, "removed")
     assert not folder.exists()
     [line] = lines_of(site)
