@@ -116,6 +116,7 @@ def test_an_admins_drain_stays_when_a_start_fails(site: Site) -> None:
     assert ": new fridge" in line
 
 
+@pytest.mark.one_release
 def test_a_users_own_failure_takes_nothing_out_of_service(site: Site) -> None:
     """A key of their own that fails, or an address, concerns their job alone."""
     resource = site.emulator.resource("ibm_demo")

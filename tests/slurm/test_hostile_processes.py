@@ -107,7 +107,13 @@ def test_the_sites_key_never_appears_in_a_process_of_the_user(
     assert_nothing_left(site, 0)
 
 
-@pytest.mark.parametrize("own", [{}, {KEY: API_KEY}], ids=["the site's key", "their own key"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param({}, id="the site's key"),
+        pytest.param({KEY: API_KEY}, id="their own key", marks=pytest.mark.one_release),
+    ],
+)
 def test_there_is_no_way_into_a_hook_a_call_or_a_broker(site: Site, attacker: Attacker, own: dict[str, str]) -> None:
     """From its exec to its end: not by /proc, not by tracing, not by taking one of its files."""
     site.config([resource(site, foreign(own), broker=True)])
@@ -146,6 +152,7 @@ def test_a_call_with_the_sites_key_does_not_run_as_the_user(site: Site, broker: 
     assert_nothing_left(site, job_id)
 
 
+@pytest.mark.one_release
 def test_a_call_with_the_users_key_has_no_secret_of_the_site(site: Site) -> None:
     """It runs as the user, who has that key anyway; the hook's other secrets are in no memory that is theirs."""
     second = {**site.emulator.resource("ibm_second"), "slurm": {"broker": True}}
@@ -242,6 +249,7 @@ def test_a_stopped_call_delays_no_hook(quick: Site, attacker: Attacker) -> None:
 # --- keeping a session open --------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_release
 def test_a_user_cannot_keep_the_sites_session_open(site: Site, attacker: Attacker) -> None:
     """They ask for the longest life there is, and kill every call that they can: each session ends with its job."""
     site.config([resource(site)])
@@ -274,6 +282,7 @@ def test_a_user_who_kills_the_releases_of_their_own_key_delays_only_themselves(q
     assert not site.folder_of(job_id).exists()
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize(
     ("own", "sentence"),
     [

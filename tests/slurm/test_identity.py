@@ -110,6 +110,7 @@ def test_recover_releases_what_a_dead_job_held_while_another_has_its_number(forg
     assert_nothing_left(forgotten, job_id)
 
 
+@pytest.mark.one_release
 def test_a_job_whose_prolog_is_killed_does_not_run_with_the_dead_jobs_session(forgotten: Site) -> None:
     """Prolog was waiting for the record's lock; the dead job's exports are still there."""
     folder = forgotten.folder_of(1)

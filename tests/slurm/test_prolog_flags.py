@@ -66,7 +66,10 @@ def test_every_form_has_its_qpu_with_nohold(no_hold: Site) -> None:
     assert_every_form_has_its_qpu(no_hold)
 
 
-@pytest.mark.parametrize("form", [["srun"], ["salloc", "srun"]], ids=["srun", "salloc"])
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(["srun"], id="srun"), pytest.param(["salloc", "srun"], id="salloc", marks=pytest.mark.one_release)],
+)
 def test_the_step_waits_for_a_slow_service_on_every_node(no_hold: Site, form: list[str]) -> None:
     """Longer than TaskProlog waits just for a shared file system, and longer than MessageTimeout."""
     command = [form[0], "-N2", "-n2", "--qpu=ibm_demo", *form[1:], "sh", "-c", TOKEN]

@@ -165,6 +165,7 @@ def test_jobs_that_are_not_to_wait_fail_at_once(site: Site) -> None:
     assert "requeued:" not in "".join(site.hooks_log().splitlines()[-4:])
 
 
+@one_release
 def test_a_job_that_has_waited_for_too_long_fails_with_the_whole_story(site: Site) -> None:
     """The site's limit counts from its first failed start."""
     site.plugstack(site.plugstack_line("--requeue-limit=0.001"))
@@ -216,6 +217,7 @@ def test_all_components_of_a_heterogeneous_job_wait_for_each_other(site: Site) -
     assert not site.emulator.open_sessions()
 
 
+@one_release
 def test_a_job_of_which_one_qpu_is_not_there_waits_only_where_it_needs_all(site: Site) -> None:
     """By default it runs with the other; with --require=all the other is released before it goes back."""
     state(site, "ibm_second", "offline")

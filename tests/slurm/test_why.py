@@ -103,6 +103,7 @@ def test_what_is_said_of_a_drained_qpu_and_one_whose_service_is_offline(site: Si
     assert site.command("resume", "ibm_demo").returncode == 0
 
 
+@pytest.mark.one_release
 def test_a_job_that_failed_for_its_qpu(site: Site) -> None:
     """The reason is known on its node after Epilog, to its user and to root; elsewhere its user's output has it."""
     owner, other = site.cluster.users
