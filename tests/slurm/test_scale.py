@@ -148,6 +148,7 @@ def test_recover_beside_jobs_that_hold_a_qpu(site: Site, running: list[int]) -> 
     cost = cost_of(site, site.recover)
     assert cost.is_within("`recover`, for each running job that holds a QPU", times=len(running))
     assert cost.rpcs["REQUEST_JOB_INFO_SINGLE"] == len(running)
+    assert "REQUEST_JOB_INFO" not in cost.rpcs
     assert all(site.record_of(job_id) for job_id in running)
 
 
