@@ -289,7 +289,7 @@ def _hook_environment(bench: Bench) -> dict[str, str]:
     return {
         "SLURMD_NODENAME": "n1",
         "SLURM_JOB_UID": str(bench.ours.cluster.user.uid),
-        "SLURM_CLUSTER_NAME": "bench",
+        "SLURM_CLUSTER_NAME": f"throwaway-{bench.ours.cluster.token}",
         "SLURM_CONF": str(bench.ours.cluster.slurm_conf),
         # As from 23.02: without them Prolog asks squeue.
         "SLURM_JOB_START_TIME": str(now_s),
