@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,15 @@ LATE_NODES: Final = 16
 AT_WORK_PER_CPU: Final = 3
 _MAX_AT_WORK: Final = 1024
 SLOW_S: Final = 1.0
+
+# The same where the node has more to do than its processors can: there a call is slow because of the node, and more
+# hooks would make all of them slower.
+BUSY_S: Final = 5.0
+_BUSY_PER_CPU: Final = 2
+_LOAD: Final = Path("/proc/loadavg")
+
+# How soon to look whether it still has, in seconds.
+_LOOK_AGAIN_S: Final = 0.25
 
 # In the state directory; no cluster's name begins with a dot. A node's places are bytes of a file that are locked,
 # first the node's and then each user's: the kernel unlocks them when their process ends, however it ends.
@@ -212,6 +222,19 @@ class Work:
         """Keep those that wait behind this hook's shell waiting until it ends, or waits for others for long itself."""
         self._is_in_lane = True
 
+    def make_room(self, since_s: float) -> float:
+        """Give the place back where calls are slow; return how soon to look again, in seconds.
+
+        Args:
+            since_s: when the first of the calls began, by the monotonic clock.
+        """
+        waited_s = time.monotonic() - since_s
+        if waited_s < SLOW_S:
+            return SLOW_S - waited_s
+        if waited_s >= BUSY_S or not _is_node_busy():
+            self.end()
+        return _LOOK_AGAIN_S
+
     def end(self) -> None:
         """Give the place back, if there is one, and let the next of the lane begin."""
         if self._places is not None:
@@ -220,6 +243,15 @@ class Work:
         if self._is_in_lane:
             leave_lane()
         self._is_in_lane = False
+
+
+def _is_node_busy() -> bool:
+    """Tell whether more processes want to run than the processors can, by proc_loadavg(5)."""
+    try:
+        running = int(_LOAD.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running > _BUSY_PER_CPU * len(os.sched_getaffinity(0))
 
 
 def leave_lane() -> None:

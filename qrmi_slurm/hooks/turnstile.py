@@ -35,13 +35,13 @@ FOLDER: Final = Path("/run/qrmi-slurm")
 _LANES_FILE: Final = "lanes"
 _MAX_LANES: Final = 16
 
-# An Epilog stays in its lane while it works, for SLOW_S of a service's time at most. Two per processor release faster
+# An Epilog stays in its lane while it works, for a second of a slow service at most. Two per processor release faster
 # than Prologs acquire.
 _RELEASES_PER_CPU: Final = 2
 
 # How long an Epilog waits at most, in seconds, and of its option. Then it goes on beside those that are at work.
-_RELEASE_WAIT_S: Final = 5.0
-_RELEASE_WAIT_SHARE: Final = 0.25
+_RELEASE_WAIT_S: Final = 10.0
+_RELEASE_WAIT_SHARE: Final = 1 / 3
 
 # In a shorter time than this a hook's Python starts; only a longer one was a wait, in seconds.
 _LEAST_WAIT_S: Final = 0.5

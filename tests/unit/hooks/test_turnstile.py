@@ -71,12 +71,12 @@ def test_a_prolog_has_a_place_at_work_until_it_ends(enter):
 
 
 def test_the_shells_of_later_prologs_learn_where_to_wait_and_for_how_long(enter, room):
-    """Ten seconds are for the acquisition, or half of a short time; Epilogs wait for a quarter of their own."""
+    """Ten seconds are for the acquisition, or half of a short time; Epilogs wait for a third of their own."""
     enter(30.0)
-    assert (room / "lanes").read_text() == "2 20 5 4 5\n"
+    assert (room / "lanes").read_text() == "2 20 5 4 10\n"
     WORK.end()
     enter(4.0)
-    assert (room / "lanes").read_text() == "2 2 1 4 5\n"
+    assert (room / "lanes").read_text() == "2 2 1 4 10\n"
 
 
 def test_nobody_else_can_enter_the_folder(enter, room):
