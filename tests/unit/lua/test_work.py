@@ -4,6 +4,8 @@ Counted in instructions of Lua's virtual machine and in bytes that its string fu
 changes nothing. `pytest -s` prints the figures, with the time that each case took.
 """
 
+import functools
+
 import pytest
 
 from lua import INTERPRETERS, Lua, spank
@@ -117,8 +119,13 @@ def lua(request, tmp_path):
     return Lua(request.param, tmp_path)
 
 
+@functools.cache
+def rendered(site):
+    return catalogue.render(SITES[site], NOTICES, GROUPS.__getitem__)
+
+
 def write(lua, site):
-    lua.catalogue.write_text(catalogue.render(SITES[site], NOTICES, GROUPS.__getitem__))
+    lua.catalogue.write_text(rendered(site))
 
 
 def costs(lua, submit_all):
