@@ -10,7 +10,7 @@ from qrmi_slurm import names
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
-from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.slurm.job_context import ENDLESS_S, JobContext
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
@@ -108,7 +108,12 @@ class JobFacts:
             SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
         """
         if self._time_limit_s is None:
-            seconds = self._job.time_limit_s if self._job.time_limit_s is not None else self._ask_time_limit_s()
+            seconds = self._job.time_limit_s
+            if seconds is None:
+                seconds = self._ask_time_limit_s()
+            elif seconds == ENDLESS_S:
+                # Only slurmctld knows which of both it is. A session lives no longer with either, so no answer is none.
+                seconds = self._ask_times(self.ask_timeout_s()).limit_s or names.UNLIMITED_TIMEOUT_S
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
         return self._time_limit_s
 
@@ -147,11 +152,12 @@ class JobFacts:
             )
         return seconds
 
-    def _ask_times(self) -> "Times":
+    def _ask_times(self, timeout_s: float | None = None) -> "Times":
         if self._times is None:
             from qrmi_slurm.slurm import jobs
 
-            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._time_limit_timeout_s())
+            timeout_s = self._time_limit_timeout_s() if timeout_s is None else timeout_s
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, timeout_s)
         return self._times
 
     def _time_limit_timeout_s(self) -> float:
