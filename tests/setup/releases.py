@@ -46,6 +46,7 @@ SELECTED = (
     "test_launch_forms.py",
     "test_qpu_job.py",
     "test_environment_contract.py",
+    "test_plugin_keyword.py",
     "test_bad_input.py",
     "test_unknown_users.py",
     "test_support.py",
