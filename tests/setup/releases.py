@@ -37,6 +37,7 @@ SELECTED = (
     "test_inner_jobs.py",
     "test_prolog_flags.py",
     "test_licenses.py",
+    "test_slots.py",
     "test_requeue.py",
     "test_failed_starts.py",
     "test_why.py",
