@@ -39,10 +39,13 @@ static struct selection of_step;
 
 int spank_qrmi_remote_option(const char *value)
 {
-	/* sbatch, salloc and srun have checked the value; somebody else's program has not. Slurm logs the refusal and starts
-	 * the step. */
-	if (selection_fault(value) != NULL)
-		return ESPANK_BAD_ARG;
+	const char *fault = selection_fault(value);
+
+	/* sbatch, salloc and srun have checked the value; somebody else's program has not. The step goes on without. */
+	if (fault != NULL) {
+		slurm_error(LOG ": --qpu %s.", fault);
+		return ESPANK_SUCCESS;
+	}
 	selection_set(&of_step, value);
 	slurm_debug(LOG ": --qpu=[%s]", of_step.names);
 	return ESPANK_SUCCESS;

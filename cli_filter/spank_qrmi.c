@@ -14,6 +14,9 @@
  * that have one (spank_has_prolog() in src/common/spank.c). There is no slurm_spank_user_init and no task callback
  * either: init_post_opt runs once per step and can already write the step's environment.
  *
+ * In slurmstepd every call returns ESPANK_SUCCESS, whatever happens: there Slurm drains the node where a plugin that is
+ * `required` in plugstack.conf fails (_do_call_stack() in spank.c).
+ *
  * The plugin's arguments are for the hooks; only remote.c reads one, --state-dir. Secrets may be among them, such as a
  * proxy's password in --env:NAME=VALUE, so logs have their number only. For the same reason, logs name the user's
  * variables and never show a value.
@@ -113,7 +116,7 @@ int slurm_spank_init(spank_t sp, int ac, char *argv[])
 	}
 	rc = (int)spank_option_register(sp, &option_qpu);
 	log_leave("slurm_spank_init", rc);
-	return rc;
+	return spank_context() == S_CTX_REMOTE ? ESPANK_SUCCESS : rc;
 }
 
 int slurm_spank_init_post_opt(spank_t sp, int ac, char *argv[])
@@ -132,7 +135,8 @@ int slurm_spank_init_post_opt(spank_t sp, int ac, char *argv[])
 		rc = spank_qrmi_local_init_post_opt(sp);
 		break;
 	case S_CTX_REMOTE:
-		rc = spank_qrmi_remote_init_post_opt(sp, ac, argv);
+		spank_qrmi_remote_init_post_opt(sp, ac, argv);
+		rc = ESPANK_SUCCESS;
 		break;
 	default:
 		rc = ESPANK_SUCCESS;

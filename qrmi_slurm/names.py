@@ -70,6 +70,7 @@ JOB_PREFIX = "QRMI_JOB_"  # only the suite sets these: values of users or surrou
 SLURM_PREFIX = "QRMI_SLURM_"  # the same, for marks of ours that QRMI does not read
 ACQUISITION_TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 (the name of a variable)
 TIMEOUT_SECONDS = "QRMI_JOB_TIMEOUT_SECONDS"
+QPU_SLOTS = "QRMI_JOB_QPU_SLOTS"  # only where a license counts them; QRMI's acquire also gets it without the name
 
 # Stands for UNLIMITED: QRMI parses it as i32 in one client and u64 in another; the largest i32 fits both.
 UNLIMITED_TIMEOUT_S = 2**31 - 1

@@ -53,6 +53,10 @@ _OF_QPU: Final[Mapping[str, str]] = {
     "<VARIABLE>": "each variable of the resource's `environment`, and the user's own: see below for how they merge",
     names.ACQUISITION_TOKEN: "the token that QRMI's acquire call returned",
     names.TIMEOUT_SECONDS: "the job's time limit in seconds; {unlimited} if it has none",
+    names.QPU_SLOTS: (
+        "how many slots of the QPU the job has, only where it is "
+        "[shared by slots](scheduling.md#sharing-a-qpu-by-slots)"
+    ),
 }
 _MARKS: Final[Mapping[str, str]] = {
     names.QRMI_SLURM_QPU: "the step's `--qpu`",
@@ -246,7 +250,7 @@ def _exported_by_the_hooks() -> set[str]:
         config.write_text(json.dumps({"resources": [{"name": _QPU, "type": _TYPE, "environment": site}]}))
         (folder / "slurm.conf").touch()
         (folder / "plugstack.conf").write_text(f"optional spank_qrmi.so {config} --state-dir={folder}/state\n")
-        options = SiteOptions(config, folder / "state", env={_SITES_OWN: "value"})
+        options = SiteOptions(config, folder / "state", env={_SITES_OWN: "value"}, slots_licenses={_QPU: "slots"})
         selected = f"{_QPU[:-1]}*"
         hooks = {
             names.SLURM_CONF: str(folder / "slurm.conf"),
@@ -256,6 +260,7 @@ def _exported_by_the_hooks() -> set[str]:
             names.SLURM_JOB_START_TIME: "1000",
             names.SLURM_JOB_END_TIME: str(1000 + _TIME_LIMIT_S),
             names.SPANK_QRMI_QPU: selected,
+            names.SLURM_JOB_LICENSES: "slots:1",
         }
         job = job_context.of_job(hooks)
         place = JobFolder(options.state_dir, job.cluster, job.job_id)

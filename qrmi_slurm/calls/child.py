@@ -279,7 +279,7 @@ def _require_online(resource: Any) -> None:
     """Raise where a QPU is not online, or its service does not answer; before anything is acquired.
 
     QRMI's status asks an IBM Quantum System for more than an older system has; `is_accessible` is all that QRMI before
-    0.25 has.
+    0.25 has, and a coming one lacks it. Where neither can tell, acquiring does.
     """
     if not hasattr(resource, "status"):
         _require_access(resource)
@@ -299,7 +299,7 @@ def _require_online(resource: Any) -> None:
 
 
 def _require_access(resource: Any) -> None:
-    if not _has_access(resource):
+    if hasattr(resource, "is_accessible") and not _has_access(resource):
         raise BackendError("the QPU is not accessible")
 
 
@@ -325,6 +325,8 @@ def _availability(resource: Any) -> dict[str, Any]:
                 "reason": str(status.status_reason or "")[:_MAX_REASON_CHARS],
                 "pending_jobs": int(pending) if pending is not None else None,
             }
+    if not hasattr(resource, "is_accessible"):
+        return {"state": "unknown"}
     try:
         return {"state": "online" if _is_accessible(resource) else "offline"}
     except BaseException as error:

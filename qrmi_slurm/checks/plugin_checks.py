@@ -53,7 +53,7 @@ def _check_lines(name: str, found: Sequence[PluginLine], empty_includes: Sequenc
         places = ", ".join(line.source for line in others)
         yield error(name, f"the plugin is also loaded in {places}", f"remove that; Slurm uses {first.source}")
     if first.is_required:
-        hint = "write optional: with required, no job starts on a node where the plugin cannot be loaded"
+        hint = "with required, Slurm drains a node that cannot load the plugin; with optional, it still runs jobs"
         yield warning(name, f"{first.source} says required", hint)
     if empty_includes:
         hint = f"the line in use is {first.source}"

@@ -85,7 +85,7 @@ def _ask(options: "SiteOptions", timeout_s: float) -> "Listing":
     """Ask QRMI for all QPUs, and publish the list for users."""
     from qrmi_slurm.scheduling.qpus import ask, with_notices
 
-    resources = site.resources(options.config_path)
+    resources = site.resources(options.config_path, options.slots_licenses)
     with render.progress(sys.stderr) as tell:
         tell(f"asking QRMI for {render.counted(len(resources), 'QPU')}")
         listing = ask(resources, options, timeout_s)

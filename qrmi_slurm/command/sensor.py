@@ -41,7 +41,8 @@ def sensor(as_json: Json = False, state_dir: StateDir = None, timeout_s: QrmiTim
     from qrmi_slurm.scheduling.site import Site
 
     options = site.options(state_dir)
-    report = run(site.resources(options.config_path), Site(options, site.slurm_conf()), timeout_s)
+    resources = site.resources(options.config_path, options.slots_licenses)
+    report = run(resources, Site(options, site.slurm_conf()), timeout_s)
     show = print_json if as_json else print_text
     show(report, sys.stdout)
     for fault in report.faults:

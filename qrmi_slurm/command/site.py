@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.errors import SchedulerError
@@ -36,15 +37,19 @@ def options(state_dir: Path | None = None) -> plugstack.SiteOptions:
     return found if state_dir is None else found._replace(state_dir=state_dir.absolute())
 
 
-def resources(config_path: Path) -> "list[Resource]":
+def resources(config_path: Path, slots_licenses: Mapping[str, str] = MappingProxyType({})) -> "list[Resource]":
     """Return the resources of a config.
+
+    Args:
+        config_path: the config.
+        slots_licenses: the licenses that count the resources' slots, from the plugin's line.
 
     Raises:
         ConfigError: the config cannot be used.
     """
     from qrmi_slurm.config import config_file
 
-    return list(config_file.load(config_path).resources.values())
+    return list(config_file.with_slots(config_file.load(config_path).resources, slots_licenses).values())
 
 
 def here() -> "World":

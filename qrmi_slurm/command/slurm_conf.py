@@ -50,4 +50,5 @@ def slurm_conf(
         licenses = catalogue.licenses(site.resources(options.config_path))
     except ConfigError as error:
         fault = error.message
-    sys.stdout.write(setup_lines.render([*parts, setup_lines.license_part(ours, path, licenses, fault)]))
+    part = setup_lines.license_part(ours, path, licenses, fault, options.slots_licenses.values())
+    sys.stdout.write(setup_lines.render([*parts, part]))

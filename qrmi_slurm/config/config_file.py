@@ -173,6 +173,23 @@ def _is_sound(item: Any, known: set[str]) -> bool:
         return False
 
 
+def with_slots(resources: Mapping[str, Resource], licenses: Mapping[str, str]) -> Mapping[str, Resource]:
+    """Return resources with the licenses that count their slots.
+
+    Args:
+        resources: of the config, by name.
+        licenses: by the resource's name, from the plugin's line.
+    """
+    known = licenses.keys() & resources.keys()
+    if not known:
+        return resources
+    slotted = {
+        name: resources[name]._replace(slurm=resources[name].slurm._replace(slots_license=licenses[name]))
+        for name in known
+    }
+    return {**resources, **slotted}
+
+
 class _Repeating(dict[str, Any]):
     """An object of the file that has a key twice."""
 

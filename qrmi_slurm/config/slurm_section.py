@@ -73,6 +73,8 @@ class SlurmSection(NamedTuple):
         secrets: by variable, where a value is stored that the config does not hold itself.
         fault: why the section cannot be used, beginning with the place in the config; empty where it can. It says who
             may use the resource, so then nobody may.
+        slots_license: the license whose number in a job is how many slots of it the job has; None where it has no
+            slots. It is an option of the plugin's line, not a key of the config (`config_file.with_slots`).
     """
 
     license: str | None = None
@@ -81,6 +83,7 @@ class SlurmSection(NamedTuple):
     broker: bool = False
     secrets: Mapping[str, SecretSource] = MappingProxyType({})
     fault: str = ""
+    slots_license: str | None = None
 
 
 def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:

@@ -3,18 +3,18 @@
 subprocess, with which slurmctld is asked, takes 5 ms to load: most jobs never need it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
-from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.slurm.job_context import ENDLESS_S, JobContext
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
-    from qrmi_slurm.hooks.job_licenses import JobLicenses
+    from qrmi_slurm.hooks.job_licenses import Held, JobLicenses, QpuSlots
     from qrmi_slurm.slurm.jobs import Allotment, Times
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
@@ -38,6 +38,7 @@ class JobFacts:
         self._person: Person | None = None
         self._allotment: Allotment | None = None
         self._times: Times | None = None
+        self._granted: Mapping[str, int] | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
         self._counted: Collection[str] = ()
@@ -73,7 +74,7 @@ class JobFacts:
         listed = conf_file.setting(self._job.slurm_conf, "Licenses") if needed else None
         if not listed and not any("@" in license for license in needed):
             return None  # most sites; nothing was asked
-        from qrmi_slurm.hooks.job_licenses import Held, JobLicenses
+        from qrmi_slurm.hooks.job_licenses import JobLicenses
         from qrmi_slurm.slurm import licenses
 
         # Remote licenses are in slurmdbd's list, not in slurm.conf.
@@ -82,15 +83,32 @@ class JobFacts:
         if not counted:
             return None
         self._counted = counted
+        return JobLicenses(self._held(), counted, self._ask_name, self._job.slurm_conf, self._run.log)
+
+    def qpu_slots(self, license: str) -> "QpuSlots":
+        """Return how many slots of a QPU the job has.
+
+        Args:
+            license: the license that counts them.
+        """
+        from qrmi_slurm.hooks import job_licenses
+
+        return job_licenses.qpu_slots(self._held(), license)
+
+    def _held(self) -> "Held":
+        """Return what Slurm says about the job's licenses."""
+        from qrmi_slurm.hooks.job_licenses import Held
+        from qrmi_slurm.slurm import licenses
+
         job, text = self._job, self._job.licenses_text
         is_component = job.het_job_id is not None
-        is_further = is_component and text is not None and job.job_id != job.het_job_id
-        if text is not None:
-            held = Held(licenses.granted_counts(text), is_component, is_further)
-        else:
+        if text is None:
             told = self._ask_allotment()
-            held = Held(told.licenses if told is not None else None, is_component)
-        return JobLicenses(held, counted, self._ask_name, job.slurm_conf, self._run.log)
+            return Held(told.licenses if told is not None else None, is_component)
+        is_further = is_component and job.job_id != job.het_job_id
+        if "|" in text:  # what the job asked for, not which of them it got
+            return Held(self._ask_granted(), is_component, is_further)
+        return Held(licenses.granted_counts(text), is_component, is_further)
 
     def counts(self, license: str) -> bool:
         """Tell whether Slurm counts a license, of those that `licenses` was asked for."""
@@ -108,7 +126,12 @@ class JobFacts:
             SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
         """
         if self._time_limit_s is None:
-            seconds = self._job.time_limit_s if self._job.time_limit_s is not None else self._ask_time_limit_s()
+            seconds = self._job.time_limit_s
+            if seconds is None:
+                seconds = self._ask_time_limit_s()
+            elif seconds == ENDLESS_S:
+                # Only slurmctld knows which of both it is. A session lives no longer with either, so no answer is none.
+                seconds = self._ask_times(self.ask_timeout_s()).limit_s or names.UNLIMITED_TIMEOUT_S
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
         return self._time_limit_s
 
@@ -147,15 +170,23 @@ class JobFacts:
             )
         return seconds
 
-    def _ask_times(self) -> "Times":
+    def _ask_times(self, timeout_s: float | None = None) -> "Times":
         if self._times is None:
             from qrmi_slurm.slurm import jobs
 
-            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._time_limit_timeout_s())
+            timeout_s = self._time_limit_timeout_s() if timeout_s is None else timeout_s
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, timeout_s)
         return self._times
 
     def _time_limit_timeout_s(self) -> float:
         return min(self._run.deadline.call_s / 2, _MAX_ASK_TIME_LIMIT_S)
+
+    def _ask_granted(self) -> Mapping[str, int] | None:
+        if self._granted is None:
+            from qrmi_slurm.slurm import jobs
+
+            self._granted = jobs.granted_licenses(self._job.job_id, self._job.slurm_conf, self.ask_timeout_s())
+        return self._granted
 
     def _ask_allotment(self) -> "Allotment | None":
         if not self._has_asked:

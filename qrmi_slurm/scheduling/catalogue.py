@@ -120,6 +120,7 @@ class _Shelf(NamedTuple):
         rules: who may use them.
         capacity: how many jobs may hold one at a time.
         is_dynamic: whether each stands for several QPUs, which QRMI finds.
+        slots_license: the license that counts their slots; empty if they have none.
     """
 
     is_licensed: bool
@@ -128,6 +129,7 @@ class _Shelf(NamedTuple):
     rules: Access
     capacity: int
     is_dynamic: bool
+    slots_license: str
 
 
 def _site(
@@ -169,6 +171,7 @@ def _shelves(resources: Iterable[Resource], notices: Mapping[str, str]) -> dict[
             section.access,
             section.capacity,
             resource.is_dynamic,
+            section.slots_license or "",
         )
         found.setdefault(shelf, []).append(resource)
     return dict(sorted(found.items(), key=lambda item: (item[0].is_licensed, bool(item[0].notice))))
@@ -184,6 +187,8 @@ def _shelf(
         found["rule"] = str(rules[shelf.rules])
     if shelf.notice:
         found["notice"] = _string(shelf.notice)
+    if shelf.slots_license:
+        found["slots"] = _string(shelf.slots_license)
     # The number behind a name tells Lua which QPU it has found, since it cannot look backwards.
     found["names"] = _lines(f"{resource.name}\t{number}" for number, resource in enumerate(members, first))
     if shelf.is_licensed:

@@ -33,6 +33,9 @@ MAX_TIMEOUT_S: Final = 3600.0
 DEFAULT_REQUEUE_LIMIT_H: Final = 24.0
 MAX_REQUEUE_LIMIT_H: Final = 8784.0
 
+# The name of a license, as the hooks accept it; a remote one is `name@server`.
+LICENSE: Final = r"[A-Za-z0-9_.@-]+"
+
 _FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
 Requirement = Literal["any", "all"]
@@ -52,6 +55,7 @@ class SiteOptions(NamedTuple):
             (`requeue`), or fails.
         requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
+        slots_licenses: by the resource's name, the license whose number in a job is how many slots of it the job has.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -66,6 +70,7 @@ class SiteOptions(NamedTuple):
     env: Mapping[str, str] = MappingProxyType({})
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
+    slots_licenses: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         return masked_repr(self, "env")
@@ -163,6 +168,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         )
     env: dict[str, str] = {}
     values: dict[str, str] = {}
+    slots_licenses: dict[str, str] = {}
     for argument in line.arguments:
         if argument.startswith("--env:"):
             name, equals, value = argument.removeprefix("--env:").partition("=")
@@ -173,12 +179,17 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             if name.startswith(JOB_PREFIX) or f"_{JOB_PREFIX}" in name:
                 raise PlugstackError(f"{line.source}: only the hooks may set {name}, not --env:", _FIX_HINT)
             env[name] = value
+        elif argument.startswith(f"{SLOTS_LICENSE}:"):
+            resource, license = _slots_license(line, argument)
+            if resource in slots_licenses:
+                raise PlugstackError(f"{line.source}: {SLOTS_LICENSE}:{printable(resource)} is given twice", _FIX_HINT)
+            slots_licenses[resource] = license
         elif argument.startswith("-"):
             name, equals, value = argument.partition("=")
             if name not in _VALUE_OPTIONS:
                 raise PlugstackError(
                     f"{line.source}: unknown option {printable(name)}; the options are "
-                    f"{', '.join(_VALUE_OPTIONS)}, --env:NAME",
+                    f"{', '.join(_VALUE_OPTIONS)}, --env:NAME, {SLOTS_LICENSE}:RESOURCE",
                     _FIX_HINT,
                 )
             if not equals or not value:
@@ -203,6 +214,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         requeue_limit_h=_hours(line, values),
         env=env,
         source=line.source,
+        slots_licenses=slots_licenses,
     )
 
 
@@ -212,10 +224,22 @@ _RELEASE_TIMEOUT: Final = "--release-timeout"
 _REQUIRE: Final = "--require"
 _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
+SLOTS_LICENSE: Final = "--qpu-slots-license"
 _VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT)
 
 # Up to five digits before the point and three after it.
 _NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
+
+
+def _slots_license(line: PluginLine, argument: str) -> tuple[str, str]:
+    """Return the resource and the license of `--qpu-slots-license:RESOURCE=LICENSE`."""
+    resource, equals, license = argument.removeprefix(f"{SLOTS_LICENSE}:").partition("=")
+    if not equals or not resource or not re.fullmatch(LICENSE, license):
+        what = "a license's name is of letters, digits and _ . @ -"
+        raise PlugstackError(
+            f"{line.source}: {printable(argument)} is not {SLOTS_LICENSE}:RESOURCE=LICENSE; {what}", _FIX_HINT
+        )
+    return resource, license
 
 
 def _seconds(line: PluginLine, values: Mapping[str, str], option: str, default_s: float) -> float:

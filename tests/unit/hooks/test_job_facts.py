@@ -5,9 +5,10 @@ import pwd
 
 import pytest
 
+from qrmi_slurm import names
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.job_facts import JobFacts
-from qrmi_slurm.slurm import jobs
+from qrmi_slurm.slurm import job_context, jobs
 from qrmi_slurm.slurm.jobs import Allotment, Times
 
 UNTOLD = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
@@ -50,6 +51,17 @@ def test_what_prologs_environment_tells_is_not_asked(facts_of, asked):
     person = facts.person(needs_qos=True)
     assert (person.user, person.account, person.qos) == (pwd.getpwuid(os.getuid()).pw_name, "physics", "low")
     assert asked == []
+
+
+@pytest.mark.parametrize("told", [names.UNLIMITED_TIMEOUT_S, job_context.ENDLESS_S, None])
+def test_a_year_is_a_limit_only_if_slurmctld_says_so(facts_of, monkeypatch, told):
+    """To a hook a job without a limit ends after 365 days. If slurmctld does not answer, it has none."""
+    timeouts = []
+    monkeypatch.setattr(jobs, "times", lambda _job, _conf, timeout_s: timeouts.append(timeout_s) or Times(told))
+    facts = facts_of(SLURM_JOB_START_TIME="1000", SLURM_JOB_END_TIME=str(1000 + job_context.ENDLESS_S))
+    for _ in range(2):
+        assert facts.time_limit_s() == (told or names.UNLIMITED_TIMEOUT_S)
+    assert timeouts == [5.0]
 
 
 def test_what_it_does_not_tell_is_asked_once(facts_of, asked):

@@ -12,6 +12,7 @@
  *   new_component     empties the job-control environment, as srun does before each component
  *   clear_environ     empties the process environment, as sbatch --export-file does after each component
  *   fail_setenv       the job-control environment accepts nothing from here on
+ *   fail_register     Slurm takes no option from here on
  *   job_id N          S_JOB_ID for the plugin
  *   array N N         S_JOB_ARRAY_ID and S_JOB_ARRAY_TASK_ID for the plugin
  *   batch_step        the step is that of a batch script
@@ -58,6 +59,7 @@ static struct spank_handle handle;
 static struct table job_control;
 static struct table step;
 static struct spank_option *registered;
+static bool register_fails;
 static uint32_t job_id;
 static uint32_t step_id;
 static uint32_t array_id;
@@ -160,7 +162,7 @@ int spank_remote(spank_t sp)
 
 spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
 {
-	if (!sp->in_init || option->usage == NULL)
+	if (register_fails || !sp->in_init || option->usage == NULL)
 		return ESPANK_BAD_ARG;
 	registered = option;
 	printf("registered --%s=%s %s\n", option->name, option->arginfo, option->usage);
@@ -356,6 +358,8 @@ static void run(void *plugin, const char *word, const char *argument)
 		clearenv();
 	} else if (strcmp(word, "fail_setenv") == 0) {
 		setenv_fails = true;
+	} else if (strcmp(word, "fail_register") == 0) {
+		register_fails = true;
 	} else if (strcmp(word, "array") == 0) {
 		if (sscanf(argument, "%u %u", &array_id, &array_task_id) != 2)
 			abort();
