@@ -33,6 +33,9 @@ MAX_TIMEOUT_S: Final = 3600.0
 DEFAULT_REQUEUE_LIMIT_H: Final = 24.0
 MAX_REQUEUE_LIMIT_H: Final = 8784.0
 
+# How much longer than its job a session may live: KillWait (30 s by default) and what slurmctld takes to notice.
+DEFAULT_SESSION_MARGIN_S: Final = 60.0
+
 _FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
 Requirement = Literal["any", "all"]
@@ -52,6 +55,7 @@ class SiteOptions(NamedTuple):
             (`requeue`), or fails.
         requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
+        session_margin_s: how much longer than its job a session may live, in seconds.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -66,6 +70,7 @@ class SiteOptions(NamedTuple):
     env: Mapping[str, str] = MappingProxyType({})
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
+    session_margin_s: float = DEFAULT_SESSION_MARGIN_S
 
     def __repr__(self) -> str:
         return masked_repr(self, "env")
@@ -203,6 +208,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         requeue_limit_h=_hours(line, values),
         env=env,
         source=line.source,
+        session_margin_s=_seconds(line, values, _SESSION_MARGIN, DEFAULT_SESSION_MARGIN_S, may_be_zero=True),
     )
 
 
@@ -212,20 +218,27 @@ _RELEASE_TIMEOUT: Final = "--release-timeout"
 _REQUIRE: Final = "--require"
 _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
-_VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT)
+_SESSION_MARGIN: Final = "--session-margin"
+_VALUE_OPTIONS: Final = (
+    *(_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT),
+    _SESSION_MARGIN,
+)
 
 # Up to five digits before the point and three after it.
 _NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
 
 
-def _seconds(line: PluginLine, values: Mapping[str, str], option: str, default_s: float) -> float:
+def _seconds(
+    line: PluginLine, values: Mapping[str, str], option: str, default_s: float, *, may_be_zero: bool = False
+) -> float:
     if option not in values:
         return default_s
     text = values[option]
-    seconds = float(text) if re.fullmatch(_NUMBER, text) else 0.0
-    if not 0 < seconds <= MAX_TIMEOUT_S:
+    seconds = float(text) if re.fullmatch(_NUMBER, text) else -1.0
+    if not 0 <= seconds <= MAX_TIMEOUT_S or (seconds == 0 and not may_be_zero):
+        least = "from 0" if may_be_zero else "above 0,"
         raise PlugstackError(
-            f"{line.source}: {option}={printable(text)} is not a number of seconds above 0, up to {MAX_TIMEOUT_S:.0f}",
+            f"{line.source}: {option}={printable(text)} is not a number of seconds {least} up to {MAX_TIMEOUT_S:.0f}",
             _FIX_HINT,
         )
     return seconds
