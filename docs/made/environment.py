@@ -23,7 +23,7 @@ from qrmi_slurm.hooks import acquire, task_prolog
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.slurm import job_context, selection
+from qrmi_slurm.slurm import job_context, plugstack, selection
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
@@ -181,11 +181,13 @@ def _merging() -> list[str]:
         "",
         *wrapped(
             f"The tunables are a session's mode (`{'` or `'.join(resource_types.SESSION_MODES)}`), and how long a "
-            "session lives and a task runs, in whole seconds; anything else is refused. Users' times are capped at the "
-            f"job's time limit, and at {environment.SERVICE_MAX_TTL_S} s, the most that IBM's service accepts: in a "
-            f"job with a limit of {_TIME_LIMIT_S // 60} minutes, `100000` becomes "
-            f"`{environment.longest_s(_TIME_LIMIT_S)}`, with the user's own key as well. A session for which neither "
-            "user nor site has set a time lives as long as that cap. The site's own times are not capped."
+            "session lives and a task runs, in whole seconds; anything else is refused. Users' times are capped at "
+            "what Slurm lets the job run, its time limit and `OverTimeLimit`, plus `--session-margin`, and at "
+            f"{environment.SERVICE_MAX_TTL_S} s, the most that IBM's service accepts: in a job with a limit of "
+            f"{_TIME_LIMIT_S // 60} minutes, `100000` becomes "
+            f"`{environment.longest_s(_TIME_LIMIT_S + int(plugstack.DEFAULT_SESSION_MARGIN_S))}`, with the user's own "
+            "key as well. A session for which neither user nor site has set a time lives as long as that cap. The "
+            "site's own times are not capped."
         ),
     ]
 

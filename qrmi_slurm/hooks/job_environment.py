@@ -1,5 +1,6 @@
 """The job's environment: what its tasks get, from what was acquired. Values in, values out."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         return _without_qpu(job, [*acquired.problems, *acquired.notes])
     chosen = [(slot.term.text, item.name) for slot, item in held if slot.is_choice_of(item)]
     said = [f"{printable(text)} is {printable(name)}" for text, name in chosen]
-    notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *acquired.problems))
+    early = _early_ends(acquired.record)
+    notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *early, *acquired.problems))
     variables = dict(site_env)
     given = dict(site_env)
     for _, item in held:
@@ -69,7 +71,33 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         variables[names.QRMI_SLURM_GIVEN] = ",".join(prints)
     if chosen:
         variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
-    return _exports(job, is_ready=True, notes=notes, variables=variables)
+    broker = acquired.record.broker
+    brokered = broker.keys if broker is not None else ()
+    ends = [(entry.name, entry.ends_s) for entry in acquired.record.held if entry.name not in brokered]
+    ends_s = {name: moment_s for name, moment_s in ends if moment_s is not None}
+    return _exports(job, is_ready=True, notes=notes, variables=variables)._replace(ends_s=ends_s)
+
+
+def _early_ends(record: Record) -> list[str]:
+    """Return a sentence for each moment at which sessions end before the job has to."""
+    brokered = record.broker.keys if record.broker is not None else ()
+    early: dict[tuple[str, str], list[str]] = {}
+    for entry in record.held:
+        if record.ends_before_job(entry):
+            goes_on = "; the job's next request then opens a new one" if entry.name in brokered else ""
+            early.setdefault((_moment(entry.ends_s or 0), goes_on), []).append(printable(entry.name))
+    return [
+        f"the session on {', '.join(names)} ends at {moment}, and the job may run longer{goes_on}"
+        for (moment, goes_on), names in early.items()
+    ]
+
+
+def _moment(epoch_s: float) -> str:
+    """Return a moment by this node's clock, with its time zone."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(epoch_s))
+    except (OverflowError, ValueError, OSError):
+        return f"{epoch_s:.0f}"
 
 
 def _is_users(item: Candidate, name: str, value: str) -> bool:

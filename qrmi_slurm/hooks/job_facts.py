@@ -41,6 +41,7 @@ class JobFacts:
         self._granted: Mapping[str, int] | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
+        self._runs_s: int | None = None
         self._counted: Collection[str] = ()
 
     def ask_timeout_s(self) -> float:
@@ -134,6 +135,28 @@ class JobFacts:
                 seconds = self._ask_times(self.ask_timeout_s()).limit_s or names.UNLIMITED_TIMEOUT_S
             self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
         return self._time_limit_s
+
+    def runs_s(self) -> int:
+        """Return how long Slurm lets the job run, in seconds: its time limit and OverTimeLimit; 2147483647 without end.
+
+        Raises:
+            SchedulerError: Slurm does not say the time limit.
+            PlugstackError: slurm.conf cannot be read.
+        """
+        if self._runs_s is None:
+            over_s = conf_file.over_time_limit_s(self._job.slurm_conf, self._job.partition)
+            self._runs_s = min(self.time_limit_s() + over_s, names.UNLIMITED_TIMEOUT_S)
+        return self._runs_s
+
+    def lasts_s(self) -> int:
+        """Return how long the job may last, in seconds, with the site's margin for its sessions.
+
+        Raises:
+            SchedulerError: Slurm does not say the time limit.
+            PlugstackError: slurm.conf cannot be read.
+        """
+        margin_s = -int(-self._run.options.session_margin_s // 1)  # whole seconds, rounded up
+        return min(self.runs_s() + margin_s, names.UNLIMITED_TIMEOUT_S)
 
     def start_s(self) -> int | None:
         """Return when the job started, by slurmctld's clock, in seconds since the epoch; None if it did not say.

@@ -49,7 +49,9 @@ class Entry(NamedTuple):
         journal: the number of the journal that its child writes the token to.
         attempts: how often its release was tried.
         reason: why acquiring it, or its last release, failed; masked.
-        expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
+        ends_s: when its session ends, where that is known: its time to live after acquiring began; seconds since the
+            epoch.
+        expires_s: when no session of it can be open any more, whenever the service opened it; the same.
         asked_s: when acquiring it began; seconds since the epoch.
         acquired_s: when the token arrived; None until then.
         license: the Slurm license that counts it; empty where Slurm counts none.
@@ -75,6 +77,7 @@ class Entry(NamedTuple):
     license: str = ""
     hold: str = ""
     others: Mapping[str, Any] = _NOTHING
+    ends_s: float | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment", "others")
@@ -83,6 +86,20 @@ class Entry(NamedTuple):
     def is_pending(self) -> bool:
         """Whether a session of it is open, or may be."""
         return self.state is not State.FAILED
+
+    def left_s(self, now_s: float) -> float | None:
+        """Return how much longer its session lives, in seconds; 0 once it has ended, None if unknown.
+
+        Never more than its time to live: the clock may have been set back since it was opened.
+
+        Args:
+            now_s: seconds since the epoch.
+        """
+        return None if self.ends_s is None else max(0.0, self.ends_s - max(now_s, self.asked_s))
+
+    def has_expired(self, now_s: float) -> bool:
+        """Tell whether the job has it, and its session has reached its end."""
+        return self.state is State.ACQUIRED and self.left_s(now_s) == 0
 
     def to(self, state: State, *, token: Secret | None = None, reason: str = "", attempts: int = 0) -> Self:
         """Return the entry in another state, from now."""
@@ -169,6 +186,8 @@ class Record(NamedTuple):
         selection: the value of its `--qpu`.
         node_count: how many nodes it had when it started.
         has_left: whether its node was taken from the job, so that the job's first node releases.
+        job_ends_s: until when Slurm lets the job run, as far as known: its time limit and OverTimeLimit; seconds since
+            the epoch.
         others: fields that a newer version has added, as they are; never in a repr.
     """
 
@@ -189,6 +208,7 @@ class Record(NamedTuple):
     node_count: int = 1
     has_left: bool = False
     others: Mapping[str, Any] = _NOTHING
+    job_ends_s: float | None = None
 
     def __repr__(self) -> str:
         return masked_repr(self, "others")
@@ -206,6 +226,10 @@ class Record(NamedTuple):
             for entry in self.entries
             if entry.state is State.ACQUIRED and entry.restart_count == self.restart_count
         )
+
+    def ends_before_job(self, entry: Entry) -> bool:
+        """Tell whether a QPU's session ends before the job has to."""
+        return None not in (entry.ends_s, self.job_ends_s) and (entry.ends_s or 0) < (self.job_ends_s or 0)
 
     @property
     def next_journal(self) -> int:
@@ -260,6 +284,7 @@ def encode(record: Record) -> bytes:
         "selection": record.selection,
         "node_count": record.node_count,
         "has_left": record.has_left,
+        "job_ends_s": record.job_ends_s,
         "entries": [
             {
                 **entry.others,
@@ -275,6 +300,7 @@ def encode(record: Record) -> bytes:
                 "journal": entry.journal,
                 "attempts": entry.attempts,
                 "reason": entry.reason,
+                "ends_s": entry.ends_s,
                 "expires_s": entry.expires_s,
                 "asked_s": entry.asked_s,
                 "acquired_s": entry.acquired_s,
@@ -337,6 +363,7 @@ def decode(content: bytes, path: Path | str) -> Record:
             selection=str(document.get("selection", "")),
             node_count=int(document.get("node_count", 1)),
             has_left=bool(document.get("has_left", False)),
+            job_ends_s=_float_or_none(document.get("job_ends_s")),
             others=_others(document, _RECORD_FIELDS),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -362,13 +389,18 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         journal=int(item["journal"]),
         attempts=int(item["attempts"]),
         reason=str(item["reason"]),
-        expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
+        ends_s=_float_or_none(item.get("ends_s")),
+        expires_s=_float_or_none(item["expires_s"]),
         asked_s=float(item.get("asked_s", created_s)),
-        acquired_s=None if acquired_s is None else float(acquired_s),
+        acquired_s=_float_or_none(acquired_s),
         license=str(item.get("license", "")),
         hold=str(item.get("hold", "")),
         others=_others(item, _ENTRY_FIELDS),
     )
+
+
+def _float_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _decode_broker(item: Mapping[str, Any]) -> Broker:
