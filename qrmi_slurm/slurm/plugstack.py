@@ -52,6 +52,8 @@ class SiteOptions(NamedTuple):
             (`requeue`), or fails.
         requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
+        task_prolog: the TaskProlog that the plugin itself runs, for steps of QPU jobs alone; None if slurm.conf is to
+            name one.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -64,6 +66,7 @@ class SiteOptions(NamedTuple):
     on_unavailable: Unavailable = "requeue"
     requeue_limit_h: float = DEFAULT_REQUEUE_LIMIT_H
     env: Mapping[str, str] = MappingProxyType({})
+    task_prolog: Path | None = None
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
 
@@ -188,7 +191,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             values[name] = value
     config_path = Path(paths[0]) if paths else default_dir / "qrmi_config.json"
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
-    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir)):
+    task_prolog = Path(values[_TASK_PROLOG]) if _TASK_PROLOG in values else None
+    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir), (_TASK_PROLOG, task_prolog)):
+        if path is None:
+            continue
         if not path.is_absolute() or ".." in path.parts:
             raise PlugstackError(
                 f"{line.source}: {what} {printable(str(path))} is not an absolute path without '..'", _FIX_HINT
@@ -202,6 +208,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         on_unavailable=_unavailable(line, values.get(_ON_UNAVAILABLE, "requeue")),
         requeue_limit_h=_hours(line, values),
         env=env,
+        task_prolog=task_prolog,
         source=line.source,
     )
 
@@ -212,7 +219,16 @@ _RELEASE_TIMEOUT: Final = "--release-timeout"
 _REQUIRE: Final = "--require"
 _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
-_VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT)
+_TASK_PROLOG: Final = "--task-prolog"
+_VALUE_OPTIONS: Final = (
+    _STATE_DIR,
+    _ACQUIRE_TIMEOUT,
+    _RELEASE_TIMEOUT,
+    _REQUIRE,
+    _ON_UNAVAILABLE,
+    _REQUEUE_LIMIT,
+    _TASK_PROLOG,
+)
 
 # Up to five digits before the point and three after it.
 _NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
