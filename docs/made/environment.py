@@ -76,9 +76,12 @@ _MARKS: Final[Mapping[str, str]] = {
     ),
     names.QRMI_SLURM_RUST_LOG: "the level that qrmi-slurm set, to distinguish it from the user's own",
     names.QRMI_SLURM_STATE_DIR: "where TaskProlog finds the job's exports",
+    names.QRMI_SLURM_TASK_PROLOG: "the job for which the plugin has run TaskProlog (`--task-prolog`)",
 }
 # The stub, which is written in C, sets these in slurmstepd; this module cannot run it.
-_STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
+_STUBS: Final = frozenset(
+    {names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR, names.QRMI_SLURM_TASK_PROLOG}
+)
 # The example's job has no broker, and its user has set nothing.
 _NOT_IN_THE_EXAMPLE: Final = frozenset({names.QRMI_SLURM_BROKER, names.QRMI_SLURM_CAPPED_AT})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
@@ -308,6 +311,6 @@ def _require_all(exported: set[str]) -> None:
     if exported != described:
         raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(exported ^ described)}")
     marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith(names.SLURM_PREFIX)}
-    marks.remove(names.SLURM_PREFIX)
+    marks -= {names.SLURM_PREFIX, names.QRMI_SLURM_TIME_LIMIT}  # no task sees the second one
     if marks != _MARKS.keys():
         raise LookupError(f"docs/made/environment.py and names.py differ in {sorted(marks ^ _MARKS.keys())}")

@@ -105,6 +105,7 @@ class TaskContext(NamedTuple):
         srun_debug: srun's verbosity: 2 quiet, 3 default, 4 verbose, 5 and more for `-vv`.
         rust_log: the task's RUST_LOG; None if it is not set.
         slurm_conf: Slurm's configuration file.
+        time_limit_s: how long TaskProlog may take, in seconds; None if only Slurm limits it.
     """
 
     job_id: int
@@ -121,6 +122,7 @@ class TaskContext(NamedTuple):
     srun_debug: int
     rust_log: str | None
     slurm_conf: Path
+    time_limit_s: int | None = None
 
 
 def of_job(environment: Mapping[str, str]) -> JobContext:
@@ -195,6 +197,7 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
         srun_debug=_number(environment, names.SRUN_DEBUG, default=3),
         rust_log=environment.get(names.RUST_LOG),
         slurm_conf=_slurm_conf(environment),
+        time_limit_s=_number(environment, names.QRMI_SLURM_TIME_LIMIT, default=0) or None,
     )
 
 

@@ -59,6 +59,8 @@ class SiteOptions(NamedTuple):
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
         slots_licenses: by the resource's name, the license whose number in a job is how many slots of it the job has.
         session_margin_s: how much longer than its job a session may live, in seconds.
+        task_prolog: the TaskProlog that the plugin itself runs, for steps of QPU jobs alone; None if slurm.conf is to
+            name one.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -71,6 +73,7 @@ class SiteOptions(NamedTuple):
     on_unavailable: Unavailable = "requeue"
     requeue_limit_h: float = DEFAULT_REQUEUE_LIMIT_H
     env: Mapping[str, str] = MappingProxyType({})
+    task_prolog: Path | None = None
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
     slots_licenses: Mapping[str, str] = MappingProxyType({})
@@ -203,7 +206,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             values[name] = value
     config_path = Path(paths[0]) if paths else default_dir / "qrmi_config.json"
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
-    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir)):
+    task_prolog = Path(values[_TASK_PROLOG]) if _TASK_PROLOG in values else None
+    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir), (_TASK_PROLOG, task_prolog)):
+        if path is None:
+            continue
         if not path.is_absolute() or ".." in path.parts:
             raise PlugstackError(
                 f"{line.source}: {what} {printable(str(path))} is not an absolute path without '..'", _FIX_HINT
@@ -217,6 +223,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         on_unavailable=_unavailable(line, values.get(_ON_UNAVAILABLE, "requeue")),
         requeue_limit_h=_hours(line, values),
         env=env,
+        task_prolog=task_prolog,
         source=line.source,
         slots_licenses=slots_licenses,
         session_margin_s=_seconds(line, values, _SESSION_MARGIN, DEFAULT_SESSION_MARGIN_S, may_be_zero=True),
@@ -231,9 +238,10 @@ _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
 SLOTS_LICENSE: Final = "--qpu-slots-license"
 _SESSION_MARGIN: Final = "--session-margin"
+_TASK_PROLOG: Final = "--task-prolog"
 _VALUE_OPTIONS: Final = (
     *(_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT),
-    _SESSION_MARGIN,
+    *(_SESSION_MARGIN, _TASK_PROLOG),
 )
 
 # Up to five digits before the point and three after it.

@@ -31,6 +31,7 @@ SELECTED = (
     "test_identity.py",
     "test_fault_of_a_process.py",
     "test_hostile_processes.py",
+    "test_task_prolog_by_plugin.py",
     "test_attached_steps.py",
     "test_users_environment.py",
     "test_time_limits.py",

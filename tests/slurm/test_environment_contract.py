@@ -11,6 +11,8 @@ from slurm.site import Site
 from slurm.standins import Services, munge_at_its_usual_place
 from standins.resources import SECRET, resource
 
+pytestmark = pytest.mark.parametrize("site", ["slurm", "plugin"], indirect=True)
+
 UNLIMITED_S = "2147483647"
 
 # Slurm's own carriers of the selection and the marks of TaskProlog and stub, which are not part of the contract.
