@@ -86,7 +86,8 @@ static void become_killable(void)
 	close(fd);
 }
 
-/* Gives up everything that root has, for good. */
+/* Gives up everything that root has, for good. Until execve() its memory is a copy of slurmstepd's, which the user may not
+ * read; the kernel protects it by itself unless fs.suid_dumpable is set. */
 static bool become_user(uid_t uid, gid_t gid)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -97,6 +98,7 @@ static bool become_user(uid_t uid, gid_t gid)
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && syscall(SYS_setgroups, 0, NULL) == 0 &&
 	       syscall(SYS_setresgid, gid, gid, gid) == 0 && syscall(SYS_setresuid, uid, uid, uid) == 0 &&
+	       prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 &&
 	       syscall(SYS_capset, &header, none) == 0 && (uid == 0 || syscall(SYS_setresuid, 0, 0, 0) != 0);
 }
 

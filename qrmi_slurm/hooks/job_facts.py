@@ -121,7 +121,7 @@ class JobFacts:
         return told.name or str(self._job.job_id) if told is not None else None
 
     def time_limit_s(self) -> int:
-        """Return the job's time limit in seconds; 2147483647 where it has none.
+        """Return the job's time limit in seconds; 2147483647 where it has none, or one of 365 days and more.
 
         Raises:
             SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
@@ -130,10 +130,8 @@ class JobFacts:
             seconds = self._job.time_limit_s
             if seconds is None:
                 seconds = self._ask_time_limit_s()
-            elif seconds == ENDLESS_S:
-                # Only slurmctld knows which of both it is. A session lives no longer with either, so no answer is none.
-                seconds = self._ask_times(self.ask_timeout_s()).limit_s or names.UNLIMITED_TIMEOUT_S
-            self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
+            # Slurm's backfill scheduler gives a job without a limit one of 365 days (YEAR_MINUTES in backfill.c).
+            self._time_limit_s = names.UNLIMITED_TIMEOUT_S if seconds >= ENDLESS_S else seconds
         return self._time_limit_s
 
     def runs_s(self) -> int:
@@ -193,12 +191,11 @@ class JobFacts:
             )
         return seconds
 
-    def _ask_times(self, timeout_s: float | None = None) -> "Times":
+    def _ask_times(self) -> "Times":
         if self._times is None:
             from qrmi_slurm.slurm import jobs
 
-            timeout_s = self._time_limit_timeout_s() if timeout_s is None else timeout_s
-            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, timeout_s)
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._time_limit_timeout_s())
         return self._times
 
     def _time_limit_timeout_s(self) -> float:

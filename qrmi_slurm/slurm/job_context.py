@@ -19,8 +19,8 @@ _DIGITS: Final = "0123456789"
 # What Slurm calls a user whom neither the job's credential nor the node names (uid_to_string() in src/common/uid.c).
 _UNKNOWN_USER: Final = "nobody"
 
-# How long a job without a time limit lasts according to its end time (slurmctld: 365 * 24 * 60 * 60). A job may also
-# have just that limit.
+# How long a job without a time limit lasts according to its end time (slurmctld: 365 * 24 * 60 * 60). A limit of a year
+# counts as none.
 ENDLESS_S: Final = 365 * 24 * 3600
 _DEFAULT_CLUSTER: Final = "cluster"
 
@@ -35,7 +35,7 @@ class JobContext(NamedTuple):
         node: this node, as Slurm calls it.
         first_node: the first node of the allocation, which acquires the QPUs.
         restart_count: how often the job was requeued.
-        time_limit_s: end time minus start time, in seconds; ENDLESS_S may also mean that there is no limit. None if
+        time_limit_s: end time minus start time, in seconds; ENDLESS_S where there is no limit. None if
             unknown (Slurm 22.05).
         selection_text: the value of `--qpu`, as the user wrote it.
         user_environment: the user's own variables that the stub passed on, without Slurm's prefix; not shown in a repr.
