@@ -10,8 +10,8 @@ import pytest
 from qrmi_slurm.calls import places
 from qrmi_slurm.calls.places import WORK, Node, Places
 from qrmi_slurm.deadline import Deadline
-from qrmi_slurm.errors import NodeBusyError
-from qrmi_slurm.hooks import turnstile
+from qrmi_slurm.errors import NodeBusyError, RecordBusyError
+from qrmi_slurm.hooks import prolog, turnstile
 from qrmi_slurm.slurm import job_context
 
 CPUS = 2
@@ -169,6 +169,18 @@ def test_a_file_that_is_no_lane_is_left_alone(enter, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "LANE_FD", theirs)
     enter()
     os.close(theirs)
+
+
+def test_a_prolog_that_waits_for_its_record_makes_room(site, enter):
+    """An Epilog may be releasing an earlier run for half a minute."""
+    folder = site.folder()
+    folder.create()
+    enter()
+    with prolog._locked(folder, 0.1):
+        assert WORK.is_at_work
+    with folder.locked(1.0), pytest.raises(RecordBusyError, match=r"over 0\.1 s"):
+        prolog._locked(folder, 0.1)
+    assert not WORK.is_at_work
 
 
 def test_without_a_place_to_keep_its_locks_a_prolog_goes_on(enter, room, syslog_lines):
