@@ -39,8 +39,8 @@ def run(
         return  # the config's own result says so
     resources = list(config_file.with_slots(configured, options.slots_licenses).values())
     yield from _check_slots(resources, slurm_conf)
-    wanted = catalogue.licenses(resources)
     counted = licenses.granted_counts(settings.text("Licenses"))
+    wanted = catalogue.licenses(resources, counted)
     script, file = slurm_conf.parent / _SCRIPT, catalogue.path_beside(slurm_conf)
     uses_module = _uses_module(script)
     if "lua" not in {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}:

@@ -11,6 +11,7 @@ import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
 from qrmi_slurm import files
@@ -59,13 +60,19 @@ def path_beside(slurm_conf: Path) -> Path:
     return slurm_conf.parent / FILE_NAME
 
 
-def licenses(resources: Iterable[Resource]) -> dict[str, int]:
-    """Return the count of each license, in the config's order: the lowest capacity of the resources that share it."""
+def licenses(resources: Iterable[Resource], counted: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
+    """Return the count of each license, in the config's order: the lowest capacity of the resources that share it.
+
+    Args:
+        resources: of the config.
+        counted: how many Slurm has; where the number follows a service, that is the most there can be, 1 by default.
+    """
     found: dict[str, int] = {}
     for resource in resources:
         section = resource.slurm
         if section.license is not None:
-            found[section.license] = min(section.capacity, found.get(section.license, section.capacity))
+            capacity = counted.get(section.license, 1) if section.follows_service else section.capacity
+            found[section.license] = min(capacity, found.get(section.license, capacity))
     return found
 
 

@@ -72,9 +72,15 @@ def findings_of_slots(document: Document, slots_licenses: Mapping[str, str]) -> 
     """
     items = document.value.get("resources") if isinstance(document.value, dict) else None
     own: dict[str, str | None] = {}
-    for item in items if isinstance(items, list) else ():
+    for index, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             slurm = item.get("slurm")
+            if _follows_nothing(slurm) and item["name"] not in slots_licenses:
+                place = _Place(document, ("resources", index, "slurm"), printable(item["name"]))
+                message = "the capacity has no effect because the license is null, and the resource has no slots"
+                yield place.finding(
+                    rules.UNCOUNTED_CAPACITY, "capacity", message, "name a license, or remove the capacity"
+                )
             named = slurm.get("license", "") if isinstance(slurm, dict) else ""
             own[item["name"]] = named if named != "" else slurm_section.default_license(item["name"])
     counted = {license: name for name, license in own.items() if isinstance(license, str)}
@@ -88,6 +94,10 @@ def findings_of_slots(document: Document, slots_licenses: Mapping[str, str]) -> 
         elif license in counted:
             message = f"the plugin's line has {option}, but {license} counts the jobs of {printable(counted[license])}"
             yield Finding(rules.UNFIT_SLOTS_LICENSE, None, "", message, "use another license for the slots")
+
+
+def _follows_nothing(slurm: Any) -> bool:
+    return isinstance(slurm, dict) and slurm.get("capacity") == slurm_section.AUTO and slurm.get("license", "") is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +243,7 @@ def _check_sharing(
 ) -> Iterator[Finding]:
     sharing = slurm_section.parse(name, slurm)
     is_named = "license" in slurm
-    if sharing.license is None and "capacity" in slurm:
+    if sharing.license is None and "capacity" in slurm and not sharing.follows_service:  # its slots may have a license
         message = "the capacity has no effect because the license is null"
         hint = "name a license, or remove the capacity"
         yield place.within("slurm").finding(rules.UNCOUNTED_CAPACITY, "capacity", message, hint)
