@@ -56,7 +56,9 @@ def release(
         from qrmi_slurm.broker import launch  # only where a resource has one
 
         # Before its session: a process that outlived the job can submit nothing more.
-        record = launch.end(run.folder, record, run.log)
+        record = launch.end(run.folder, record, run.log)  # with the sessions that it had opened until then
+        run.log.hide(records.secrets_of(record.entries))
+        chosen = frozenset(range(len(record.entries)))
     entries = [_to_release(entry) if index in chosen else entry for index, entry in enumerate(record.entries)]
     record = record._replace(entries=tuple(entries))
     pending = sorted(index for index in chosen if entries[index].state is State.RELEASING)
