@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from qrmi_slurm.errors import SchedulerError
+from qrmi_slurm.errors import ContextError, SchedulerError
 from qrmi_slurm.slurm import commands, conf_file, licenses
 from qrmi_slurm.slurm.commands import RefusedError
+from qrmi_slurm.slurm.job_context import first_host
 
 # An id as people type it: `12`, a task of an array `12_3`, a component of a heterogeneous job `12+1`.
 _ID: Final = re.compile(r"([1-9]\d{0,9})(?:_(\d{1,9})|\+(\d{1,4}))?")
-_NODE: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _EXIT: Final = re.compile(r"(\d{1,3}):(\d{1,3})")
 
 # src/api/job_info.c, slurm_sprint_job_info(), which fills in `%j` and the like.
@@ -34,7 +34,7 @@ _NO_SUCH_JOB: Final = "Invalid job id specified"
 # squeue's fields (src/squeue/opts.c) and sacct's (src/sacct/sacct.c), 22.05 to 26.05.
 _SQUEUE: Final = (
     *("JobArrayID", "JobID", "State", "Reason", "UserName", "Licenses", "SubmitTime", "EligibleTime", "StartTime"),
-    *("EndTime", "RestartCnt", "BatchHost", "exit_code", "admin_comment"),
+    *("EndTime", "RestartCnt", "NodeList", "exit_code", "admin_comment"),
 )
 _SACCT: Final = ("JobID", "JobIDRaw", "State", "User", "Submit", "Start", "End", "ExitCode", "NodeList", "AdminComment")
 _HOLDER: Final = ("JobArrayID", "UserName", "State", "EndTime")
@@ -190,7 +190,7 @@ def parse_squeue(text: str, mark: str) -> list[JobDetails]:
     """
     found = []
     for row in _rows(text, len(_SQUEUE), mark):
-        shown, number, state, reason, user, asked, submit, eligible, start, end, restarts, node, status, comment = row
+        shown, number, state, reason, user, asked, submit, eligible, start, end, restarts, nodes, status, comment = row
         if not number.isdecimal():
             continue
         exit_code, signal = _exit(status)
@@ -207,7 +207,7 @@ def parse_squeue(text: str, mark: str) -> list[JobDetails]:
                 start_s=_seconds(start),
                 end_s=_seconds(end),
                 restarts=int(restarts) if restarts.isdecimal() else None,
-                node=node if node != "n/a" and _NODE.fullmatch(node) else "",
+                node=_first_node(nodes),
                 exit_code=exit_code,
                 signal=signal,
                 admin_comment=_text(comment),
@@ -238,7 +238,7 @@ def parse_sacct(text: str, mark: str) -> list[JobDetails]:
                 submit_s=_seconds(submit),
                 start_s=_seconds(start),
                 end_s=_seconds(end),
-                node=nodes if _NODE.fullmatch(nodes) and nodes != "None" else "",
+                node=_first_node(nodes),
                 exit_code=exit_code,
                 signal=signal,
                 admin_comment=_text(comment),
@@ -271,6 +271,17 @@ def _exit(field: str) -> tuple[int | None, int]:
     if match is not None:
         return int(match[1]), int(match[2])
     return (int(field) >> 8, int(field) & 0x7F) if field.isdecimal() else (None, 0)
+
+
+def _first_node(field: str) -> str:
+    """Return the first node of a list; nothing where a job has none (`None assigned`, `n/a` for one that has lost all).
+
+    squeue's BatchHost is the host of the command for jobs of srun and salloc.
+    """
+    try:
+        return "" if " " in field or field in ("", "n/a", "None", "(null)") else first_host(field)
+    except ContextError:
+        return ""
 
 
 def _text(field: str) -> str:

@@ -327,11 +327,17 @@ class JobFolder:
     def write_exports(self, content: str, uid: int) -> None:
         """Write the exports, readable only by the job's user; they need not survive a crash.
 
-        Where they say that the job has no QPU, that is kept beyond the end of the folder as well.
+        Where they say that the job has no QPU, that is kept beyond the end of the folder as well, and if they cannot be
+        written, too.
 
         Raises:
             RecordError: they could not be written.
         """
+        if " outcome=failed\n" in content[:200]:
+            from qrmi_slurm.state import failures  # most jobs get their QPUs
+
+            with contextlib.suppress(OSError):
+                failures.keep(self.path.parent, self.job_id, content, uid)
         try:
             files.replace(
                 self.exports_path, content.encode("utf-8", "surrogateescape"), 0o400, uid=uid, is_durable=False
@@ -340,11 +346,6 @@ class JobFolder:
             raise RecordError(f"cannot write {self.exports_path}: {error.strerror}") from error
         except UnicodeEncodeError:
             raise RecordError(f"cannot write {self.exports_path}: a value is not valid text") from None
-        if " outcome=failed\n" in content[:200]:
-            from qrmi_slurm.state import failures  # most jobs get their QPUs
-
-            with contextlib.suppress(OSError):
-                failures.keep(self.path.parent, self.job_id, content, uid)
 
     def write_renewed(self, content: str, uid: int) -> None:
         """Write what the job's next step prints, now that the exports have other tokens than those before it.

@@ -103,6 +103,8 @@ def test_a_job_at_its_memory_limit_still_has_its_qpu_released(booted: BootedSite
     assert booted.wait_job(job_id) == "OUT_OF_MEMORY", booted.output(job_id)
     booted.wait_idle()
     assert "ate" not in booted.output(job_id).split()
+    said = booted.node.out("qrmi-slurm", "why", str(job_id))
+    assert said.startswith(f"Job {job_id} was ended, because it used more memory than it had asked for"), said
     assert jobs.state_of(booted, session) == "closed"
     assert_nothing_left(booted)
 

@@ -440,7 +440,7 @@ def test_a_requeued_jobs_second_run_gets_a_new_broker(broker_site: Site) -> None
 def test_a_killed_broker_is_restarted_by_recover(broker_site: Site) -> None:
     """`status` reports it. It comes back on its old port, still knows its key and its jobs, and the program goes on."""
     site = broker_site
-    job_id = start_program(site)
+    job_id = start_program(site, "--time=5")
     before = record_of_broker(site, job_id)
     os.kill(before["pid"], signal.SIGKILL)
     assert_no_broker(site, job_id)

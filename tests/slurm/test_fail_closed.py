@@ -296,8 +296,8 @@ def test_exports_that_cannot_be_written_keep_no_qpu(site: Site) -> None:
     wait_for(lambda: f"given-back: job={job_id} qpus=ibm_demo" in site.hooks_log(), "Prolog to say so", 20)
     wait_for(lambda: not site.emulator.open_sessions(), "the session to be closed", 20)
     (site.folder_of(job_id) / "exports").rmdir()
-    site.cluster.slurm("scancel", str(job_id))
-    site.cluster.wait_job_over(job_id)
+    assert site.cluster.wait_job_over(job_id).state == "FAILED"
+    assert_why(site, job_id, "failed: cannot write ")
 
 
 # --- a late answer -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from slurm.aftermath import LONG_SCRIPT, assert_next_job_is_fine, let_go, start_long_job
+from slurm.aftermath import LONG_SCRIPT, assert_next_job_is_fine, assert_why, let_go, start_long_job
 from slurm.cluster import ClusterOptions
 from slurm.controllers import PRIMARY, TwoControllers
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
@@ -84,6 +84,7 @@ def test_the_primary_dies_before_it_has_saved_the_job(pair: Site) -> None:
     assert pair.emulator.sessions()
     assert pair.emulator.open_sessions() == []
     assert cluster.node_reason("n1").partition(" [")[0] in ("", "Duplicate jobid")
+    assert_why(pair, job_id, "waits: ")
     cluster.slurm("scancel", str(job_id))
     cluster.revive_nodes()
     assert_next_job_is_fine(pair)

@@ -206,6 +206,7 @@ def test_a_node_that_rebooted(site: Site) -> None:
     site.cluster.restart_slurmd("n1")
     site.cluster.slurm("scancel", str(job_id))
     site.cluster.wait_job_over(job_id)
+    assert_why(site, job_id, "was cancelled, at ")
     assert_nothing_left(site, job_id)
     assert_next_job_is_fine(site)
 

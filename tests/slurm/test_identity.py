@@ -324,4 +324,5 @@ def test_a_job_that_gives_its_brokers_node_back_is_told(site: Site) -> None:
     assert job.status != 0
     reason = "its first node n1 was taken from it, and the QPU's credential broker was there"
     assert reason in job.output + job.error
+    assert_why(site, job.job_id, f"failed: {reason}", "qrmi-slurm-prolog, on n2")
     assert_nothing_left(site, job.job_id)

@@ -9,7 +9,7 @@ import pytest
 
 from qrmi_slurm.slurm import prolog_flags
 from qrmi_slurm.slurm.plugstack import DEFAULT_ACQUIRE_TIMEOUT_S
-from slurm.aftermath import assert_next_job_is_fine
+from slurm.aftermath import assert_next_job_is_fine, assert_why
 from slurm.cluster import ClusterOptions
 from slurm.jobs import print_token
 from slurm.polling import wait_for
@@ -99,9 +99,11 @@ def test_ctrl_c_while_the_step_waits(no_hold: Site) -> None:
             srun.send_signal(signal.SIGINT)
             time.sleep(0.2)
         assert srun.poll() is None
+        (folder,) = no_hold.state_dir.glob("*/[0-9]*")
         fault.go_on()
         srun.communicate(timeout=20)
     no_hold.cluster.wait_nodes_idle()
+    assert_why(no_hold, folder.name, "was cancelled, at ")
     assert no_hold.emulator.sessions()[-1]["state"] == "closed"
     assert not list(no_hold.state_dir.glob("*/[0-9]*"))
 
@@ -116,8 +118,10 @@ def test_a_prolog_that_is_killed_behind_a_waiting_step(no_hold: Site) -> None:
         fault.go_on()
         out, err = srun.communicate(timeout=30)
     assert srun.returncode != 0
-    assert re.search(r"qrmi-slurm: job \d+ has no QPU: Prolog on n1 was killed by signal 9; ", out), (out, err)
+    told = re.search(r"qrmi-slurm: job (\d+) has no QPU: Prolog on n1 was killed by signal 9; ", out)
+    assert told, (out, err)
     no_hold.cluster.wait_nodes_idle()
+    assert_why(no_hold, told[1], "failed: Prolog on n1 was killed by signal 9")
     wait_for(lambda: not no_hold.call_pids("prolog"), "the call to end", 10)
     no_hold.recover()
     assert no_hold.emulator.sessions()[-1]["state"] == "closed"

@@ -23,7 +23,8 @@ def row(**changes):
     """Return squeue's fields of job 12."""
     fields = {name: "N/A" for name in job_details._SQUEUE}
     fields |= {"JobArrayID": "12", "JobID": "12", "State": "PENDING", "Reason": "Licenses", "UserName": "alice"}
-    fields |= {"Licenses": "qpu_a:1", "RestartCnt": "0", "BatchHost": "n1", "exit_code": "0", "admin_comment": "(null)"}
+    fields |= {"Licenses": "qpu_a:1", "RestartCnt": "0", "NodeList": "n[1-2]", "exit_code": "0"}
+    fields |= {"admin_comment": "(null)"}
     return tuple((fields | changes).values())
 
 
@@ -156,7 +157,7 @@ def test_a_failed_job_seen_from_another_node(answers, run, tmp_path, monkeypatch
 
 
 def test_a_running_job_on_another_node(answers, run):
-    answers.jobs = [row(State="RUNNING", BatchHost="n7", EndTime=str(NOW_S + 600))]
+    answers.jobs = [row(State="RUNNING", NodeList="n7", EndTime=str(NOW_S + 600))]
     out = run("why", "12")[1]
     assert out.startswith("Job 12 runs with a until ")
     assert "  not seen: what it holds is recorded on n7: qrmi-slurm why 12, there\n" in out

@@ -1,6 +1,7 @@
 """Runs cli_filter/qrmi_slurm.lua under a real Lua, with a fake of what Slurm gives its scripts."""
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 INTERPRETERS = ("lua5.1", "lua5.2", "lua5.3", "lua5.4")
 SOURCES = Path(__file__).parents[3] / "cli_filter"
 FAKE_SLURM = Path(__file__).with_name("fake_slurm.lua")
+_NOT_PLAIN = re.compile(rb"[^A-Za-z0-9_.,:=/@ -]")
 
 
 def literal(value):
@@ -19,7 +21,8 @@ def literal(value):
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return '"' + "".join(f"\\{byte:03}" for byte in value.encode("utf-8", "surrogateescape")) + '"'
+        data = value.encode("utf-8", "surrogateescape")
+        return '"' + _NOT_PLAIN.sub(lambda found: b"\\%03d" % ord(found[0]), data).decode("ascii") + '"'
     if isinstance(value, dict):
         return "{" + ", ".join(f"[{literal(key)}] = {literal(item)}" for key, item in value.items()) + "}"
     return "{" + ", ".join(map(literal, value)) + "}"

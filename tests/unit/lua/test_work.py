@@ -4,6 +4,8 @@ Counted in instructions of Lua's virtual machine and in bytes that its string fu
 changes nothing. `pytest -s` prints the figures, with the time that each case took.
 """
 
+import functools
+
 import pytest
 
 from lua import INTERPRETERS, Lua, spank
@@ -34,21 +36,23 @@ def resources(make_slurm=lambda number: {}, count=QPUS):
     ]
 
 
-SITES = {
-    "open": resources(),
-    "one license": resources(lambda _: {"license": "qpus", "capacity": 9}),
-    "no license": resources(lambda _: {"license": None}),
-    "closed": resources(lambda _: {"allow": {"users": [f"user{number}" for number in range(500)]}}),
-    "a group": resources(lambda _: {"allow": {"groups": ["everyone"], "accounts": ["a"], "partitions": ["p"]}}),
-    "a rule each": resources(lambda number: {"allow": {"users": [f"user{number}", "alice"][: 1 + (number == 4999)]}}),
-}
 LONG = (
     "ü" * 2048,
     "q" * 4096,
     *(f"ibm_{'x' * 200}{number}" for number in range(50)),
     *(f"q{number}" for number in range(99)),
 )
-SITES["long names"] = [Resource(name, QCS, {}, False, slurm_section.parse(name, {})) for name in LONG]
+SITES = {
+    "open": resources,
+    "one license": lambda: resources(lambda _: {"license": "qpus", "capacity": 9}),
+    "no license": lambda: resources(lambda _: {"license": None}),
+    "closed": lambda: resources(lambda _: {"allow": {"users": [f"user{number}" for number in range(500)]}}),
+    "a group": lambda: resources(lambda _: {"allow": {"groups": ["everyone"], "accounts": ["a"], "partitions": ["p"]}}),
+    "a rule each": lambda: resources(
+        lambda number: {"allow": {"users": [f"user{number}", "alice"][: 1 + (number == 4999)]}}
+    ),
+    "long names": lambda: [Resource(name, QCS, {}, False, slurm_section.parse(name, {})) for name in LONG],
+}
 NOTICES = {name: f"offline {number % 3}" for number, name in enumerate(names()) if number % 100}
 GROUPS = {"everyone": Group(7, tuple(f"user{number:05}" for number in range(10_000)))}
 
@@ -117,8 +121,13 @@ def lua(request, tmp_path):
     return Lua(request.param, tmp_path)
 
 
+@functools.cache
+def rendered(site):
+    return catalogue.render(SITES[site](), NOTICES, GROUPS.__getitem__)
+
+
 def write(lua, site):
-    lua.catalogue.write_text(catalogue.render(SITES[site], NOTICES, GROUPS.__getitem__))
+    lua.catalogue.write_text(rendered(site))
 
 
 def costs(lua, submit_all):

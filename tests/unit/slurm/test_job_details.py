@@ -69,7 +69,7 @@ def test_sacct_s_answer():
     other = ("15", "15", "COMPLETED", "bob", "1", "Unknown", "Unknown", "0:0", "n[1-2]", "")
     cancelled, done = job_details.parse_sacct(printed(row, other), MARK)
     assert (cancelled.state, cancelled.signal, cancelled.node, cancelled.is_of_past) == ("CANCELLED", 9, "n1", True)
-    assert (done.node, done.start_s, done.restarts) == ("", None, None)
+    assert (done.node, done.start_s, done.restarts) == ("n1", None, None)
 
 
 @pytest.mark.parametrize("text", ["", "garbage", MARK, MARK * 3, "x" + MARK * 14])
