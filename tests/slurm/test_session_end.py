@@ -35,6 +35,7 @@ def status_of(site: Site, job_id: int) -> list[str]:
     return [one["state"] for one in found if one["job_id"] == job_id]
 
 
+@pytest.mark.one_release
 def test_a_session_that_ends_before_its_job_is_announced_and_then_shown_as_expired(site: Site) -> None:
     """In the job's output at its start, with the time; later by `why`, to the user as well, and by `status`."""
     short_sessions(site)
@@ -146,6 +147,7 @@ def accounted(site: Site, job_id: int) -> set[str]:
     return {one["token"] for one in map(json.loads, lines) if one["job_id"] == job_id}
 
 
+@pytest.mark.one_release
 def test_with_a_broker_a_program_goes_on_in_a_new_session_without_noticing(site: Site) -> None:
     """Each of its circuits comes after a session's end, in one process; all sessions are released in the end."""
     short_sessions(site, slurm={"broker": True})
