@@ -178,7 +178,9 @@ class Sessions:
             raise self._failed(state, qpu, "too many have been asked for")
         if not self._note(renewals.asked(Renewal(number, index, asked_s, ttl_s))):
             raise self._failed(state, qpu, "it cannot be recorded")
-        body = json.dumps({"mode": qpu.session_mode or "dedicated", "backend": qpu.name, "max_ttl": ttl_s}).encode()
+        # As QRMI 0.26 asks for one.
+        wanted = {"max_ttl": ttl_s, "mode": qpu.session_mode or "dedicated", "backend": qpu.name}
+        body = json.dumps({**wanted, "backend_name": qpu.name}).encode()
         try:
             status, document = self._ask(index, qpu, "POST", "/sessions", body)
         except UpstreamError as error:

@@ -267,10 +267,10 @@ def _to_release(entry: Entry) -> Entry:
 
 def _ended(entry: Entry, verdict: Verdict) -> Ended:
     """Return an acquisition whose release has just been proven."""
-    now_s = time.time()
-    if verdict is Verdict.GONE:  # nobody knows since when, but no longer ago than it could live
-        return Ended(entry, "gone", now_s if entry.expires_s is None else min(now_s, entry.expires_s))
-    return Ended(entry, "released", now_s)
+    ends = [moment_s for moment_s in (entry.ends_s, entry.expires_s) if moment_s is not None]
+    ended_s = min([time.time(), *ends])  # it may have ended by itself long before
+    # Of one that is gone nobody knows since when.
+    return Ended(entry, "gone" if verdict is Verdict.GONE else "released", ended_s)
 
 
 def _sort_out(entries: Sequence[Entry], released: Mapping[int, Ended], log: HookLog) -> tuple[list[Entry], list[Ended]]:

@@ -1,7 +1,9 @@
 """Session and job end together; where the session ends first, everybody is told, and the job gets another one."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -10,7 +12,7 @@ from setup.environment import CHECKOUT
 from slurm.aftermath import assert_nothing_left, assert_why, let_go, start_long_job
 from slurm.polling import wait_for
 from slurm.site import BIN, Site
-from slurm.test_broker import start_program
+from slurm.test_broker import brokers, record_of_broker, start_program
 
 TTL_S = 3
 
@@ -163,6 +165,15 @@ def test_with_a_broker_a_program_goes_on_in_a_new_session_without_noticing(site:
         site.emulator.sessions()[-1]["id"]
     ]
     assert len(site.emulator.sessions()) == count
+    # It goes on with the present session after a restart, and learns that the job's end has moved.
+    ends_s = record_of_broker(site, job_id)["ends_s"]
+    site.cluster.slurm("scontrol", "update", f"JobId={job_id}", "TimeLimit=120")
+    (pid,) = brokers(site, job_id)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not brokers(site, job_id), "the broker to be gone", 10)
+    site.recover("--now")
+    assert record_of_broker(site, job_id)["ends_s"] - ends_s == pytest.approx(3600, abs=60)
+    assert "ends " in (site.folder_of(job_id) / "sessions").read_text()
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id, deadline_s=90).state == "COMPLETED", site.cluster.job_output(job_id)
     assert "ran-2" in site.cluster.job_output(job_id)

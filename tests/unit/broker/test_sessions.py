@@ -132,7 +132,7 @@ def test_one_that_has_ended_is_replaced_as_long_as_the_job_may_run(broker, clock
     clocks.go_on(61)
     broker.upstream.end(FIRST)
     assert broker.renew()
-    assert broker.upstream.opened() == [{"mode": "dedicated", "backend": "q", "max_ttl": 28800}]
+    assert broker.upstream.opened() == [{"mode": "dedicated", "backend": "q", "backend_name": "q", "max_ttl": 28800}]
     assert broker.present() == "session-1"
     body = json.loads(broker.sessions.body_in_place(1, json.dumps({"session_id": FIRST, "x": [FIRST]}).encode()))
     assert body == {"session_id": "session-1", "x": [FIRST]}
@@ -164,7 +164,7 @@ def test_mode_and_limit_of_the_first_session_hold_for_the_next(tmp_path, clocks,
     clocks.go_on(61)
     broker.upstream.end(FIRST)
     broker.renew()
-    assert broker.upstream.opened() == [{"mode": "batch", "backend": "q", "max_ttl": 7}]
+    assert broker.upstream.opened() == [{"mode": "batch", "backend": "q", "backend_name": "q", "max_ttl": 7}]
 
 
 def test_after_the_jobs_end_nothing_is_opened_unless_that_has_moved(broker, clocks):
