@@ -101,7 +101,7 @@ def end(folder: JobFolder, current: Record, log: HookLog) -> Record:
 
 
 def tell_end(folder: JobFolder, current: Record, ends_s: float) -> Record:
-    """Tell a running job's broker that the job's end has moved, and return the record with it, as it is on disk.
+    """Tell a running job's broker, where it has one, that the job's end has moved; return the record with that.
 
     Args:
         folder: the job's folder; its lock is held.
@@ -109,7 +109,7 @@ def tell_end(folder: JobFolder, current: Record, ends_s: float) -> Record:
         ends_s: until when the job may run; seconds since the epoch.
 
     Raises:
-        RecordError: it cannot be written.
+        RecordError: the broker cannot be told.
     """
     broker = current.broker
     if broker is None:
@@ -123,9 +123,7 @@ def tell_end(folder: JobFolder, current: Record, ends_s: float) -> Record:
             raise RecordError(f"cannot write {folder.path / SESSIONS_FILE}")
     finally:
         os.close(fd)
-    current = current._replace(broker=broker._replace(ends_s=ends_s), job_ends_s=ends_s)
-    folder.write(current)
-    return current
+    return current._replace(broker=broker._replace(ends_s=ends_s))
 
 
 def is_here(current: Record) -> bool:

@@ -397,7 +397,7 @@ class _Run:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
             self._note_look(item, record)
-            return self._with_broker(result, item, record)
+            return self._kept_up(result, item, record)
         if record is None:
             item.folder.remove()
             return replace(result, outcome="removed")
@@ -443,18 +443,19 @@ class _Run:
         if record is not None and any(entry.is_pending for entry in record.entries):
             folder.sign(next(iter(self.world.boots), ""))
 
-    def _with_broker(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
-        """Restart a living job's credential broker where it has ended, and tell it where the job's end has moved."""
-        if result is None or record is None or record.broker is None or item.folder.is_aside:
-            return result
-        if _why_ended(record, self.world) is not None:
+    def _kept_up(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
+        """Note where a living job's end has moved, and restart its credential broker where that has ended."""
+        if result is None or record is None or item.folder.is_aside:
             return result
         job = self.world.job(record.cluster, record.job_id)
-        if job is None:
+        if job is None or _why_ended(record, self.world) is not None:
             return result
         ends_s = renewal.moved_end_s(record, job)
         if ends_s is not None:
-            record = launch.tell_end(item.folder, record, ends_s)
+            record = launch.tell_end(item.folder, record._replace(job_ends_s=ends_s), ends_s)
+            item.folder.write(record)
+        if record.broker is None:
+            return result
         try:
             revived = launch.revive(item.folder, record, _log_of("recover", item))
         except BrokerError as error:

@@ -27,7 +27,7 @@ from qrmi_slurm.text import is_one_line, printable, shown
 # How much more than its limit slurmctld may show for a job that nobody has extended, in seconds: it rounds.
 _MOVED_S: Final = 5
 
-# How much a job's end has to move until its credential broker is told, in seconds: Prolog takes a while to note it.
+# How much a job's end has to move until that is noted, in seconds: what Prolog has noted is a little late.
 _TELL_S: Final = 30
 
 _RUNNING: Final = "RUNNING"
@@ -112,19 +112,20 @@ def renew(record: Record, places: Mapping[int, int | None], job: Job, run: HookR
 
 
 def moved_end_s(record: Record, job: Job) -> float | None:
-    """Return until when a job's credential broker may open sessions, where that is not what it knows; else None.
+    """Return until when Slurm lets a running job with sessions run, where that is not what its record says; else None.
 
     Args:
         record: the job's.
         job: what Slurm says of it.
     """
-    if record.broker is None or job.state != _RUNNING:
+    has_sessions = any(entry.ends_s is not None for entry in record.held)
+    if record.job_ends_s is None or not has_sessions or job.state != _RUNNING:
         return None
     if job.end_s is None:
         ends_s = record.created_s + names.UNLIMITED_TIMEOUT_S
     else:
         ends_s = min(job.end_s + record.over_s, record.created_s + names.UNLIMITED_TIMEOUT_S)
-    return ends_s if abs(ends_s - record.broker.ends_s) > _TELL_S else None
+    return ends_s if abs(ends_s - record.job_ends_s) > _TELL_S else None
 
 
 def _places(record: Record) -> dict[str, list[int]]:

@@ -109,9 +109,8 @@ def test_a_brokers_earlier_session_is_given_back():
 
 
 @pytest.mark.parametrize(("left_s", "is_told"), [(600, False), (620, False), (640, True), (300, True)])
-def test_a_broker_is_told_where_its_jobs_end_has_moved(left_s, is_told):
-    broker = Broker(1, 2, 3, 0, {"a": Secret("k")}, "", NOW_S + 660)
-    found = renewal.moved_end_s(record(broker=broker, over_s=60), job(left_s=left_s))
+def test_a_jobs_end_that_has_moved_is_noted(left_s, is_told):
+    found = renewal.moved_end_s(record(job_ends_s=NOW_S + 660, over_s=60), job(left_s=left_s))
     assert found == (NOW_S + left_s + 60 if is_told else None)
 
 
@@ -221,6 +220,15 @@ def test_a_brokers_file_is_told_the_jobs_new_end(site, tmp_path):
     environment = {f"a_{name}": value for name, value in COMPUTE_SERVICE.items()}
     broker = Broker(1, 2, 3, 0, {"a": Secret("k")}, "", 5.0)
     held = record(entry()._replace(environment=environment), broker=broker)
-    launch.tell_end(folder, held, 7.5)
+    assert launch.tell_end(folder, held, 7.5).broker.ends_s == 7.5
     assert renewals.read(folder.path / "sessions").ends_s == 7.5
-    assert (folder.read().broker.ends_s, folder.read().job_ends_s) == (7.5, 7.5)
+
+
+def test_the_record_learns_the_jobs_new_end_before_its_session_ends(site, extended):
+    """So `status` can say that the session ends first."""
+    folder = site.folder()
+    (one,) = folder.read().entries
+    folder.write(folder.read()._replace(entries=(one._replace(ends_s=time.time() + 100),)))
+    assert extended()[0].plan.step is Step.LEAVE
+    assert folder.read().job_ends_s == pytest.approx(time.time() + 3600, abs=5)
+    assert folder.read().ends_before_job(folder.read().entries[0])
