@@ -15,7 +15,7 @@ from qrmi_slurm.calls.places import Node
 from qrmi_slurm.calls.protocol import Answer, Call, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import HOOK_GRACE_S
-from qrmi_slurm.errors import ExportsError
+from qrmi_slurm.errors import ExportsError, RecordError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.slurm.jobs import Job
@@ -256,15 +256,23 @@ class _Opening:
 
 
 def _tell_tasks(record: Record, renewed: set[str], run: HookRun) -> None:
-    """Write the exports again with the new tokens, and what the next step prints."""
+    """Write the exports again with the new tokens, and what the next step prints.
+
+    The file is the user's, who may have changed it: that costs their steps the new session, and nobody else anything.
+    """
     try:
         found = exports.read(run.folder.exports_path, record.uid, record.job_id)
-    except (FileNotFoundError, ExportsError) as error:
+        if found.is_ready and found.restart_count == record.restart_count:
+            told, notes = _told(found, record, renewed)
+            run.folder.write_exports(exports.render(told), record.uid)
+            run.folder.write_renewed(notes, record.uid)
+    except (FileNotFoundError, ExportsError, RecordError) as error:
         run.log.error("tasks-not-told", reason=error)
-        return
-    if not found.is_ready or found.restart_count != record.restart_count:
-        return
-    variables, ends_s, notes = dict(found.variables), dict(found.ends_s), list[str]()
+
+
+def _told(found: exports.Exports, record: Record, renewed: set[str]) -> tuple[exports.Exports, str]:
+    """Return the exports with the tokens of the new sessions, and what is to be printed about these."""
+    variables, ends_s = dict(found.variables), dict(found.ends_s)
     for entry in record.held:  # the newest of a QPU comes last
         if entry.name in renewed and entry.token is not None:
             variables[of_resource(entry.name, names.ACQUISITION_TOKEN)] = entry.token.reveal()
@@ -272,10 +280,9 @@ def _tell_tasks(record: Record, renewed: set[str], run: HookRun) -> None:
             variables[limit] = entry.environment.get(limit, variables.get(limit, ""))
             if entry.ends_s is not None:
                 ends_s[entry.name] = entry.ends_s
+    lines = []
     for name in sorted(renewed):
         until = f", which ends at {exports.moment(ends_s[name])}" if name in ends_s else ""
-        notes.append(f"{exports.PREFIX}: the session on {printable(name)} had ended; this step has a new one{until}\n")
+        lines.append(f"{exports.PREFIX}: the session on {printable(name)} had ended; this step has a new one{until}\n")
     kept = tuple(note for note in found.notes if not note.startswith(exports.EARLY_END))
-    told = found._replace(variables=variables, ends_s=ends_s, notes=kept)
-    run.folder.write_exports(exports.render(told), record.uid)
-    run.folder.write_renewed("".join(notes), record.uid)
+    return found._replace(variables=variables, ends_s=ends_s, notes=kept), "".join(lines)

@@ -202,6 +202,18 @@ def test_what_ends_recover_after_the_new_session_is_opened_loses_nothing(site, e
     assert told.ends_s == {"a": pytest.approx(time.time() + 3660, abs=5)}
 
 
+@pytest.mark.parametrize("line", ["export =x", "export a\tb=x", "garbage"])
+def test_exports_that_their_user_has_spoiled_cost_only_their_own_steps_the_new_session(site, extended, line):
+    """recover goes on: the new session is recorded, the old one released, and other jobs are not kept waiting."""
+    path = site.folder().exports_path
+    text = path.read_text()
+    path.chmod(0o600)
+    path.write_text(text.replace("\nexport ", f"\n{line}\nexport ", 1))
+    [result] = extended()
+    assert (result.outcome, result.is_left) == ("has a new session", False)
+    assert [entry.token.reveal() for entry in site.folder().read().entries] == [f"{SECRET}-two"]
+
+
 def test_the_note_about_the_first_sessions_end_goes(site, start, extended):
     folder = site.folder()
     found = exports.read(folder.exports_path, os.getuid(), 12)
