@@ -89,3 +89,5 @@ def of_resource(resource_name: str, variable: str) -> str:
 # --- Files in a job's folder in the state directory -----------------------------------------------------
 RECORD_FILE = "record.json"
 EXPORTS_FILE = "exports"
+SESSIONS_FILE = "sessions"  # what a credential broker has opened in place of sessions that had ended
+RENEWED_FILE = "renewed"  # the job's steps have another session; what the next one prints about it

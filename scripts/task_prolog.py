@@ -26,9 +26,9 @@ if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}" ] &&
     wanted=
 elif [ "${QRMI_JOB_ID-}" = "$job_id" ] && [ "${QRMI_SLURM_QPU-}" = "${SLURM_SPANK_QRMI_QPU-}" ] &&
     [ -n "${QRMI_JOB_QPU_RESOURCES-}" ] && [ "${SRUN_DEBUG-3}" = 3 ] &&
-    [ "${QRMI_SLURM_BROKER:-${SLURMD_NODENAME-}}" = "${SLURMD_NODENAME-}" ]; then
-    # A step of a batch job inherits the environment, unless the job's shell may have dropped variables with invalid
-    # names (of a QPU called ibm-x).
+    [ "${QRMI_SLURM_BROKER:-${SLURMD_NODENAME-}}" = "${SLURMD_NODENAME-}" ] && [ ! -e "$job_dir/renewed" ]; then
+    # A step of a batch job inherits the environment, unless its session has been replaced since, or the job's shell may
+    # have dropped variables with invalid names (of a QPU called ibm-x).
     case ",$QRMI_JOB_QPU_RESOURCES" in
         *[!A-Za-z0-9_,]* | *,[0-9]*) ;;
         *) leave 0 ;;
@@ -77,7 +77,7 @@ print_exports() {
 if [ -n "${QRMI_SLURM_QPU-}${QRMI_SLURM_JOB_ID-}" ] && [ -z "${QRMI_JOB_ID+set}${RUST_LOG+set}" ] &&
     [ "${SRUN_DEBUG-3}" = 3 ]; then
     exports="$job_dir/exports"
-    [ -f "$exports" ] && [ -r "$exports" ] && print_exports 3<"$exports" && leave 0
+    [ -f "$exports" ] && [ -r "$exports" ] && [ ! -e "$job_dir/renewed" ] && print_exports 3<"$exports" && leave 0
 fi
 ask_python
 ":"""

@@ -84,6 +84,11 @@ def longest_s(lasts_s: int) -> int:
     return max(1, min(SERVICE_MAX_TTL_S, lasts_s))
 
 
+def with_margin(runs_s: int, margin_s: float) -> int:
+    """Return how long a job may last, in whole seconds: as long as Slurm lets it run, and the site's margin."""
+    return min(runs_s - int(-margin_s // 1), names.UNLIMITED_TIMEOUT_S)
+
+
 def session_ttl_s(configured: str | None, lasts_s: int) -> int:
     """Return how long a session may live, in seconds: what is configured, else as long as the job at most.
 

@@ -401,8 +401,8 @@ def _ending(found: Evidence, ends_s: Mapping[str, float]) -> list[str]:
     """Say which sessions end soon although the job may run longer."""
     soon = {name: moment_s for name, moment_s in ends_s.items() if 0 < moment_s - found.now_s < ENDING_SOON_S}
     job_ends_s = found.job.end_s
-    if found.record is not None and found.record.job_ends_s is not None and job_ends_s is not None:
-        job_ends_s = max(job_ends_s, int(found.record.job_ends_s))  # with OverTimeLimit
+    if found.record is not None and job_ends_s is not None:
+        job_ends_s += found.record.over_s
     return [
         f"its session on {printable(name)} ends at {_moment(moment_s, found.now_s, '%H:%M:%S')}, "
         f"in {duration(moment_s - found.now_s)}, and the job may run longer"

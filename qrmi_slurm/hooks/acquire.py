@@ -84,7 +84,8 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
     if plan.slots and not (problems and needs_all):
         time_limit_s = facts.time_limit_s()
         job = job._replace(start_s=facts.start_s())  # Slurm 22.05 tells both in one answer
-        record = record._replace(start_s=job.start_s, job_ends_s=record.created_s + facts.runs_s())
+        ends_s = record.created_s + facts.runs_s()
+        record = record._replace(start_s=job.start_s, job_ends_s=ends_s, over_s=facts.over_s())
         record = _try_slots(plan, job, run, facts, record)
         held = {entry.name for entry in record.held}
         without = [slot for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
@@ -167,7 +168,8 @@ def _with_broker(slots: list[Slot], record: Record, run: HookRun) -> tuple[Recor
 
     try:
         ends_s = record.job_ends_s or time.time()
-        return launch.start(run.folder, record, brokered, ends_s, run.deadline.call_s, run.log), ""
+        margin_s = run.options.session_margin_s
+        return launch.start(run.folder, record, brokered, ends_s, run.deadline.call_s, run.log, margin_s=margin_s), ""
     except BrokerError as error:
         from qrmi_slurm.hooks import release
 

@@ -1,6 +1,5 @@
 """The job's environment: what its tasks get, from what was acquired. Values in, values out."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ from qrmi_slurm.calls.environment import with_name
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.slurm.job_context import JobContext
-from qrmi_slurm.state.exports import PREFIX, Exports, fingerprint
+from qrmi_slurm.state.exports import PREFIX, Exports, fingerprint, moment
 from qrmi_slurm.state.record import Record
 from qrmi_slurm.text import printable
 
@@ -74,7 +73,7 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
     broker = acquired.record.broker
     brokered = broker.keys if broker is not None else ()
     ends = [(entry.name, entry.ends_s) for entry in acquired.record.held if entry.name not in brokered]
-    ends_s = {name: moment_s for name, moment_s in ends if moment_s is not None}
+    ends_s = {name: end_s for name, end_s in ends if end_s is not None}
     return _exports(job, is_ready=True, notes=notes, variables=variables)._replace(ends_s=ends_s)
 
 
@@ -85,19 +84,11 @@ def _early_ends(record: Record) -> list[str]:
     for entry in record.held:
         if record.ends_before_job(entry):
             goes_on = "; the job's next request then opens a new one" if entry.name in brokered else ""
-            early.setdefault((_moment(entry.ends_s or 0), goes_on), []).append(printable(entry.name))
+            early.setdefault((moment(entry.ends_s or 0), goes_on), []).append(printable(entry.name))
     return [
-        f"the session on {', '.join(names)} ends at {moment}, and the job may run longer{goes_on}"
-        for (moment, goes_on), names in early.items()
+        f"the session on {', '.join(names)} ends at {when}, and the job may run longer{goes_on}"
+        for (when, goes_on), names in early.items()
     ]
-
-
-def _moment(epoch_s: float) -> str:
-    """Return a moment by this node's clock, with its time zone."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(epoch_s))
-    except (OverflowError, ValueError, OSError):
-        return f"{epoch_s:.0f}"
 
 
 def _is_users(item: Candidate, name: str, value: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
+from qrmi_slurm.calls import environment
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
@@ -41,7 +42,7 @@ class JobFacts:
         self._granted: Mapping[str, int] | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
-        self._runs_s: int | None = None
+        self._over_s: int | None = None
         self._counted: Collection[str] = ()
 
     def ask_timeout_s(self) -> float:
@@ -141,10 +142,17 @@ class JobFacts:
             SchedulerError: Slurm does not say the time limit.
             PlugstackError: slurm.conf cannot be read.
         """
-        if self._runs_s is None:
-            over_s = conf_file.over_time_limit_s(self._job.slurm_conf, self._job.partition)
-            self._runs_s = min(self.time_limit_s() + over_s, names.UNLIMITED_TIMEOUT_S)
-        return self._runs_s
+        return min(self.time_limit_s() + self.over_s(), names.UNLIMITED_TIMEOUT_S)
+
+    def over_s(self) -> int:
+        """Return how much longer than its time limit Slurm lets the job run, in seconds.
+
+        Raises:
+            PlugstackError: slurm.conf cannot be read.
+        """
+        if self._over_s is None:
+            self._over_s = conf_file.over_time_limit_s(self._job.slurm_conf, self._job.partition)
+        return self._over_s
 
     def lasts_s(self) -> int:
         """Return how long the job may last, in seconds, with the site's margin for its sessions.
@@ -153,8 +161,7 @@ class JobFacts:
             SchedulerError: Slurm does not say the time limit.
             PlugstackError: slurm.conf cannot be read.
         """
-        margin_s = -int(-self._run.options.session_margin_s // 1)  # whole seconds, rounded up
-        return min(self.runs_s() + margin_s, names.UNLIMITED_TIMEOUT_S)
+        return environment.with_margin(self.runs_s(), self._run.options.session_margin_s)
 
     def start_s(self) -> int | None:
         """Return when the job started, by slurmctld's clock, in seconds since the epoch; None if it did not say.

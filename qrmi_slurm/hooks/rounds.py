@@ -141,12 +141,13 @@ class Rounds:
     def _intent(self, item: Candidate, journal: int, now_s: float) -> Entry:
         """Return the intent to acquire a QPU, with the whole environment that QRMI is called with."""
         variables, qpu_slots = dict(item.credentials.environment), self._qpu_slots.get(item.name)
-        ends_s = expires_s = None
+        ends_s = expires_s = cap_s = None
         max_ttl = describe(item.installed_type).session_max_ttl
         if max_ttl:
             ttl_s = environment.session_ttl_s(variables.get(max_ttl), self._lasts_s)
             variables[max_ttl] = str(ttl_s)
             ends_s = now_s + ttl_s
+            cap_s = ttl_s if max_ttl in item.credentials.environment else None
             # The service counts from when it opens the session, which may be as late as the call's end.
             expires_s = ends_s + self._run.options.acquire_timeout_s + HOOK_GRACE_S
         return Entry(
@@ -159,6 +160,7 @@ class Rounds:
             restart_count=self._job.restart_count,
             journal=journal,
             ends_s=ends_s,
+            session_cap_s=cap_s,
             expires_s=expires_s,
             license=self._licenses.get(item.name, ""),
         )

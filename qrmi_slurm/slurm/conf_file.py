@@ -77,6 +77,8 @@ def over_time_limit_s(slurm_conf: Path, partition: str | None) -> int:
     Raises:
         PlugstackError: the file exists and cannot be read.
     """
+    if not _may_have(slurm_conf, "overtimelimit"):  # most sites
+        return 0
     of_site = of_defaults = of_partition = ""
     for content in _flat(slurm_conf, depth=0):
         key = content[:13].lower()
@@ -129,12 +131,23 @@ def _size_bytes(path: Path) -> int:
 def _last_value(slurm_conf: Path, key: str, depth: int) -> str | None:
     """Return the last value of a one-word key, following `Include`; keys are case-insensitive in slurm.conf."""
     found = None
+    if not _may_have(slurm_conf, key):
+        return None
     for content in _flat(slurm_conf, depth):
         if content[: len(key)].lower() == key:
             name, equals, value = content.partition("=")
             if equals and name.strip().lower() == key:
                 found = value.strip().strip('"')
     return found
+
+
+def _may_have(path: Path, key: str) -> bool:
+    """Tell whether a setting may be in a file: of thousands of lines about nodes, it takes 15 ms to look at each."""
+    try:
+        content = path.read_bytes().lower()
+    except OSError:
+        return True
+    return any(word in content for word in (key.encode(), b"include", b"\\\n"))
 
 
 def _flat(slurm_conf: Path, depth: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ complete.
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,9 @@ _USUAL_SRUN_DEBUG: Final = 3
 
 # The beginning of our lines in a job's output.
 PREFIX: Final = "qrmi-slurm"
+
+# The beginning of the note about a session that ends before its job may have to.
+EARLY_END: Final = f"{PREFIX}: the session on "
 
 _FINGERPRINT_PRIME: Final = 2**56 - 5
 
@@ -76,6 +80,14 @@ class Exports(NamedTuple):
     def is_for(self, restart_count: int, selection: str) -> bool:
         """Tell whether they are for this run of the job and this `--qpu`; its start time is compared elsewhere."""
         return (self.restart_count, self.selection) == (restart_count, cut_selection(selection))
+
+
+def moment(epoch_s: float) -> str:
+    """Return a moment for a job's output, by this node's clock and with its time zone."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(epoch_s))
+    except (OverflowError, ValueError, OSError):
+        return f"{epoch_s:.0f}"
 
 
 def cut_selection(text: str) -> str:

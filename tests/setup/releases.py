@@ -35,6 +35,7 @@ SELECTED = (
     "test_attached_steps.py",
     "test_users_environment.py",
     "test_time_limits.py",
+    "test_session_end.py",
     "test_inner_jobs.py",
     "test_prolog_flags.py",
     "test_licenses.py",
