@@ -4,7 +4,7 @@
 -- A site with its own script adds the lines with package.path and require to it, and the call in
 -- slurm_cli_pre_submit().
 
-package.path = "/opt/qrmi-slurm/lib/lua/?.lua;" .. package.path
+package.path = "/usr/local/lib/qrmi-slurm/lua/?.lua;" .. package.path
 local is_loaded, qrmi = pcall(require, "qrmi_slurm")
 
 function slurm_cli_setup_defaults()

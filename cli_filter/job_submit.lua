@@ -3,7 +3,7 @@
 -- job_submit.lua for a site without one: goes beside slurm.conf on the controller, with JobSubmitPlugins=lua.
 -- A site with its own script adds the lines with package.path and require to it, and the two calls.
 
-package.path = "/opt/qrmi-slurm/lib/lua/?.lua;" .. package.path
+package.path = "/usr/local/lib/qrmi-slurm/lua/?.lua;" .. package.path
 local is_loaded, qrmi = pcall(require, "qrmi_slurm")
 
 -- Without the module slurmctld still starts, but refuses jobs with --qpu, which would run without their licenses.

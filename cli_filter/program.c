@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -169,6 +170,18 @@ static int data_file(const char *data, size_t bytes)
 	return fd;
 }
 
+/*
+ * In a process-id namespace of its own, with which everything ends that the program has started. Otherwise its user, who may
+ * change what it runs, could leave a process behind that no job's end reaches: slurmstepd's children are not yet in the
+ * step's container. Where that is not allowed, as in a container, it is a plain fork.
+ */
+static pid_t fork_alone(void)
+{
+	const long child = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+
+	return child >= 0 ? (pid_t)child : fork();
+}
+
 /* Starts the program and returns its process id, or -1 with errno. *output is the reading end of its output. */
 static pid_t program_start(const struct program *program, int *output)
 {
@@ -191,7 +204,7 @@ static pid_t program_start(const struct program *program, int *output)
 	sigfillset(&all_signals);
 	pthread_sigmask(SIG_SETMASK, &all_signals, &before);
 	if (ends[1] >= 0)
-		child = fork();
+		child = fork_alone();
 	if (child == 0)
 		program_exec(program, ends[1], data);
 	reason = errno;

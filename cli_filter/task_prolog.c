@@ -164,7 +164,7 @@ void task_prolog_run(spank_t sp, const struct step *step)
 	static char path[] = "PATH=/usr/bin:/bin";
 	static char locale[] = "LC_ALL=C";
 	static char node[sizeof "SLURMD_NODENAME=" + 256] = "SLURMD_NODENAME=";
-	static char rank[] = "SLURM_PROCID=0";
+	char rank[sizeof "SLURM_PROCID=4294967295"];
 	char job_id[sizeof "SLURM_JOB_ID=4294967295"];
 	char environment_fd[sizeof ENVIRONMENT_FD "=4294967295"];
 	char time[sizeof TIME_LIMIT "=4294967295"];
@@ -175,6 +175,7 @@ void task_prolog_run(spank_t sp, const struct step *step)
 	const char *fault = program_fault(step->program);
 	struct program program = { .environment = variables, .time_ms = time_s * 1000, .output_max_bytes = DIRECTIVES_MAX_BYTES };
 	struct program_result result;
+	uint32_t first_rank;
 	char **environment;
 	char *data;
 	size_t count = 0;
@@ -188,6 +189,10 @@ void task_prolog_run(spank_t sp, const struct step *step)
 		return;
 	}
 	settings_node_name(node + strlen("SLURMD_NODENAME="), sizeof node - strlen("SLURMD_NODENAME="));
+	/* The lowest of this node's tasks: what is to be printed once is for the first task of all. */
+	if (spank_get_item(sp, S_JOB_LOCAL_TO_GLOBAL_ID, (uint32_t)0, &first_rank) != ESPANK_SUCCESS)
+		first_rank = 0;
+	snprintf(rank, sizeof rank, "SLURM_PROCID=%u", first_rank);
 	snprintf(job_id, sizeof job_id, "SLURM_JOB_ID=%u", step->job_id);
 	snprintf(environment_fd, sizeof environment_fd, ENVIRONMENT_FD "=%d", PROGRAM_DATA_FD);
 	snprintf(time, sizeof time, TIME_LIMIT "=%ld", time_s);

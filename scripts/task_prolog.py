@@ -4,16 +4,17 @@
 # TaskProlog= of slurm.conf: runs as the user before each task; slurmstepd reads its output. It has the user's whole
 # environment. With -p bash takes no functions and no options from it; dash finds commands by PATH before its own.
 # --task-prolog= of the plugin's line: the plugin runs it once for all tasks of a step on a node. Then it has only the
-# variables that this shell reads, and the step's environment in a descriptor. The last line that it prints is `end`.
+# variables that this shell reads, and the step's environment in a descriptor. For the plugin, and for the script that
+# stays in place of an installation (cli_filter/task_hook.sh), the last line is `end`.
 PATH=/usr/bin:/bin LC_ALL=C
 fd=${QRMI_SLURM_ENVIRONMENT_FD-}
 job_id=${QRMI_SLURM_JOB_ID-$SLURM_JOB_ID}
 leave() {
-    [ -z "$fd" ] || echo end
+    [ -z "$fd${QRMI_SLURM_END-}" ] || echo end
     exit "$1"
 }
 # With both, this is the second time.
-[ -n "$fd" ] || [ "${QRMI_SLURM_TASK_PROLOG-}" != "${job_id:-none}" ] || exit 0
+[ -n "$fd" ] || [ "${QRMI_SLURM_TASK_PROLOG-}" != "${job_id:-none}" ] || leave 0
 job_dir="${QRMI_SLURM_STATE_DIR-}/${SLURM_CLUSTER_NAME-cluster}/$job_id"
 wanted=qpu
 if [ -z "${SLURM_SPANK_QRMI_QPU-}${QRMI_SLURM_QPU-}" ] &&

@@ -72,7 +72,7 @@ def examine(patient: Patient, tell: Callable[[str], None] = lambda what: None) -
     if settings is None:
         results.append(warning("hooks", "Prolog, TaskProlog and Epilog were not checked", _FIX_SLURM))
     else:
-        results += hook_checks.run(settings, patient.installation)
+        results += hook_checks.run(settings, patient.installation, options.task_prolog if options is not None else None)
         results += settings_checks.check_prolog_flags(settings)
         if options is not None:
             results += settings_checks.check_timeouts(settings, options)

@@ -3,13 +3,14 @@
 import glob
 import os
 import pwd
+import stat
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from qrmi_slurm import processes
-from qrmi_slurm.checks.installation import Installation
+from qrmi_slurm.checks.installation import PERMANENT, Installation
 from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.checks.user_access import blocking_users
 from qrmi_slurm.slurm.settings import SlurmSettings
@@ -30,30 +31,81 @@ class _Owner(Enum):
     NONE = "none"
 
 
-def run(settings: SlurmSettings, installation: Installation) -> list[Result]:
-    """Check Prolog, TaskProlog and Epilog."""
+def run(settings: SlurmSettings, installation: Installation, by_plugin: Path | None = None) -> list[Result]:
+    """Check Prolog, TaskProlog and Epilog.
+
+    Args:
+        settings: Slurm's settings.
+        installation: the installation whose hooks they should run.
+        by_plugin: the TaskProlog that the plugin runs (`--task-prolog`); None if only slurm.conf may name one.
+    """
+    by_slurm = settings.all("TaskProlog")
     found = [
-        _check_hook("Prolog", settings.all("Prolog"), installation.prolog),
-        _check_hook("TaskProlog", settings.all("TaskProlog"), installation.task_prolog),
-        _check_hook("Epilog", settings.all("Epilog"), installation.epilog),
+        _check_permanence(_check_hook("Prolog", settings.all("Prolog"), installation.prolog), settings, installation),
+        _check_hook("TaskProlog", by_slurm, installation.task_prolog)
+        if by_plugin is None
+        else _check_task_prolog(by_plugin, by_slurm, installation.task_prolog),
+        _check_permanence(_check_hook("Epilog", settings.all("Epilog"), installation.epilog), settings, installation),
     ]
     user = settings.text("SlurmdUser")
     if user and "(0)" not in user and user != "root":
         hint = "set SlurmdUser=root; Prolog and Epilog need it"
         found.append(error("SlurmdUser", f"slurmd runs as {user}", hint))
-    found.append(_check_users(settings.text("TaskProlog"), installation))
+    used = str(by_plugin) if by_plugin is not None else settings.text("TaskProlog")
+    found.append(_check_users(used, installation))
     return found
+
+
+def _check_permanence(result: Result, settings: SlurmSettings, installation: Installation) -> Result:
+    """Warn where a setting names the hook in the venv itself."""
+    ours = installation.bin / f"qrmi-slurm-{result.name.lower()}"
+    if result.level != "ok" or settings.all(result.name) != [str(ours)]:
+        return result
+    permanent = PERMANENT / result.name.lower()
+    hint = f"make -C cli_filter install PREFIX={installation.prefix}, and set {result.name}={permanent}"
+    return warning(result.name, f"{ours} is in the installation itself: without it, every job drains its node", hint)
+
+
+def _check_task_prolog(path: Path, by_slurm: Sequence[str], ours: Path) -> Result:
+    """Check the TaskProlog that the plugin runs, by the plugin's rules (cli_filter/program.c), and Slurm's own."""
+    name, option = "TaskProlog", f"--task-prolog={path}"
+    try:
+        status = path.stat()
+    except OSError as failure:
+        return error(name, f"{option}: {failure.strerror} on this node: jobs with --qpu fail", f"name {ours} there")
+    if not stat.S_ISREG(status.st_mode):
+        return error(name, f"{option} is not a file: jobs with --qpu fail", f"name {ours} there")
+    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = f"chown root {path}; chmod 0755 {path}"
+        return error(name, f"{option} can be changed by others than root: the plugin does not run it", hint)
+    if not status.st_mode & stat.S_IXOTH:
+        return error(name, f"{option} is not executable for users: jobs with --qpu fail", f"chmod 0755 {path}")
+    owner = _owner_of(path, ours)
+    if owner is _Owner.NONE:
+        return error(name, f"{option} does not run {ours.name}", f"name {ours} there")
+    others = [Path(value) for value in by_slurm if _owner_of(Path(value), ours) is not _Owner.NONE]
+    if others:
+        which = "another version" if _owner_of(others[0], ours) is not owner else "the same"
+        message = f"{option} counts; {others[0]} of slurm.conf, which runs {which}, does nothing in these jobs"
+        return warning(name, message, "remove TaskProlog= from slurm.conf: it runs for each task of each job")
+    if owner is _Owner.ANOTHER:
+        hint = f"this command belongs to {ours.parent}: run the other installation's, or change --task-prolog"
+        return warning(name, f"{option} belongs to another installation", hint)
+    return ok(name, f"{path}, run by the plugin for jobs with --qpu")
 
 
 def _check_hook(setting: str, values: Sequence[str], ours: Path) -> Result:
     wanted = f"set {setting}={ours}, or link it into the folder of a glob, and run scontrol reconfigure"
     if not values:
-        return error(setting, "is not set", wanted)
+        by_plugin = f"add --task-prolog={ours} to the plugin's line in plugstack.conf"
+        return error(setting, "is not set", by_plugin if setting == "TaskProlog" else wanted)
     scripts: list[Path] = []
     for value in values:
         matches = [Path(path) for path in sorted(glob.glob(value))] if setting != "TaskProlog" else [Path(value)]
         if not matches or not matches[0].exists():
-            return error(setting, f"{value} matches no file on this node: jobs fail, and nodes drain", wanted)
+            is_permanent = Path(value).parent == PERMANENT
+            hint = f"make -C cli_filter install PREFIX={ours.parent.parent}" if is_permanent else wanted
+            return error(setting, f"{value} matches no file on this node: jobs fail, and nodes drain", hint)
         scripts += matches
     owners = {script: _owner_of(script, ours) for script in scripts}
     found = [script for script in scripts if owners[script] is not _Owner.NONE]

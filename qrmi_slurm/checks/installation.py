@@ -10,8 +10,13 @@ from qrmi_slurm.slurm.plugstack import PLUGIN_FILE
 
 LUA_MODULE: Final = "qrmi_slurm.lua"
 
-# Where `make -C cli_filter install` may have put the plugin, besides the venv's own lib.
+# What Slurm's files name, and what stays when versions of this suite come and go: `make -C cli_filter install`.
+PERMANENT: Final = Path("/usr/local/lib/qrmi-slurm")
+
+# Where that may have put the plugin instead, besides the venv's own lib.
 _PLUGIN_DIRECTORIES: Final = ("/usr/lib64/slurm", "/usr/lib/slurm", "/usr/local/lib/slurm", "/opt/slurm/lib/slurm")
+
+_MAX_SCRIPT_BYTES: Final = 4096
 
 # The most links followed from the path that a command was called by; /usr/local/bin/qrmi-slurm is one.
 _MAX_LINKS: Final = 8
@@ -59,18 +64,33 @@ class Installation:
 
     @property
     def lib(self) -> Path:
-        """The folder that `make -C cli_filter install` should install the plugin into."""
+        """The venv's own folder of libraries, in which the plugin may be."""
         return self.prefix / "lib"
+
+    def permanent_hook(self, hook: Path) -> Path | None:
+        """Return the script outside of the venv that runs one of these hooks; None if it is not installed.
+
+        Args:
+            hook: the path of this installation's hook.
+        """
+        path = PERMANENT / hook.name.removeprefix("qrmi-slurm-")
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MAX_SCRIPT_BYTES)
+        except OSError:
+            return None
+        return path if os.fsencode(hook) in content else None
 
     def plugin(self) -> Path | None:
         """Return the path of the SPANK plugin; None if it is not installed."""
-        found = (folder / PLUGIN_FILE for folder in (self.lib, *map(Path, _PLUGIN_DIRECTORIES)))
-        return next((path for path in found if path.exists()), None)
+        return next((path for folder in self._libraries() if (path := folder / PLUGIN_FILE).exists()), None)
 
     def lua_dir(self) -> Path | None:
         """Return the folder with the files for Slurm's Lua plugins; None if they are not installed."""
-        folders = (self.lib, *map(Path, _PLUGIN_DIRECTORIES))
-        return next((folder / "lua" for folder in folders if (folder / "lua" / LUA_MODULE).exists()), None)
+        return next((folder / "lua" for folder in self._libraries() if (folder / "lua" / LUA_MODULE).exists()), None)
+
+    def _libraries(self) -> tuple[Path, ...]:
+        return (PERMANENT, self.lib, *map(Path, _PLUGIN_DIRECTORIES))
 
 
 def this_one() -> Installation:

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from qrmi_slurm.checks.installation import Installation
+from qrmi_slurm.checks.installation import PERMANENT, Installation
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.slurm import conf_file, prolog_flags
 from qrmi_slurm.slurm.licenses import names_in
@@ -88,12 +88,13 @@ def parts(
         if not _PLAIN_PATH.fullmatch(str(path)):
             hint = "Slurm's files have no quoting; use a path of letters, digits and _ . / + @ : , = -"
             raise QrmiSlurmError(f"{path} cannot be used in slurm.conf", hint)
-    task_prolog, found = installation.task_prolog, []
+    task_prolog: Path | None = None
+    found = []
     if existing_task_prolog is not None:
         wrapper = _task_prolog_wrapper(installation, slurm_conf, existing_task_prolog)
         task_prolog, found = wrapper.path, [wrapper]
     found.append(_slurm_conf_part(installation, task_prolog, slurm_conf, options.acquire_timeout_s))
-    found.append(_plugstack_part(installation, options, slurm_conf))
+    found.append(_plugstack_part(installation, options, slurm_conf, is_run_by_plugin=task_prolog is None))
     return [*found, *_systemd_parts(installation, options.state_dir, slurm_conf)]
 
 
@@ -107,24 +108,38 @@ def _task_prolog_wrapper(installation: Installation, slurm_conf: Path, existing:
     return Part(path, text, is_whole=True, mode=0o755, note=(note,))
 
 
-def _slurm_conf_part(installation: Installation, task_prolog: Path, slurm_conf: Path, acquire_timeout_s: float) -> Part:
+def _slurm_conf_part(
+    installation: Installation, task_prolog: Path | None, slurm_conf: Path, acquire_timeout_s: float
+) -> Part:
     present = (conf_file.setting(slurm_conf, "PrologFlags") or "").split(",")
     flags = prolog_flags.wanted_flags([word.strip() for word in present if word.strip()])
     lines = [
-        f"Prolog={installation.prolog}",
-        f"TaskProlog={task_prolog}",
-        f"Epilog={installation.epilog}",
+        f"Prolog={_permanent(installation, installation.prolog)}",
+        *([f"TaskProlog={task_prolog}"] if task_prolog is not None else []),
+        f"Epilog={_permanent(installation, installation.epilog)}",
         f"PrologFlags={','.join(flags)}",
     ]
     start_timeout = conf_file.setting(slurm_conf, "BatchStartTimeout") or ""
     wanted_s = prolog_flags.start_timeout_s(acquire_timeout_s)
     if prolog_flags.step_waits(flags) and not (start_timeout.isdecimal() and int(start_timeout) >= wanted_s):
         lines.append(f"BatchStartTimeout={wanted_s}")
-    note = (
+    note: tuple[str, ...] = (
         "With your own Prolog or Epilog, name a folder instead (Prolog=/etc/slurm/prolog.d/*) and link these into it.",
         "PrologFlags replaces the line in slurm.conf. You may add NoHold to it: docs/admin.md, step 5.",
     )
+    if installation.permanent_hook(installation.prolog) is None:
+        make = f"make -C cli_filter install PREFIX={installation.prefix}"
+        note = (f"If these paths go, nodes drain. To have paths that stay, in a checkout: {make}", *note)
+    if task_prolog is None:
+        note = (
+            *note,
+            "TaskProlog= is not needed: the plugin runs ours for QPU jobs (--task-prolog in plugstack.conf).",
+        )
     return _added(slurm_conf, slurm_conf.name, lines, note)
+
+
+def _permanent(installation: Installation, hook: Path) -> Path:
+    return installation.permanent_hook(hook) or hook
 
 
 def _added(slurm_conf: Path, name: str, lines: Sequence[str], note: tuple[str, ...], purpose: str = "") -> Part:
@@ -134,15 +149,19 @@ def _added(slurm_conf: Path, name: str, lines: Sequence[str], note: tuple[str, .
     return Part(path, text, is_whole=False, note=note, purpose=purpose, is_on_controller=is_copy)
 
 
-def _plugstack_part(installation: Installation, options: SiteOptions, slurm_conf: Path) -> Part:
+def _plugstack_part(
+    installation: Installation, options: SiteOptions, slurm_conf: Path, *, is_run_by_plugin: bool
+) -> Part:
     plugin = installation.plugin()
-    words = ["optional", str(plugin or installation.lib / PLUGIN_FILE), str(options.config_path)]
+    words = ["optional", str(plugin or PERMANENT / PLUGIN_FILE), str(options.config_path)]
+    if is_run_by_plugin:
+        words.append(f"--task-prolog={installation.task_prolog}")
     if options.state_dir != DEFAULT_STATE_DIR:
         words.append(f"--state-dir={options.state_dir}")
     words += [f"{SLOTS_LICENSE}:{name}={license}" for name, license in options.slots_licenses.items()]
     note = ["Login nodes need only the first two words."]
     if plugin is None:
-        make = f"make -C cli_filter install SLURM_PLUGIN_DIR={installation.lib}"
+        make = f"make -C cli_filter install PREFIX={installation.prefix}"
         note.insert(0, f"The plugin is not built yet. In a checkout, run: {make}")
     return _added(slurm_conf, "plugstack.conf", [" ".join(words)], tuple(note))
 
@@ -204,7 +223,7 @@ def license_part(
 
 def _license_note(installation: Installation, slurm_conf: Path) -> tuple[str, ...]:
     lua_dir = installation.lua_dir()
-    etc, lua = conf_file.local_folder(slurm_conf), lua_dir or installation.lib / "lua"
+    etc, lua = conf_file.local_folder(slurm_conf), lua_dir or PERMANENT / "lua"
     client = f"  on every node:      install -m 0644 {lua}/cli_filter.lua {etc}/"
     if conf_file.is_copy(slurm_conf):
         client = (
@@ -221,7 +240,7 @@ def _license_note(installation: Installation, slurm_conf: Path) -> tuple[str, ..
         f'  package.path = "{lua}/?.lua;" .. package.path',
     ]
     if lua_dir is None:
-        make = f"make -C cli_filter install-lua SLURM_PLUGIN_DIR={installation.lib}"
+        make = "make -C cli_filter install-lua"
         note.insert(0, f"These files are not installed yet. In a checkout, run: {make}")
     return tuple(note)
 

@@ -50,7 +50,6 @@ CompleteWait=0
 MinJobAge=3600
 {settings}
 Prolog={opt}/bin/qrmi-slurm-prolog
-TaskProlog={opt}/bin/qrmi-slurm-task-prolog
 Epilog={opt}/bin/qrmi-slurm-epilog
 PrologFlags=Alloc
 Licenses=qpu_{qpu}:1
@@ -154,7 +153,9 @@ class BootedSite:
             "/etc/slurm/slurm.conf": SLURM_CONF.format(
                 controller=controller, nodes=self._node_lines(), opt=OPT, qpu=LICENSED, settings=settings
             ),
-            "/etc/slurm/plugstack.conf": f"optional {plugin} /etc/slurm/qrmi_config.json\n",
+            "/etc/slurm/plugstack.conf": (
+                f"optional {plugin} /etc/slurm/qrmi_config.json --task-prolog={OPT}/bin/qrmi-slurm-task-prolog\n"
+            ),
             "/etc/slurm/qrmi_config.json": self._config(self.resource()),
             "/etc/munge/munge.key": self.cluster.token * 16,
             "/usr/local/share/ca-certificates/test.crt": authority.certificate.read_text(),

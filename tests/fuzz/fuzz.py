@@ -45,7 +45,7 @@ SEEDS: Final[dict[str, Sequence[bytes]]] = {
     "plugstack": [
         b"PlugStackConfig=/x/plugstack.conf\nClusterName=c\nInclude more.conf\nrequired /l/spank_qrmi.so "
         b"/etc/qrmi.json --state-dir=/s --acquire-timeout=5.5 --release-timeout=30 --require=all "
-        b"--on-unavailable=fail --requeue-limit=1 --env:A=b #\ninclude *.conf"
+        b"--on-unavailable=fail --requeue-limit=1 --task-prolog=/t --env:A=b #\ninclude *.conf"
     ],
     "config": [
         b'{"resources": [{"name": "a", "type": "iqm-server", "is_dynamic": false, "environment": {"QRMI_A": "b"}, '

@@ -36,12 +36,12 @@ BASE_PACKAGES = _packages()
 BASE_BIN = BASE_PACKAGES.parents[2] / "bin"
 
 # The folders replaced by folders of the cluster. Slurm's own configuration is then where the pages expect it.
-OWN_PLACES = ("opt", "etc", "srv", "var/spool", "usr/local/bin", "dev")
+OWN_PLACES = ("opt", "etc", "srv", "var/spool", "usr/local/bin", "usr/local/lib", "dev")
 
 SET_UP = """
 set -e
 own={folder}/own
-mkdir -p $own/opt $own/srv $own/var/spool $own/usr/local/bin $own/dev
+mkdir -p $own/opt $own/srv $own/var/spool $own/usr/local/bin $own/usr/local/lib $own/dev
 cp -a /etc $own/etc
 rm -rf $own/etc/slurm && mkdir $own/etc/slurm
 for name in null zero full random urandom tty; do

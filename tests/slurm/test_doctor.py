@@ -209,6 +209,9 @@ def test_a_venv_that_users_cannot_read(site: Site) -> None:
             "{line} --acquire-timeot=3\n{line}\n",
             {"plugstack": ("error", "unknown option --acquire-timeot|also loaded in")},
         ),
+        ("{line} --task-prolog=program\n", {"plugstack": ("error", "--task-prolog program is not an absolute path")}),
+        ("{line} --task-prolog=/nonexistent/program\n", {"TaskProlog": ("error", "No such file")}),
+        (f"{{line}} --task-prolog={BIN}/qrmi-slurm-task-prolog\n", {"TaskProlog": ("warning", "does nothing")}),
         (
             "include plugstack.conf.d/*.conf\n{line} --acquire-timeout=5\n",
             {"plugstack": ("warning", "matches no file"), "MessageTimeout": ("ok", "5 s")},
@@ -218,7 +221,15 @@ def test_a_venv_that_users_cannot_read(site: Site) -> None:
             {"plugstack": ("warning", "required"), "plugin": ("error", "No such file")},
         ),
     ],
-    ids=["no line", "malformed, and twice", "an include without files", "required, without a plugin"],
+    ids=[
+        "no line",
+        "malformed, and twice",
+        "a relative TaskProlog",
+        "a TaskProlog that is missing",
+        "TaskProlog in two ways",
+        "an include without files",
+        "required, without a plugin",
+    ],
 )
 def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]]) -> None:
     """A line that is missing, malformed, duplicated or without a plugin is found."""

@@ -446,7 +446,7 @@ def test_a_sites_own_job_submit_needs_the_lines_of_the_page(site: Site) -> None:
     path = site.cluster.etc / "job_submit.lua"
     ready = path.read_text()
     [block] = re.findall(r"^```lua\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    own = block.replace("/opt/qrmi-slurm/lib/lua", str(LUA_DIR))
+    own = block.replace("/usr/local/lib/qrmi-slurm/lua", str(LUA_DIR))
     own = own.replace("    -- what your site does\n", '    job_desc.comment = "seen by the site"\n')
     mtime = path.stat().st_mtime
     try:

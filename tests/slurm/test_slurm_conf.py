@@ -55,10 +55,10 @@ def test_the_lines_match_this_installation(site: Site) -> None:
     """The paths are absolute, exist, and are those this site works with."""
     found = printed(site)
     assert found[f"{site.cluster.slurm_conf}: add"] == (
-        f"Prolog={BIN}/qrmi-slurm-prolog\nTaskProlog={BIN}/qrmi-slurm-task-prolog\n"
-        f"Epilog={BIN}/qrmi-slurm-epilog\nPrologFlags=Alloc\n"
+        f"Prolog={BIN}/qrmi-slurm-prolog\nEpilog={BIN}/qrmi-slurm-epilog\nPrologFlags=Alloc\n"
     )
-    line = f"optional {STUB} {site.config_path} --state-dir={site.state_dir}\n"
+    program = BIN / "qrmi-slurm-task-prolog"
+    line = f"optional {STUB} {site.config_path} --task-prolog={program} --state-dir={site.state_dir}\n"
     assert found[f"{site.cluster.etc}/plugstack.conf: add"] == line
     units = {name: text for name, text in found.items() if name.startswith("/etc/systemd/system/")}
     assert len(units) == 6

@@ -25,14 +25,36 @@ def test_the_lines_of_an_installation():
     found = parts()
     assert found["/etc/slurm/slurm.conf"].text.splitlines() == [
         "Prolog=/opt/qrmi-slurm/bin/qrmi-slurm-prolog",
-        "TaskProlog=/opt/qrmi-slurm/bin/qrmi-slurm-task-prolog",
         "Epilog=/opt/qrmi-slurm/bin/qrmi-slurm-epilog",
         "PrologFlags=Alloc",
     ]
-    assert found["/etc/slurm/plugstack.conf"].text.endswith("spank_qrmi.so /etc/slurm/qrmi_config.json\n")
+    assert found["/etc/slurm/plugstack.conf"].text.endswith(
+        "spank_qrmi.so /etc/slurm/qrmi_config.json --task-prolog=/opt/qrmi-slurm/bin/qrmi-slurm-task-prolog\n"
+    )
     service = found["/etc/systemd/system/qrmi-slurm-recover.service"].text
     assert "ExecStart=/opt/qrmi-slurm/bin/qrmi-slurm recover\n" in service
     assert "SLURM_CONF" not in service
+
+
+def test_a_sites_own_task_prolog_runs_ours_in_slurm_conf():
+    """Then the plugin does not run it as well."""
+    found = parts(Path("/etc/slurm/own.sh"))
+    assert "TaskProlog=/etc/slurm/task_prolog\n" in found["/etc/slurm/slurm.conf"].text
+    assert "--task-prolog" not in found["/etc/slurm/plugstack.conf"].text
+
+
+def test_paths_that_stay_are_preferred(tmp_path, monkeypatch):
+    """If they run this installation's hooks, and not another one's."""
+    monkeypatch.setattr("qrmi_slurm.checks.installation.PERMANENT", tmp_path)
+    assert "In a checkout" not in "".join(parts()["/etc/slurm/slurm.conf"].note)
+    assert "make -C cli_filter install PREFIX=/opt/qrmi-slurm" in parts()["/etc/slurm/slurm.conf"].note[0]
+    for hook, prefix in (("prolog", "/opt/qrmi-slurm"), ("epilog", "/opt/another")):
+        (tmp_path / hook).write_text(f"#!/bin/sh\n{prefix}/bin/qrmi-slurm-{hook} && exit 0\n")
+    assert parts()["/etc/slurm/slurm.conf"].text.splitlines() == [
+        f"Prolog={tmp_path}/prolog",
+        "Epilog=/opt/qrmi-slurm/bin/qrmi-slurm-epilog",
+        "PrologFlags=Alloc",
+    ]
 
 
 @pytest.mark.parametrize("copy", ["/run/slurm/conf/slurm.conf", "/srv/spool/n1/conf-cache/slurm.conf"])
@@ -101,7 +123,7 @@ def test_without_a_config_the_licenses_are_a_comment(tmp_path):
 def test_the_note_tells_how_to_install_the_lua_files(tmp_path):
     """If they are not installed it says how to install them, otherwise where they are."""
     note = license_lines(wanted={}, folder=tmp_path).note
-    assert "make -C cli_filter install-lua SLURM_PLUGIN_DIR=/opt/qrmi-slurm/lib" in note[0]
+    assert "make -C cli_filter install-lua" in note[0]
     (tmp_path / "lib" / "lua").mkdir(parents=True)
     (tmp_path / "lib" / "lua" / "qrmi_slurm.lua").touch()
     part = license_lines(wanted={}, installed=Installation(tmp_path), folder=tmp_path)

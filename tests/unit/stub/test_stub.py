@@ -244,6 +244,75 @@ def test_install_and_clean(tmp_path: Path) -> None:
     assert make("clean", *where).returncode == 0
     assert list(built.iterdir()) == []
     assert installed.exists()
+    assert {path.name for path in installed.parent.iterdir()} == {"spank_qrmi.so", *HOOKS, "lua"}
+
+
+HOOKS = ("prolog", "epilog", "task-prolog")
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """The scripts of `make install-hooks`, and the installation whose hooks they run."""
+
+    folder: Path
+    installation: Path
+
+    def hook(self, name: str, text: str) -> None:
+        path = self.installation / "bin" / f"qrmi-slurm-{name}"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def run(self, name: str, **env: str) -> tuple[int, str]:
+        done = subprocess.run([self.folder / name], env=env, capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stdout
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Scripts:
+    (tmp_path / "v" / "bin").mkdir(parents=True)
+    assert make("install-hooks", f"SLURM_PLUGIN_DIR={tmp_path / 's'}", f"PREFIX={tmp_path / 'v'}").returncode == 0
+    for name in HOOKS:
+        assert (tmp_path / "s" / name).stat().st_mode & 0o777 == 0o755
+    return Scripts(tmp_path / "s", tmp_path / "v")
+
+
+@pytest.mark.parametrize("name", ["prolog", "epilog"])
+def test_a_hook_that_is_missing_or_fails_ends_well(scripts: Scripts, name: str) -> None:
+    """Any other status drains the node. Jobs without a QPU do not get as far."""
+    qpu = {"SPANK_QRMI_QPU": "a", "SLURM_JOB_ID": "7"}
+    path = f"{scripts.installation}/bin/qrmi-slurm-{name}"
+    assert scripts.run(name, **qpu) == (0, f"qrmi-slurm-{name}: error: job 7: exit status 127: {path}\n")
+    scripts.hook(name, "echo ran; exit 3")
+    assert scripts.run(name, **qpu) == (0, f"ran\nqrmi-slurm-{name}: error: job 7: exit status 3: {path}\n")
+    scripts.hook(name, "echo ran")
+    assert scripts.run(name, **qpu) == (0, "ran\n")
+    assert scripts.run(name, SLURM_JOB_ID="7") == (0, "")
+
+
+def test_a_task_prolog_that_is_missing_or_cut_off_ends_qpu_jobs_alone(scripts: Scripts, tmp_path: Path) -> None:
+    """What it printed counts if it says itself that this is all."""
+    (tmp_path / "c" / "7").mkdir(parents=True)
+    state = {"QRMI_SLURM_STATE_DIR": str(tmp_path), "SLURM_CLUSTER_NAME": "c"}
+    with_qpus = (
+        {"SLURM_SPANK_QRMI_QPU": "a"},
+        {"QRMI_SLURM_QPU": "a", "QRMI_JOB_ID": "6"},
+        {"QRMI_SLURM_JOB_ID": "7", **state},
+    )
+    without: tuple[dict[str, str], ...] = ({}, {"QRMI_JOB_ID": "6"}, {"QRMI_SLURM_JOB_ID": "8", **state})
+    program = scripts.installation / "bin" / "qrmi-slurm-task-prolog"
+    refusal = f"print qrmi-slurm: no QPU: TaskProlog cannot run {program}; please tell an admin\n"
+    for env in with_qpus:
+        program.unlink(missing_ok=True)
+        assert scripts.run("task-prolog", **env) == (1, refusal)
+        scripts.hook("task-prolog", "echo 'export A=1'")
+        assert scripts.run("task-prolog", **env) == (1, f"export A=1\n{refusal}")
+        scripts.hook("task-prolog", "echo 'export A=1'\necho end\nexit 1")
+        assert scripts.run("task-prolog", **env) == (1, "export A=1\nend\n")
+        scripts.hook("task-prolog", '[ "$QRMI_SLURM_END" ] && echo end')
+        assert scripts.run("task-prolog", **env) == (0, "end\n")
+    program.unlink()
+    for env in without:
+        assert scripts.run("task-prolog", **env) == (0, "")
 
 
 def test_example_loads_this_plugin() -> None:
