@@ -19,7 +19,7 @@ from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
 from qrmi_slurm.calls.places import AT_ONCE, WORK, Node, Service, Turns, service_of
-from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
+from qrmi_slurm.calls.protocol import Answer, Availability, Call, Capacity, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
@@ -398,8 +398,12 @@ def _availability_of(answer: Mapping[str, Any]) -> Availability | None:
     if not isinstance(told, dict):
         return None
     pending = told.get("pending_jobs")
+    capacity = told.get("capacity")
     return Availability(
-        str(told.get("state", "unknown")), str(told.get("reason", "")), pending if isinstance(pending, int) else None
+        str(told.get("state", "unknown")),
+        str(told.get("reason", "")),
+        pending if isinstance(pending, int) else None,
+        Capacity(*capacity) if isinstance(capacity, list) and len(capacity) == 3 else None,
     )
 
 

@@ -64,12 +64,14 @@ class Job(NamedTuple):
         restart_count: how often it was requeued.
         submit_s: when it was submitted, by slurmctld's clock; seconds since the epoch, None if unknown.
         start_s: when it started, by the same clock; None if it has not, or it is unknown.
+        end_s: when it has ended, or has to; None if it has no time limit, or it is unknown.
     """
 
     state: str
     restart_count: int
     submit_s: int | None = None
     start_s: int | None = None
+    end_s: int | None = None
 
     def has_started_at(self, start_s: int | None) -> bool:
         """Tell whether this may be the job that started at that time, rather than a later one with the same id.
@@ -106,7 +108,7 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
     """
     # --all: hidden partitions have living jobs too. --local: in a federation, leave out the other clusters' jobs.
     command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=all"]
-    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20,SubmitTime:.20,StartTime:.20"]
+    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20,SubmitTime:.20,StartTime:.20,EndTime:.20"]
     one_by_one = [[*command, f"--jobs={job_id}"] for job_id in job_ids]
     deadline = Deadline.after(_JOBS_TIMEOUT_S)
     found: dict[int, Job] = {}
@@ -122,13 +124,13 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
 
 
 def parse_jobs(text: str) -> dict[int, Job]:
-    """Return the jobs of squeue's answer: a line each with job id, state, restart count, submit and start time."""
+    """Return the jobs of squeue's answer: a line each with job id, state, restart count, submit, start and end time."""
     found = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 5 and words[0].isdecimal() and words[2].isdecimal():
-            submit_s, start_s = (int(word) if word.isdecimal() else None for word in words[3:])  # or N/A
-            found[int(words[0])] = Job(words[1], int(words[2]), submit_s, start_s)
+        if len(words) == 6 and words[0].isdecimal() and words[2].isdecimal():
+            submit_s, start_s, end_s = (int(word) if word.isdecimal() else None for word in words[3:])  # or N/A
+            found[int(words[0])] = Job(words[1], int(words[2]), submit_s, start_s, end_s or None)
     return found
 
 
@@ -235,6 +237,24 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     array_id, task_id, qos, granted = told
     name = f"{array_id}_{task_id}" if task_id.isdecimal() else str(job_id)
     return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
+
+
+def granted_licenses(job_id: int, slurm_conf: Path, timeout_s: float) -> Mapping[str, int] | None:
+    """Ask which licenses a job was granted that asked for one or another (`a|b`, from 25.05 on).
+
+    Args:
+        job_id: Slurm's id.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take, in seconds; at most 5.
+
+    Returns:
+        How many of each, by name; None where slurmctld does not say.
+    """
+    try:
+        told = _columns(job_id, f"LicensesAlloc:.{_FIELD_CHARS}", slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    except SchedulerError:
+        return None
+    return licenses.granted_counts(told[0]) if told else None
 
 
 def _columns(job_id: int, columns: str, slurm_conf: Path, timeout_s: float) -> list[str]:
