@@ -59,7 +59,7 @@ class Resource(NamedTuple):
 class Config(NamedTuple):
     """All resources of the site, by name. Nobody may use one whose name is there twice: they may differ in access."""
 
-    resources: Mapping[str, Resource]
+    resources: "Resources"
 
 
 def load(path: Path) -> Config:
@@ -112,10 +112,10 @@ def parse(text: str) -> Config:
     for index, item in enumerate(items):
         if not _is_sound(item, known):
             known |= _checked(item, f"resources[{index}]").keys()
-    return Config(_Resources(items))
+    return Config(Resources(items))
 
 
-class _Resources(Mapping[str, Resource]):
+class Resources(Mapping[str, Resource]):
     """The resources of a config, which has been checked; each is made when it is asked for.
 
     A job needs a few of a thousand, and making one takes longer than checking it.
@@ -155,9 +155,9 @@ class _Resources(Mapping[str, Resource]):
             section = section._replace(slots_license=self._slots_licenses[name])
         return Resource(name, item["type"], item["environment"], item.get("is_dynamic", False), section)
 
-    def with_slots(self, licenses: Mapping[str, str]) -> "_Resources":
+    def with_slots(self, licenses: Mapping[str, str]) -> "Resources":
         """Return the resources with the licenses that count their slots."""
-        return _Resources(self._items, licenses)
+        return Resources(self._items, licenses)
 
 
 def _is_sound(item: Any, known: set[str]) -> bool:
@@ -179,16 +179,6 @@ def _is_sound(item: Any, known: set[str]) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
-
-
-def with_slots(resources: Mapping[str, Resource], licenses: Mapping[str, str]) -> Mapping[str, Resource]:
-    """Return resources with the licenses that count their slots.
-
-    Args:
-        resources: of the config, by name.
-        licenses: by the resource's name, from the plugin's line.
-    """
-    return resources.with_slots(licenses) if licenses and isinstance(resources, _Resources) else resources
 
 
 class _Repeating(dict[str, Any]):
