@@ -23,6 +23,9 @@ from qrmi_slurm.names import of_resource
 # The calls of one hook, or of one release, at a time. 17 processes take 63 MB. With 16, 64 QPUs took 1.4 times as long.
 AT_ONCE: Final = 32
 
+# The records that `recover` works on at a time, each in a process of its own beside its calls.
+RECORDS_AT_ONCE: Final = 16
+
 # The calls of the Prologs of one user, and of all users, on one node at a time. One user never has all of them.
 USERS: Final = 32
 NODES: Final = 64
@@ -41,7 +44,7 @@ SLOW_S: Final = 1.0
 
 # The same where the node has more to do than its processors can: there a call is slow because of the node, and more
 # hooks would make all of them slower.
-BUSY_S: Final = 5.0
+BUSY_S: Final = 3.0
 _BUSY_PER_CPU: Final = 2
 _LOAD: Final = Path("/proc/loadavg")
 

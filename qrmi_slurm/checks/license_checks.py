@@ -37,7 +37,7 @@ def run(
         configured = config_file.load(options.config_path).resources
     except ConfigError:
         return  # the config's own result says so
-    resources = list(config_file.with_slots(configured, options.slots_licenses).values())
+    resources = list(configured.with_slots(options.slots_licenses).values())
     yield from _check_slots(resources, slurm_conf)
     counted = licenses.granted_counts(settings.text("Licenses"))
     wanted = catalogue.licenses(resources, counted)

@@ -51,7 +51,7 @@ def resources(config_path: Path, slots_licenses: Mapping[str, str] = MappingProx
     """
     from qrmi_slurm.config import config_file
 
-    return list(config_file.with_slots(config_file.load(config_path).resources, slots_licenses).values())
+    return list(config_file.load(config_path).resources.with_slots(slots_licenses).values())
 
 
 def here() -> "World":

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from qrmi_slurm import files
@@ -58,7 +59,7 @@ class Resource(NamedTuple):
 class Config(NamedTuple):
     """All resources of the site, by name. Nobody may use one whose name is there twice: they may differ in access."""
 
-    resources: Mapping[str, Resource]
+    resources: "Resources"
 
 
 def load(path: Path) -> Config:
@@ -111,17 +112,18 @@ def parse(text: str) -> Config:
     for index, item in enumerate(items):
         if not _is_sound(item, known):
             known |= _checked(item, f"resources[{index}]").keys()
-    return Config(_Resources(items))
+    return Config(Resources(items))
 
 
-class _Resources(Mapping[str, Resource]):
+class Resources(Mapping[str, Resource]):
     """The resources of a config, which has been checked; each is made when it is asked for.
 
     A job needs a few of a thousand, and making one takes longer than checking it.
     """
 
-    def __init__(self, items: list[dict[str, Any]]) -> None:
+    def __init__(self, items: list[dict[str, Any]], slots_licenses: Mapping[str, str] = MappingProxyType({})) -> None:
         self._items = items
+        self._slots_licenses = slots_licenses
         self._index_of = {item["name"]: index for index, item in enumerate(items)}
         self._made: dict[str, Resource] = {}
 
@@ -149,7 +151,13 @@ class _Resources(Mapping[str, Resource]):
             if is_repeated
             else _slurm_section(name, item, place)
         )
+        if name in self._slots_licenses:
+            section = section._replace(slots_license=self._slots_licenses[name])
         return Resource(name, item["type"], item["environment"], item.get("is_dynamic", False), section)
+
+    def with_slots(self, licenses: Mapping[str, str]) -> "Resources":
+        """Return the resources with the licenses that count their slots."""
+        return Resources(self._items, licenses)
 
 
 def _is_sound(item: Any, known: set[str]) -> bool:
@@ -171,23 +179,6 @@ def _is_sound(item: Any, known: set[str]) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
-
-
-def with_slots(resources: Mapping[str, Resource], licenses: Mapping[str, str]) -> Mapping[str, Resource]:
-    """Return resources with the licenses that count their slots.
-
-    Args:
-        resources: of the config, by name.
-        licenses: by the resource's name, from the plugin's line.
-    """
-    known = licenses.keys() & resources.keys()
-    if not known:
-        return resources
-    slotted = {
-        name: resources[name]._replace(slurm=resources[name].slurm._replace(slots_license=licenses[name]))
-        for name in known
-    }
-    return {**resources, **slotted}
 
 
 class _Repeating(dict[str, Any]):

@@ -79,7 +79,7 @@ class SlurmSection(NamedTuple):
         fault: why the section cannot be used, beginning with the place in the config; empty where it can. It says who
             may use the resource, so then nobody may.
         slots_license: the license whose number in a job is how many slots of it the job has; None where it has no
-            slots. It is an option of the plugin's line, not a key of the config (`config_file.with_slots`).
+            slots. It is an option of the plugin's line, not a key of the config (`config_file.Resources.with_slots`).
         follows_service: whether the capacity is what the service reports.
     """
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from qrmi_slurm.broker import launch
 from qrmi_slurm.calls.installed import import_qrmi
-from qrmi_slurm.calls.places import AT_ONCE, Service, service_of
+from qrmi_slurm.calls.places import RECORDS_AT_ONCE, Service, service_of
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import BackendError, BrokerError, NewerRecordError, RecordBusyError, RecordError
 from qrmi_slurm.hooks import release, renewal, workers
@@ -345,7 +345,7 @@ class _Run:
         items = sorted(items, key=_is_users)
         begin_s = [_USERS_RUN_S if _is_users(item) else _RUN_S for item in items]
         each_s = self.options.release_timeout_s + self.options.acquire_timeout_s + _RECORD_GRACE_S
-        limits = workers.Limits(AT_ONCE, each_s)
+        limits = workers.Limits(RECORDS_AT_ONCE, each_s)
         outcomes = workers.side_by_side(self.recover, items, list(map(_service_of, items)), begin_s, limits)
         return {
             id(item): self._unfinished(item, outcome) if isinstance(outcome, workers.Unfinished) else outcome

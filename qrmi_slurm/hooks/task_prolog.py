@@ -5,7 +5,6 @@ start Python.
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -152,6 +151,8 @@ def _printed_once(path: Path) -> list[str]:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:  # another user's, in a step that an admin has attached
         return []
+    import fcntl  # only where something was renewed
+
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         text = os.read(fd, _MAX_RENEWED_BYTES).decode("utf-8", "replace")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arms import FLAGS, QPUS, Arm, Bench, with_flags
-from bench.figures import FLOOR, OURS, Figure, spread
+from bench.figures import FLOOR, OURS, Figure
 from bench.rpcs import calls_during
 from qrmi_slurm.slurm import jobs
 from qrmi_slurm.state import inventory
@@ -529,7 +529,6 @@ def _controllers_ms(cluster: Cluster, job_ids: Collection[int]) -> float:
 def flags(bench: Bench, rounds: Rounds) -> list[Figure]:
     """`srun` with each PrologFlags that sites have: the floor, and ours in both ways, in turn."""
     figures = []
-    prolog_ms = spread([_prolog_ms(bench, number) for number in range(max(3, rounds.latency))]).median
     for name in FLAGS:
         shown = f"PrologFlags={name}" if name else "no PrologFlags"
         target: dict[str, Any] = {"at_most": _STEP_AT_MOST, "judged": bench.best}
@@ -537,18 +536,20 @@ def flags(bench: Bench, rounds: Rounds) -> list[Figure]:
         many = Figure("i", f"{shown}: srun -n64 without QPU", "ms", **target)
         # Without Alloc, Prolog runs before the first task is launched, which srun then waits for.
         qpu = Figure("i", f"{shown}: srun --qpu -n1; the floor is without QPU", "ms")
-        beyond = Figure("i", f"{shown}: srun --qpu -n1, over the floor and Prolog's {prolog_ms:.0f} ms", "ms")
+        beyond = Figure("i", f"{shown}: srun --qpu -n1, over the floor and Prolog's own time", "ms")
         beyond.at_most, beyond.judged = _DIRECT_AT_MOST, bench.best
+        prolog_ms: list[float] = []
         with with_flags(bench, name) as arms:
-            for _ in range(rounds.steps):
+            for number in range(rounds.steps):
                 for arm in arms:
                     one.add(arm.name, _srun_ms(arm, "-n1"))
                 for arm in arms:
                     many.add(arm.name, _srun_ms(arm, "-n64"))
                 for arm in arms:
                     qpu.add(arm.name, _srun_ms(arm, "-n1", *arm.qpu_option()))
+                prolog_ms.append(_prolog_ms(bench, number))
         beyond.values = {arm: values for arm, values in qpu.values.items() if arm != FLOOR}
-        beyond.base = [value + prolog_ms for value in qpu.values[FLOOR]]
+        beyond.base = [value + own for value, own in zip(qpu.values[FLOOR], prolog_ms, strict=True)]
         figures += [one, many, qpu, beyond]
     return figures
 
