@@ -40,6 +40,11 @@ QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub
 QRMI_SLURM_CHOICES = "QRMI_SLURM_CHOICES"  # task: the QPU chosen for each term of --qpu, `TERM=NAME,...`
 QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
 
+# Task: the job for which the stub has run TaskProlog, so that Slurm's TaskProlog= has nothing to do.
+QRMI_SLURM_TASK_PROLOG = "QRMI_SLURM_TASK_PROLOG"
+# Only for a TaskProlog that the stub runs: how long it waits for it, in seconds.
+QRMI_SLURM_TIME_LIMIT = "QRMI_SLURM_TIME_LIMIT"
+
 QRMI_SLURM_BROKER = "QRMI_SLURM_BROKER"  # task: the node on whose loopback the credential broker listens
 
 # Task, with the resource's name in front: the number of seconds to which a value of the user's was capped for this job.
@@ -84,3 +89,5 @@ def of_resource(resource_name: str, variable: str) -> str:
 # --- Files in a job's folder in the state directory -----------------------------------------------------
 RECORD_FILE = "record.json"
 EXPORTS_FILE = "exports"
+SESSIONS_FILE = "sessions"  # what a credential broker has opened in place of sessions that had ended
+RENEWED_FILE = "renewed"  # the job's steps have another session; what the next one prints about it

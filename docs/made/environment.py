@@ -23,7 +23,7 @@ from qrmi_slurm.hooks import acquire, task_prolog
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.secret import Secret
-from qrmi_slurm.slurm import job_context, selection
+from qrmi_slurm.slurm import job_context, plugstack, selection
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import exports
 from qrmi_slurm.state.job_folder import JobFolder
@@ -76,9 +76,12 @@ _MARKS: Final[Mapping[str, str]] = {
     ),
     names.QRMI_SLURM_RUST_LOG: "the level that qrmi-slurm set, to distinguish it from the user's own",
     names.QRMI_SLURM_STATE_DIR: "where TaskProlog finds the job's exports",
+    names.QRMI_SLURM_TASK_PROLOG: "the job for which the plugin has run TaskProlog (`--task-prolog`)",
 }
 # The stub, which is written in C, sets these in slurmstepd; this module cannot run it.
-_STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
+_STUBS: Final = frozenset(
+    {names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR, names.QRMI_SLURM_TASK_PROLOG}
+)
 # The example's job has no broker, and its user has set nothing.
 _NOT_IN_THE_EXAMPLE: Final = frozenset({names.QRMI_SLURM_BROKER, names.QRMI_SLURM_CAPPED_AT})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
@@ -181,11 +184,13 @@ def _merging() -> list[str]:
         "",
         *wrapped(
             f"The tunables are a session's mode (`{'` or `'.join(resource_types.SESSION_MODES)}`), and how long a "
-            "session lives and a task runs, in whole seconds; anything else is refused. Users' times are capped at the "
-            f"job's time limit, and at {environment.SERVICE_MAX_TTL_S} s, the most that IBM's service accepts: in a "
-            f"job with a limit of {_TIME_LIMIT_S // 60} minutes, `100000` becomes "
-            f"`{environment.longest_s(_TIME_LIMIT_S)}`, with the user's own key as well. A session for which neither "
-            "user nor site has set a time lives as long as that cap. The site's own times are not capped."
+            "session lives and a task runs, in whole seconds; anything else is refused. Users' times are capped at "
+            "what Slurm lets the job run, its time limit and `OverTimeLimit`, plus `--session-margin`, and at "
+            f"{environment.SERVICE_MAX_TTL_S} s, the most that IBM's service accepts: in a job with a limit of "
+            f"{_TIME_LIMIT_S // 60} minutes, `100000` becomes "
+            f"`{environment.longest_s(_TIME_LIMIT_S + int(plugstack.DEFAULT_SESSION_MARGIN_S))}`, with the user's own "
+            "key as well. A session for which neither user nor site has set a time lives as long as that cap. The "
+            "site's own times are not capped."
         ),
     ]
 
@@ -306,6 +311,6 @@ def _require_all(exported: set[str]) -> None:
     if exported != described:
         raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(exported ^ described)}")
     marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith(names.SLURM_PREFIX)}
-    marks.remove(names.SLURM_PREFIX)
+    marks -= {names.SLURM_PREFIX, names.QRMI_SLURM_TIME_LIMIT}  # no task sees the second one
     if marks != _MARKS.keys():
         raise LookupError(f"docs/made/environment.py and names.py differ in {sorted(marks ^ _MARKS.keys())}")

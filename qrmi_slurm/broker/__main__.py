@@ -13,7 +13,7 @@ from qrmi_slurm.log import HookLog
 
 def main() -> int:
     """Read the spec, listen, reply with the port, and serve until the job is over."""
-    close_all_but(frozenset(range(spec.LIFE_FD + 1)))
+    close_all_but(frozenset(range(spec.RENEWALS_FD + 1)))
     try:
         told = spec.parse(_read_spec())
         if told.uid == UNPRIVILEGED_ID:
@@ -28,7 +28,7 @@ def main() -> int:
         reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
         os.write(spec.REPLY_FD, spec.encode_error(reason))
         return 1
-    server = Server(told, listening, upstream, own_jobs, log)
+    server = Server(told, listening, upstream, own_jobs, log, renewals_fd=spec.RENEWALS_FD)
     port = listening.getsockname()[1]
     os.write(spec.REPLY_FD, spec.encode_port(port))
     _let_go_of_prolog()

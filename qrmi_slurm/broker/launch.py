@@ -14,8 +14,9 @@ from qrmi_slurm.broker import process, variables
 from qrmi_slurm.broker.spec import Spec
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.log import HookLog
-from qrmi_slurm.names import BROKER_MARK
+from qrmi_slurm.names import BROKER_MARK, SESSIONS_FILE
 from qrmi_slurm.secret import Secret
+from qrmi_slurm.state import renewals
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Broker, Record, State, boot_id
 from qrmi_slurm.text import printable
@@ -25,7 +26,14 @@ _KEY_BYTES: Final = 32
 
 
 def start(
-    folder: JobFolder, current: Record, names: Iterable[str], ends_s: float, timeout_s: float, log: HookLog
+    folder: JobFolder,
+    current: Record,
+    names: Iterable[str],
+    ends_s: float,
+    timeout_s: float,
+    log: HookLog,
+    *,
+    margin_s: float = 0.0,
 ) -> Record:
     """Start the broker of a job's QPUs, and return the record with it, as it is on disk.
 
@@ -36,6 +44,7 @@ def start(
         ends_s: until when the job may run; seconds since the epoch.
         timeout_s: how long it may take to listen, in seconds.
         log: the hook's log.
+        margin_s: how much longer than the job a session may live, in seconds.
 
     Raises:
         BrokerError: it did not start.
@@ -46,7 +55,11 @@ def start(
     log.hide(keys.values())
     with contextlib.suppress(FileNotFoundError):
         folder.broker_path.unlink()  # ends a broker that a killed Prolog left behind
-    return _run(folder, current, Broker(0, 0, 0, current.restart_count, keys, space, ends_s), timeout_s, log)
+    with contextlib.suppress(FileNotFoundError):
+        (folder.path / SESSIONS_FILE).unlink()
+    tokens = {entry.name: entry.token for entry in current.held if entry.name in keys and entry.token is not None}
+    broker = Broker(0, 0, 0, current.restart_count, keys, space, ends_s, sessions=tokens, margin_s=margin_s)
+    return _run(folder, current, broker, timeout_s, log)
 
 
 def revive(
@@ -73,7 +86,10 @@ def revive(
 
 
 def end(folder: JobFolder, current: Record, log: HookLog) -> Record:
-    """End a job's broker, and return the record without it; one on another node notices that its file is gone."""
+    """End a job's broker, and return the record without it, with all sessions that it has opened.
+
+    One on another node notices that its file is gone, and opens nothing more.
+    """
     broker = current.broker
     if broker is None:
         return current
@@ -81,7 +97,33 @@ def end(folder: JobFolder, current: Record, log: HookLog) -> Record:
         folder.broker_path.unlink()
     if is_here(current) and process.kill(broker):
         log.info("broker-ended", pid=broker.pid, port=broker.port)
-    return current._replace(broker=None)
+    return folder.with_renewals(current)._replace(broker=None)
+
+
+def tell_end(folder: JobFolder, current: Record, ends_s: float) -> Record:
+    """Tell a running job's broker, where it has one, that the job's end has moved; return the record with that.
+
+    Args:
+        folder: the job's folder; its lock is held.
+        current: the record.
+        ends_s: until when the job may run; seconds since the epoch.
+
+    Raises:
+        RecordError: the broker cannot be told.
+    """
+    broker = current.broker
+    if broker is None:
+        return current
+    try:
+        fd = os.open(folder.path / SESSIONS_FILE, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise RecordError(f"cannot write {folder.path / SESSIONS_FILE}: {error.strerror}") from error
+    try:
+        if not renewals.append(fd, [renewals.ends(ends_s)]):
+            raise RecordError(f"cannot write {folder.path / SESSIONS_FILE}")
+    finally:
+        os.close(fd)
+    return current._replace(broker=broker._replace(ends_s=ends_s))
 
 
 def is_here(current: Record) -> bool:
@@ -121,9 +163,7 @@ def _spec(current: Record, broker: Broker) -> Spec:
         port=broker.port,
         ends_s=broker.ends_s,
         # A QPU that was given back keeps its place, so that the others keep their paths.
-        qpus=tuple(
-            variables.for_broker(held[name], key, broker.space) if name in held else None
-            for name, key in broker.keys.items()
-        ),
+        qpus=tuple(variables.for_broker(held[name], broker) if name in held else None for name in broker.keys),
         env=variables.of_site(held.values()),
+        session_margin_s=broker.margin_s,
     )

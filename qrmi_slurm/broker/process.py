@@ -15,6 +15,7 @@ from qrmi_slurm.broker import spec
 from qrmi_slurm.broker.spec import Spec
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import BrokerError
+from qrmi_slurm.names import SESSIONS_FILE
 from qrmi_slurm.state.record import Broker
 
 # How long a broker may take to listen; it needs 0.2 s. Prolog's own bound may leave it less.
@@ -134,10 +135,13 @@ class _Descriptors:
 def _spawn(job_id: int, life_path: Path, fds: _Descriptors) -> tuple[int, int, int]:
     """Start the process; return its pid and our ends of the pipes for the spec and the reply."""
     life = fds.keep(os.open(life_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    renewals = fds.keep(os.open(life_path.with_name(SESSIONS_FILE), flags, 0o600))
     null = fds.keep(os.open(os.devnull, os.O_RDWR))
     spec_read, spec_write = map(fds.keep, os.pipe())
     reply_read, reply_write = map(fds.keep, os.pipe())
-    given = ((spec_read, spec.SPEC_FD), (reply_write, spec.REPLY_FD), (null, 2), (life, spec.LIFE_FD))
+    given = [(spec_read, spec.SPEC_FD), (reply_write, spec.REPLY_FD), (null, 2), (life, spec.LIFE_FD)]
+    given.append((renewals, spec.RENEWALS_FD))
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-X", "utf8", "-m", "qrmi_slurm.broker", f"job={job_id}"],

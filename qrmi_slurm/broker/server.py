@@ -19,6 +19,7 @@ from qrmi_slurm.broker.request import Request
 from qrmi_slurm.broker.request_log import RequestLog
 from qrmi_slurm.broker.rules import Service
 from qrmi_slurm.broker.s3 import S3
+from qrmi_slurm.broker.sessions import Sessions
 from qrmi_slurm.broker.spec import Spec
 from qrmi_slurm.broker.upstream import Upstream
 from qrmi_slurm.log import HookLog
@@ -37,6 +38,7 @@ class Server:
         own_jobs: the service's jobs that were submitted through it.
         log: its log.
         clock: seconds since the epoch.
+        renewals_fd: the file of the sessions that it opens; None where it opens none.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Server:
         own_jobs: OwnJobs,
         log: HookLog,
         clock: Callable[[], float] = time.time,
+        renewals_fd: int | None = None,
     ) -> None:
         self._uid = spec.uid
         self._listener = listener
@@ -57,7 +60,8 @@ class Server:
         host, port = listener.getsockname()
         gate = Gate(spec.qpus, (f"{host}:{port}", f"localhost:{port}"), own_jobs, clock)
         relay = Relay(own_jobs, self._requests)
-        api = Api(spec.qpus, upstream, relay, clock)
+        sessions = Sessions(spec, upstream, own_jobs, renewals_fd, log, clock)
+        api = Api(sessions, upstream, relay, clock)
         services = {
             Service.IAM: Iam(clock).answer,
             Service.COMPUTE_SERVICE: api.forward,

@@ -11,10 +11,11 @@ from qrmi_slurm.errors import BrokerError
 from qrmi_slurm.secret import Secret, masked_repr
 from qrmi_slurm.text import printable
 
-# The broker's descriptors: it reads its spec, answers with its port, and keeps its job's file open.
+# The broker's descriptors: it reads its spec, answers with its port, and keeps its job's files open.
 SPEC_FD: Final = 0
 REPLY_FD: Final = 1
 LIFE_FD: Final = 3
+RENEWALS_FD: Final = 4
 
 MAX_SPEC_BYTES: Final = 16 * 1024**2
 MAX_REPLY_BYTES: Final = 4096
@@ -54,6 +55,9 @@ class Qpu(NamedTuple):
         api_key: the site's key.
         crn: the service instance.
         bucket: its S3 bucket; None where it has none.
+        session_ends_s: when that session ends; seconds since the epoch, None where that is not known.
+        session_mode: the mode of its sessions; empty for the service's default.
+        session_cap_s: to how many seconds the config or the user has limited its sessions; None where neither has.
     """
 
     name: str
@@ -64,6 +68,9 @@ class Qpu(NamedTuple):
     api_key: Secret
     crn: str
     bucket: Bucket | None = None
+    session_ends_s: float | None = None
+    session_mode: str = ""
+    session_cap_s: int | None = None
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -82,6 +89,7 @@ class Spec(NamedTuple):
         ends_s: until when the job may run; seconds since the epoch.
         qpus: in the order of the broker's paths; None for one that the job no longer holds.
         env: the site's `--env:` variables, including proxies.
+        session_margin_s: how much longer than the job a session may live, in seconds.
     """
 
     job_id: int
@@ -90,6 +98,7 @@ class Spec(NamedTuple):
     ends_s: float
     qpus: tuple[Qpu | None, ...]
     env: Mapping[str, str]
+    session_margin_s: float = 0.0
 
     def __repr__(self) -> str:
         return masked_repr(self, "env")
@@ -118,6 +127,7 @@ def parse(line: bytes) -> Spec:
             ends_s=float(document["ends_s"]),
             qpus=tuple(_parse_qpu(item) if item is not None else None for item in document["qpus"]),
             env={str(name): str(value) for name, value in document["env"].items()},
+            session_margin_s=float(document["session_margin_s"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the spec is incomplete: {type(error).__name__}") from None

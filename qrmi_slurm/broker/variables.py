@@ -54,26 +54,29 @@ def _visible(base: str, key: str, *, has_s3: bool) -> dict[str, str | None]:
     return visible
 
 
-def for_broker(entry: Entry, key: Secret, space: str) -> Qpu:
+def for_broker(entry: Entry, broker: Broker) -> Qpu:
     """Return what the broker gets for a QPU.
 
     Args:
         entry: the QPU's entry in the job's record.
-        key: the job's key for it.
-        space: what the names of the job's objects in S3 begin with, below the broker's own prefix.
+        broker: the broker's.
     """
     own = of_resource(entry.name, "")
     environment = {name.removeprefix(own): value for name, value in entry.environment.items() if name.startswith(own)}
     has_sessions = describe(entry.type).locks
+    session = broker.sessions.get(entry.name, entry.token)  # the job's first one: it knows no other
     return Qpu(
         name=entry.name,
-        key=key,
-        session=entry.token.reveal() if has_sessions and entry.token is not None else None,
+        key=broker.keys[entry.name],
+        session=session.reveal() if has_sessions and session is not None else None,
         endpoint=_value(entry.type, environment, "ENDPOINT"),
         iam_endpoint=_value(entry.type, environment, "IAM_ENDPOINT"),
         api_key=Secret(_value(entry.type, environment, "IAM_APIKEY")),
         crn=_value(entry.type, environment, "SERVICE_CRN"),
-        bucket=None if has_sessions else _bucket(entry.type, environment, f"{BROKER_MARK}/{space}/"),
+        bucket=None if has_sessions else _bucket(entry.type, environment, f"{BROKER_MARK}/{broker.space}/"),
+        session_ends_s=entry.ends_s,
+        session_mode=_value(entry.type, environment, "SESSION_MODE"),
+        session_cap_s=entry.session_cap_s,
     )
 
 

@@ -174,6 +174,8 @@ def _start_again(call: Call, terms: Terms) -> NoReturn:
 _START_AGAIN: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
+from qrmi_slurm import stand_ins
+stand_ins.install()
 from qrmi_slurm.calls import child
 child.go_on(int(sys.argv[1]))
 """

@@ -73,24 +73,29 @@ def with_name(resource_name: str, variables: Mapping[str, str]) -> dict[str, str
     return {of_resource(resource_name, variable): value for variable, value in variables.items()}
 
 
-def longest_s(time_limit_s: int) -> int:
+def longest_s(lasts_s: int) -> int:
     """Return how long a session of a job may live, in seconds: as long as the job, if the service lets it.
 
     It limits what users may ask for, and is what a session gets where nobody asks.
 
     Args:
-        time_limit_s: the job's time limit, in seconds; 2147483647 without one.
+        lasts_s: how long the job may last, in seconds, with the site's margin; 2147483647 without an end.
     """
-    return min(SERVICE_MAX_TTL_S, time_limit_s)
+    return max(1, min(SERVICE_MAX_TTL_S, lasts_s))
 
 
-def session_ttl_s(configured: str | None, time_limit_s: int) -> int:
+def with_margin(runs_s: int, margin_s: float) -> int:
+    """Return how long a job may last, in whole seconds: as long as Slurm lets it run, and the site's margin."""
+    return min(runs_s - int(-margin_s // 1), names.UNLIMITED_TIMEOUT_S)
+
+
+def session_ttl_s(configured: str | None, lasts_s: int) -> int:
     """Return how long a session may live, in seconds: what is configured, else as long as the job at most.
 
     Args:
         configured: the config's value, or the user's, which has been capped.
-        time_limit_s: the job's time limit, in seconds; 2147483647 without one.
+        lasts_s: as of `longest_s`.
     """
     if configured is not None and configured.isascii() and configured.isdecimal() and len(configured) <= 10:
         return max(1, min(int(configured), _MAX_SESSION_TTL_S))
-    return longest_s(time_limit_s)
+    return longest_s(lasts_s)

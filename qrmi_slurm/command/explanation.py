@@ -25,6 +25,9 @@ _MAX_ID_CHARS: Final = 60  # `12_[1,3,5,...]`
 _MAX_HOLDERS: Final = 5
 _MAX_NOTES: Final = 5
 
+# How long before its end a session is shown as ending, in seconds.
+ENDING_SOON_S: Final = 300.0
+
 _LOOK_AGAIN: Final = "look again in a minute"
 _BY_ITSELF: Final = "it starts by itself; nothing has to be done"
 _OTHER_QPU: Final = "a job that takes any of several QPUs need not wait for one of them: --qpu='any:...'"
@@ -89,6 +92,7 @@ class Cause(StrEnum):
     WAITS = "waits"  # for something that is not a QPU
     STARTS = "starts"
     RUNS = "runs"
+    EXPIRED = "expired"  # it runs, and a session of its QPUs has ended
     NO_QPU = "no-qpu"  # it could not have its QPUs
     ENDED = "ended"  # however, and not because of a QPU
     UNKNOWN = "unknown"  # Slurm does not say anything about it
@@ -375,7 +379,44 @@ def _of_running(found: Evidence) -> Explanation:
     requeued = _requeued(job)
     before = [f"it {_times(requeued, found)}"] if requeued is not None else []
     answer = f"Job {job.shown} {word}{f' with {_listed(qpus)}' if qpus else ''}{until}"
-    return replace(base, answer=answer, details=(*found.faults, *said[:_MAX_NOTES], *before))
+    ends_s = _session_ends(found)
+    expired = {name: moment_s for name, moment_s in ends_s.items() if moment_s <= found.now_s}
+    details = (*found.faults, *_ending(found, ends_s), *said[:_MAX_NOTES], *before)
+    if not expired:
+        return replace(base, answer=answer, details=details)
+    which = _listed([printable(name) for name in expired])
+    what = f"but the session on {which} has expired, at {_moment(max(expired.values()), found.now_s)}"
+    return replace(base, cause=Cause.EXPIRED, answer=f"{answer}, {what}", details=details, advice=_renewal(found))
+
+
+def _session_ends(found: Evidence) -> Mapping[str, float]:
+    """Return when the sessions of a running job's QPUs end, as far as this node has recorded it."""
+    if found.record is not None:
+        return {entry.name: entry.ends_s for entry in found.record.held if entry.ends_s is not None}
+    told = found.told
+    return told.ends_s if told is not None and told.is_ready and _is_of_run(told, found.job) else {}
+
+
+def _ending(found: Evidence, ends_s: Mapping[str, float]) -> list[str]:
+    """Say which sessions end soon although the job may run longer."""
+    soon = {name: moment_s for name, moment_s in ends_s.items() if 0 < moment_s - found.now_s < ENDING_SOON_S}
+    job_ends_s = found.job.end_s
+    if found.record is not None and job_ends_s is not None:
+        job_ends_s += found.record.over_s
+    return [
+        f"its session on {printable(name)} ends at {_moment(moment_s, found.now_s, '%H:%M:%S')}, "
+        f"in {duration(moment_s - found.now_s)}, and the job may run longer"
+        for name, moment_s in soon.items()
+        if job_ends_s is None or moment_s < job_ends_s
+    ]
+
+
+def _renewal(found: Evidence) -> tuple[str, ...]:
+    """Say how a job gets a new session."""
+    record = found.record
+    if record is not None and record.broker is not None:
+        return ("its next request opens a new one, through its credential broker",)
+    return ('what a program sees, and when there is a new one: "When a session ends" in docs/user.md',)
 
 
 def _held(found: Evidence, entries: Sequence[Entry]) -> list[str]:

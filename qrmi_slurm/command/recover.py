@@ -42,6 +42,9 @@ def recover(
 ) -> None:
     """Release what the hooks could not: failed releases, and QPUs of jobs that have ended.
 
+    A job that goes on after its session's end gets a new one, for steps that start later: where it was extended or
+    resumed, or the session lived as long as the service allows.
+
     Slurm is asked about jobs that hold a QPU, and once an hour about others that have a folder.
     """
     from qrmi_slurm.hooks.recover import Mode, run

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 _WATCH_INTERVAL_S: Final = 2.0
 
-# By the value of a State.
+# By what a Holding calls its state.
 STATE_STYLES: Final = {
     "acquiring": "cyan",
     "acquired": "green",
+    "expired": "bold yellow",
     "releasing": "yellow",
     "failed": "dim",
     "indeterminate": "bold red",
@@ -38,8 +39,12 @@ app = typer.Typer()
   qrmi-slurm status --watch
   qrmi-slurm status --json
 
+State "expired": the session has reached the end of its life, and the job goes on. Five minutes before that, the note of
+state "acquired" says so where the job may run longer.
+
 State "indeterminate": the acquire call got no answer, so a session may be open whose id is unknown. The service closes
-it within the time shown; qrmi-slurm limits the life of a session to the job's time limit.
+it within the time shown; qrmi-slurm limits the life of a session to the job's time limit, with OverTimeLimit of
+slurm.conf and --session-margin.
 
 Exit status: 0, or 2 if the records cannot be read.""",
 )
@@ -76,14 +81,21 @@ def print_text(found: "Holdings", stream: TextIO) -> None:
 def _cells(one: "Holding") -> tuple[str, ...]:
     wait = "-" if one.next_try_s is None else render.duration(one.next_try_s) if one.next_try_s else "now"
     age = render.duration(one.age_s)
-    cells = (str(one.job_id), one.qpu, one.state.value, age, str(one.attempts), wait, one.node, _note(one))
+    cells = (str(one.job_id), one.qpu, one.state, age, str(one.attempts), wait, one.node, _note(one))
     return tuple(map(printable, cells))
 
 
 def _note(one: "Holding") -> str:
+    from qrmi_slurm.command import holdings
     from qrmi_slurm.state.record import State
 
-    if one.state is not State.INDETERMINATE:
+    if one.is_ending:
+        ending = f"its session ends in {render.duration(one.ends_s or 0)}, and the job may run longer"
+        return f"{ending}; {one.reason}" if one.reason else ending
+    if one.state == holdings.EXPIRED:
+        ended = "its session has ended"
+        return f"{ended}: {one.reason}" if one.reason else ended
+    if one.state != State.INDETERMINATE:
         return one.reason
     end = "with no known end" if one.ends_s is None else f"which ends by itself within {render.duration(one.ends_s)}"
     return f"a session may be open, {end}{': ' if one.reason else ''}{one.reason}"

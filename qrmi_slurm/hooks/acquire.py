@@ -84,12 +84,13 @@ def _acquire(job: JobContext, run: HookRun, record: Record) -> Exports:
     if plan.slots and not (problems and needs_all):
         time_limit_s = facts.time_limit_s()
         job = job._replace(start_s=facts.start_s())  # Slurm 22.05 tells both in one answer
-        record = record._replace(start_s=job.start_s)
+        ends_s = record.created_s + facts.runs_s()
+        record = record._replace(start_s=job.start_s, job_ends_s=ends_s, over_s=facts.over_s())
         record = _try_slots(plan, job, run, facts, record)
         held = {entry.name for entry in record.held}
         without = [slot for slot in plan.slots if slot.chosen is None or slot.chosen.name not in held]
         problems += dict.fromkeys(slot.problem for slot in without)  # one choice may be listed several times
-        record, fault = _with_broker(plan.slots, record, run, time_limit_s)
+        record, fault = _with_broker(plan.slots, record, run)
         problems += [fault] if fault else []
         if problems and (needs_all or not record.held):
             record = _give_back(record, run)
@@ -134,7 +135,7 @@ def _put_back(job: JobContext, run: HookRun, without: Sequence[Slot]) -> str | N
 
 def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> Record:
     """Acquire a QPU for each slot, as far as possible."""
-    longest_s = environment.longest_s(facts.time_limit_s())
+    longest_s = environment.longest_s(facts.lasts_s())
     for slot in plan.slots:
         slot.candidates = [item._replace(credentials=item.credentials.capped(longest_s)) for item in slot.candidates]
     possible = [item.resource for slot in plan.slots for item in slot.candidates]
@@ -149,10 +150,10 @@ def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, recor
 
     assignment = Assignment(plan.slots, licenses, facts.ask_timeout_s, run.deadline, ask_holder, facts.qpu_slots)
     planning.look_around(plan, job, run, facts, list(licenses.held) if licenses is not None else [])
-    return Rounds(job, run, facts.time_limit_s(), record).acquire(assignment)
+    return Rounds(job, run, facts, record).acquire(assignment)
 
 
-def _with_broker(slots: list[Slot], record: Record, run: HookRun, time_limit_s: int) -> tuple[Record, str]:
+def _with_broker(slots: list[Slot], record: Record, run: HookRun) -> tuple[Record, str]:
     """Start the broker of the QPUs that need one; without it the job does not have them.
 
     Returns:
@@ -166,8 +167,9 @@ def _with_broker(slots: list[Slot], record: Record, run: HookRun, time_limit_s: 
     from qrmi_slurm.broker import launch  # only where a resource has one
 
     try:
-        ends_s = time.time() + time_limit_s
-        return launch.start(run.folder, record, brokered, ends_s, run.deadline.call_s, run.log), ""
+        ends_s = record.job_ends_s or time.time()
+        margin_s = run.options.session_margin_s
+        return launch.start(run.folder, record, brokered, ends_s, run.deadline.call_s, run.log, margin_s=margin_s), ""
     except BrokerError as error:
         from qrmi_slurm.hooks import release
 

@@ -8,7 +8,7 @@ from qrmi_slurm.calls.environment import with_name
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.names import of_resource
 from qrmi_slurm.slurm.job_context import JobContext
-from qrmi_slurm.state.exports import PREFIX, Exports, fingerprint
+from qrmi_slurm.state.exports import PREFIX, Exports, fingerprint, moment
 from qrmi_slurm.state.record import Record
 from qrmi_slurm.text import printable
 
@@ -51,7 +51,8 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         return _without_qpu(job, [*acquired.problems, *acquired.notes])
     chosen = [(slot.term.text, item.name) for slot, item in held if slot.is_choice_of(item)]
     said = [f"{printable(text)} is {printable(name)}" for text, name in chosen]
-    notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *acquired.problems))
+    early = _early_ends(acquired.record)
+    notes = tuple(f"{PREFIX}: {note}" for note in (*said, *acquired.notes, *early, *acquired.problems))
     variables = dict(site_env)
     given = dict(site_env)
     for _, item in held:
@@ -69,7 +70,25 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         variables[names.QRMI_SLURM_GIVEN] = ",".join(prints)
     if chosen:
         variables[names.QRMI_SLURM_CHOICES] = ",".join(f"{text}={name}" for text, name in chosen)
-    return _exports(job, is_ready=True, notes=notes, variables=variables)
+    broker = acquired.record.broker
+    brokered = broker.keys if broker is not None else ()
+    ends = [(entry.name, entry.ends_s) for entry in acquired.record.held if entry.name not in brokered]
+    ends_s = {name: end_s for name, end_s in ends if end_s is not None}
+    return _exports(job, is_ready=True, notes=notes, variables=variables)._replace(ends_s=ends_s)
+
+
+def _early_ends(record: Record) -> list[str]:
+    """Return a sentence for each moment at which sessions end before the job has to."""
+    brokered = record.broker.keys if record.broker is not None else ()
+    early: dict[tuple[str, str], list[str]] = {}
+    for entry in record.held:
+        if record.ends_before_job(entry):
+            goes_on = "; the job's next request then opens a new one" if entry.name in brokered else ""
+            early.setdefault((moment(entry.ends_s or 0), goes_on), []).append(printable(entry.name))
+    return [
+        f"the session on {', '.join(names)} ends at {when}, and the job may run longer{goes_on}"
+        for (when, goes_on), names in early.items()
+    ]
 
 
 def _is_users(item: Candidate, name: str, value: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
+from qrmi_slurm.calls import environment
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
@@ -41,6 +42,7 @@ class JobFacts:
         self._granted: Mapping[str, int] | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
+        self._over_s: int | None = None
         self._counted: Collection[str] = ()
 
     def ask_timeout_s(self) -> float:
@@ -120,7 +122,7 @@ class JobFacts:
         return told.name or str(self._job.job_id) if told is not None else None
 
     def time_limit_s(self) -> int:
-        """Return the job's time limit in seconds; 2147483647 where it has none.
+        """Return the job's time limit in seconds; 2147483647 where it has none, or one of 365 days and more.
 
         Raises:
             SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
@@ -129,11 +131,37 @@ class JobFacts:
             seconds = self._job.time_limit_s
             if seconds is None:
                 seconds = self._ask_time_limit_s()
-            elif seconds == ENDLESS_S:
-                # Only slurmctld knows which of both it is. A session lives no longer with either, so no answer is none.
-                seconds = self._ask_times(self.ask_timeout_s()).limit_s or names.UNLIMITED_TIMEOUT_S
-            self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
+            # Slurm's backfill scheduler gives a job without a limit one of 365 days (YEAR_MINUTES in backfill.c).
+            self._time_limit_s = names.UNLIMITED_TIMEOUT_S if seconds >= ENDLESS_S else seconds
         return self._time_limit_s
+
+    def runs_s(self) -> int:
+        """Return how long Slurm lets the job run, in seconds: its time limit and OverTimeLimit; 2147483647 without end.
+
+        Raises:
+            SchedulerError: Slurm does not say the time limit.
+            PlugstackError: slurm.conf cannot be read.
+        """
+        return min(self.time_limit_s() + self.over_s(), names.UNLIMITED_TIMEOUT_S)
+
+    def over_s(self) -> int:
+        """Return how much longer than its time limit Slurm lets the job run, in seconds.
+
+        Raises:
+            PlugstackError: slurm.conf cannot be read.
+        """
+        if self._over_s is None:
+            self._over_s = conf_file.over_time_limit_s(self._job.slurm_conf, self._job.partition)
+        return self._over_s
+
+    def lasts_s(self) -> int:
+        """Return how long the job may last, in seconds, with the site's margin for its sessions.
+
+        Raises:
+            SchedulerError: Slurm does not say the time limit.
+            PlugstackError: slurm.conf cannot be read.
+        """
+        return environment.with_margin(self.runs_s(), self._run.options.session_margin_s)
 
     def start_s(self) -> int | None:
         """Return when the job started, by slurmctld's clock, in seconds since the epoch; None if it did not say.
@@ -170,12 +198,11 @@ class JobFacts:
             )
         return seconds
 
-    def _ask_times(self, timeout_s: float | None = None) -> "Times":
+    def _ask_times(self) -> "Times":
         if self._times is None:
             from qrmi_slurm.slurm import jobs
 
-            timeout_s = self._time_limit_timeout_s() if timeout_s is None else timeout_s
-            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, timeout_s)
+            self._times = jobs.times(self._job.job_id, self._job.slurm_conf, self._time_limit_timeout_s())
         return self._times
 
     def _time_limit_timeout_s(self) -> float:

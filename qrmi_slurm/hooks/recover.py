@@ -15,7 +15,7 @@ from qrmi_slurm.calls.installed import import_qrmi
 from qrmi_slurm.calls.places import AT_ONCE, Service, service_of
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import BackendError, BrokerError, NewerRecordError, RecordBusyError, RecordError
-from qrmi_slurm.hooks import release, workers
+from qrmi_slurm.hooks import release, renewal, workers
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.log import HookLog
 from qrmi_slurm.slurm.jobs import Job
@@ -45,7 +45,8 @@ _RUN_S: Final = 60.0
 # answer, and what fails meanwhile waits for the end of this run.
 _USERS_RUN_S: Final = 10.0
 
-# How much longer than --release-timeout the work on one record may take, in seconds: for its broker, and the disk.
+# How much longer than --acquire-timeout and --release-timeout the work on one record may take, in seconds: for its
+# broker, and the disk.
 _RECORD_GRACE_S: Final = 15.0
 
 
@@ -55,6 +56,7 @@ class Step(StrEnum):
     RELEASE = "release"
     WAIT = "wait"  # the next attempt is not due yet
     LEAVE = "leave"  # the job lives, or may live
+    RENEW = "renew"  # its session has ended, and the job goes on
     FORGET = "forget"  # nothing can be open any more
 
 
@@ -177,6 +179,8 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
         return _plan_for_nothing(record, world)
     ended = _why_ended(record, world)
     if ended is None:
+        if _sessions_to_renew(record, world, now_s, now=now) is not None:
+            return Plan(Step.RENEW, "its session has ended, and the job goes on")
         pending = [entry for entry in pending if entry.state is State.RELEASING]
         if not pending:
             known = world.job(record.cluster, record.job_id) is not None
@@ -188,6 +192,21 @@ def plan(record: Record, world: World, now_s: float, *, now: bool = False) -> Pl
     if due_s > now_s and not now:
         return Plan(Step.WAIT, f"its release failed; the next attempt is due in {due_s - now_s:.0f} s", is_fault=True)
     return Plan(Step.RELEASE, ended or "its release is pending", only_pending=ended is None)
+
+
+def _sessions_to_renew(
+    record: Record, world: World, now_s: float, *, now: bool = False
+) -> Mapping[int, int | None] | None:
+    """Return the sessions that a running job has to get anew, as of `renewal.due`; None where nothing is to be done."""
+    job = world.job(record.cluster, record.job_id)
+    if job is None:
+        return None
+    found = {
+        place: failed
+        for place, failed in renewal.due(record, job, now_s).items()
+        if now or failed is None or next_try_s(record.entries[failed], now_s) <= now_s
+    }
+    return found if found or renewal.is_unfinished(record) else None
 
 
 def _plan_for_another_cluster(cluster: str, world: World) -> Plan:
@@ -314,7 +333,7 @@ class _Run:
         record = item.record
         if self.mode.dry_run or record is None:
             return False
-        return record.broker is not None or self._plan(item, record).step is Step.RELEASE
+        return record.broker is not None or self._plan(item, record).step in (Step.RELEASE, Step.RENEW)
 
     def side_by_side(self, items: Sequence[Item]) -> dict[int, Result | None]:
         """Do what has to be done with jobs' folders at the same time; return the results by the items' id()."""
@@ -325,7 +344,8 @@ class _Run:
         # The site's own services first: a user may name as many others as they like.
         items = sorted(items, key=_is_users)
         begin_s = [_USERS_RUN_S if _is_users(item) else _RUN_S for item in items]
-        limits = workers.Limits(AT_ONCE, self.options.release_timeout_s + _RECORD_GRACE_S)
+        each_s = self.options.release_timeout_s + self.options.acquire_timeout_s + _RECORD_GRACE_S
+        limits = workers.Limits(AT_ONCE, each_s)
         outcomes = workers.side_by_side(self.recover, items, list(map(_service_of, items)), begin_s, limits)
         return {
             id(item): self._unfinished(item, outcome) if isinstance(outcome, workers.Unfinished) else outcome
@@ -377,10 +397,12 @@ class _Run:
         result = self._planned(item, record)
         if result is None or result.plan.step in (Step.WAIT, Step.LEAVE):
             self._note_look(item, record)
-            return self._with_broker(result, item, record)
+            return self._kept_up(result, item, record)
         if record is None:
             item.folder.remove()
             return replace(result, outcome="removed")
+        if result.plan.step is Step.RENEW:
+            return self._renewed(result, item, record)
         if result.plan.step is Step.FORGET:
             release.forget(record, self._run_of(item))
             return replace(result, outcome="removed")
@@ -389,6 +411,27 @@ class _Run:
             record, self._run_of(item), which=lambda entry: entry.state is State.RELEASING or not only_pending
         )
         return _after_release(result, left, only_pending=only_pending)
+
+    def _renewed(self, result: Result, item: Item, record: Record) -> Result:
+        """Open new sessions for a job that goes on, and release those in whose place they come."""
+        world, now_s = self.world.of(item.folder), time.time()
+        job = world.job(record.cluster, record.job_id)
+        assert job is not None  # noqa: S101 else this was not planned
+        places = _sessions_to_renew(record, world, now_s, now=self.mode.now) or {}
+        run = self._run_of(item)
+        try:
+            record = renewal.renew(record, places, job, run._replace(deadline=_acquiring(self.options)))
+        except BackendError as error:
+            run.log.error("not-renewed", reason=error)
+            return replace(result, outcome=f"not renewed: {error}", is_left=True)
+        if any(entry.state is State.RELEASING for entry in record.entries):
+            release.release(record, self._run_of(item), which=lambda entry: entry.state is State.RELEASING)
+        names = {record.entries[place].name for place in places}
+        got = {entry.name for entry in record.held if not entry.has_expired(now_s)}
+        if not names - got:
+            return replace(result, outcome="has a new session")
+        reasons = [entry.reason for entry in record.entries if entry.name in names - got and entry.reason]
+        return replace(result, outcome=f"has no new session yet: {'; '.join(reasons)}")
 
     def _note_look(self, item: Item, record: Record | None) -> None:
         """Note in the folder of a job that goes on that it was asked for."""
@@ -400,13 +443,18 @@ class _Run:
         if record is not None and any(entry.is_pending for entry in record.entries):
             folder.sign(next(iter(self.world.boots), ""))
 
-    def _with_broker(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
-        """Restart a living job's credential broker where it has ended."""
-        if result is None or record is None or record.broker is None or item.folder.is_aside:
+    def _kept_up(self, result: Result | None, item: Item, record: Record | None) -> Result | None:
+        """Note where a living job's end has moved, and restart its credential broker where that has ended."""
+        if result is None or record is None or item.folder.is_aside:
             return result
-        if _why_ended(record, self.world) is not None:
+        job = self.world.job(record.cluster, record.job_id)
+        if job is None or _why_ended(record, self.world) is not None:
             return result
-        if self.world.job(record.cluster, record.job_id) is None:
+        ends_s = renewal.moved_end_s(record, job)
+        if ends_s is not None:
+            record = launch.tell_end(item.folder, record._replace(job_ends_s=ends_s), ends_s)
+            item.folder.write(record)
+        if record.broker is None:
             return result
         try:
             revived = launch.revive(item.folder, record, _log_of("recover", item))
@@ -465,6 +513,10 @@ def take_back(item: Item, options: SiteOptions, *, is_living: bool, forget: bool
             told = exports.Exports(folder.job_id, record.restart_count, is_ready=False, notes=(note,))
             folder.write_exports(exports.render(told), record.uid)
     return left
+
+
+def _acquiring(options: SiteOptions) -> Deadline:
+    return Deadline.after(options.acquire_timeout_s)
 
 
 def _is_users(item: Item) -> bool:

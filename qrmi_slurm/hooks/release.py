@@ -56,7 +56,9 @@ def release(
         from qrmi_slurm.broker import launch  # only where a resource has one
 
         # Before its session: a process that outlived the job can submit nothing more.
-        record = launch.end(run.folder, record, run.log)
+        record = launch.end(run.folder, record, run.log)  # with the sessions that it had opened until then
+        run.log.hide(records.secrets_of(record.entries))
+        chosen = frozenset(range(len(record.entries)))
     entries = [_to_release(entry) if index in chosen else entry for index, entry in enumerate(record.entries)]
     record = record._replace(entries=tuple(entries))
     pending = sorted(index for index in chosen if entries[index].state is State.RELEASING)
@@ -265,10 +267,10 @@ def _to_release(entry: Entry) -> Entry:
 
 def _ended(entry: Entry, verdict: Verdict) -> Ended:
     """Return an acquisition whose release has just been proven."""
-    now_s = time.time()
-    if verdict is Verdict.GONE:  # nobody knows since when, but no longer ago than it could live
-        return Ended(entry, "gone", now_s if entry.expires_s is None else min(now_s, entry.expires_s))
-    return Ended(entry, "released", now_s)
+    ends = [moment_s for moment_s in (entry.ends_s, entry.expires_s) if moment_s is not None]
+    ended_s = min([time.time(), *ends])  # it may have ended by itself long before
+    # Of one that is gone nobody knows since when.
+    return Ended(entry, "gone" if verdict is Verdict.GONE else "released", ended_s)
 
 
 def _sort_out(entries: Sequence[Entry], released: Mapping[int, Ended], log: HookLog) -> tuple[list[Entry], list[Ended]]:

@@ -18,6 +18,7 @@ from qrmi_slurm.hooks import choice
 from qrmi_slurm.hooks.assignment import Assignment
 from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.hooks.hook_run import HookRun
+from qrmi_slurm.hooks.job_facts import JobFacts
 from qrmi_slurm.secret import Secret
 from qrmi_slurm.slurm.job_context import JobContext
 from qrmi_slurm.state import record as records
@@ -33,14 +34,15 @@ class Rounds:
     Args:
         job: the job.
         run: of the hook.
-        time_limit_s: the job's, in seconds.
+        facts: of the job.
         record: the job's; the intent goes into it before QRMI is called, each result on arrival.
     """
 
-    def __init__(self, job: JobContext, run: HookRun, time_limit_s: int, record: Record) -> None:
+    def __init__(self, job: JobContext, run: HookRun, facts: JobFacts, record: Record) -> None:
         self._job = job
         self._run = run
-        self._for_job = ForJob(job.job_id, job.uid, time_limit_s, job.user, job.gid)
+        self._for_job = ForJob(job.job_id, job.uid, facts.time_limit_s(), job.user, job.gid)
+        self._lasts_s = facts.lasts_s()
         self._node = Node(run.options.state_dir, job.node, job.uid)
         self._record = record
         self._fault: RecordError | None = None
@@ -139,13 +141,15 @@ class Rounds:
     def _intent(self, item: Candidate, journal: int, now_s: float) -> Entry:
         """Return the intent to acquire a QPU, with the whole environment that QRMI is called with."""
         variables, qpu_slots = dict(item.credentials.environment), self._qpu_slots.get(item.name)
-        expires_s = None
+        ends_s = expires_s = cap_s = None
         max_ttl = describe(item.installed_type).session_max_ttl
         if max_ttl:
-            ttl_s = environment.session_ttl_s(variables.get(max_ttl), self._for_job.time_limit_s)
+            ttl_s = environment.session_ttl_s(variables.get(max_ttl), self._lasts_s)
             variables[max_ttl] = str(ttl_s)
+            ends_s = now_s + ttl_s
+            cap_s = ttl_s if max_ttl in item.credentials.environment else None
             # The service counts from when it opens the session, which may be as late as the call's end.
-            expires_s = now_s + ttl_s + self._run.options.acquire_timeout_s + HOOK_GRACE_S
+            expires_s = ends_s + self._run.options.acquire_timeout_s + HOOK_GRACE_S
         return Entry(
             name=item.name,
             type=item.installed_type,
@@ -155,6 +159,8 @@ class Rounds:
             asked_s=now_s,
             restart_count=self._job.restart_count,
             journal=journal,
+            ends_s=ends_s,
+            session_cap_s=cap_s,
             expires_s=expires_s,
             license=self._licenses.get(item.name, ""),
         )

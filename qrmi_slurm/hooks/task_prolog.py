@@ -5,6 +5,7 @@ start Python.
 """
 
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -35,6 +36,12 @@ _MAX_CLOCK_DIFFERENCE_S: Final = 300.0
 
 # How much longer than --acquire-timeout a Prolog may take after writing the record; as deadline.HOOK_GRACE_S.
 _PROLOG_GRACE_S: Final = 1.0
+
+# Of the time that the stub gives TaskProlog: what it takes to start, and to say why it gives up.
+_LAST_WORDS_S: Final = 5.0
+
+# What is printed about new sessions: a line for each of 64 QPUs.
+_MAX_RENEWED_BYTES: Final = 64 * 1024
 
 
 # TaskProlog's exit statuses; a failed TaskProlog ends its task but does not drain the node.
@@ -87,6 +94,10 @@ def _task_outcome(task: TaskContext, environment: Mapping[str, str]) -> TaskOutc
     # dropped and what the step's own options change.
     variables = {name: value for name, value in found.variables.items() if not (within_job and name in environment)}
     notes = list(found.notes) if task.task_rank == 0 and not within_job else []
+    renewed = _renewed_path(task, environment)
+    if renewed is not None:
+        variables |= _of_session(found.variables)
+        notes += _printed_once(renewed) if task.task_rank == 0 else []
     if task.step_selection_text and task.step_selection_text != task.job_selection_text:
         wanted = parse_selection(task.step_selection_text)
         if task.job_selection_text is None:
@@ -118,6 +129,38 @@ def _inherited(task: TaskContext, environment: Mapping[str, str]) -> Exports:
         of_lists = (*exports.LISTS, names.QRMI_SLURM_CHOICES)
         variables = {name: environment[name] for name in of_lists if name in environment}
         return Exports(task.job_id, 0, is_ready=True, notes=(), variables=variables)
+
+
+def _renewed_path(task: TaskContext, environment: Mapping[str, str]) -> Path | None:
+    """Return the file that is there once the job has another session than at its start; None where it is not."""
+    known = environment.get(names.QRMI_SLURM_STATE_DIR)
+    state_dir = Path(known) if known else plugstack.read(task.slurm_conf).state_dir
+    path = state_dir / task.cluster / str(task.job_id) / names.RENEWED_FILE
+    return path if path.exists() else None
+
+
+def _of_session(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what differs between two sessions of a QPU: its token, and the job's time limit."""
+    held = variables.get(names.QRMI_JOB_QPU_RESOURCES, "").split(",")
+    own = {names.of_resource(name, of) for name in held for of in (names.ACQUISITION_TOKEN, names.TIMEOUT_SECONDS)}
+    return {name: value for name, value in variables.items() if name in own}
+
+
+def _printed_once(path: Path) -> list[str]:
+    """Return what is to be printed about a new session, and empty the file, so that no other step prints it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # another user's, in a step that an admin has attached
+        return []
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        text = os.read(fd, _MAX_RENEWED_BYTES).decode("utf-8", "replace")
+        os.ftruncate(fd, 0)
+    except OSError:  # another step has it
+        return []
+    finally:
+        os.close(fd)
+    return [printable(line, 1000) for line in text.split("\n") if line]
 
 
 def _exports_path(options: plugstack.SiteOptions, task: TaskContext) -> Path:
@@ -167,6 +210,11 @@ def _are_an_earlier_jobs(found: Exports, path: Path, task: TaskContext) -> bool:
 
 def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
     """Return how long a node other than the first waits for the exports, in seconds, given the files so far."""
+    wait_s = _wish_s(folder, task, options)
+    return wait_s if task.time_limit_s is None else min(wait_s, task.time_limit_s - _LAST_WORDS_S)
+
+
+def _wish_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
     if _record_path(folder).exists():  # Prolog is running, or was killed
         return options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
     if folder.exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from qrmi_slurm.errors import PlugstackError
+from qrmi_slurm.names import UNLIMITED_TIMEOUT_S
 
 DEFAULT_SLURM_CONF: Final = Path("/etc/slurm/slurm.conf")
 
@@ -63,6 +64,48 @@ def cluster_name(slurm_conf: Path) -> str | None:
     return setting(slurm_conf, "ClusterName")
 
 
+def over_time_limit_s(slurm_conf: Path, partition: str | None) -> int:
+    """Return how much longer than its time limit Slurm lets a job run, in seconds; 2147483647 without an end.
+
+    slurmctld ends a job when its time limit and `OverTimeLimit` have passed; the partition's own value goes first
+    (src/slurmctld/job_mgr.c, job_time_limit()). A change by `scontrol update` is not in the file.
+
+    Args:
+        slurm_conf: Slurm's configuration file; a missing file counts as empty.
+        partition: the job's; None if unknown.
+
+    Raises:
+        PlugstackError: the file exists and cannot be read.
+    """
+    if not _may_have(slurm_conf, "overtimelimit"):  # most sites
+        return 0
+    of_site = of_defaults = of_partition = ""
+    for content in _flat(slurm_conf, depth=0):
+        key = content[:13].lower()
+        if key == "overtimelimit":
+            of_site = _words(content).get("overtimelimit", of_site)
+        elif key == "partitionname":
+            words = _words(content)
+            name, value = words.get("partitionname", ""), words.get("overtimelimit", "")
+            if name.upper() == "DEFAULT":  # for the lines after it
+                of_defaults = value or of_defaults
+            elif name == partition:
+                of_partition = value or of_defaults
+    minutes = (of_partition or of_site).upper()
+    if minutes in ("UNLIMITED", "INFINITE"):
+        return UNLIMITED_TIMEOUT_S
+    # Slurm's own value is unsigned 16 bit; slurmctld does not start with anything else.
+    return int(minutes) * 60 if minutes.isascii() and minutes.isdecimal() and len(minutes) <= 5 else 0
+
+
+def _words(content: str) -> dict[str, str]:
+    """Return the `Key=value` pairs of a line, with their keys in lower case."""
+    import re  # only needed for lines about partitions
+
+    pairs = re.findall(r'([A-Za-z]\w*)\s*=\s*("[^"]*"|\S+)', content)
+    return {key.lower(): value.strip('"') for key, value in pairs}
+
+
 def lines(path: Path) -> list[str]:
     """Return the lines of slurm.conf, plugstack.conf or a file they include; a missing file counts as empty.
 
@@ -87,20 +130,35 @@ def _size_bytes(path: Path) -> int:
 
 def _last_value(slurm_conf: Path, key: str, depth: int) -> str | None:
     """Return the last value of a one-word key, following `Include`; keys are case-insensitive in slurm.conf."""
-    if depth > MAX_INCLUDE_DEPTH:
-        raise PlugstackError(f"{slurm_conf}: Include is nested more than {MAX_INCLUDE_DEPTH} deep", LOOP_HINT)
     found = None
-    for content in _joined_lines(slurm_conf):
-        lowered = content[: len(key) + 8].lower()
-        if lowered.startswith("include "):
-            included = slurm_conf.parent / content.split(None, 1)[1].strip()
-            nested = _last_value(included, key, depth + 1)
-            found = nested if nested is not None else found
-        elif lowered.startswith(key):
+    if not _may_have(slurm_conf, key):
+        return None
+    for content in _flat(slurm_conf, depth):
+        if content[: len(key)].lower() == key:
             name, equals, value = content.partition("=")
             if equals and name.strip().lower() == key:
                 found = value.strip().strip('"')
     return found
+
+
+def _may_have(path: Path, key: str) -> bool:
+    """Tell whether a setting may be in a file: of thousands of lines about nodes, it takes 15 ms to look at each."""
+    try:
+        content = path.read_bytes().lower()
+    except OSError:
+        return True
+    return any(word in content for word in (key.encode(), b"include", b"\\\n"))
+
+
+def _flat(slurm_conf: Path, depth: int) -> Iterator[str]:
+    """Return slurm.conf's lines as `_joined_lines`, with those of a file that is included in place of its `Include`."""
+    if depth > MAX_INCLUDE_DEPTH:
+        raise PlugstackError(f"{slurm_conf}: Include is nested more than {MAX_INCLUDE_DEPTH} deep", LOOP_HINT)
+    for content in _joined_lines(slurm_conf):
+        if content[:8].lower() == "include ":
+            yield from _flat(slurm_conf.parent / content.split(None, 1)[1].strip(), depth + 1)
+        else:
+            yield content
 
 
 def _joined_lines(path: Path) -> Iterator[str]:

@@ -64,12 +64,14 @@ class Job(NamedTuple):
         restart_count: how often it was requeued.
         submit_s: when it was submitted, by slurmctld's clock; seconds since the epoch, None if unknown.
         start_s: when it started, by the same clock; None if it has not, or it is unknown.
+        end_s: when it has ended, or has to; None if it has no time limit, or it is unknown.
     """
 
     state: str
     restart_count: int
     submit_s: int | None = None
     start_s: int | None = None
+    end_s: int | None = None
 
     def has_started_at(self, start_s: int | None) -> bool:
         """Tell whether this may be the job that started at that time, rather than a later one with the same id.
@@ -106,7 +108,7 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
     """
     # --all: hidden partitions have living jobs too. --local: in a federation, leave out the other clusters' jobs.
     command = ["squeue", "--noheader", "--all", "--local", "--array", "--states=all"]
-    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20,SubmitTime:.20,StartTime:.20"]
+    command += ["--Format=JobID:.20,State:.20,RestartCnt:.20,SubmitTime:.20,StartTime:.20,EndTime:.20"]
     one_by_one = [[*command, f"--jobs={job_id}"] for job_id in job_ids]
     deadline = Deadline.after(_JOBS_TIMEOUT_S)
     found: dict[int, Job] = {}
@@ -122,13 +124,13 @@ def jobs(job_ids: Collection[int], slurm_conf: Path) -> Mapping[int, Job] | None
 
 
 def parse_jobs(text: str) -> dict[int, Job]:
-    """Return the jobs of squeue's answer: a line each with job id, state, restart count, submit and start time."""
+    """Return the jobs of squeue's answer: a line each with job id, state, restart count, submit, start and end time."""
     found = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 5 and words[0].isdecimal() and words[2].isdecimal():
-            submit_s, start_s = (int(word) if word.isdecimal() else None for word in words[3:])  # or N/A
-            found[int(words[0])] = Job(words[1], int(words[2]), submit_s, start_s)
+        if len(words) == 6 and words[0].isdecimal() and words[2].isdecimal():
+            submit_s, start_s, end_s = (int(word) if word.isdecimal() else None for word in words[3:])  # or N/A
+            found[int(words[0])] = Job(words[1], int(words[2]), submit_s, start_s, end_s or None)
     return found
 
 

@@ -35,6 +35,8 @@ MAX_REQUEUE_LIMIT_H: Final = 8784.0
 
 # The name of a license, as the hooks accept it; a remote one is `name@server`.
 LICENSE: Final = r"[A-Za-z0-9_.@-]+"
+# How much longer than its job a session may live: KillWait (30 s by default) and what slurmctld takes to notice.
+DEFAULT_SESSION_MARGIN_S: Final = 60.0
 
 _FIX_HINT: Final = "an admin has to fix the plugin's line in plugstack.conf"
 
@@ -56,6 +58,9 @@ class SiteOptions(NamedTuple):
         requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
         slots_licenses: by the resource's name, the license whose number in a job is how many slots of it the job has.
+        session_margin_s: how much longer than its job a session may live, in seconds.
+        task_prolog: the TaskProlog that the plugin itself runs, for steps of QPU jobs alone; None if slurm.conf is to
+            name one.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -68,9 +73,11 @@ class SiteOptions(NamedTuple):
     on_unavailable: Unavailable = "requeue"
     requeue_limit_h: float = DEFAULT_REQUEUE_LIMIT_H
     env: Mapping[str, str] = MappingProxyType({})
+    task_prolog: Path | None = None
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
     slots_licenses: Mapping[str, str] = MappingProxyType({})
+    session_margin_s: float = DEFAULT_SESSION_MARGIN_S
 
     def __repr__(self) -> str:
         return masked_repr(self, "env")
@@ -199,7 +206,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             values[name] = value
     config_path = Path(paths[0]) if paths else default_dir / "qrmi_config.json"
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
-    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir)):
+    task_prolog = Path(values[_TASK_PROLOG]) if _TASK_PROLOG in values else None
+    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir), (_TASK_PROLOG, task_prolog)):
+        if path is None:
+            continue
         if not path.is_absolute() or ".." in path.parts:
             raise PlugstackError(
                 f"{line.source}: {what} {printable(str(path))} is not an absolute path without '..'", _FIX_HINT
@@ -213,8 +223,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         on_unavailable=_unavailable(line, values.get(_ON_UNAVAILABLE, "requeue")),
         requeue_limit_h=_hours(line, values),
         env=env,
+        task_prolog=task_prolog,
         source=line.source,
         slots_licenses=slots_licenses,
+        session_margin_s=_seconds(line, values, _SESSION_MARGIN, DEFAULT_SESSION_MARGIN_S, may_be_zero=True),
     )
 
 
@@ -225,7 +237,12 @@ _REQUIRE: Final = "--require"
 _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
 SLOTS_LICENSE: Final = "--qpu-slots-license"
-_VALUE_OPTIONS: Final = (_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT)
+_SESSION_MARGIN: Final = "--session-margin"
+_TASK_PROLOG: Final = "--task-prolog"
+_VALUE_OPTIONS: Final = (
+    *(_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT),
+    *(_SESSION_MARGIN, _TASK_PROLOG),
+)
 
 # Up to five digits before the point and three after it.
 _NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
@@ -242,14 +259,17 @@ def _slots_license(line: PluginLine, argument: str) -> tuple[str, str]:
     return resource, license
 
 
-def _seconds(line: PluginLine, values: Mapping[str, str], option: str, default_s: float) -> float:
+def _seconds(
+    line: PluginLine, values: Mapping[str, str], option: str, default_s: float, *, may_be_zero: bool = False
+) -> float:
     if option not in values:
         return default_s
     text = values[option]
-    seconds = float(text) if re.fullmatch(_NUMBER, text) else 0.0
-    if not 0 < seconds <= MAX_TIMEOUT_S:
+    seconds = float(text) if re.fullmatch(_NUMBER, text) else -1.0
+    if not 0 <= seconds <= MAX_TIMEOUT_S or (seconds == 0 and not may_be_zero):
+        least = "from 0" if may_be_zero else "above 0,"
         raise PlugstackError(
-            f"{line.source}: {option}={printable(text)} is not a number of seconds above 0, up to {MAX_TIMEOUT_S:.0f}",
+            f"{line.source}: {option}={printable(text)} is not a number of seconds {least} up to {MAX_TIMEOUT_S:.0f}",
             _FIX_HINT,
         )
     return seconds

@@ -8,7 +8,8 @@ complete.
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -31,6 +32,9 @@ _USUAL_SRUN_DEBUG: Final = 3
 # The beginning of our lines in a job's output.
 PREFIX: Final = "qrmi-slurm"
 
+# The beginning of the note about a session that ends before its job may have to.
+EARLY_END: Final = f"{PREFIX}: the session on "
+
 _FINGERPRINT_PRIME: Final = 2**56 - 5
 
 # The number goes up by one when an older version would misread the file. Further assignments before the last line may
@@ -41,7 +45,7 @@ _QUOTE_IN_QUOTES: Final = "'\\''"
 _QUOTED: Final = r"'([^']*+(?:'\\''[^']*+)*+)'"
 _FILE: Final = (
     rf"{_HEAD}\njob=([0-9]{{1,20}}) restart=([0-9]{{1,20}}) start=([0-9]{{0,20}}) outcome=(ready|failed)\n"
-    rf"selection={_QUOTED}\nheld={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\n"
+    rf"selection={_QUOTED}\nheld={_QUOTED}\nnotes={_QUOTED}\nlines={_QUOTED}\nlevel={_QUOTED}\n(?:ends={_QUOTED}\n)?"
     r"(?:[a-z_]{1,40}='[^']*+(?:'\\''[^']*+)*+'\n){0,16}by=(?:shell|python)\n"
 )
 
@@ -57,6 +61,8 @@ class Exports(NamedTuple):
         variables: the environment, including secrets; never shown in a repr.
         start_s: when the job started, by slurmctld's clock, in seconds since the epoch; None if slurmctld did not say.
         selection: the value of the job's `--qpu`.
+        ends_s: by the QPU's name, when its session ends; seconds since the epoch. It is for people, not for tasks, and
+            without QPUs whose credential broker opens another session.
     """
 
     job_id: int
@@ -66,6 +72,7 @@ class Exports(NamedTuple):
     variables: Mapping[str, str] = MappingProxyType({})
     start_s: int | None = None
     selection: str = ""
+    ends_s: Mapping[str, float] = MappingProxyType({})
 
     def __repr__(self) -> str:
         return masked_repr(self, "variables")
@@ -73,6 +80,14 @@ class Exports(NamedTuple):
     def is_for(self, restart_count: int, selection: str) -> bool:
         """Tell whether they are for this run of the job and this `--qpu`; its start time is compared elsewhere."""
         return (self.restart_count, self.selection) == (restart_count, cut_selection(selection))
+
+
+def moment(epoch_s: float) -> str:
+    """Return a moment for a job's output, by this node's clock and with its time zone."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(epoch_s))
+    except (OverflowError, ValueError, OSError):
+        return f"{epoch_s:.0f}"
 
 
 def cut_selection(text: str) -> str:
@@ -96,6 +111,8 @@ def render(exports: Exports) -> str:
         "lines": _joined(lines),
         "level": _joined(levels if names.RUST_LOG not in exports.variables else []),
     }
+    if exports.ends_s:
+        assignments["ends"] = ",".join(f"{name}={ends_s:.0f}" for name, ends_s in exports.ends_s.items())
     # With a broker, Python has to compare nodes and proxies.
     by_shell = exports.is_ready and names.QRMI_SLURM_BROKER not in exports.variables
     outcome = "ready" if exports.is_ready else "failed"
@@ -154,7 +171,7 @@ def parse(text: str) -> Exports:
     if match is None:
         is_ours = text.startswith(_HEAD) or _HEAD.startswith(text)
         raise ExportsError("is cut off or changed" if is_ours else "is not an exports file of this version")
-    job_id, restart_count, start, outcome, selection, _, noted, exported, _ = match.groups()
+    job_id, restart_count, start, outcome, selection, _, noted, exported, _, ends = match.groups()
     variables = {}
     for rest in _unjoined(exported, "export "):
         name, equals, value = rest.partition("=")
@@ -169,7 +186,16 @@ def parse(text: str) -> Exports:
         variables,
         start_s=int(start) if start else None,
         selection=selection.replace(_QUOTE_IN_QUOTES, "'"),
+        ends_s=dict(_ends(ends or "")),
     )
+
+
+def _ends(text: str) -> Iterator[tuple[str, float]]:
+    for word in text.split(",") if text else ():
+        name, equals, seconds = word.rpartition("=")
+        if not equals or not re.fullmatch(r"[0-9]{1,15}", seconds):
+            raise ExportsError("contains a line that qrmi-slurm did not write")
+        yield name, float(seconds)
 
 
 def _unjoined(quoted: str, directive: str) -> list[str]:

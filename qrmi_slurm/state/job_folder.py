@@ -1,8 +1,8 @@
 """A job's folder in the state directory: `<state dir>/<cluster>/<job id>/`, root's, `0711`.
 
 In it are `record.json` (`0600`), `lock`, a `token-<n>` for each QPU (journal.py), `exports`, owned by the job's user,
-`array`, which the plugin writes for a task of a job array, `looked`, which recover writes for a job that goes on, and
-`broker` (broker/launch.py). A record that cannot be
+`array`, which the plugin writes for a task of a job array, `looked`, which recover writes for a job that goes on,
+`renewed`, the user's, which it writes with a new session, and `broker` (broker/launch.py). A record that cannot be
 read is moved to `<state dir>/<cluster>/.set-aside/`, where it blocks no job. One of an earlier run, or of another job
 that had the same number, is in a folder of its own, `<job id>.<time>`.
 """
@@ -14,13 +14,16 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import files, names
 from qrmi_slurm.errors import RecordBusyError, RecordError, RecordFormatError
 from qrmi_slurm.state import record as records
 from qrmi_slurm.state.journal import Journals
-from qrmi_slurm.state.record import Record, State
+from qrmi_slurm.state.record import Entry, Record, State
+
+if TYPE_CHECKING:
+    from qrmi_slurm.state.renewals import Renewal
 
 # Where a cluster's unreadable records go; on the same file system, and not a job's id.
 SET_ASIDE: Final = ".set-aside"
@@ -31,6 +34,9 @@ _LOCK_FILE: Final = "lock"
 _SIGNED_FILE: Final = "looked"
 _SIGNING: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NODE_BYTES: Final = 256
+
+# A broker waits this long for its service's answer, in seconds (broker/upstream.py); a session may be as late.
+_MAX_OPENING_S: Final = 330.0
 
 _LOOK_HINT: Final = "an admin has to check --state-dir: space, owner, read-only?"
 
@@ -243,7 +249,7 @@ class JobFolder:
         record = records.decode(content, file)
         if (record.cluster, record.job_id) != (self.cluster, self.job_id):
             raise RecordFormatError(f"{file} belongs to job {record.job_id}, which has another folder")
-        return self._with_journaled_tokens(record)
+        return self.with_renewals(self._with_journaled_tokens(record))
 
     def read_or_set_aside(self) -> tuple[Record | None, RecordError | None]:
         """Return the record; move one that cannot be understood out of the way.
@@ -278,6 +284,31 @@ class JobFolder:
             files.replace(self._record_path, records.encode(record), 0o600)
         except OSError as error:
             raise RecordError(f"cannot write {self._record_path}: {error.strerror}", _LOOK_HINT) from error
+
+    def with_renewals(self, record: Record) -> Record:
+        """Return the record with the sessions that the job's credential broker has opened, or may have."""
+        broker = record.broker
+        if broker is None:
+            return record
+        from qrmi_slurm.state import renewals  # only where a resource has one
+
+        names_ = list(broker.keys)
+        for one in renewals.read(self.path / names.SESSIONS_FILE).asked:
+            places = [
+                place
+                for place, entry in enumerate(record.entries)
+                if one.place < len(names_)
+                and (entry.name, entry.restart_count) == (names_[one.place], broker.restart_count)
+            ]
+            known = next((place for place in places if record.entries[place].renewal == one.number), None)
+            if known is not None and record.entries[known].state is State.ACQUIRING:
+                record = record.with_entry(known, _renewed(record.entries[known], one))
+            elif known is None and one.number > broker.renewals and places:
+                record = record.with_another(
+                    _renewed(record.entries[places[-1]], one)._replace(journal=record.next_journal)
+                )
+            broker = broker._replace(renewals=max(broker.renewals, one.number))
+        return record._replace(broker=broker)
 
     def _with_journaled_tokens(self, record: Record) -> Record:
         for index, entry in enumerate(record.entries):
@@ -316,6 +347,21 @@ class JobFolder:
         except UnicodeEncodeError:
             raise RecordError(f"cannot write {self.exports_path}: a value is not valid text") from None
 
+    def write_renewed(self, content: str, uid: int) -> None:
+        """Write what the job's next step prints, now that the exports have other tokens than those before it.
+
+        It is the user's own file, so that TaskProlog can note that it was printed; while it is there, steps of a batch
+        job do not keep the tokens that they inherited.
+
+        Raises:
+            RecordError: it could not be written.
+        """
+        path = self.path / names.RENEWED_FILE
+        try:
+            files.replace(path, content.encode("utf-8", "surrogateescape"), 0o600, uid=uid, is_durable=False)
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {error.strerror}") from error
+
     def remove_exports(self) -> None:
         """Remove the exports: no task may start with them any more.
 
@@ -334,6 +380,24 @@ class JobFolder:
             return int(array), int(task)
         except (OSError, ValueError):
             return None
+
+
+def _renewed(entry: Entry, renewal: "Renewal") -> Entry:
+    """Return the entry of a session that the broker has asked for, from an earlier one of the QPU."""
+    state = State.FAILED if renewal.is_refused else State.ACQUIRING if renewal.token is None else State.ACQUIRED
+    return entry._replace(
+        state=state,
+        since_s=renewal.asked_s if renewal.opened_s is None else renewal.opened_s,
+        asked_s=renewal.asked_s,
+        acquired_s=renewal.opened_s,
+        token=renewal.token,
+        attempts=0,
+        reason="the service refused another session" if renewal.is_refused else "",
+        ends_s=renewal.asked_s + renewal.ttl_s,
+        expires_s=renewal.asked_s + renewal.ttl_s + _MAX_OPENING_S,
+        hold="",
+        renewal=renewal.number,
+    )
 
 
 def _require_own(path: Path) -> None:

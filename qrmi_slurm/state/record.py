@@ -49,7 +49,11 @@ class Entry(NamedTuple):
         journal: the number of the journal that its child writes the token to.
         attempts: how often its release was tried.
         reason: why acquiring it, or its last release, failed; masked.
-        expires_s: when the service ends the session by itself, where that is known; seconds since the epoch.
+        ends_s: when its session ends, where that is known: its time to live after acquiring began; seconds since the
+            epoch.
+        session_cap_s: to how many seconds the config or the user has limited its session; None where neither has.
+        renewal: the number under which the job's credential broker has opened it; 0 where it has not.
+        expires_s: when no session of it can be open any more, whenever the service opened it; the same.
         asked_s: when acquiring it began; seconds since the epoch.
         acquired_s: when the token arrived; None until then.
         license: the Slurm license that counts it; empty where Slurm counts none.
@@ -75,6 +79,9 @@ class Entry(NamedTuple):
     license: str = ""
     hold: str = ""
     others: Mapping[str, Any] = _NOTHING
+    ends_s: float | None = None
+    session_cap_s: int | None = None
+    renewal: int = 0
 
     def __repr__(self) -> str:
         return masked_repr(self, "environment", "others")
@@ -83,6 +90,20 @@ class Entry(NamedTuple):
     def is_pending(self) -> bool:
         """Whether a session of it is open, or may be."""
         return self.state is not State.FAILED
+
+    def left_s(self, now_s: float) -> float | None:
+        """Return how much longer its session lives, in seconds; 0 once it has ended, None if unknown.
+
+        Never more than its time to live: the clock may have been set back since it was opened.
+
+        Args:
+            now_s: seconds since the epoch.
+        """
+        return None if self.ends_s is None else max(0.0, self.ends_s - max(now_s, self.asked_s))
+
+    def has_expired(self, now_s: float) -> bool:
+        """Tell whether the job has it, and its session has reached its end."""
+        return self.state is State.ACQUIRED and self.left_s(now_s) == 0
 
     def to(self, state: State, *, token: Secret | None = None, reason: str = "", attempts: int = 0) -> Self:
         """Return the entry in another state, from now."""
@@ -132,6 +153,9 @@ class Broker(NamedTuple):
         keys: by the QPU's name, the key that the job has instead of the site's.
         space: the prefix of the job's object names in S3.
         ends_s: until when the job may run; seconds since the epoch.
+        sessions: by the QPU's name, the session that the job knows; the broker may have opened another in its place.
+        margin_s: how much longer than the job a session may live, in seconds.
+        renewals: the number of the last session of the broker's own that has been put among the entries.
         others: fields that a newer version has added, as they are; never in a repr.
     """
 
@@ -143,6 +167,9 @@ class Broker(NamedTuple):
     space: str
     ends_s: float
     others: Mapping[str, Any] = _NOTHING
+    sessions: Mapping[str, Secret] = MappingProxyType({})
+    margin_s: float = 0.0
+    renewals: int = 0
 
     def __repr__(self) -> str:
         return masked_repr(self, "others")
@@ -169,6 +196,9 @@ class Record(NamedTuple):
         selection: the value of its `--qpu`.
         node_count: how many nodes it had when it started.
         has_left: whether its node was taken from the job, so that the job's first node releases.
+        job_ends_s: until when Slurm lets the job run, as far as known: its time limit and OverTimeLimit; seconds since
+            the epoch.
+        over_s: how much longer than its time limit Slurm lets it run, in seconds.
         others: fields that a newer version has added, as they are; never in a repr.
     """
 
@@ -189,6 +219,8 @@ class Record(NamedTuple):
     node_count: int = 1
     has_left: bool = False
     others: Mapping[str, Any] = _NOTHING
+    job_ends_s: float | None = None
+    over_s: int = 0
 
     def __repr__(self) -> str:
         return masked_repr(self, "others")
@@ -206,6 +238,10 @@ class Record(NamedTuple):
             for entry in self.entries
             if entry.state is State.ACQUIRED and entry.restart_count == self.restart_count
         )
+
+    def ends_before_job(self, entry: Entry) -> bool:
+        """Tell whether a QPU's session ends before the job has to."""
+        return None not in (entry.ends_s, self.job_ends_s) and (entry.ends_s or 0) < (self.job_ends_s or 0)
 
     @property
     def next_journal(self) -> int:
@@ -260,6 +296,8 @@ def encode(record: Record) -> bytes:
         "selection": record.selection,
         "node_count": record.node_count,
         "has_left": record.has_left,
+        "job_ends_s": record.job_ends_s,
+        "over_s": record.over_s,
         "entries": [
             {
                 **entry.others,
@@ -275,6 +313,9 @@ def encode(record: Record) -> bytes:
                 "journal": entry.journal,
                 "attempts": entry.attempts,
                 "reason": entry.reason,
+                "ends_s": entry.ends_s,
+                "session_cap_s": entry.session_cap_s,
+                "renewal": entry.renewal,
                 "expires_s": entry.expires_s,
                 "asked_s": entry.asked_s,
                 "acquired_s": entry.acquired_s,
@@ -289,7 +330,11 @@ def encode(record: Record) -> bytes:
 
 
 def _encode_broker(broker: Broker) -> dict[str, Any]:
-    fields = {**broker.others, **broker._asdict(), "keys": {name: key.reveal() for name, key in broker.keys.items()}}
+    revealed = {
+        of: {name: secret.reveal() for name, secret in secrets.items()}
+        for of, secrets in (("keys", broker.keys), ("sessions", broker.sessions))
+    }
+    fields = {**broker.others, **broker._asdict(), **revealed}
     del fields["others"]
     return fields
 
@@ -337,6 +382,8 @@ def decode(content: bytes, path: Path | str) -> Record:
             selection=str(document.get("selection", "")),
             node_count=int(document.get("node_count", 1)),
             has_left=bool(document.get("has_left", False)),
+            job_ends_s=_float_or_none(document.get("job_ends_s")),
+            over_s=int(document.get("over_s", 0)),
             others=_others(document, _RECORD_FIELDS),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -362,13 +409,20 @@ def _decode_entry(item: Mapping[str, Any], created_s: float) -> Entry:
         journal=int(item["journal"]),
         attempts=int(item["attempts"]),
         reason=str(item["reason"]),
-        expires_s=None if item["expires_s"] is None else float(item["expires_s"]),
+        ends_s=_float_or_none(item.get("ends_s")),
+        renewal=int(item.get("renewal", 0)),
+        session_cap_s=None if item.get("session_cap_s") is None else int(item["session_cap_s"]),
+        expires_s=_float_or_none(item["expires_s"]),
         asked_s=float(item.get("asked_s", created_s)),
-        acquired_s=None if acquired_s is None else float(acquired_s),
+        acquired_s=_float_or_none(acquired_s),
         license=str(item.get("license", "")),
         hold=str(item.get("hold", "")),
         others=_others(item, _ENTRY_FIELDS),
     )
+
+
+def _float_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _decode_broker(item: Mapping[str, Any]) -> Broker:
@@ -381,6 +435,9 @@ def _decode_broker(item: Mapping[str, Any]) -> Broker:
         space=str(item["space"]),
         ends_s=float(item["ends_s"]),
         others=_others(item, _BROKER_FIELDS),
+        sessions={str(name): Secret(str(token)) for name, token in item.get("sessions", {}).items()},
+        margin_s=float(item.get("margin_s", 0.0)),
+        renewals=int(item.get("renewals", 0)),
     )
 
 

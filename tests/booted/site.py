@@ -55,7 +55,7 @@ Epilog={opt}/bin/qrmi-slurm-epilog
 PrologFlags=Alloc
 Licenses=qpu_{qpu}:1
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP
 """
 CGROUP_CONF = "ConstrainRAMSpace=yes\nConstrainSwapSpace=yes\nAllowedSwapSpace=0\n"
 PREPARE = (

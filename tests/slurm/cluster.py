@@ -679,7 +679,7 @@ class Cluster:
             f" CPUs={self.options.cpus_per_node} RealMemory=1000 State=UNKNOWN"
             for node, port in zip(self.nodes, slurmd_ports, strict=True)
         ]
-        lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+        lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP")
         return "".join(f"{line}\n" for line in lines)
 
     def _run_slurm(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

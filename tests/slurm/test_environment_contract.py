@@ -11,6 +11,8 @@ from slurm.site import Site
 from slurm.standins import Services, munge_at_its_usual_place
 from standins.resources import SECRET, resource
 
+pytestmark = pytest.mark.parametrize("site", ["slurm", "plugin"], indirect=True)
+
 UNLIMITED_S = "2147483647"
 
 # Slurm's own carriers of the selection and the marks of TaskProlog and stub, which are not part of the contract.
@@ -81,7 +83,8 @@ def test_a_task_sees_the_whole_table_and_nothing_else(site: Site, services: Serv
         (["--time=UNLIMITED"], UNLIMITED_S),
         ([], UNLIMITED_S),
         (["--time=3-04:05"], str(((3 * 24 + 4) * 60 + 5) * 60)),
-        (["--time=365-00:00:00"], str(365 * 24 * 3600)),
+        (["--time=365-00:00:00"], UNLIMITED_S),
+        (["--time=364-23:59:00"], str(365 * 24 * 3600 - 60)),
     ],
 )
 def test_the_time_limit_is_in_seconds(site: Site, limit: list[str], seconds: str) -> None:

@@ -256,10 +256,10 @@ def test_a_user_cannot_keep_the_sites_session_open(site: Site, attacker: Attacke
     with attacker.lurking("kill") as lurker:
         for _ in range(4):
             environment = environment_of(run(site, {TTL: "2147483647", TIMEOUT: "2147483647"}, "--time=2"))
-            assert (environment[TTL], environment[TIMEOUT]) == ("120", "120")
+            assert (environment[TTL], environment[TIMEOUT]) == ("180", "180")
         assert lurker.pids() == []
     assert site.emulator.open_sessions() == []
-    assert [session["max_ttl"] for session in site.emulator.sessions()[-4:]] == [120] * 4
+    assert [session["max_ttl"] for session in site.emulator.sessions()[-4:]] == [180] * 4
 
 
 @pytest.mark.one_release
@@ -305,7 +305,7 @@ def test_a_tuned_value_that_makes_no_sense_is_refused(site: Site, own: dict[str,
     ("limit", "asked", "granted"),
     [
         pytest.param("2", "60", 60, marks=pytest.mark.one_release),
-        ("2", "28800", 120),
+        ("2", "28800", 180),
         pytest.param("10:00:00", "2147483647", 28800, marks=pytest.mark.one_release),
         ("UNLIMITED", "99999", 28800),
     ],
@@ -421,4 +421,4 @@ def test_a_job_in_a_job_is_not_held_to_the_limit_of_the_job_around_it(site: Site
     outer = site.cluster.sbatch(script, "--qpu=ibm_demo", "--time=2", env={TTL: "28800"})
     assert site.cluster.wait_job_over(outer, deadline_s=60).state == "COMPLETED", site.cluster.job_output(outer)
     site.cluster.wait_nodes_idle()
-    assert [session["max_ttl"] for session in site.emulator.sessions()[-2:]] == [120, 540]
+    assert [session["max_ttl"] for session in site.emulator.sessions()[-2:]] == [180, 600]

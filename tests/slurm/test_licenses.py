@@ -48,7 +48,9 @@ def write_config(site: Site, **keys: Mapping[str, Any]) -> None:
 def licensed_site() -> Iterator[Site]:
     """Start a site of two nodes whose QPUs are licenses."""
     cluster = ClusterOptions(
-        nodes=2, users=2, conf_lines=("PartitionName=quantum Nodes=ALL MaxTime=60", "PartitionName=debug Nodes=ALL")
+        nodes=2,
+        users=2,
+        conf_lines=("PartitionName=quantum Nodes=ALL MaxTime=60", "PartitionName=debug Nodes=ALL DefaultTime=60"),
     )
     options = SiteOptions(cluster, dict.fromkeys(BACKENDS, "FakeSherbrooke"), licenses=LICENSES)
     with Site(options) as started:

@@ -25,11 +25,11 @@ def test_a_batch_job_holds_a_session_while_it_runs_and_none_after(site: Site) ->
     assert not list(site.state_dir.glob(f"*/{job_id}")), "the record outlived the release"
 
 
-def test_the_session_lives_no_longer_than_the_job_may(site: Site) -> None:
-    """A lost session would end with the job's time limit, not hours later."""
+def test_the_session_lives_little_longer_than_the_job_may(site: Site) -> None:
+    """A lost session would end a minute after the job's time limit, not hours later."""
     job_id = site.cluster.sbatch("#!/bin/sh\ntrue\n", "--qpu=ibm_demo", "--time=7")
     site.cluster.wait_job_over(job_id)
-    assert site.emulator.sessions()[-1]["max_ttl"] == 7 * 60
+    assert site.emulator.sessions()[-1]["max_ttl"] == 7 * 60 + 60
 
 
 def test_two_qpus_are_acquired_in_parallel(site: Site) -> None:

@@ -23,14 +23,14 @@ FORGED = [
 
 @pytest.mark.parametrize("text", FORGED)
 def test_a_jobs_text_does_not_change_its_time_limit(site: Site, text: str) -> None:
-    """A job of one minute has a session of one minute."""
+    """A job of one minute has a session of one minute, and of the one by which it may outlive its job."""
     options = ["--qpu=ibm_demo", "--time=1", f"--job-name={text}", f"--comment={text}", "--output=forged.txt"]
     # Not through `scontrol show job`, as other tests.
     done = site.cluster.run_as_user(["sbatch", "--wait", *options], stdin=PRINT_ENVIRONMENT)
     output = (site.cluster.user.home / "forged.txt").read_text()
     assert done.returncode == 0, output
     assert environment_of(output)[TIMEOUT] == "60"
-    assert site.emulator.sessions()[-1]["max_ttl"] == 60
+    assert site.emulator.sessions()[-1]["max_ttl"] == 120
     site.cluster.wait_nodes_idle()
 
 
@@ -50,7 +50,7 @@ def test_a_job_whose_time_limit_nobody_tells_has_no_session(site: Site) -> None:
     output = site.cluster.job_output(job_id)
     sessions = site.emulator.sessions()[count:]
     if HOOKS_KNOW_TIMES.is_here:
-        assert (info.state, [session["max_ttl"] for session in sessions]) == ("COMPLETED", [60]), output
+        assert (info.state, [session["max_ttl"] for session in sessions]) == ("COMPLETED", [120]), output
     else:
         assert (info.state, sessions) == ("FAILED", [])
         assert f"job {job_id} has no QPU: Slurm did not tell the job's time limit within 3 s" in output

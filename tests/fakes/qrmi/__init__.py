@@ -9,7 +9,10 @@ import json
 import os
 import signal
 import time
+from logging import getLogger
 from pathlib import Path
+
+logger = getLogger("qrmi")  # as the real one
 
 
 class ResourceType:

@@ -84,7 +84,8 @@ def test_it_is_recorded_and_runs_apart_from_the_hook(folder, started):
     words = (proc / "cmdline").read_bytes().split(b"\0")
     assert words[-2] == b"job=12"
     assert (proc / "environ").read_bytes() == b"MALLOC_ARENA_MAX=2\0"
-    wanted = ["/dev/null", "/dev/null", "/dev/null", str(folder.broker_path), "socket", "socket"]
+    ours = [str(folder.broker_path), str(folder.path / "sessions")]
+    wanted = ["/dev/null", "/dev/null", "/dev/null", *ours, "socket", "socket"]
     ends_s = time.monotonic() + 10  # it closes Prolog's pipes once it has replied
     while (links := files_of(proc)) != wanted:
         assert time.monotonic() < ends_s, links

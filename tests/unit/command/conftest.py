@@ -60,7 +60,7 @@ def _answer(jobs, job_ids):
 def hold(site):
     """Return a function that writes the record of a job which holds a QPU."""
 
-    def write(job_id=12, state=State.ACQUIRED, token=f"{SECRET}-a", name="a", **changes):
+    def write(job_id=12, state=State.ACQUIRED, token=f"{SECRET}-a", name="a", job_ends_s=None, **changes):
         folder = site.folder(job_id)
         folder.create()
         environment = {f"{name}_{key}": value for key, value in COMPUTE_SERVICE.items()}
@@ -73,7 +73,7 @@ def hold(site):
             token=Secret(token) if token else None,
             **{"since_s": time.time() - 90, **changes},
         )
-        folder.write(Record("test", job_id, os.getuid(), "n1", "b", 0, time.time(), (held,)))
+        folder.write(Record("test", job_id, os.getuid(), "n1", "b", 0, time.time(), (held,), job_ends_s=job_ends_s))
         return folder
 
     return write

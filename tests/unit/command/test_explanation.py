@@ -13,7 +13,7 @@ from qrmi_slurm.slurm.admin_comment import Requeued
 from qrmi_slurm.slurm.job_details import Holder, JobDetails
 from qrmi_slurm.slurm.licenses import License
 from qrmi_slurm.state.exports import Exports
-from qrmi_slurm.state.record import Entry, Record, State
+from qrmi_slurm.state.record import Broker, Entry, Record, State
 
 # Noon, so that "today" does not end within a test.
 NOW_S = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
@@ -309,3 +309,43 @@ def test_users_text_cannot_move_the_cursor():
         )
         said = "".join((found.answer, *found.details, *found.qpus, found.job, found.state))
         assert "\n" not in said and "\x1b" not in said and "\u202e" not in said
+
+
+# --- sessions that end before their job ---------------------------------------------------------------------------
+
+
+def test_a_running_job_whose_session_has_ended():
+    found = explained(RUNS, record=record(name="a", ends_s=NOW_S - 60))
+    assert found.answer == "Job 12 runs with a until 12:10 at the latest, but the session on a has expired, at 11:59"
+    assert found.cause is Cause.EXPIRED
+    assert "user.md" in found.advice[0]
+
+
+def test_a_user_sees_it_by_what_prolog_told_the_tasks():
+    told = Exports(12, 0, True, (), {"QRMI_JOB_QPU_RESOURCES": "a,b"}, ends_s={"a": NOW_S - 60, "b": NOW_S + 9000})
+    found = explained(RUNS, told=told)
+    assert found.answer.endswith("but the session on a has expired, at 11:59")
+
+
+def test_with_a_broker_the_next_request_opens_another():
+    broker = Broker(1, 2, 3, 0, {}, "", NOW_S)
+    found = explained(RUNS, record=record(ends_s=NOW_S - 60)._replace(broker=broker))
+    assert found.advice == ("its next request opens a new one, through its credential broker",)
+
+
+@pytest.mark.parametrize(
+    ("ends_s", "job_end_s", "is_told"),
+    [(240, 600, True), (240, None, True), (310, 600, False), (240, 200, False), (-1, 600, False)],
+)
+def test_a_session_that_ends_soon_is_told_if_the_job_may_run_longer(ends_s, job_end_s, is_told):
+    job = replace(RUNS, end_s=None if job_end_s is None else int(NOW_S) + job_end_s)
+    found = explained(job, record=record(ends_s=NOW_S + ends_s))
+    said = ("its session on a ends at 12:04:00, in 4m00s, and the job may run longer",) if is_told else ()
+    assert found.details == said
+
+
+def test_what_slurm_lets_the_job_run_over_its_limit_counts():
+    job = replace(RUNS, end_s=int(NOW_S) + 200)
+    for over_s, is_told in ((0, False), (60, True)):
+        found = explained(job, record=record(ends_s=NOW_S + 240)._replace(over_s=over_s))
+        assert bool(found.details) is is_told

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 
 import pytest
 from doubles import COMPUTE_SERVICE, SECRET
@@ -243,7 +244,7 @@ def test_the_config_cannot_set_a_token_or_session(site, acquire_for, variable):
 @pytest.mark.parametrize(
     ("start", "end", "timeout", "ttl"),
     [
-        ("1000", "1300", "300", "300"),
+        ("1000", "1300", "300", "360"),
         ("1000", "101000", "100000", "28800"),
         ("1", "99999999999", "2147483647", "28800"),
     ],
@@ -255,6 +256,45 @@ def test_a_session_ends_with_the_job_at_the_latest(site, acquire_for, start, end
     [entry] = site.folder().read().entries
     assert entry.environment["a_QRMI_IBM_QCS_SESSION_MAX_TTL"] == ttl
     assert entry.expires_s == pytest.approx(entry.since_s + int(ttl), abs=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "conf", "ttl"),
+    [
+        ("--session-margin=0", "", "300"),
+        ("--session-margin=7.2", "", "308"),
+        ("--session-margin=0", "OverTimeLimit=2\n", "420"),
+        ("--session-margin=5", "OverTimeLimit=UNLIMITED\n", "28800"),
+    ],
+)
+def test_a_session_lives_as_long_as_slurm_lets_the_job_run_and_the_sites_margin(site, acquire_for, line, conf, ttl):
+    """So do the times of users, which have one cap; the tasks still learn the time limit itself."""
+    site.configure(line)
+    with site.slurm_conf.open("a") as file:
+        file.write(conf)
+    site.add("a").add("b")
+    result = acquire_for("a,b", SPANK_b_QRMI_IBM_QCS_SESSION_MAX_TTL="2147483647")
+    found = {entry.name: entry for entry in site.folder().read().entries}
+    assert found["a"].environment["a_QRMI_IBM_QCS_SESSION_MAX_TTL"] == ttl
+    assert found["b"].environment["b_QRMI_IBM_QCS_SESSION_MAX_TTL"] == ttl
+    assert found["a"].ends_s == found["a"].asked_s + int(ttl)
+    assert result.variables["a_QRMI_JOB_TIMEOUT_SECONDS"] == "300"
+    assert (result.notes == ()) is ("UNLIMITED" not in conf)
+
+
+def test_a_session_that_ends_before_the_job_is_announced_with_the_time(site, acquire_for):
+    """The site's own value, a user's, and the service's longest."""
+    site.add("a").add("b").add("c")
+    site.resources[0]["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "60"
+    site.write_config(json.dumps({"resources": site.resources}))
+    times = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "101000"}
+    notes = acquire_for("a,b,c", SPANK_b_QRMI_IBM_QCS_SESSION_MAX_TTL="90", **times).notes
+    ends = {entry.name: entry.ends_s for entry in site.folder().read().entries}
+    shown = {name: time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(ends_s)) for name, ends_s in ends.items()}
+    assert notes == tuple(
+        f"qrmi-slurm: the session on {name} ends at {shown[name]}, and the job may run longer" for name in "abc"
+    )
+    assert ends["c"] - ends["a"] == 28800 - 60
 
 
 def test_a_configured_session_lifetime_is_kept(site, acquire_for):
@@ -272,8 +312,8 @@ def test_a_users_session_lifetime_is_capped_for_qrmi_and_for_tasks(site, acquire
     times = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1300"}
     result = acquire_for("a", **times, **own, **{f"SPANK_{variable}": "2147483647"})
     [entry] = site.folder().read().entries
-    assert entry.environment[variable] == result.variables[variable] == "300"
-    assert result.variables["a_QRMI_SLURM_CAPPED_AT"] == "300"
+    assert entry.environment[variable] == result.variables[variable] == "360"
+    assert result.variables["a_QRMI_SLURM_CAPPED_AT"] == "360"
     assert entry.run_as_uid == (os.getuid() if own else None)
 
 

@@ -53,15 +53,16 @@ def test_what_prologs_environment_tells_is_not_asked(facts_of, asked):
     assert asked == []
 
 
-@pytest.mark.parametrize("told", [names.UNLIMITED_TIMEOUT_S, job_context.ENDLESS_S, None])
-def test_a_year_is_a_limit_only_if_slurmctld_says_so(facts_of, monkeypatch, told):
-    """To a hook a job without a limit ends after 365 days. If slurmctld does not answer, it has none."""
-    timeouts = []
-    monkeypatch.setattr(jobs, "times", lambda _job, _conf, timeout_s: timeouts.append(timeout_s) or Times(told))
+def test_a_year_is_no_limit_and_not_asked_about(facts_of, asked):
+    """A job without a limit ends after 365 days, whether Prolog's environment says so or slurmctld."""
     facts = facts_of(SLURM_JOB_START_TIME="1000", SLURM_JOB_END_TIME=str(1000 + job_context.ENDLESS_S))
-    for _ in range(2):
-        assert facts.time_limit_s() == (told or names.UNLIMITED_TIMEOUT_S)
-    assert timeouts == [5.0]
+    assert facts.time_limit_s() == names.UNLIMITED_TIMEOUT_S
+    assert asked == []
+
+
+def test_a_year_is_no_limit_where_slurmctld_says_it(facts_of, monkeypatch):
+    monkeypatch.setattr(jobs, "times", lambda *_: Times(job_context.ENDLESS_S))
+    assert facts_of(**UNTOLD).time_limit_s() == names.UNLIMITED_TIMEOUT_S
 
 
 def test_what_it_does_not_tell_is_asked_once(facts_of, asked):

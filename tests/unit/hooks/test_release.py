@@ -288,3 +288,16 @@ def test_a_qpu_that_a_living_job_holds_is_never_given_up(site, run):
     held = entry(site, "a")._replace(run_as_uid=os.getuid(), expires_s=time.time() - 1)
     left = run(held, which=lambda _entry: False)
     assert [kept.name for kept in left.entries] == ["a"]
+
+
+@pytest.mark.parametrize("word", ["", "gone"])
+@pytest.mark.parametrize(("ends_in_s", "held_s"), [(-50, 250), (50, 300)], ids=["expired", "open"])
+def test_a_session_that_has_ended_by_itself_is_held_no_longer_than_that(site, run, word, ends_in_s, held_s):
+    """A job may have gone on for hours since, before Epilog confirms that it is closed."""
+    now_s = time.time()
+    begun_s = now_s - 300
+    held = entry(site, "a", release=word, expires_s=now_s + 900)
+    assert run(held._replace(ends_s=now_s + ends_in_s, asked_s=begun_s, acquired_s=begun_s)) is None
+    [file] = site.state_dir.glob("*/.accounting/*.jsonl")
+    [line] = file.read_text().splitlines()
+    assert json.loads(line)["held_s"] == pytest.approx(held_s, abs=20)

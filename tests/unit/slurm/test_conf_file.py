@@ -28,6 +28,37 @@ def test_the_last_value_of_a_setting_counts(conf, text, value):
     assert conf_file.cluster_name(conf) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 0),
+        ("OverTimeLimit=5\n", 300),
+        ("overtimelimit = unlimited\n", 2**31 - 1),
+        ("OverTimeLimit=INFINITE\n", 2**31 - 1),
+        ("OverTimeLimit=5\nPartitionName=p Nodes=ALL\n", 300),
+        ("OverTimeLimit=5\nPartitionName=p Nodes=ALL OverTimeLimit=0\n", 0),
+        ('OverTimeLimit=5\npartitionname="p" overtimelimit=2 \\\n State=UP\n', 120),
+        ("PartitionName=DEFAULT OverTimeLimit=3\nPartitionName=p\n", 180),
+        ("PartitionName=p\nPartitionName=DEFAULT OverTimeLimit=3\n", 0),
+        ("PartitionName=P OverTimeLimit=3\nPartitionName=q OverTimeLimit=4\n", 0),
+        ("OverTimeLimit=-1\n", 0),
+        ("OverTimeLimit=999999\n", 0),
+        ("OverTimeLimit=\n", 0),
+        ("Include more.conf\n", 420),
+    ],
+)
+def test_how_much_longer_than_its_limit_a_job_may_run(conf, text, seconds):
+    """The partition's value goes first; what precedes a partition's line as DEFAULT is its default."""
+    (conf.parent / "more.conf").write_text("OverTimeLimit=7\n")
+    conf.write_text(text)
+    assert conf_file.over_time_limit_s(conf, "p") == seconds
+
+
+def test_where_the_partition_is_unknown_the_sites_value_counts(conf):
+    conf.write_text("OverTimeLimit=5\nPartitionName=p OverTimeLimit=9\n")
+    assert conf_file.over_time_limit_s(conf, None) == 300
+
+
 def test_a_missing_file_counts_as_empty(conf):
     assert conf_file.setting(conf, "ClusterName") is None
     assert conf_file.lines(conf) == []

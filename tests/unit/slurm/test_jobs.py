@@ -143,12 +143,12 @@ SQUEUE = """\
 echo "$*" >> {folder}/asked
 for word; do
     case $word in
-        --jobs=7) echo ' 7 RUNNING 1 1000 1010'; exit ;;
-        --jobs=8) printf ' 8 COMPLETED 0 1 2\\n 18 RUNNING 0 1 2\\n junk\\n'; exit ;;
+        --jobs=7) echo ' 7 RUNNING 1 1000 1010 1310'; exit ;;
+        --jobs=8) printf ' 8 COMPLETED 0 1 2 3\\n 18 RUNNING 0 1 2 3\\n junk\\n'; exit ;;
         --jobs=*) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1 ;;
     esac
 done
-printf ' 7 RUNNING 1 1000 1010\\n 8 COMPLETED 0 1 N/A\\n'
+printf ' 7 RUNNING 1 1000 1010 1310\\n 8 COMPLETED 0 1 N/A N/A\\n'
 """
 
 

@@ -18,7 +18,8 @@
  *   batch_step        the step is that of a batch script
  *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
- *   cluster NAME      ClusterName in slurm.conf
+ *   slurm_conf PATH   SLURM_CONF in the environment of slurmstepd
+ *   version           prints the plugin's version
  *   dump              prints the job-control, step and process environment
  *   exit              slurm_spank_exit
  *
@@ -50,9 +51,6 @@ struct table {
 	char *entry[TABLE_SIZE];
 	size_t count;
 };
-
-/* Slurm's configuration, as all its programs have it. */
-slurm_conf_t slurm_conf;
 
 static spank_context_t context;
 static struct spank_handle handle;
@@ -147,6 +145,14 @@ const char *spank_strerror(spank_err_t err)
 {
 	(void)err;
 	return "fake error";
+}
+
+/* The number of the release is in the environment, since the plugin asks when it is loaded. */
+long slurm_api_version(void)
+{
+	const char *number = getenv("FAKE_API_VERSION");
+
+	return (number != NULL ? atol(number) : 38) << 16;
 }
 
 spank_context_t spank_context(void)
@@ -379,9 +385,12 @@ static void run(void *plugin, const char *word, const char *argument)
 		*value++ = '\0';
 		table_set(&step, entry, value);
 		free(entry);
-	} else if (strcmp(word, "cluster") == 0) {
-		free(slurm_conf.cluster_name);
-		slurm_conf.cluster_name = strdup(argument);
+	} else if (strcmp(word, "slurm_conf") == 0) {
+		setenv("SLURM_CONF", argument, 1);
+	} else if (strcmp(word, "version") == 0) {
+		const unsigned int *version = dlsym(plugin, "plugin_version");
+
+		printf("version %x\n", version != NULL ? *version : 0);
 	} else if (strcmp(word, "dump") == 0) {
 		dump();
 	} else if (strcmp(word, "exit") == 0) {
@@ -415,7 +424,6 @@ int main(int argc, char **argv)
 	}
 	free(line);
 	free(found);
-	free(slurm_conf.cluster_name);
 	table_clear(&job_control);
 	table_clear(&step);
 	return dlclose(plugin) == 0 ? 0 : 2;
