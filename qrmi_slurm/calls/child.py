@@ -20,7 +20,6 @@ from qrmi_slurm.calls import confinement
 from qrmi_slurm.calls.installed import import_qrmi, installed_type, known_members
 from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.config.resource_types import describe, matching_member
-from qrmi_slurm.config.slurm_section import AUTO_CAPACITY
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, SLURM_JOB_GID, SLURM_JOB_USER, of_resource
 from qrmi_slurm.secret import Secret
@@ -352,6 +351,8 @@ def _capacity_of(status: Any) -> list[Any] | None:
 
 
 def _is_number_of_slots(value: Any) -> bool:
+    from qrmi_slurm.config.slurm_section import AUTO_CAPACITY  # only where a service tells its slots
+
     return type(value) is int and 0 <= value <= AUTO_CAPACITY
 
 
