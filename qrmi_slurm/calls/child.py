@@ -351,7 +351,7 @@ def _capacity_of(status: Any) -> list[Any] | None:
 
 
 def _is_number_of_slots(value: Any) -> bool:
-    from qrmi_slurm.config.slurm_section import AUTO_CAPACITY  # only where a capacity follows the service
+    from qrmi_slurm.config.slurm_section import AUTO_CAPACITY  # only where a service tells its slots
 
     return type(value) is int and 0 <= value <= AUTO_CAPACITY
 

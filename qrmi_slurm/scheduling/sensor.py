@@ -237,6 +237,8 @@ class _Run:
 
     def _set_capacity(self, license: License, capacity: int, found: Reservations) -> None:
         count = max(0, license.total - capacity)
+        if license.name in found.outages and count not in [one.count for one in found.less.get(license.name, ())]:
+            return  # none can be had, and Slurm would take no further reservation; the run after it is back does this
         text = f"the service has {capacity} of {license.total}"
         if self._keep_back(license.name, count, found, text):
             self._capacities.append(CapacityChange(license.name, min(capacity, license.total)))

@@ -81,7 +81,6 @@ def test_a_task_sees_the_whole_table_and_nothing_else(site: Site, services: Serv
     ("limit", "seconds"),
     [
         (["--time=UNLIMITED"], UNLIMITED_S),
-        ([], UNLIMITED_S),
         (["--time=3-04:05"], str(((3 * 24 + 4) * 60 + 5) * 60)),
         (["--time=365-00:00:00"], UNLIMITED_S),
         (["--time=364-23:59:00"], str(365 * 24 * 3600 - 60)),

@@ -354,6 +354,21 @@ def test_another_number_is_reserved_before_the_former_is_let_go(following, slurm
     ]
 
 
+def test_a_drained_qpu_gets_its_new_number_when_it_is_back(following, slurm, sense, run):
+    """Slurm takes no reservation beside one of all licenses; the former number is still renewed."""
+    following("[3, 3]")
+    sense()
+    assert run("drain", "a", "--reason", "x")[0] == 0
+    slurm.now_s -= 13 * 3600
+    sense()
+    assert slurm.changes[-1] == "update ReservationName=qpu_less_qpu_a EndTime=now+1440minutes"
+    slurm.now_s += 13 * 3600
+    following("[1, 1]")
+    assert sense()["capacities"] == []
+    assert run("resume", "a")[0] == 0
+    assert sense()["capacities"] == [{"license": "qpu_a", "capacity": 1}]
+
+
 def test_a_run_that_ended_in_between_is_tidied_up(following, slurm, sense):
     following("[3, 3]")
     sense()
