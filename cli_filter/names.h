@@ -39,6 +39,17 @@
 /* Up to 24.11 steps of `srun --jobid=N` from outside of the job do not have it. */
 #define CLUSTER_NAME "SLURM_CLUSTER_NAME"
 
+/* The job for which this plugin has run TaskProlog in this step: where slurm.conf names it too, it has nothing to do then. A
+ * user who sets it themselves has a job without QPUs. */
+#define TASK_PROLOG_RAN "QRMI_SLURM_TASK_PROLOG"
+
+/* For a TaskProlog that this plugin runs: the descriptor with the step's environment, and its time in seconds. */
+#define ENVIRONMENT_FD "QRMI_SLURM_ENVIRONMENT_FD"
+#define TIME_LIMIT "QRMI_SLURM_TIME_LIMIT"
+
+/* The job whose QPUs an environment has, as QRMI's programs read it. */
+#define OUTER_JOB_ID "QRMI_JOB_ID"
+
 /* Fingerprints of the site's values that a task was given, so that they are not taken for the user's own. */
 #define GIVEN "QRMI_SLURM_GIVEN"
 

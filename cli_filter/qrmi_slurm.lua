@@ -34,6 +34,7 @@
 --   access rules                who may use a QPU
 --   choices                     terms that leave the QPU open: their candidates, and which one the job gets
 --   licenses                    the job's license list
+--   slots                       the job's share of a QPU that is shared by slots
 --   markers                     what a choice leaves in the job's AdminComment
 --   submission                  job_submit
 --   changes                     job_modify
@@ -426,6 +427,7 @@ local function is_shelf(shelf, rules)
         and (shelf.rule == nil or is_rule(rules[shelf.rule]))
         and (shelf.licenses == nil or is_string(shelf.licenses))
         and (shelf.notice == nil or is_string(shelf.notice))
+        and (shelf.slots == nil or is_string(shelf.slots))
 end
 
 -- Put a shelf's QPUs into the index, in which each QPU is a number.
@@ -444,6 +446,9 @@ local function add_shelf(found, shelf)
         found.by_license[license] = found.by_license[license] or number
     end
     found.has_dynamic = found.has_dynamic or shelf.dynamic
+    if shelf.slots then
+        found.of_slots[shelf.slots] = true
+    end
     -- QPUs without a license come first, since a choice that includes one needs none; those out of service last.
     local place = not shelf.licenses and 1 or shelf.notice and 3 or 2
     table.insert(found.shelves[place], shelf)
@@ -467,7 +472,7 @@ local function parse_catalogue(text, path)
             return nil, path .. " is not a catalogue of qrmi-slurm"
         end
     end
-    local found = { names = {}, by_name = {}, shelf_of = {}, licenses = {}, by_license = {} }
+    local found = { names = {}, by_name = {}, shelf_of = {}, licenses = {}, by_license = {}, of_slots = {} }
     found.shelves = { {}, {}, {} }
     found.types, found.groups, found.rules, found.shared = value.types, value.groups, value.rules, value.shared
     found.known = is_string(value.known) and value.known or ""
@@ -1377,6 +1382,72 @@ local function join_licenses(others, needed, catalogue)
     return text
 end
 
+-- --- slots --------------------------------------------------------------------------------------------------
+--
+-- A QPU may be shared by slots, of which a job has as many as it asks for of a license, with --licenses.
+
+-- The licenses of slots that a list asks for, in which each counts. One that is only asked for among others (`a|b`)
+-- counts as well: Prolog sees which one the job got.
+local function slots_in(text, catalogue)
+    local found = {}
+    if next(catalogue.of_slots) and #text <= MAX_FIELD_BYTES then
+        for word in text:gmatch("[^,;|]+") do
+            local name, count = word:match("^[ \t]*([^:=( \t]*)[:=]?(%d*)")
+            if catalogue.of_slots[name] and (count == "" or tonumber(count) > 0) then
+                found[name] = true
+            end
+        end
+    end
+    return found
+end
+
+-- The sentence for a component that Slurm gives no licenses.
+local function first_component_only(qpus)
+    local sentence = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=%s there"
+    return string.format(sentence, printable(qpus))
+end
+
+-- Why a job that has asked for these slots may not have a QPU; nil if it may.
+local function slots_fault(number, asked, catalogue, is_further)
+    local license = catalogue.shelf_of[number].slots
+    if not license or asked[license] then
+        return nil
+    elseif is_further then
+        return first_component_only(catalogue.names[number])
+    end
+    local sentence = "%s is shared by slots, and this job has none: ask for some with --licenses=%s:NUMBER"
+    return string.format(sentence, printable(catalogue.names[number]), license)
+end
+
+-- Refuse QPUs for which the job has no slots, and drop them from the candidates of choices.
+--
+-- is_further: whether the job is a component that Slurm gives no licenses.
+local function check_slots(named, slots, licenses, catalogue, is_further)
+    if not next(catalogue.of_slots) then
+        return
+    end
+    local asked, reasons = slots_in(licenses, catalogue), {}
+    for _, number in ipairs(named) do
+        reasons[#reasons + 1] = slots_fault(number, asked, catalogue, is_further)
+    end
+    for _, slot in ipairs(slots) do
+        local kept, faults = {}, {}
+        for _, number in ipairs(slot.candidates) do
+            local fault = slots_fault(number, asked, catalogue, is_further)
+            local list = fault and faults or kept
+            list[#list + 1] = fault or number
+        end
+        for _, fault in ipairs(#kept == 0 and faults or {}) do
+            reasons[#reasons + 1] = fault
+        end
+        slot.candidates = kept
+    end
+    if #reasons > 0 then
+        local told = table.concat(reasons, "; ", 1, math.min(#reasons, MAX_NAMES))
+        refuse_licenses("%s", told .. (#reasons > MAX_NAMES and "; ..." or ""))
+    end
+end
+
 -- --- markers -----------------------------------------------------------------------------------------------
 --
 -- A word in a job's AdminComment for each choice: the licenses it may be moved between, for `qrmi-slurm sensor`.
@@ -1465,14 +1536,14 @@ end
 local function submit(job_desc, part_list, selection)
     local catalogue = usable_catalogue()
     local named, slots = resolve(selection, catalogue, person_of(job_desc, nil, part_list))
+    local asked = job_desc.licenses or ""
+    check_slots(named, slots, asked, catalogue, is_further_component(job_desc))
     choose(slots, catalogue)
     local needed = count_licenses(named, catalogue)
     local markers = add_chosen(needed, slots, catalogue)
-    local asked = job_desc.licenses or ""
     local licenses = join_licenses(other_licenses(asked, needed, catalogue), needed, catalogue)
     if #needed.names > 0 and is_further_component(job_desc) then
-        local sentence = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu=%s there"
-        refuse(string.format(sentence, printable(selection)))
+        refuse(first_component_only(selection))
     end
     if licenses ~= asked then
         job_desc.licenses = licenses
@@ -1626,6 +1697,9 @@ local function modify_waiting(job_desc, job_rec, part_list, selection)
         others, asked = split_licenses(job_desc.licenses, catalogue)
     end
     local _, markers = split_comment(job_rec.admin_comment or "")
+    if job_desc.licenses ~= nil then
+        check_slots(named, {}, job_desc.licenses, catalogue, false)
+    end
     local needed = needed_after(named, slots, markers, asked, had, catalogue, person)
     local licenses = join_licenses(others, needed, catalogue)
     if licenses ~= (job_desc.licenses or job_rec.licenses or "") then
@@ -1638,8 +1712,10 @@ local function modify_running(job_desc, job_rec, modify_uid)
     if job_desc.licenses == nil or modify_uid ~= job_rec.user_id or modify_uid == 0 then
         return
     end
-    local _, had = split_licenses(job_rec.licenses or "", usable_catalogue())
-    if #had > 0 and job_desc.licenses ~= job_rec.licenses then
+    local catalogue = usable_catalogue()
+    local _, had = split_licenses(job_rec.licenses or "", catalogue)
+    local has_slots = next(slots_in(job_rec.licenses or "", catalogue)) ~= nil
+    if (#had > 0 or has_slots) and job_desc.licenses ~= job_rec.licenses then
         refuse_licenses("a running job keeps the licenses of its QPUs")
     end
 end

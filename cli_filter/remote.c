@@ -12,11 +12,15 @@
 
 #include "names.h"
 #include "selection.h"
+#include "settings.h"
+#include "task_prolog.h"
 #include "text.h"
 
 /* The hooks use the same default. */
 #define STATE_DIR_OPTION "--state-dir="
 #define STATE_DIR_DEFAULT "/var/spool/qrmi-slurm"
+
+#define TASK_PROLOG_OPTION "--task-prolog="
 
 /* File in the job's folder that holds the ids of the array and the task, as 10_2. The accounting reads it, since no hook
  * is told these ids. */
@@ -30,19 +34,18 @@
  * (MAX_HET_JOB_COMPONENTS in slurm.h). With a longer one, the option that Slurm sent counts. */
 #define HET_SELECTIONS_MAX_BYTES 32768U
 
-/* Slurm's configuration (src/common/read_config.h), which all its programs have; weak, because a missing symbol would
- * keep the plugin from being loaded. */
-extern slurm_conf_t slurm_conf __attribute__((weak));
-
 /* --qpu of this step. */
 static struct selection of_step;
 
 int spank_qrmi_remote_option(const char *value)
 {
-	/* sbatch, salloc and srun have checked the value; somebody else's program has not. Slurm logs the refusal and starts
-	 * the step. */
-	if (selection_fault(value) != NULL)
-		return ESPANK_BAD_ARG;
+	const char *fault = selection_fault(value);
+
+	/* sbatch, salloc and srun have checked the value; somebody else's program has not. The step goes on without. */
+	if (fault != NULL) {
+		slurm_error(LOG ": --qpu %s.", fault);
+		return ESPANK_SUCCESS;
+	}
 	selection_set(&of_step, value);
 	slurm_debug(LOG ": --qpu=[%s]", of_step.names);
 	return ESPANK_SUCCESS;
@@ -88,6 +91,14 @@ static bool is_set(spank_t sp, const char *name)
 	const spank_err_t rc = spank_getenv(sp, name, text, (int)sizeof text);
 
 	return rc == ESPANK_SUCCESS || rc == ESPANK_NOSPACE;
+}
+
+static bool is_filled(spank_t sp, const char *name)
+{
+	char text[2];
+	const spank_err_t rc = spank_getenv(sp, name, text, (int)sizeof text);
+
+	return rc == ESPANK_NOSPACE || (rc == ESPANK_SUCCESS && text[0] != '\0');
 }
 
 /*
@@ -139,19 +150,20 @@ static bool is_attached(spank_t sp, uint32_t job_id)
 	return true;
 }
 
-/* This cluster's name: the step's environment may have none, or another one's. */
-static const char *cluster_name(void)
-{
-	return &slurm_conf != NULL ? slurm_conf.cluster_name : NULL;
-}
-
-/* --state-dir of the plugin's line. The hooks refuse a line that has it twice. */
-static const char *state_dir(int ac, char *argv[])
+/* An option of the plugin's line; NULL if it is not there. The hooks refuse a line that has one twice. */
+static const char *option(int ac, char *argv[], const char *name)
 {
 	for (int i = 0; i < ac; i++)
-		if (starts_with(argv[i], STATE_DIR_OPTION))
-			return argv[i] + strlen(STATE_DIR_OPTION);
-	return STATE_DIR_DEFAULT;
+		if (starts_with(argv[i], name))
+			return argv[i] + strlen(name);
+	return NULL;
+}
+
+static const char *state_dir(int ac, char *argv[])
+{
+	const char *given = option(ac, argv, STATE_DIR_OPTION);
+
+	return given != NULL ? given : STATE_DIR_DEFAULT;
 }
 
 /*
@@ -190,10 +202,44 @@ static void spank_qrmi_remote_array(spank_t sp, const char *dir)
 	close(fd);
 }
 
+/* Whether Prolog has left a folder for the job; without one nothing was acquired. */
+static bool has_folder(const char *dir, uint32_t job_id)
+{
+	static char path[4096];
+	const int length = snprintf(path, sizeof path, "%s/%s/%u", dir, settings_cluster_name(), job_id);
+
+	return settings_cluster_name() != NULL && length > 0 && (size_t)length < sizeof path && access(path, F_OK) == 0;
+}
+
+/* Runs TaskProlog, if the plugin's line says so, in a step of which its environment says that there is something to do. */
+static void spank_qrmi_remote_task_prolog(spank_t sp, struct step step, bool is_untold, const char *dir)
+{
+	char text[sizeof "4294967295"];
+	uint32_t step_id;
+
+	spank_unsetenv(sp, TASK_PROLOG_RAN);
+	if (step.program == NULL || spank_get_item(sp, S_JOB_STEPID, &step_id) != ESPANK_SUCCESS ||
+	    step_id == SLURM_EXTERN_CONT)
+		return;
+	step.has_qpus = of_step.given || is_filled(sp, JOB_SELECTION_IN_TASKS) ||
+			(is_untold && has_folder(dir, step.job_id));
+	if (!step.has_qpus) {
+		spank_unsetenv(sp, STEP_JOB_ID);
+		spank_unsetenv(sp, STATE_DIR);
+		if (!is_set(sp, OUTER_JOB_ID))
+			return;
+	}
+	task_prolog_run(sp, &step);
+	if (!step.has_qpus)
+		return;
+	snprintf(text, sizeof text, "%u", step.job_id);
+	spank_setenv(sp, TASK_PROLOG_RAN, text, 1);
+}
+
 int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
 {
 	char text[sizeof "4294967295"];
-	uint32_t job_id;
+	uint32_t job_id = 0;
 	bool is_untold = false;
 
 	if (spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS) {
@@ -215,11 +261,13 @@ int spank_qrmi_remote_init_post_opt(spank_t sp, int ac, char *argv[])
 		spank_setenv(sp, STEP_JOB_ID, text, 1);
 	}
 	if (of_step.given || is_untold) {
-		if (cluster_name() != NULL)
-			spank_setenv(sp, CLUSTER_NAME, cluster_name(), 1);
+		if (settings_cluster_name() != NULL)
+			spank_setenv(sp, CLUSTER_NAME, settings_cluster_name(), 1);
 		spank_setenv(sp, STATE_DIR, state_dir(ac, argv), 1);
 	}
 	if (of_step.given)
 		spank_qrmi_remote_array(sp, state_dir(ac, argv));
+	spank_qrmi_remote_task_prolog(sp, (struct step){ .job_id = job_id, .program = option(ac, argv, TASK_PROLOG_OPTION) },
+				      is_untold, state_dir(ac, argv));
 	return ESPANK_SUCCESS;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* In slurmstepd, as root: tells a step's tasks their selection, and records the ids of a job array. */
+/* In slurmstepd, as root: tells a step's tasks their selection, records the ids of a job array, and runs TaskProlog where
+ * the plugin's line has --task-prolog. */
 #ifndef SPANK_QRMI_REMOTE_H
 #define SPANK_QRMI_REMOTE_H
 

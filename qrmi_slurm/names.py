@@ -40,6 +40,11 @@ QRMI_SLURM_QPU = "QRMI_SLURM_QPU"  # task: the step's selection, set by the stub
 QRMI_SLURM_CHOICES = "QRMI_SLURM_CHOICES"  # task: the QPU chosen for each term of --qpu, `TERM=NAME,...`
 QRMI_SLURM_STATE_DIR = "QRMI_SLURM_STATE_DIR"  # task: --state-dir, set by the stub for scripts/task_prolog.py
 
+# Task: the job for which the stub has run TaskProlog, so that Slurm's TaskProlog= has nothing to do.
+QRMI_SLURM_TASK_PROLOG = "QRMI_SLURM_TASK_PROLOG"
+# Only for a TaskProlog that the stub runs: how long it waits for it, in seconds.
+QRMI_SLURM_TIME_LIMIT = "QRMI_SLURM_TIME_LIMIT"
+
 QRMI_SLURM_BROKER = "QRMI_SLURM_BROKER"  # task: the node on whose loopback the credential broker listens
 
 # Task, with the resource's name in front: the number of seconds to which a value of the user's was capped for this job.
@@ -70,6 +75,7 @@ JOB_PREFIX = "QRMI_JOB_"  # only the suite sets these: values of users or surrou
 SLURM_PREFIX = "QRMI_SLURM_"  # the same, for marks of ours that QRMI does not read
 ACQUISITION_TOKEN = "QRMI_JOB_ACQUISITION_TOKEN"  # noqa: S105 (the name of a variable)
 TIMEOUT_SECONDS = "QRMI_JOB_TIMEOUT_SECONDS"
+QPU_SLOTS = "QRMI_JOB_QPU_SLOTS"  # only where a license counts them; QRMI's acquire also gets it without the name
 
 # Stands for UNLIMITED: QRMI parses it as i32 in one client and u64 in another; the largest i32 fits both.
 UNLIMITED_TIMEOUT_S = 2**31 - 1

@@ -35,7 +35,7 @@ def is_one_line(text: str) -> bool:
 
 def is_plain(text: str) -> bool:
     """Tell whether `text` is one line that an environment variable can hold: without lone surrogates (JSON escapes)."""
-    return is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isprintable() or (is_one_line(text) and not any("\ud800" <= char <= "\udfff" for char in text))
 
 
 def printable(text: str, max_chars: int = 200) -> str:

@@ -8,6 +8,13 @@ self=$0
 # Not exec: this script must exit 0 even if Python fails, since any other status drains the node. This shell may drop
 # variables with invalid names (of a QPU called ibm-x): Python reads them from this process.
 python=${self%/*}/python3
+# Of many at once, most wait here for a while (hooks/turnstile.py). Then, or whatever fails here, Python goes on.
+releases='' wait='' room=/run/qrmi-slurm/$SLURM_CLUSTER_NAME/$SLURMD_NODENAME
+read -r _ _ _ releases wait 2>/dev/null <"$room/lanes"
+case $releases:$wait:$SLURM_JOB_UID:$SLURM_JOB_ID in
+    :* | 0* | *::* | *: | *[!0-9:]*) ;;
+    *) command exec 9>>"$room/release-$SLURM_JOB_UID.$((SLURM_JOB_ID % releases))" && /usr/bin/flock -w "$wait" 9 ;;
+esac 2>/dev/null
 # Where it fails, it starts once more and leaves word of that.
 "$python" -I -X utf8 "$self" "$$" || "$python" -I -X utf8 "$self" "$$" "$?" ||
     echo "qrmi-slurm-epilog: error: exit status $?: $python"
@@ -20,14 +27,22 @@ import sys
 
 gc.disable()  # it would run 20 times while modules load; the process is short-lived
 
+from qrmi_slurm import stand_ins  # noqa: E402
+
+stand_ins.install()
+
 from qrmi_slurm.hooks import watchdog  # noqa: E402
 
 failed = sys.argv[2:]  # how the first Python ended, in the second
 watchdog.start(watchdog.LAST_WORDS_S if failed else watchdog.START_S)
 
+from qrmi_slurm import processes  # noqa: E402
 from qrmi_slurm.hooks import epilog  # noqa: E402
 from qrmi_slurm.slurm import environ  # noqa: E402
 
-environment = environ.of_process(int(sys.argv[1]))
+shell = int(sys.argv[1])
+environment = environ.of_process(shell)
 # Exit at once: unloading modules costs 5 ms, and the hook has already flushed and closed its files.
-os._exit(epilog.last_words(environment, int(failed[0])) if failed else epilog.epilog(environment))
+if failed:
+    os._exit(epilog.last_words(environment, int(failed[0])))
+os._exit(epilog.epilog(environment, processes.age_s(shell)))

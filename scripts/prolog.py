@@ -10,7 +10,7 @@ self=$0
 python=${self%/*}/python3
 # Of many at once, most wait here, and are no Pythons yet (hooks/turnstile.py). Whatever fails here, Python goes on.
 lanes='' wait='' more='' room=/run/qrmi-slurm/$SLURM_CLUSTER_NAME/$SLURMD_NODENAME
-read -r lanes wait more 2>/dev/null <"$room/lanes"
+read -r lanes wait more _ 2>/dev/null <"$room/lanes"
 case $lanes:$wait:$more:$SLURM_JOB_UID:$SLURM_JOB_ID in
     :* | 0* | *::* | *: | *[!0-9:]*) ;;
     *)
@@ -32,6 +32,10 @@ import os
 import sys
 
 gc.disable()  # it would run 20 times while modules load; the process is short-lived
+
+from qrmi_slurm import stand_ins  # noqa: E402
+
+stand_ins.install()
 
 from qrmi_slurm.hooks import watchdog  # noqa: E402
 

@@ -53,6 +53,10 @@ _OF_QPU: Final[Mapping[str, str]] = {
     "<VARIABLE>": "each variable of the resource's `environment`, and the user's own: see below for how they merge",
     names.ACQUISITION_TOKEN: "the token that QRMI's acquire call returned",
     names.TIMEOUT_SECONDS: "the job's time limit in seconds; {unlimited} if it has none",
+    names.QPU_SLOTS: (
+        "how many slots of the QPU the job has, only where it is "
+        "[shared by slots](scheduling.md#sharing-a-qpu-by-slots)"
+    ),
 }
 _MARKS: Final[Mapping[str, str]] = {
     names.QRMI_SLURM_QPU: "the step's `--qpu`",
@@ -72,9 +76,12 @@ _MARKS: Final[Mapping[str, str]] = {
     ),
     names.QRMI_SLURM_RUST_LOG: "the level that qrmi-slurm set, to distinguish it from the user's own",
     names.QRMI_SLURM_STATE_DIR: "where TaskProlog finds the job's exports",
+    names.QRMI_SLURM_TASK_PROLOG: "the job for which the plugin has run TaskProlog (`--task-prolog`)",
 }
 # The stub, which is written in C, sets these in slurmstepd; this module cannot run it.
-_STUBS: Final = frozenset({names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR})
+_STUBS: Final = frozenset(
+    {names.QRMI_SLURM_QPU, names.QRMI_SLURM_JOB_ID, names.QRMI_SLURM_STATE_DIR, names.QRMI_SLURM_TASK_PROLOG}
+)
 # The example's job has no broker, and its user has set nothing.
 _NOT_IN_THE_EXAMPLE: Final = frozenset({names.QRMI_SLURM_BROKER, names.QRMI_SLURM_CAPPED_AT})
 _SRUN_VERBOSITY: Final = {"--quiet": 2, "": 3, "-v": 4, "-vv": 5}
@@ -248,7 +255,7 @@ def _exported_by_the_hooks() -> set[str]:
         config.write_text(json.dumps({"resources": [{"name": _QPU, "type": _TYPE, "environment": site}]}))
         (folder / "slurm.conf").touch()
         (folder / "plugstack.conf").write_text(f"optional spank_qrmi.so {config} --state-dir={folder}/state\n")
-        options = SiteOptions(config, folder / "state", env={_SITES_OWN: "value"})
+        options = SiteOptions(config, folder / "state", env={_SITES_OWN: "value"}, slots_licenses={_QPU: "slots"})
         selected = f"{_QPU[:-1]}*"
         hooks = {
             names.SLURM_CONF: str(folder / "slurm.conf"),
@@ -258,6 +265,7 @@ def _exported_by_the_hooks() -> set[str]:
             names.SLURM_JOB_START_TIME: "1000",
             names.SLURM_JOB_END_TIME: str(1000 + _TIME_LIMIT_S),
             names.SPANK_QRMI_QPU: selected,
+            names.SLURM_JOB_LICENSES: "slots:1",
         }
         job = job_context.of_job(hooks)
         place = JobFolder(options.state_dir, job.cluster, job.job_id)
@@ -303,6 +311,6 @@ def _require_all(exported: set[str]) -> None:
     if exported != described:
         raise LookupError(f"docs/made/environment.py and the hooks differ in {sorted(exported ^ described)}")
     marks = {value for value in vars(names).values() if isinstance(value, str) and value.startswith(names.SLURM_PREFIX)}
-    marks.remove(names.SLURM_PREFIX)
+    marks -= {names.SLURM_PREFIX, names.QRMI_SLURM_TIME_LIMIT}  # no task sees the second one
     if marks != _MARKS.keys():
         raise LookupError(f"docs/made/environment.py and names.py differ in {sorted(marks ^ _MARKS.keys())}")

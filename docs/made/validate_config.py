@@ -46,7 +46,8 @@ def diagnose(rule: Rule) -> Diagnosis:
     with _conditions(rule):
         path = example_of(rule)
         members = OLDER_MEMBERS if rule.code == "QS308" else _MEMBERS
-        found = validate.validate_file(path, members)
+        slots_licenses = {"ibm_qebec": "quebec_slots"} if rule.code == "QS314" else {}
+        found = validate.validate_file(path, members, slots_licenses)
     return Diagnosis("qrmi_config.json", found.resources, found.findings)
 
 

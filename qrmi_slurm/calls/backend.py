@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 from qrmi_slurm import processes
 from qrmi_slurm.calls import ca_bundle, child
 from qrmi_slurm.calls.installed import import_qrmi
-from qrmi_slurm.calls.places import AT_ONCE, SLOW_S, WORK, Node, Service, Turns, service_of
-from qrmi_slurm.calls.protocol import Answer, Availability, Call, Verdict
+from qrmi_slurm.calls.places import AT_ONCE, WORK, Node, Service, Turns, service_of
+from qrmi_slurm.calls.protocol import Answer, Availability, Call, Capacity, Verdict
 from qrmi_slurm.config.resource_types import describe
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.secret import Secret
@@ -121,13 +121,14 @@ def run(
     reaper = _Reaper()
     left_s = timeout_s
     least_s = min(_LEAST_S, timeout_s / 2)
-    slow_s = time.monotonic() + SLOW_S
+    began_s = None
     look_s = _LOOK_AGAIN_S
     try:
         while left_s > 0:
             may_begin = left_s >= least_s
             while may_begin and (number := turns.next()) is not None:
                 call, look_s = calls[number], _LOOK_AGAIN_S
+                began_s = began_s or time.monotonic()
                 try:
                     may_be_late = on_late is not None and _may_have_opened(call)
                     children.append(_start(number, call, ca_variables, left_s, may_be_late=may_be_late))
@@ -142,11 +143,10 @@ def run(
             if may_begin and turns.needs_place:
                 wait_s = min(wait_s, look_s)
                 look_s = min(2 * look_s, _LAST_LOOK_S)
-            if WORK.is_at_work:  # one that only waits makes room for others
-                wait_s = min(wait_s, max(slow_s - time.monotonic(), 0.0))
+            # One that only waits for a service makes room for others; one that waits for a place of theirs does not.
+            if WORK.is_at_work and began_s is not None:
+                wait_s = min(wait_s, WORK.make_room(began_s))
             ended = pipes.read(wait_s)
-            if time.monotonic() >= slow_s:
-                WORK.end()
             for child_ in ended:
                 children.remove(child_)
                 turns.end(child_.number)
@@ -398,8 +398,12 @@ def _availability_of(answer: Mapping[str, Any]) -> Availability | None:
     if not isinstance(told, dict):
         return None
     pending = told.get("pending_jobs")
+    capacity = told.get("capacity")
     return Availability(
-        str(told.get("state", "unknown")), str(told.get("reason", "")), pending if isinstance(pending, int) else None
+        str(told.get("state", "unknown")),
+        str(told.get("reason", "")),
+        pending if isinstance(pending, int) else None,
+        Capacity(*capacity) if isinstance(capacity, list) and len(capacity) == 3 else None,
     )
 
 

@@ -20,12 +20,16 @@ from qrmi_slurm.calls import confinement
 from qrmi_slurm.calls.installed import import_qrmi, installed_type, known_members
 from qrmi_slurm.calls.protocol import Call, Verdict
 from qrmi_slurm.config.resource_types import describe, matching_member
+from qrmi_slurm.config.slurm_section import AUTO_CAPACITY
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.names import ACQUISITION_TOKEN, RUST_LOG, SLURM_JOB_GID, SLURM_JOB_USER, of_resource
 from qrmi_slurm.secret import Secret
 
 # A refusal repeats the service's or a proxy's answer, which may be a page; escaped, it is far below the answer's bound.
 _MAX_REASON_CHARS: Final = 4096
+
+# The longest number of slots that is shown.
+_MAX_NUMBER_CHARS: Final = 20
 
 # How many QPUs behind one dynamic resource are looked at.
 MAX_FOUND: Final = 100
@@ -170,6 +174,8 @@ def _start_again(call: Call, terms: Terms) -> NoReturn:
 _START_AGAIN: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
+from qrmi_slurm import stand_ins
+stand_ins.install()
 from qrmi_slurm.calls import child
 child.go_on(int(sys.argv[1]))
 """
@@ -277,7 +283,7 @@ def _require_online(resource: Any) -> None:
     """Raise where a QPU is not online, or its service does not answer; before anything is acquired.
 
     QRMI's status asks an IBM Quantum System for more than an older system has; `is_accessible` is all that QRMI before
-    0.25 has.
+    0.25 has, and a coming one lacks it. Where neither can tell, acquiring does.
     """
     if not hasattr(resource, "status"):
         _require_access(resource)
@@ -297,7 +303,7 @@ def _require_online(resource: Any) -> None:
 
 
 def _require_access(resource: Any) -> None:
-    if not _has_access(resource):
+    if hasattr(resource, "is_accessible") and not _has_access(resource):
         raise BackendError("the QPU is not accessible")
 
 
@@ -322,13 +328,31 @@ def _availability(resource: Any) -> dict[str, Any]:
                 "state": _state_of(status),
                 "reason": str(status.status_reason or "")[:_MAX_REASON_CHARS],
                 "pending_jobs": int(pending) if pending is not None else None,
+                "capacity": _capacity_of(status),
             }
+    if not hasattr(resource, "is_accessible"):
+        return {"state": "unknown"}
     try:
         return {"state": "online" if _is_accessible(resource) else "offline"}
     except BaseException as error:
         if type(error).__name__ == "UnsupportedFunctionError":
             return {"state": "unknown"}
         raise
+
+
+def _capacity_of(status: Any) -> list[Any] | None:
+    """Return what `Capacity` has; QRMI tells it from 0.25 on, where the service does."""
+    told = getattr(status, "capacity", None)
+    if told is None:
+        return None
+    available, most = (getattr(told, name, None) for name in ("available_slots", "max_slots"))
+    if not _is_number_of_slots(available) or not (most is None or _is_number_of_slots(most)):
+        return [None, None, f"{str(available)[:_MAX_NUMBER_CHARS]} of {str(most)[:_MAX_NUMBER_CHARS]} slots"]
+    return [available, most, ""]
+
+
+def _is_number_of_slots(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= AUTO_CAPACITY
 
 
 def _state_of(status: Any) -> str:

@@ -36,7 +36,11 @@ class ForJob(NamedTuple):
 
 
 def for_call(
-    resource_name: str, variables: Mapping[str, str], site_env: Mapping[str, str], job: ForJob | None = None
+    resource_name: str,
+    variables: Mapping[str, str],
+    site_env: Mapping[str, str],
+    job: ForJob | None = None,
+    qpu_slots: int | None = None,
 ) -> dict[str, str]:
     """Return the whole environment of a call.
 
@@ -45,14 +49,19 @@ def for_call(
         variables: the resource's variables, renamed ones under both names.
         site_env: the site's `--env:` variables.
         job: the job; None for a probe, which runs as this process's user.
+        qpu_slots: how many slots of the resource the job has; None where it has no slots.
     """
     own = dict(variables)
     if job is not None:
         own[names.TIMEOUT_SECONDS] = str(job.time_limit_s)
+    if qpu_slots is not None:
+        own[names.QPU_SLOTS] = str(qpu_slots)
     environment = dict(site_env)
     environment |= with_name(resource_name, own)
     environment[names.QRMI_JOB_ID] = str(job.job_id if job is not None else _NO_JOB_ID)
     environment[names.QRMI_JOB_UID] = str(job.uid if job is not None else os.getuid())
+    if qpu_slots is not None:
+        environment[names.QPU_SLOTS] = str(qpu_slots)
     # For a call as a user whom the node does not know (child.py).
     if job is not None and job.user and job.gid is not None:
         environment |= {names.SLURM_JOB_USER: job.user, names.SLURM_JOB_GID: str(job.gid)}

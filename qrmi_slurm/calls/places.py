@@ -5,9 +5,11 @@ process of root's and some requests to a service. Calls that release need no pla
 for others; nor does an Epilog, though it takes one if there is one, so that Prologs begin later.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +20,8 @@ from qrmi_slurm.config.resource_types import is_endpoint
 from qrmi_slurm.errors import RecordError
 from qrmi_slurm.names import of_resource
 
-# The calls of one hook, or of one release, at a time. 17 processes take 63 MB.
-AT_ONCE: Final = 16
+# The calls of one hook, or of one release, at a time. 17 processes take 63 MB. With 16, 64 QPUs took 1.4 times as long.
+AT_ONCE: Final = 32
 
 # The calls of the Prologs of one user, and of all users, on one node at a time. One user never has all of them.
 USERS: Final = 32
@@ -37,9 +39,21 @@ AT_WORK_PER_CPU: Final = 3
 _MAX_AT_WORK: Final = 1024
 SLOW_S: Final = 1.0
 
+# The same where the node has more to do than its processors can: there a call is slow because of the node, and more
+# hooks would make all of them slower.
+BUSY_S: Final = 5.0
+_BUSY_PER_CPU: Final = 2
+_LOAD: Final = Path("/proc/loadavg")
+
+# How soon to look whether it still has, in seconds.
+_LOOK_AGAIN_S: Final = 0.25
+
 # In the state directory; no cluster's name begins with a dot. A node's places are bytes of a file that are locked,
 # first the node's and then each user's: the kernel unlocks them when their process ends, however it ends.
 _FOLDER: Final = ".places"
+
+# The descriptor of the file that a hook's shell has waited for and locked, with whose lock Python goes on.
+LANE_FD: Final = 9
 
 # All Epilogs of a node count as one user, whose uid nobody has.
 _EPILOGS: Final = 1 << 32
@@ -176,11 +190,12 @@ class Work:
 
     def __init__(self) -> None:
         self._places: Places | None = None
+        self._is_in_lane = False
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it has a place."""
-        return self._places is not None
+        """Whether it has a place, or keeps others in their shells."""
+        return self._places is not None or self._is_in_lane
 
     def begin(self, node: Node, kind: Kind) -> str:
         """Take a place; return what there is a lack of, empty where there was one.
@@ -203,11 +218,47 @@ class Work:
         """
         self.begin(node._replace(uid=_EPILOGS), kind._replace(of_user=max(1, kind.of_node // 2)))
 
+    def stay_in_lane(self) -> None:
+        """Keep those that wait behind this hook's shell waiting until it ends, or waits for others for long itself."""
+        self._is_in_lane = True
+
+    def make_room(self, since_s: float) -> float:
+        """Give the place back where calls are slow; return how soon to look again, in seconds.
+
+        Args:
+            since_s: when the first of the calls began, by the monotonic clock.
+        """
+        waited_s = time.monotonic() - since_s
+        if waited_s < SLOW_S:
+            return SLOW_S - waited_s
+        if waited_s >= BUSY_S or not _is_node_busy():
+            self.end()
+        return _LOOK_AGAIN_S
+
     def end(self) -> None:
-        """Give the place back, if there is one."""
+        """Give the place back, if there is one, and let the next of the lane begin."""
         if self._places is not None:
             self._places.close()
         self._places = None
+        if self._is_in_lane:
+            leave_lane()
+        self._is_in_lane = False
+
+
+def _is_node_busy() -> bool:
+    """Tell whether more processes want to run than the processors can, by proc_loadavg(5)."""
+    try:
+        running = int(_LOAD.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return False
+    return running > _BUSY_PER_CPU * len(os.sched_getaffinity(0))
+
+
+def leave_lane() -> None:
+    """Unlock the file that the shell has locked: the lock is of its descriptor, which this process shares."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(LANE_FD, fcntl.LOCK_UN)
+        os.close(LANE_FD)
 
 
 # A process is one hook, or none: what begins to wait need not know whose work it does.

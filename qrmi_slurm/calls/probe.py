@@ -142,7 +142,10 @@ def _finding(resource: Resource, options: SiteOptions, answer: Answer) -> Findin
     availability = None
     if answer.verdict is Verdict.DONE and answer.availability is not None:
         said = answer.availability
-        availability = Availability(shown(said.state, secrets), shown(said.reason, secrets), said.pending_jobs)
+        availability = said._replace(state=shown(said.state, secrets), reason=shown(said.reason, secrets))
+        if said.capacity is not None:
+            capacity = said.capacity._replace(fault=shown(said.capacity.fault, secrets))
+            availability = availability._replace(capacity=capacity)
     elif answer.verdict is Verdict.DONE and resource.is_dynamic:
         reason = f"QRMI finds {', '.join(answer.found) or 'no online QPU'}"
         availability = Availability("online" if answer.found else "offline", shown(reason, secrets))

@@ -46,6 +46,30 @@ class Call(NamedTuple):
         return masked_repr(self, "environment")
 
 
+class Capacity(NamedTuple):
+    """How many slots a service has.
+
+    Args:
+        available: how many can be acquired now; None where the service reports nonsense.
+        most: how many it has in all; None where it does not say.
+        fault: what nonsense it reports; empty otherwise. Mask before showing.
+    """
+
+    available: int | None
+    most: int | None = None
+    fault: str = ""
+
+    def for_jobs(self, used: int) -> int | None:
+        """Return how many jobs may have one at a time; None where the service reports nonsense.
+
+        Args:
+            used: how many jobs have. A service may count theirs among its own, or not (an IBM Quantum System's lanes).
+        """
+        if self.available is None:
+            return None
+        return self.available + used if self.most is None else min(self.most, self.available + used)
+
+
 class Availability(NamedTuple):
     """What QRMI says about a QPU that is checked.
 
@@ -53,11 +77,13 @@ class Availability(NamedTuple):
         state: `online`, `offline`, `paused`, or what a newer QRMI calls it; `unknown` where the type cannot tell.
         reason: the service's words for it; may be empty. Mask before showing.
         pending_jobs: how many jobs are waiting for it; None where the service does not say.
+        capacity: how many slots it has; None where the service does not say.
     """
 
     state: str
     reason: str = ""
     pending_jobs: int | None = None
+    capacity: Capacity | None = None
 
     @property
     def is_usable(self) -> bool:

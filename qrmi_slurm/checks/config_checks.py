@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -42,16 +42,16 @@ def run(options: SiteOptions) -> list[Result]:
         found.append(warning(_NAME, f"{path} can be read by others (mode {mode:04o})", f"chmod 0600 {path}"))
     if not os.access(path, os.R_OK):
         return [*found, warning(_NAME, f"this user cannot read {path}", "run this as root")]
-    return [*found, *_check_text(path)]
+    return [*found, *_check_text(path, options.slots_licenses)]
 
 
-def _check_text(path: Path) -> list[Result]:
+def _check_text(path: Path, slots_licenses: Mapping[str, str]) -> list[Result]:
     try:
         members = installed.known_members()
     except BackendError as failure:
         return [error(_QRMI, failure.message, failure.hint)]
     try:
-        diagnosis = validate.validate_file(path, members)
+        diagnosis = validate.validate_file(path, members, slots_licenses)
         resources = list(config_file.load(path).resources.values()) if diagnosis.is_valid() else []
     except ConfigError as failure:
         return [error(_NAME, failure.message, failure.hint), _check_types([], members)]

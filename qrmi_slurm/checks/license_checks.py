@@ -2,7 +2,7 @@
 
 import platform
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from qrmi_slurm.checks.installation import LUA_MODULE
 from qrmi_slurm.checks.result import Result, error, ok, warning
 from qrmi_slurm.config import config_file
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.errors import CatalogueError, ConfigError
+from qrmi_slurm.errors import CatalogueError, ConfigError, SchedulerError
 from qrmi_slurm.scheduling import catalogue
 from qrmi_slurm.slurm import licenses, prolog_flags, requeue
 from qrmi_slurm.slurm.plugstack import SiteOptions
@@ -34,11 +34,13 @@ def run(
         notices: why QPUs are out of service, by name.
     """
     try:
-        resources = list(config_file.load(options.config_path).resources.values())
+        configured = config_file.load(options.config_path).resources
     except ConfigError:
         return  # the config's own result says so
-    wanted = catalogue.licenses(resources)
+    resources = list(config_file.with_slots(configured, options.slots_licenses).values())
+    yield from _check_slots(resources, slurm_conf)
     counted = licenses.granted_counts(settings.text("Licenses"))
+    wanted = catalogue.licenses(resources, counted)
     script, file = slurm_conf.parent / _SCRIPT, catalogue.path_beside(slurm_conf)
     uses_module = _uses_module(script)
     if "lua" not in {word.removeprefix("job_submit/") for word in settings.flags("JobSubmitPlugins")}:
@@ -63,6 +65,26 @@ def run(
         # slurmd/req.c, _rpc_launch_tasks(): at a job's first step Prolog's SPANK variables come from srun.
         message = "without PrologFlags=Alloc a user's own srun can ask Prolog for a QPU that its job has no license for"
         yield error("licenses", message, "set PrologFlags=Alloc and run scontrol reconfigure")
+
+
+def _check_slots(resources: Sequence[Resource], slurm_conf: Path) -> Iterator[Result]:
+    """Check that Slurm has the licenses that count slots; whether they fit the config is the config's own result."""
+    wanted = {item.name: item.slurm.slots_license for item in resources if item.slurm.slots_license is not None}
+    if not wanted:
+        return
+    name = "slots"
+    try:
+        known = licenses.read(slurm_conf)
+    except SchedulerError as failure:
+        yield warning(name, f"cannot ask slurmctld for its licenses: {failure.message}", failure.hint)
+        return
+    missing = [f"{license} ({qpu})" for qpu, license in wanted.items() if license not in known]
+    if missing:
+        message = f"Slurm has no license {', '.join(missing)}, so no job can have slots"
+        hint = "add it to Licenses= in slurm.conf and run scontrol reconfigure; NAME@SERVER: sacctmgr add resource"
+        yield error(name, message, hint)
+        return
+    yield ok(name, ", ".join(f"{qpu}: {license}, {known[license].total}" for qpu, license in wanted.items()))
 
 
 def _uses_module(script: Path) -> bool | None:

@@ -53,7 +53,7 @@ def _check_lines(name: str, found: Sequence[PluginLine], empty_includes: Sequenc
         places = ", ".join(line.source for line in others)
         yield error(name, f"the plugin is also loaded in {places}", f"remove that; Slurm uses {first.source}")
     if first.is_required:
-        hint = "write optional: with required, no job starts on a node where the plugin cannot be loaded"
+        hint = "with required, Slurm drains a node that cannot load the plugin; with optional, it still runs jobs"
         yield warning(name, f"{first.source} says required", hint)
     if empty_includes:
         hint = f"the line in use is {first.source}"
@@ -70,16 +70,22 @@ def _check_file(line: PluginLine, settings: SlurmSettings | None, unknown_hint: 
             return warning(name, f"{line.path} is in PluginDir, which is unknown", unknown_hint)
     path = next((path for path in paths if path.exists()), paths[0])
     try:
-        major, minor, _ = plugin_file.slurm_version(path)
+        known = plugin_file.releases(path)
     except PlugstackError as failure:
         return error(name, failure.message, failure.hint)
-    built_for = f"{major}.{minor:02}"
     release = settings.version if settings is not None else None
-    if release is not None and (major, minor) != release:
-        running = f"{release[0]}.{release[1]:02}"
-        hint = f"build it with the headers of Slurm {running}: make -C cli_filter clean install"
-        return error(name, f"{path} is built for Slurm {built_for}, so Slurm {running} does not load it", hint)
-    return ok(name, f"{path}, for Slurm {built_for}")
+    if release is not None and release not in known:
+        running, first, last = (_release_name(one) for one in (release, min(known), max(known)))
+        hint = (
+            f"install a version of qrmi-slurm that knows Slurm {running}, with its plugin: make -C cli_filter install"
+        )
+        message = f"{path} is for Slurm {first} to {last}, so Slurm {running} does not load it, and there is no --qpu"
+        return error(name, message, hint)
+    return ok(name, f"{path}, for Slurm {_release_name(min(known))} to {_release_name(max(known))}")
+
+
+def _release_name(release: tuple[int, int]) -> str:
+    return f"{release[0]}.{release[1]:02}"
 
 
 def _check_option(slurm_conf: Path) -> Result:

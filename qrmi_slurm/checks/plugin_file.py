@@ -1,8 +1,6 @@
-"""The plugin's file: whether it is ours, and which Slurm it was built for, without loading it.
+"""The plugin's file: whether it is ours, and which releases of Slurm it is for, without loading it.
 
-Slurm loads a SPANK plugin only if it was built with headers of its own release; the micro version may differ
-(_verify_syms() in src/common/plugin.c). The build stamps that version into our plugin: `marker` in
-cli_filter/spank_qrmi.c.
+On every other release Slurm refuses it. The file has the list as a text: `marker` in cli_filter/spank_qrmi.c.
 """
 
 import platform
@@ -13,8 +11,8 @@ from typing import Final
 
 from qrmi_slurm.errors import PlugstackError
 
-_MARKER: Final = re.compile(rb"qrmi-slurm stub for Slurm\0(\d\d)\.(\d\d)\.(\d{1,2})\0")
-_MAX_BYTES: Final = 1024 * 1024  # ours has 23 kB
+_MARKER: Final = re.compile(rb"qrmi-slurm stub for Slurm\0(\d\d\.\d\d(?: \d\d\.\d\d)*)\0")
+_MAX_BYTES: Final = 1024 * 1024  # ours has 40 kB
 
 # elf(5): e_ident of a 64-bit little-endian file, and e_machine.
 _IDENT: Final = b"\x7fELF\x02\x01"
@@ -24,8 +22,8 @@ _MACHINES: Final[Mapping[str, int]] = {"x86_64": 62, "aarch64": 183, "ppc64le": 
 _HINT: Final = "build it on this system: make -C cli_filter install"
 
 
-def slurm_version(path: Path) -> tuple[int, int, int]:
-    """Return major, minor and micro of the Slurm whose headers our plugin was built with.
+def releases(path: Path) -> frozenset[tuple[int, int]]:
+    """Return year and month of each release of Slurm that our plugin is for.
 
     Raises:
         PlugstackError: the file cannot be read, is for another machine, or is not our plugin.
@@ -46,4 +44,5 @@ def slurm_version(path: Path) -> tuple[int, int, int]:
             "build ours (make -C cli_filter install) and put its path into plugstack.conf; see: qrmi-slurm slurm-conf"
         )
         raise PlugstackError(f"{path} is not the plugin of qrmi-slurm, or is an old build of it", hint)
-    return int(found[1]), int(found[2]), int(found[3])
+    names = found[1].decode("ascii").split(" ")
+    return frozenset((int(name[:2]), int(name[3:])) for name in names)

@@ -5,7 +5,7 @@ They are printed, never written: those files belong to the admin.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Final
 from qrmi_slurm.checks.installation import Installation
 from qrmi_slurm.errors import QrmiSlurmError
 from qrmi_slurm.slurm import conf_file, prolog_flags
-from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR, PLUGIN_FILE, SiteOptions
+from qrmi_slurm.slurm.licenses import names_in
+from qrmi_slurm.slurm.plugstack import DEFAULT_STATE_DIR, PLUGIN_FILE, SLOTS_LICENSE, SiteOptions
 from qrmi_slurm.text import printable
 
 # slurm.conf, plugstack.conf and systemd all take such a path as one word; none of them has a way to quote a space.
@@ -138,6 +139,7 @@ def _plugstack_part(installation: Installation, options: SiteOptions, slurm_conf
     words = ["optional", str(plugin or installation.lib / PLUGIN_FILE), str(options.config_path)]
     if options.state_dir != DEFAULT_STATE_DIR:
         words.append(f"--state-dir={options.state_dir}")
+    words += [f"{SLOTS_LICENSE}:{name}={license}" for name, license in options.slots_licenses.items()]
     note = ["Login nodes need only the first two words."]
     if plugin is None:
         make = f"make -C cli_filter install SLURM_PLUGIN_DIR={installation.lib}"
@@ -161,7 +163,13 @@ def _systemd_parts(installation: Installation, state_dir: Path, slurm_conf: Path
     return found
 
 
-def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[str, int] | None, fault: str) -> Part:
+def license_part(
+    installation: Installation,
+    slurm_conf: Path,
+    wanted: Mapping[str, int] | None,
+    fault: str,
+    of_slots: Iterable[str] = (),
+) -> Part:
     """Return the lines that make jobs wait for QPUs in the queue; each replaces the same line of slurm.conf.
 
     Args:
@@ -169,6 +177,7 @@ def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[s
         slurm_conf: Slurm's configuration file.
         wanted: the count of each license of the config; None if the config cannot be read.
         fault: why it cannot be read.
+        of_slots: the licenses that count slots; how many there are is the site's to say.
 
     Raises:
         PlugstackError: slurm.conf exists and cannot be read.
@@ -185,6 +194,10 @@ def license_part(installation: Installation, slurm_conf: Path, wanted: Mapping[s
         tracked = _with_words(before("AccountingStorageTRES"), [f"license/{name}" for name in wanted])
         has_database = before("AccountingStorageType").lower().endswith("slurmdbd")
         lines.append(f"{'' if has_database else '# with slurmdbd: '}AccountingStorageTRES={tracked}")
+    # Remote licenses are in slurmdbd's list.
+    missing = [name for name in dict.fromkeys(of_slots) if "@" not in name and name not in names_in(before("Licenses"))]
+    if missing:
+        lines.append(f"# for slots, add to Licenses=: {','.join(f'{name}:NUMBER' for name in missing)}")
     note, purpose = _license_note(installation, slurm_conf), "to let jobs wait for QPUs (optional)"
     return _added(slurm_conf, slurm_conf.name, lines, note, purpose)
 

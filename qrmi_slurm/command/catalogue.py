@@ -50,7 +50,8 @@ def catalogue(
     if output is None and conf_file.is_copy(site.slurm_conf()):
         hint = "run this on slurmctld's node, or name a file with --output"
         raise CatalogueError(f"{path.parent} is slurmd's copy of slurmctld's files", hint)
-    resources = site.resources(site.options().config_path)
+    options = site.options()
+    resources = site.resources(options.config_path, options.slots_licenses)
     notices = site.notices(resources)
     if not check:
         write(path, resources, notices)

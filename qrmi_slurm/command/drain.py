@@ -86,7 +86,8 @@ def _switch(names: list[str], reason: str | None, *, yes: bool, as_json: bool) -
 
     options = site.options()
     order = Order(tuple(names), reason, _caller(), with_others=yes)
-    results = carry_out(order, site.resources(options.config_path), Site(options, site.slurm_conf()))
+    resources = site.resources(options.config_path, options.slots_licenses)
+    results = carry_out(order, resources, Site(options, site.slurm_conf()))
     show = print_json if as_json else print_text
     show(results, sys.stdout)
     if any(result.fault for result in results):

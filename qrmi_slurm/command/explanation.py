@@ -11,7 +11,7 @@ from qrmi_slurm.command.render import counted, duration
 from qrmi_slurm.config.slurm_section import LICENSE_PREFIX
 from qrmi_slurm.failure import Kind
 from qrmi_slurm.outages.outage import Outage
-from qrmi_slurm.outages.reservations import HOLD_PREFIX, Other
+from qrmi_slurm.outages.reservations import HOLD_PREFIX, LESS_PREFIXES, Other
 from qrmi_slurm.slurm import admin_comment
 from qrmi_slurm.slurm.admin_comment import Requeued
 from qrmi_slurm.slurm.job_details import Holder, JobDetails
@@ -252,7 +252,12 @@ def _taken(found: Evidence, license: str, counts: License) -> Explanation:
     if job.licenses[license] > counts.total:
         answer = f"Job {job.shown} asks for {job.licenses[license]} of {name}, and there are only {counts.total}"
         return replace(base, answer=answer, advice=(f"it will never start: scancel {job.shown}, and ask for fewer",))
-    reserved = [other for other in found.others.get(license, ()) if other.begins_s <= found.now_s]
+    begun = [other for other in found.others.get(license, ()) if other.begins_s <= found.now_s]
+    less = [other for other in begun if other.name.startswith(LESS_PREFIXES)]
+    reserved = [other for other in begun if other not in less]
+    if less and not reserved and not counts.used:
+        answer = f"Job {job.shown} waits for {name}: {printable(less[0].text)}"
+        return replace(base, answer=answer, advice=(_BY_ITSELF, _OTHER_QPU))
     if reserved and counts.used < counts.total:
         return _reserved(found, license, reserved)
     holding = found.holders.get(license, ())
@@ -265,7 +270,7 @@ def _taken(found: Evidence, license: str, counts: License) -> Explanation:
     have = "has" if counts.used == 1 else "have"
     answer = f"Job {job.shown} waits for {name}: {_who(holding, counts.used)} {have} it{limit}"
     details = [f"{counts.used} of {counts.total} are in use"] if counts.total > 1 else []
-    details += [_other(other, found) for other in reserved]
+    details += [_other(other, found) for other in reserved] + [printable(other.text) for other in less]
     if len(ends) < len(holding):
         details.append("a job without a time limit may have it for as long as it likes")
     advice = (_BY_ITSELF, _OTHER_QPU)

@@ -42,6 +42,8 @@ Columns:
   STATE   what its service reports; drained: an admin took it out of service
   QUEUE   jobs waiting at the service, if it reports them
   JOBS    Slurm jobs that hold it; root sees their ids, from this node's records
+  CAPACITY, USED, FREE
+          how many jobs may hold it, do, and still could, if Slurm counts them
   NOTE    why jobs wait for it
 
 Users other than root see the list of root's last run on this node. qrmi-slurm-sensor.timer or qrmi-slurm-qpus.timer
@@ -83,13 +85,15 @@ def qpus(
 
 def _ask(options: "SiteOptions", timeout_s: float) -> "Listing":
     """Ask QRMI for all QPUs, and publish the list for users."""
-    from qrmi_slurm.scheduling.qpus import ask, with_notices
+    from qrmi_slurm.scheduling.qpus import ask, with_counts, with_notices
 
-    resources = site.resources(options.config_path)
+    resources = site.resources(options.config_path, options.slots_licenses)
     with render.progress(sys.stderr) as tell:
         tell(f"asking QRMI for {render.counted(len(resources), 'QPU')}")
         listing = ask(resources, options, timeout_s)
     listing = with_notices(listing, site.notices(resources))
+    if any(resource.slurm.license is not None for resource in resources):
+        listing = with_counts(listing, resources, *site.counts())
     _publish(listing, options.state_dir)
     return listing
 
@@ -110,8 +114,11 @@ def print_text(listing: "Listing", stream: TextIO, now_s: float) -> None:
     if listing.qpus:
         found = [qpu.shown for qpu in listing.qpus]
         has_notes = listing.is_live or any(qpu.notice for qpu in found)
-        heading = ("QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS", *(("NOTE",) if has_notes else ()))
-        rows = [_cells(qpu)[: len(heading)] for qpu in found]
+        has_counts = any(qpu.capacity is not None for qpu in found)
+        heading = ["QPU", "TYPE", "USABLE", "STATE", "QUEUE", "JOBS"]
+        heading += ["CAPACITY", "USED", "FREE"] if has_counts else []
+        heading += ["NOTE"] if has_notes else []
+        rows = [_cells(qpu, has_counts=has_counts)[: len(heading)] for qpu in found]
         printer.table(heading, rows, [_USABLE_STYLES[qpu.is_usable] for qpu in found])
     else:
         printer.line("there are no QPUs")
@@ -120,11 +127,13 @@ def print_text(listing: "Listing", stream: TextIO, now_s: float) -> None:
         printer.line((f"as of {age} ago", "dim"))
 
 
-def _cells(qpu: "Qpu") -> tuple[str, ...]:
+def _cells(qpu: "Qpu", *, has_counts: bool) -> tuple[str, ...]:
     pending = "-" if qpu.pending_jobs is None else str(qpu.pending_jobs)
     jobs = str(qpu.held_by) if qpu.job_ids is None else ",".join(map(str, qpu.job_ids)) or "-"
     note = "; ".join(text for text in (qpu.notice, qpu.reason) if text)
-    cells = (qpu.name, qpu.type, _USABLE_WORDS[qpu.is_usable], qpu.state, pending, jobs, note)
+    counts = ["-" if count is None else str(count) for count in (qpu.capacity, qpu.used, qpu.free)]
+    cells = (qpu.name, qpu.type, _USABLE_WORDS[qpu.is_usable], qpu.state, pending, jobs)
+    cells += (*(counts if has_counts else ()), note)
     return tuple(printable(cell, render.MAX_CELL_CHARS) for cell in cells)
 
 
@@ -134,5 +143,5 @@ def print_json(listing: "Listing", stream: TextIO) -> None:
         stream,
         is_live=listing.is_live,
         checked_s=listing.checked_s,
-        qpus=[asdict(qpu.shown) for qpu in listing.qpus],
+        qpus=[{name: value for name, value in asdict(qpu.shown).items() if name != "slots"} for qpu in listing.qpus],
     )

@@ -131,7 +131,9 @@ def _usage(since: str, until: str, sources: list[Path], state_dir: Path | None) 
     )
     try:
         resources = site.resources(options.config_path)
-        capacities = {resource.name: resource.slurm.capacity for resource in resources}
+        # One that follows the service is not known for the past.
+        fixed = [resource for resource in resources if not resource.slurm.follows_service]
+        capacities = {resource.name: resource.slurm.capacity for resource in fixed}
     except ConfigError:  # not root, or a node without the config
         capacities = {}
     return usage.Usage(span, tuple(acquisitions), capacities, damaged)

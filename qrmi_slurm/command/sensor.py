@@ -41,7 +41,8 @@ def sensor(as_json: Json = False, state_dir: StateDir = None, timeout_s: QrmiTim
     from qrmi_slurm.scheduling.site import Site
 
     options = site.options(state_dir)
-    report = run(site.resources(options.config_path), Site(options, site.slurm_conf()), timeout_s)
+    resources = site.resources(options.config_path, options.slots_licenses)
+    report = run(resources, Site(options, site.slurm_conf()), timeout_s)
     show = print_json if as_json else print_text
     show(report, sys.stdout)
     for fault in report.faults:
@@ -59,6 +60,8 @@ def print_text(report: "Report", stream: TextIO) -> None:
         head = printable(", ".join(change.qpus), render.MAX_CELL_CHARS)
         style = STYLES["warning" if change.notice else "ok"]
         printer.line(f"{head}: ", (printable(change.notice or "back in service"), style))
+    for capacity in report.capacities:
+        printer.line(printable(f"license {capacity.license}: {capacity.capacity} can be had", render.MAX_CELL_CHARS))
     for move in report.moves:
         before, after = ",".join(move.before), ",".join(move.after)
         printer.line(printable(f"job {move.job}: moved from {before} to {after}", render.MAX_CELL_CHARS))
@@ -70,6 +73,7 @@ def print_json(report: "Report", stream: TextIO) -> None:
         stream,
         is_skipped=report.is_skipped,
         changes=[asdict(change) for change in report.changes],
+        capacities=[asdict(capacity) for capacity in report.capacities],
         out=dict(report.out),
         uncounted=list(report.uncounted),
         moves=[{"job": move.job, "before": dict(move.before), "after": dict(move.after)} for move in report.moves],

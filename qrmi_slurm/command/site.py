@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.errors import SchedulerError
@@ -13,7 +14,9 @@ from qrmi_slurm.slurm import conf_file, plugstack
 if TYPE_CHECKING:
     from qrmi_slurm.config.config_file import Resource
     from qrmi_slurm.hooks.recover import World
+    from qrmi_slurm.outages.reservations import Less
     from qrmi_slurm.slurm.jobs import Job
+    from qrmi_slurm.slurm.licenses import License
 
 _NOTICES_TIMEOUT_S: Final = 3.0  # scontrol itself retries for 9 s when slurmctld is down
 
@@ -36,15 +39,19 @@ def options(state_dir: Path | None = None) -> plugstack.SiteOptions:
     return found if state_dir is None else found._replace(state_dir=state_dir.absolute())
 
 
-def resources(config_path: Path) -> "list[Resource]":
+def resources(config_path: Path, slots_licenses: Mapping[str, str] = MappingProxyType({})) -> "list[Resource]":
     """Return the resources of a config.
+
+    Args:
+        config_path: the config.
+        slots_licenses: the licenses that count the resources' slots, from the plugin's line.
 
     Raises:
         ConfigError: the config cannot be used.
     """
     from qrmi_slurm.config import config_file
 
-    return list(config_file.load(config_path).resources.values())
+    return list(config_file.with_slots(config_file.load(config_path).resources, slots_licenses).values())
 
 
 def here() -> "World":
@@ -61,6 +68,18 @@ def jobs(job_ids: Collection[int]) -> "Mapping[int, Job] | None":
     from qrmi_slurm.slurm import jobs
 
     return jobs.jobs(job_ids, slurm_conf())
+
+
+def counts() -> "tuple[Mapping[str, License], Mapping[str, Sequence[Less]]]":
+    """Return Slurm's licenses, and how many of them the services do not have; nothing if Slurm does not answer."""
+    from qrmi_slurm.outages import reservations
+    from qrmi_slurm.slurm import licenses
+
+    try:
+        known = licenses.read(slurm_conf(), _NOTICES_TIMEOUT_S)
+        return known, reservations.read(slurm_conf(), _NOTICES_TIMEOUT_S).less
+    except SchedulerError:  # `notices` has said so
+        return {}, {}
 
 
 def notices(found: "Sequence[Resource]") -> dict[str, str]:

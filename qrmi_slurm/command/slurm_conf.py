@@ -41,13 +41,17 @@ def slurm_conf(
     """Print the lines for slurm.conf, plugstack.conf and systemd, with the paths of this installation."""
     from qrmi_slurm.checks import installation, setup_lines
     from qrmi_slurm.scheduling import catalogue
+    from qrmi_slurm.slurm import conf_file
+    from qrmi_slurm.slurm.licenses import granted_counts
 
     existing = existing_task_prolog.absolute() if existing_task_prolog is not None else None
     path, options, ours = site.slurm_conf(), site.options(), installation.this_one()
     parts = setup_lines.parts(ours, options, path, existing)
     licenses, fault = None, ""
     try:
-        licenses = catalogue.licenses(site.resources(options.config_path))
+        counted = granted_counts(conf_file.setting(path, "Licenses") or "")
+        licenses = catalogue.licenses(site.resources(options.config_path), counted)
     except ConfigError as error:
         fault = error.message
-    sys.stdout.write(setup_lines.render([*parts, setup_lines.license_part(ours, path, licenses, fault)]))
+    part = setup_lines.license_part(ours, path, licenses, fault, options.slots_licenses.values())
+    sys.stdout.write(setup_lines.render([*parts, part]))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
@@ -92,10 +92,11 @@ def validate_config(
     from qrmi_slurm.validation import validate  # loads jsonschema, 60 ms
 
     hint = ""
+    slots_licenses: Mapping[str, str] = {}
     if path is None:
-        path, hint = _default_config()
+        path, hint, slots_licenses = _default_config()
     try:
-        diagnosis = validate.validate_file(path, _installed_members())
+        diagnosis = validate.validate_file(path, _installed_members(), slots_licenses)
     except ConfigError as error:
         raise ConfigError(error.message, error.hint or hint) from error
     reports = _check_online(path, resource or [], timeout_s) if online else None
@@ -110,11 +111,11 @@ def validate_config(
         raise typer.Exit(EXIT_PROBLEMS)
 
 
-def _default_config() -> tuple[Path, str]:
-    """Return the config of the plugin's line, and a hint in case it cannot be read."""
+def _default_config() -> tuple[Path, str, Mapping[str, str]]:
+    """Return the config of the plugin's line, a hint in case it cannot be read, and the line's licenses of slots."""
     options = site.options()
     origin = f"named in {options.source}" if options.source else "the default; no line in plugstack.conf names another"
-    return options.config_path, f"{origin}; only compute nodes need the file"
+    return options.config_path, f"{origin}; only compute nodes need the file", options.slots_licenses
 
 
 def _installed_members() -> tuple[str, ...]:

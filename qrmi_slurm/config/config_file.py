@@ -8,7 +8,7 @@ resource, only that resource is refused, and nobody may use it.
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -106,14 +106,88 @@ def parse(text: str) -> Config:
         raise ConfigError('not of the form {"resources": [...]}', _CHECK_HINT)
     if fault := _fault_of_keys(document, _KEYS):
         raise ConfigError(fault, _CHECK_HINT)
-    resources: dict[str, Resource] = {}
-    for index, item in enumerate(document["resources"]):
-        resource = _resource(item, index)
-        if resource.name in resources:
-            fault = f"resources[{index}].name is the name of another resource, too"
-            resource = resource._replace(slurm=slurm_section.closed(resource.name, item.get("slurm"), fault))
-        resources[resource.name] = resource
-    return Config(resources)
+    items = document["resources"]
+    known: set[str] = set()
+    for index, item in enumerate(items):
+        if not _is_sound(item, known):
+            known |= _checked(item, f"resources[{index}]").keys()
+    return Config(_Resources(items))
+
+
+class _Resources(Mapping[str, Resource]):
+    """The resources of a config, which has been checked; each is made when it is asked for.
+
+    A job needs a few of a thousand, and making one takes longer than checking it.
+    """
+
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self._items = items
+        self._index_of = {item["name"]: index for index, item in enumerate(items)}
+        self._made: dict[str, Resource] = {}
+
+    def __getitem__(self, name: str) -> Resource:
+        resource = self._made.get(name)
+        if resource is None:
+            resource = self._made[name] = self._make(self._index_of[name])
+        return resource
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index_of)
+
+    def __len__(self) -> int:
+        return len(self._index_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index_of
+
+    def _make(self, index: int) -> Resource:
+        item, place = self._items[index], f"resources[{index}]"
+        name = item["name"]
+        is_repeated = len(self._items) > len(self._index_of) and [one["name"] for one in self._items].count(name) > 1
+        section = (
+            slurm_section.closed(name, item.get("slurm"), f"{place}.name is the name of another resource, too")
+            if is_repeated
+            else _slurm_section(name, item, place)
+        )
+        return Resource(name, item["type"], item["environment"], item.get("is_dynamic", False), section)
+
+
+def _is_sound(item: Any, known: set[str]) -> bool:
+    """Tell quickly that a resource can be read, apart from its `slurm` key; where not, `_checked` says what is wrong.
+
+    Args:
+        item: the resource.
+        known: variables whose names are valid. Those of one type have the same ones.
+    """
+    try:
+        environment = item["environment"]
+        return (
+            environment.keys() <= known
+            and "=" not in item["name"]
+            and item["name"] != ""
+            and item["type"] != ""
+            and type(item.get("is_dynamic", False)) is bool
+            and "".join((item["name"], item["type"], *environment.values())).isprintable()
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def with_slots(resources: Mapping[str, Resource], licenses: Mapping[str, str]) -> Mapping[str, Resource]:
+    """Return resources with the licenses that count their slots.
+
+    Args:
+        resources: of the config, by name.
+        licenses: by the resource's name, from the plugin's line.
+    """
+    known = licenses.keys() & resources.keys()
+    if not known:
+        return resources
+    slotted = {
+        name: resources[name]._replace(slurm=resources[name].slurm._replace(slots_license=licenses[name]))
+        for name in known
+    }
+    return {**resources, **slotted}
 
 
 class _Repeating(dict[str, Any]):
@@ -157,8 +231,12 @@ def _slurm_section(name: str, item: dict[str, Any], place: str) -> SlurmSection:
     return slurm_section.parse(name, slurm)
 
 
-def _resource(item: Any, index: int) -> Resource:
-    place = f"resources[{index}]"
+def _checked(item: Any, place: str) -> dict[str, str]:
+    """Return a resource's environment.
+
+    Raises:
+        ConfigError: the resource cannot be read, apart from its `slurm` key.
+    """
     if not isinstance(item, dict):
         raise ConfigError(f"{place} is not an object", _CHECK_HINT)
     name = _text(item, "name", place)
@@ -181,8 +259,8 @@ def _resource(item: Any, index: int) -> Resource:
     is_dynamic = item.get("is_dynamic", False)
     if not isinstance(is_dynamic, bool):
         raise ConfigError(f"{place}.is_dynamic is neither true nor false", _CHECK_HINT)
-    type_name = _text(item, "type", place)
-    return Resource(name, type_name, environment, is_dynamic, _slurm_section(name, item, place))
+    _text(item, "type", place)
+    return environment
 
 
 def _text(item: dict[str, Any], key: str, place: str) -> str:

@@ -253,6 +253,7 @@ def matching_member(type_name: str, members: Iterable[str]) -> str | None:
     return None
 
 
+@lru_cache(maxsize=256)
 def successor_variable(variable: str) -> str | None:
     """Return the current name of a renamed variable, or None if it was not renamed."""
     if variable in _VARIABLE_SUCCESSORS:
@@ -289,6 +290,7 @@ def overlaid(environment: Mapping[str, str], over: Mapping[str, str]) -> dict[st
     return result
 
 
+@lru_cache(maxsize=256)
 def is_endpoint(variable: str) -> bool:
     """Tell whether a variable decides where requests are sent, for known and unknown types."""
     if any(variable in known.endpoints for known in KNOWN.values()):
@@ -309,7 +311,11 @@ _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 def is_secret(variable: str) -> bool:
     """Tell whether a variable's value must be masked, for known and unknown types, with or without the QPU's name."""
     # The QPU's name in front may contain any word.
-    own = variable[variable.find(QRMI_PREFIX) :] if QRMI_PREFIX in variable else variable
+    return _is_secret(variable[variable.find(QRMI_PREFIX) :] if QRMI_PREFIX in variable else variable)
+
+
+@lru_cache(maxsize=256)  # a job's QPUs have the same variables
+def _is_secret(own: str) -> bool:
     return any(own in known.secrets for known in KNOWN.values()) or any(word in own.upper() for word in _SECRET_WORDS)
 
 

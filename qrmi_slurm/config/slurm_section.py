@@ -15,6 +15,11 @@ _LICENSE: Final = r"[A-Za-z0-9_.@-]+"
 
 KEYS: Final = ("license", "capacity", "allow", "secrets", "broker")
 
+# `"capacity": "auto"`: as many jobs as the service reports slots. Slurm counts, and the sensor sets the number, so for
+# everything else there is no limit; no service has that many, and one that reports more is not believed.
+AUTO: Final = "auto"
+AUTO_CAPACITY: Final = 1_000_000
+
 # Prefixes that mark a key as a comment, which JSON does not have.
 COMMENT_PREFIXES: Final = ("_", "//", "$", "x-")
 
@@ -67,12 +72,15 @@ class SlurmSection(NamedTuple):
 
     Args:
         license: the Slurm license that counts its jobs; None where nothing counts them.
-        capacity: how many jobs may hold it at a time; 1 is exclusive use.
+        capacity: how many jobs may hold it at a time; 1 is exclusive use. AUTO_CAPACITY where it follows the service.
         access: whose jobs may use it.
         broker: whether jobs reach it through a credential broker on their node, which keeps the site's key from them.
         secrets: by variable, where a value is stored that the config does not hold itself.
         fault: why the section cannot be used, beginning with the place in the config; empty where it can. It says who
             may use the resource, so then nobody may.
+        slots_license: the license whose number in a job is how many slots of it the job has; None where it has no
+            slots. It is an option of the plugin's line, not a key of the config (`config_file.with_slots`).
+        follows_service: whether the capacity is what the service reports.
     """
 
     license: str | None = None
@@ -81,6 +89,13 @@ class SlurmSection(NamedTuple):
     broker: bool = False
     secrets: Mapping[str, SecretSource] = MappingProxyType({})
     fault: str = ""
+    slots_license: str | None = None
+    follows_service: bool = False
+
+    @property
+    def following_license(self) -> str | None:
+        """The license whose number follows the service's capacity; None where none does."""
+        return (self.slots_license or self.license) if self.follows_service else None
 
 
 def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
@@ -96,9 +111,11 @@ def parse(name: str, slurm: Mapping[str, Any]) -> SlurmSection:
         if rule in rules:
             rules[rule] = tuple(text.lower() for text in rules[rule])
     users, groups, accounts, partitions, qos = (rules.get(rule) for rule in RULES)
+    capacity = slurm.get("capacity", 1)
     return SlurmSection(
         license=slurm.get("license", default_license(name)),
-        capacity=int(slurm.get("capacity", 1)),
+        capacity=AUTO_CAPACITY if capacity == AUTO else int(capacity),
+        follows_service=capacity == AUTO,
         access=Access(users, groups, accounts, partitions, qos),
         broker=slurm.get("broker", False),
         secrets={
@@ -160,8 +177,8 @@ def fault_of_values(slurm: Mapping[str, Any]) -> str:
     capacity = slurm.get("capacity", 1)
     # JSON Schema accepts 2.0 as an integer; Python accepts true as one.
     is_whole = isinstance(capacity, int | float) and not isinstance(capacity, bool) and capacity == capacity // 1
-    if not is_whole or capacity < 1:
-        return ".capacity is not a whole number of at least 1"
+    if capacity != AUTO and (not is_whole or capacity < 1):
+        return '.capacity is neither a whole number of at least 1 nor "auto"'
     if not isinstance(slurm.get("broker", False), bool):
         return ".broker is neither true nor false"
     allow = slurm.get("allow", {})

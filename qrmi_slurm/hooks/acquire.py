@@ -148,7 +148,7 @@ def _try_slots(plan: Plan, job: JobContext, run: HookRun, facts: JobFacts, recor
 
         return holds.holder(license, capacity, record, run)
 
-    assignment = Assignment(plan.slots, licenses, facts.ask_timeout_s, run.deadline, ask_holder)
+    assignment = Assignment(plan.slots, licenses, facts.ask_timeout_s, run.deadline, ask_holder, facts.qpu_slots)
     planning.look_around(plan, job, run, facts, list(licenses.held) if licenses is not None else [])
     return Rounds(job, run, facts, record).acquire(assignment)
 

@@ -9,7 +9,7 @@ from qrmi_slurm.hooks.choice import Candidate, Slot
 from qrmi_slurm.text import printable
 
 if TYPE_CHECKING:
-    from qrmi_slurm.hooks.job_licenses import JobLicenses
+    from qrmi_slurm.hooks.job_licenses import JobLicenses, QpuSlots
 
 
 class Assignment:
@@ -21,6 +21,7 @@ class Assignment:
         ask_timeout_s: returns how long slurmctld may take for an answer now, in seconds.
         deadline: after it nothing more is tried: a choice may have hundreds of candidates.
         ask_holder: returns the job that still holds a QPU although its license is free; None where none does.
+        ask_qpu_slots: returns how many slots the job has, by the license that counts them.
     """
 
     def __init__(
@@ -30,9 +31,12 @@ class Assignment:
         ask_timeout_s: Callable[[], float],
         deadline: Deadline,
         ask_holder: Callable[[str, int], int | None],
+        ask_qpu_slots: Callable[[str], "QpuSlots"],
     ) -> None:
         self._slots = slots
         self._ask_holder = ask_holder
+        self._ask_qpu_slots = ask_qpu_slots
+        self._qpu_slots: dict[str, int] = {}
         self._licenses = licenses
         self._ask_timeout_s = ask_timeout_s
         self._deadline = deadline
@@ -72,10 +76,24 @@ class Assignment:
                 slot.failures.insert(0, item.failed(Kind.PERMANENT, sentence, was_called=False))
                 return None
             self._tried.add(item.name)
-            refusal = self._refusal(slot, item)
+            refusal = self._refusal_of_qpu_slots(item) or self._refusal(slot, item)
             if refusal is None:
                 return item
             slot.failures.append(refusal)
+        return None
+
+    def _refusal_of_qpu_slots(self, item: Candidate) -> Failure | None:
+        """Return why the job has no slots of a QPU; None where it has some, or the QPU has no slots."""
+        license = item.resource.slurm.slots_license
+        if license is None:
+            return None
+        from qrmi_slurm.hooks.job_licenses import JobLicenses
+
+        told = self._ask_qpu_slots(license)
+        if told.refusal:
+            kind = Kind.LICENSE if JobLicenses.may_pass(told.refusal) else Kind.PERMANENT
+            return item.failed(kind, told.refusal.format(printable(item.name)), was_called=False)
+        self._qpu_slots[item.name] = told.number
         return None
 
     def _refusal(self, slot: Slot, item: Candidate) -> Failure | None:
@@ -94,6 +112,10 @@ class Assignment:
             return None
         sentence = f"{name} is still held: the session of job {holder} is not proven closed"
         return item.failed(Kind.LICENSE, sentence, was_called=False)
+
+    def qpu_slots_of(self, item: Candidate) -> int | None:
+        """Return how many slots of a QPU the job has; None where the QPU has no slots."""
+        return self._qpu_slots.get(item.name)
 
     def license_of(self, slot: Slot) -> str:
         """Return the license that the job has for a slot's QPU; empty where Slurm counts none."""

@@ -211,7 +211,11 @@ def expand(
                     continue
                 section = item.resource.slurm
                 if own is not None:
-                    section = section._replace(license=own.slurm.license, capacity=own.slurm.capacity)
+                    section = section._replace(
+                        license=own.slurm.license,
+                        capacity=own.slurm.capacity,
+                        slots_license=own.slurm.slots_license or section.slots_license,
+                    )
                 expanded.append(item._replace(resource=item.resource._replace(name=name, slurm=section)))
     slot.candidates = expanded
 

@@ -14,16 +14,17 @@ from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import Record
 
 
-def epilog(environment: Mapping[str, str]) -> int:
+def epilog(environment: Mapping[str, str], waited_s: float = 0.0) -> int:
     """Run Epilog; what could not be released stays recorded as pending.
 
     Args:
         environment: what slurmd set.
+        waited_s: how long its shell has been waiting for its turn, in seconds.
 
     Returns:
         The exit status. Slurm effect: always 0.
     """
-    return guarded("epilog", _epilog, environment)
+    return guarded("epilog", lambda environment, log: _epilog(environment, log, waited_s), environment)
 
 
 def last_words(environment: Mapping[str, str], status: int) -> int:
@@ -55,18 +56,19 @@ def _last_words(environment: Mapping[str, str], log: HookLog, status: int) -> No
             folder.write(holds.keep(record, HookRun(options, folder, log, Deadline.after(0))))
 
 
-def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
+def _epilog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> None:
     from qrmi_slurm.hooks import release
 
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
-    watchdog.limit(options.release_timeout_s + watchdog.GRACE_S)
+    left_s = turnstile.left_s(options.release_timeout_s, waited_s)
+    watchdog.limit(left_s + watchdog.GRACE_S)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     if not folder.exists():
         if job.is_first_node:  # already released, Prolog never ran, or --state-dir has changed since
             log.warning("nothing-recorded", folder=folder.path)
         return
-    whole = Deadline.after(options.release_timeout_s + HOOK_GRACE_S)
+    whole = Deadline.after(left_s + HOOK_GRACE_S)
     try:
         seen = folder.read()
     except RecordError:
@@ -80,7 +82,7 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
     if seen is None and (not job.is_first_node or job.is_leaving):
         folder.remove_if_empty()  # this node's Prolog made it
         return
-    with folder.locked(options.release_timeout_s / 2):
+    with folder.locked(left_s / 2):
         try:
             record, fault = folder.read_or_set_aside()
         except NewerRecordError as error:
@@ -91,7 +93,7 @@ def _epilog(environment: Mapping[str, str], log: HookLog) -> None:
         if record is not None and seen is not None and record.identity != seen.identity:
             log.warning("record-of-a-later-run", restart=record.restart_count)  # whose Prolog did not wait for this
             return
-        run = HookRun(options, folder, log, whole.within(options.release_timeout_s))
+        run = HookRun(options, folder, log, whole.within(left_s))
         if record is not None and job.is_leaving:
             from qrmi_slurm.hooks import leaving  # seldom
 

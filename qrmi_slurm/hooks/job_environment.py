@@ -45,6 +45,7 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         site_env: the site's `--env:` variables.
     """
     tokens = {entry.name: entry.token.reveal() for entry in acquired.record.held if entry.token is not None}
+    called_with = {entry.name: entry.environment for entry in acquired.record.held}
     held = [(slot, slot.chosen) for slot in acquired.slots if slot.chosen is not None and slot.chosen.name in tokens]
     if not held:
         return _without_qpu(job, [*acquired.problems, *acquired.notes])
@@ -60,6 +61,9 @@ def exports_of(job: JobContext, acquired: Acquired, site_env: Mapping[str, str])
         given |= {name: value for name, value in own.items() if not _is_users(item, name, value)}
         variables[of_resource(item.name, names.ACQUISITION_TOKEN)] = tokens[item.name]
         variables[of_resource(item.name, names.TIMEOUT_SECONDS)] = str(acquired.time_limit_s)
+        slots = of_resource(item.name, names.QPU_SLOTS)
+        if slots in called_with[item.name]:
+            variables[slots] = called_with[item.name][slots]
     variables |= _of_job(job, [item for _, item in held])
     if given:
         prints = sorted(fingerprint(name, value) for name, value in given.items())

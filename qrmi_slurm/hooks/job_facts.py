@@ -3,7 +3,7 @@
 subprocess, with which slurmctld is asked, takes 5 ms to load: most jobs never need it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm import names
@@ -11,11 +11,11 @@ from qrmi_slurm.calls import environment
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.hook_run import HookRun
 from qrmi_slurm.slurm import conf_file
-from qrmi_slurm.slurm.job_context import JobContext
+from qrmi_slurm.slurm.job_context import ENDLESS_S, JobContext
 
 if TYPE_CHECKING:
     from qrmi_slurm.config.access import Person
-    from qrmi_slurm.hooks.job_licenses import JobLicenses
+    from qrmi_slurm.hooks.job_licenses import Held, JobLicenses, QpuSlots
     from qrmi_slurm.slurm.jobs import Allotment, Times
 
 # slurmctld answers in milliseconds; a busy one must not hold up a job's start.
@@ -39,6 +39,7 @@ class JobFacts:
         self._person: Person | None = None
         self._allotment: Allotment | None = None
         self._times: Times | None = None
+        self._granted: Mapping[str, int] | None = None
         self._has_asked = False
         self._time_limit_s: int | None = None
         self._over_s: int | None = None
@@ -75,7 +76,7 @@ class JobFacts:
         listed = conf_file.setting(self._job.slurm_conf, "Licenses") if needed else None
         if not listed and not any("@" in license for license in needed):
             return None  # most sites; nothing was asked
-        from qrmi_slurm.hooks.job_licenses import Held, JobLicenses
+        from qrmi_slurm.hooks.job_licenses import JobLicenses
         from qrmi_slurm.slurm import licenses
 
         # Remote licenses are in slurmdbd's list, not in slurm.conf.
@@ -84,15 +85,32 @@ class JobFacts:
         if not counted:
             return None
         self._counted = counted
+        return JobLicenses(self._held(), counted, self._ask_name, self._job.slurm_conf, self._run.log)
+
+    def qpu_slots(self, license: str) -> "QpuSlots":
+        """Return how many slots of a QPU the job has.
+
+        Args:
+            license: the license that counts them.
+        """
+        from qrmi_slurm.hooks import job_licenses
+
+        return job_licenses.qpu_slots(self._held(), license)
+
+    def _held(self) -> "Held":
+        """Return what Slurm says about the job's licenses."""
+        from qrmi_slurm.hooks.job_licenses import Held
+        from qrmi_slurm.slurm import licenses
+
         job, text = self._job, self._job.licenses_text
         is_component = job.het_job_id is not None
-        is_further = is_component and text is not None and job.job_id != job.het_job_id
-        if text is not None:
-            held = Held(licenses.granted_counts(text), is_component, is_further)
-        else:
+        if text is None:
             told = self._ask_allotment()
-            held = Held(told.licenses if told is not None else None, is_component)
-        return JobLicenses(held, counted, self._ask_name, job.slurm_conf, self._run.log)
+            return Held(told.licenses if told is not None else None, is_component)
+        is_further = is_component and job.job_id != job.het_job_id
+        if "|" in text:  # what the job asked for, not which of them it got
+            return Held(self._ask_granted(), is_component, is_further)
+        return Held(licenses.granted_counts(text), is_component, is_further)
 
     def counts(self, license: str) -> bool:
         """Tell whether Slurm counts a license, of those that `licenses` was asked for."""
@@ -104,14 +122,17 @@ class JobFacts:
         return told.name or str(self._job.job_id) if told is not None else None
 
     def time_limit_s(self) -> int:
-        """Return the job's time limit in seconds; 2147483647 where it has none.
+        """Return the job's time limit in seconds; 2147483647 where it has none, or one of 365 days and more.
 
         Raises:
             SchedulerError: Slurm does not say it. A session could then outlive the job by hours.
         """
         if self._time_limit_s is None:
-            seconds = self._job.time_limit_s if self._job.time_limit_s is not None else self._ask_time_limit_s()
-            self._time_limit_s = min(seconds, names.UNLIMITED_TIMEOUT_S)
+            seconds = self._job.time_limit_s
+            if seconds is None:
+                seconds = self._ask_time_limit_s()
+            # Slurm's backfill scheduler gives a job without a limit one of 365 days (YEAR_MINUTES in backfill.c).
+            self._time_limit_s = names.UNLIMITED_TIMEOUT_S if seconds >= ENDLESS_S else seconds
         return self._time_limit_s
 
     def runs_s(self) -> int:
@@ -186,6 +207,13 @@ class JobFacts:
 
     def _time_limit_timeout_s(self) -> float:
         return min(self._run.deadline.call_s / 2, _MAX_ASK_TIME_LIMIT_S)
+
+    def _ask_granted(self) -> Mapping[str, int] | None:
+        if self._granted is None:
+            from qrmi_slurm.slurm import jobs
+
+            self._granted = jobs.granted_licenses(self._job.job_id, self._job.slurm_conf, self.ask_timeout_s())
+        return self._granted
 
     def _ask_allotment(self) -> "Allotment | None":
         if not self._has_asked:

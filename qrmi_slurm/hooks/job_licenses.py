@@ -18,6 +18,7 @@ from qrmi_slurm.slurm import licenses
 _TAKEN: Final = "{} is held by other jobs"
 _UNKNOWN: Final = "{} could not be acquired: Slurm does not say whether this job has its license; submit the job again"
 _FIRST_ONLY: Final = "Slurm accepts licenses only in a heterogeneous job's first component: put --qpu={} there"
+_NO_SLOTS: Final = "{{}} is shared by slots, and this job has none: ask for some with --licenses={license}:NUMBER"
 _FIXED: Final = "{} could not be acquired: a component of a heterogeneous job cannot change its licenses"
 
 
@@ -39,6 +40,33 @@ class Held(NamedTuple):
     counts: Mapping[str, int] | None
     is_component: bool = False
     is_further: bool = False
+
+
+class QpuSlots(NamedTuple):
+    """How many slots of a QPU a job has.
+
+    Args:
+        number: of slots.
+        refusal: why it may not have the QPU, with `{}` in place of the QPU's name; empty where it has slots.
+    """
+
+    number: int
+    refusal: str = ""
+
+
+def qpu_slots(held: Held, license: str) -> QpuSlots:
+    """Return how many slots a job has.
+
+    Args:
+        held: what Slurm says about its licenses.
+        license: the license that counts the slots.
+    """
+    if held.counts is None:
+        return QpuSlots(0, _UNKNOWN)
+    number = held.counts.get(license, 0)
+    if number:
+        return QpuSlots(number)
+    return QpuSlots(0, _FIRST_ONLY if held.is_further else _NO_SLOTS.format(license=license))
 
 
 class JobLicenses:

@@ -63,7 +63,8 @@ def make(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
 
 def _find(job: JobContext, run: HookRun, facts: JobFacts) -> Plan:
     terms = selection.parse(job.selection_text)
-    resources = config_file.load(run.options.config_path).resources
+    configured = config_file.load(run.options.config_path).resources
+    resources = config_file.with_slots(configured, run.options.slots_licenses)
     found, unknown = choice.find(
         terms,
         resources,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qrmi_slurm.calls.places import WORK
 from qrmi_slurm.deadline import HOOK_GRACE_S, MIN_CALL_S, Deadline
-from qrmi_slurm.errors import NodeBusyError, QrmiSlurmError
+from qrmi_slurm.errors import NodeBusyError, QrmiSlurmError, RecordBusyError
 from qrmi_slurm.hooks import turnstile, watchdog
 from qrmi_slurm.hooks.guard import guarded
 from qrmi_slurm.log import HookLog
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 # The last words have little time (watchdog.LAST_WORDS_S), of which a question to slurmctld gets half of this.
 _LAST_QUESTION_S: Final = 0.5
-
-# In a shorter time than this a hook's Python starts; only a longer one was a wait, in seconds.
-_LEAST_WAIT_S: Final = 0.5
 
 
 def prolog(environment: Mapping[str, str], waited_s: float = 0.0) -> int:
@@ -93,14 +90,14 @@ def _tell_tasks(result: exports.Exports, job: JobContext, run: "HookRun") -> Non
 def _prolog(environment: Mapping[str, str], log: HookLog, waited_s: float) -> None:
     job = job_context.of_job(environment)
     options = plugstack.read(job.slurm_conf)
-    left_s = _left_s(options, waited_s)
+    left_s = turnstile.left_s(options.acquire_timeout_s, waited_s)
     watchdog.limit(left_s + watchdog.GRACE_S)
     began_s, refusal = time.monotonic(), None
     try:
         turnstile.enter(job, options, environment, Deadline.after(left_s), log)
     except NodeBusyError as error:
         refusal = error
-    left_s = _left_s(options, waited_s + time.monotonic() - began_s)
+    left_s = turnstile.left_s(options.acquire_timeout_s, waited_s + time.monotonic() - began_s)
     folder = JobFolder(options.state_dir, job.cluster, job.job_id)
     folder.create()
     if not job.is_first_node:
@@ -142,11 +139,6 @@ def _put_back(
     return NodeBusyError(f"{refusal.message}; {why_not}") if why_not else refusal
 
 
-def _left_s(options: SiteOptions, waited_s: float) -> float:
-    """Return what is left of --acquire-timeout; messages show it as it was written where there was no wait."""
-    return options.acquire_timeout_s - (waited_s if waited_s >= _LEAST_WAIT_S else 0.0)
-
-
 def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: HookLog, left_s: float) -> None:
     """Acquire the job's QPUs in what is left of Prolog's time, and leave its exports."""
     # No other hook and no other node needs these.
@@ -160,10 +152,21 @@ def _acquire(job: JobContext, options: SiteOptions, folder: JobFolder, log: Hook
         return HookRun(options, folder, log, Deadline.after((round(waiting.left_s, 1) or MIN_CALL_S) + HOOK_GRACE_S))
 
     # Epilog or recover may be releasing an earlier run; where that hangs, acquiring would hang too.
-    with folder.locked(min(options.acquire_timeout_s / 2, waiting.left_s), make=True):
+    with _locked(folder, min(options.acquire_timeout_s / 2, waiting.left_s)):
         if not earlier.make_way(job, run()):
             return
     # Another lock: what was in the folder may have moved, and its lock with it.
-    with folder.locked(min(options.acquire_timeout_s / 2, waiting.left_s), make=True):
+    with _locked(folder, min(options.acquire_timeout_s / 2, waiting.left_s)):
         hook_run = run()
         _tell_tasks(acquire.acquire(job, hook_run), job, hook_run)
+
+
+def _locked(folder: JobFolder, wait_s: float) -> contextlib.ExitStack:
+    """Lock the record; a Prolog that has to wait for it makes room for others at work."""
+    stack = contextlib.ExitStack()
+    try:
+        stack.enter_context(folder.locked(0, make=True))
+    except RecordBusyError:
+        WORK.end()
+        stack.enter_context(folder.locked(wait_s, make=True))
+    return stack

@@ -47,6 +47,7 @@ class Rounds:
         self._record = record
         self._fault: RecordError | None = None
         self._licenses: Mapping[str, str] = {}
+        self._qpu_slots: Mapping[str, int | None] = {}
         # The grace is for what comes before and after QRMI's calls.
         self._calls_s = run.deadline.length_s - HOOK_GRACE_S
 
@@ -62,6 +63,7 @@ class Rounds:
         while chosen := assignment.next_round({entry.name for entry in self._record.held}):
             has_more = any(slot.candidates for slot, _ in chosen)
             self._licenses = {item.name: assignment.license_of(slot) for slot, item in chosen}
+            self._qpu_slots = {item.name: assignment.qpu_slots_of(item) for _, item in chosen}
             self._round({item.name: (slot, item) for slot, item in chosen}, has_more=has_more)
             if self._fault is not None:
                 raise self._without(self._fault)
@@ -138,7 +140,7 @@ class Rounds:
 
     def _intent(self, item: Candidate, journal: int, now_s: float) -> Entry:
         """Return the intent to acquire a QPU, with the whole environment that QRMI is called with."""
-        variables = dict(item.credentials.environment)
+        variables, qpu_slots = dict(item.credentials.environment), self._qpu_slots.get(item.name)
         ends_s = expires_s = cap_s = None
         max_ttl = describe(item.installed_type).session_max_ttl
         if max_ttl:
@@ -151,7 +153,7 @@ class Rounds:
         return Entry(
             name=item.name,
             type=item.installed_type,
-            environment=environment.for_call(item.name, variables, self._run.options.env, self._for_job),
+            environment=environment.for_call(item.name, variables, self._run.options.env, self._for_job, qpu_slots),
             run_as_uid=self._job.uid if item.credentials.are_users else None,
             since_s=now_s,
             asked_s=now_s,

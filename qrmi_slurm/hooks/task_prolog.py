@@ -37,6 +37,9 @@ _MAX_CLOCK_DIFFERENCE_S: Final = 300.0
 # How much longer than --acquire-timeout a Prolog may take after writing the record; as deadline.HOOK_GRACE_S.
 _PROLOG_GRACE_S: Final = 1.0
 
+# Of the time that the stub gives TaskProlog: what it takes to start, and to say why it gives up.
+_LAST_WORDS_S: Final = 5.0
+
 # What is printed about new sessions: a line for each of 64 QPUs.
 _MAX_RENEWED_BYTES: Final = 64 * 1024
 
@@ -207,6 +210,11 @@ def _are_an_earlier_jobs(found: Exports, path: Path, task: TaskContext) -> bool:
 
 def _wait_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
     """Return how long a node other than the first waits for the exports, in seconds, given the files so far."""
+    wait_s = _wish_s(folder, task, options)
+    return wait_s if task.time_limit_s is None else min(wait_s, task.time_limit_s - _LAST_WORDS_S)
+
+
+def _wish_s(folder: Path, task: TaskContext, options: plugstack.SiteOptions) -> float:
     if _record_path(folder).exists():  # Prolog is running, or was killed
         return options.acquire_timeout_s + _PROLOG_GRACE_S + _SHARED_WAIT_S
     if folder.exists():

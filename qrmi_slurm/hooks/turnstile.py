@@ -6,11 +6,11 @@ to answer slurmctld, which then starts the jobs again. So a Prolog waits before 
 the places at work (calls/places.py). Both locks are files of root's in a folder that only root can enter, and the
 kernel unlocks them when their process ends. No process of a user's has them open.
 
-An Epilog does not wait; as long as it works, a Prolog less may begin.
+An Epilog waits in its shell as well (scripts/epilog.py), on files of its own, so that never more than a few of a user's
+are at work; a short time only, since releases go first. As long as it works, a Prolog less may begin.
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from qrmi_slurm import files, names
+from qrmi_slurm.calls import places
 from qrmi_slurm.calls.places import WORK, Node, at_work
 from qrmi_slurm.deadline import Deadline
 from qrmi_slurm.errors import NodeBusyError, RecordError
@@ -29,13 +30,21 @@ from qrmi_slurm.slurm.plugstack import SiteOptions
 # empty after a boot; no user can make anything there. The shell has the same path.
 FOLDER: Final = Path("/run/qrmi-slurm")
 
-# What the shell reads: how many lanes each user has, how long to wait in one, and how much longer once that is
-# over, in seconds. Missing until the first Prolog has run.
+# What the shells read. For Prolog: how many lanes each user has, how long to wait in one, and how much longer once that
+# is over, in seconds; for Epilog: how many lanes, and how long to wait. Missing until the first Prolog has run.
 _LANES_FILE: Final = "lanes"
 _MAX_LANES: Final = 16
 
-# The descriptor of the lane's file, which Python has from the shell.
-_LANE_FD: Final = 9
+# An Epilog stays in its lane while it works, for a second of a slow service at most. Two per processor release faster
+# than Prologs acquire.
+_RELEASES_PER_CPU: Final = 2
+
+# How long an Epilog waits at most, in seconds, and of its option. Then it goes on beside those that are at work.
+_RELEASE_WAIT_S: Final = 10.0
+_RELEASE_WAIT_SHARE: Final = 1 / 3
+
+# In a shorter time than this a hook's Python starts; only a longer one was a wait, in seconds.
+_LEAST_WAIT_S: Final = 0.5
 
 # What is left after the longest wait, in seconds, if that is not more than half of it all: for the acquisition, or for
 # going back into the queue, in which those that are too late wait for each other for half of it.
@@ -68,7 +77,9 @@ def enter(
     try:
         cpus = len(os.sched_getaffinity(0))
         late_s = (options.acquire_timeout_s - latest_s) / 2
-        _publish(folder, f"{min(cpus, _MAX_LANES)} {int(latest_s)} {int(late_s)}\n")
+        release_s = min(_RELEASE_WAIT_S, options.release_timeout_s * _RELEASE_WAIT_SHARE)
+        of_prolog = f"{min(cpus, _MAX_LANES)} {int(latest_s)} {int(late_s)}"
+        _publish(folder, f"{of_prolog} {min(cpus * _RELEASES_PER_CPU, _MAX_LANES)} {int(release_s)}\n")
         node, kind = Node(folder, job.node, job.uid), at_work(cpus)
         pause_s = _FIRST_PAUSE_S
         while lack := WORK.begin(node, kind):
@@ -78,12 +89,15 @@ def enter(
             pause_s = min(2 * pause_s, _LAST_PAUSE_S)
     except (OSError, RecordError) as error:
         log.warning("no-turnstile", reason=error)
-    _leave_lane(folder)
+    if _has_lane(folder):
+        places.leave_lane()
 
 
 def enter_at_once(job: JobContext, environment: Mapping[str, str]) -> None:
-    """Let Prologs begin later while an Epilog works; it waits for nothing itself."""
+    """Let Prologs begin later, and Epilogs, while an Epilog works; it has waited in its shell, and waits no more."""
     folder = _folder(environment)
+    if _has_lane(folder):
+        WORK.stay_in_lane()
     with contextlib.suppress(OSError, RecordError):
         if folder.exists():  # else no Prolog has run since the boot
             WORK.begin_epilog(Node(folder, job.node, job.uid), at_work(len(os.sched_getaffinity(0))))
@@ -91,6 +105,16 @@ def enter_at_once(job: JobContext, environment: Mapping[str, str]) -> None:
 
 def _folder(environment: Mapping[str, str]) -> Path:
     return FOLDER / environment.get(names.SLURM_CLUSTER_NAME, "") / environment.get(names.SLURMD_NODENAME, "")
+
+
+def left_s(timeout_s: float, waited_s: float) -> float:
+    """Return what is left of a hook's time; messages show it as the option was written where there was no wait.
+
+    Args:
+        timeout_s: the option, in seconds.
+        waited_s: how long the hook has been running, in seconds.
+    """
+    return timeout_s - (waited_s if waited_s >= _LEAST_WAIT_S else 0.0)
 
 
 def _longest_wait_s(acquire_timeout_s: float) -> float:
@@ -109,9 +133,8 @@ def _publish(folder: Path, lanes: str) -> None:
     files.replace(path, lanes.encode(), 0o600, is_durable=False)
 
 
-def _leave_lane(folder: Path) -> None:
-    """Unlock the file that the shell has locked: the lock is of its descriptor, which this process shares."""
+def _has_lane(folder: Path) -> bool:
+    """Tell whether this process has the file of a lane from its shell."""
     with contextlib.suppress(OSError):
-        if Path(f"/proc/self/fd/{_LANE_FD}").readlink().is_relative_to(folder):
-            fcntl.flock(_LANE_FD, fcntl.LOCK_UN)
-            os.close(_LANE_FD)
+        return Path(f"/proc/self/fd/{places.LANE_FD}").readlink().is_relative_to(folder)
+    return False

@@ -18,6 +18,11 @@ A session whose release has failed is still open at the service, and its job has
 keep one of the license from other jobs with a reservation of its own, `qpu_held_<license>_...` (`hold`), until the
 release is proven or the session has ended by itself.
 
+A service may have fewer slots than Slurm has of its license (`"capacity": "auto"`). The sensor keeps the difference
+from jobs with `qpu_less_<license>`, for a day, so that while nobody renews it no more jobs start than the service
+takes. One of another number is created behind it, under another name, moved to now like an outage, and only then the
+former one is deleted: in between, even for some milliseconds, no job too many may start.
+
 Never send an update that Slurm could refuse: slurmctld, 22.05 to 26.05, then restores the reservation's licenses from a
 copy that has lost their counts, and reserves none of them until it is restarted (_list_dup()).
 """
@@ -38,9 +43,12 @@ from qrmi_slurm.slurm.commands import RefusedError
 
 PREFIX: Final = "qpu_out_"
 HOLD_PREFIX: Final = "qpu_held_"
+LESS_PREFIXES: Final = ("qpu_less_", "qpu_fewer_")
 
 _SENSORS_MINUTES: Final = 60
 _FAILED_STARTS_MINUTES: Final = 5
+_LESS_MINUTES: Final = 24 * 60
+_FOR_A_DAY: Final = f"EndTime=now+{_LESS_MINUTES}minutes"
 _RENEWED_BELOW_S: Final = 30 * 60.0
 
 # LICENSE_ONLY: no nodes are reserved. IGNORE_JOBS: running jobs keep their licenses.
@@ -88,11 +96,27 @@ class Other:
 
 
 @dataclass(frozen=True, slots=True)
+class Less:
+    """How many of a license are kept from jobs, because the service does not have them.
+
+    Args:
+        name: the reservation's.
+        count: how many.
+        ends_s: when Slurm ends the reservation by itself, in seconds since the epoch.
+    """
+
+    name: str
+    count: int
+    ends_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reservations:
     """Slurm's reservations of licenses.
 
     Args:
         outages: ours, by license.
+        less: those of licenses of which the service has fewer, by license; one each, unless one is being replaced.
         busy_until_s: when the last of the other reservations ends, by license; seconds since the epoch.
         others: those, by license.
     """
@@ -100,6 +124,7 @@ class Reservations:
     outages: Mapping[str, Outage]
     busy_until_s: Mapping[str, float]
     others: Mapping[str, Sequence[Other]] = field(default_factory=dict)
+    less: Mapping[str, Sequence[Less]] = field(default_factory=dict)
 
 
 def read(slurm_conf: Path, timeout_s: float = 10.0) -> Reservations:
@@ -121,6 +146,7 @@ def parse(text: str) -> Reservations:
     outages: dict[str, Outage] = {}
     busy_until_s: dict[str, float] = {}
     others: dict[str, list[Other]] = {}
+    less: dict[str, list[Less]] = {}
     for line in text.splitlines():
         head, held = _HEAD.match(line), _LICENSES.search(line)
         counts = licenses.parse_counts(held[1]) if held else None
@@ -133,11 +159,14 @@ def parse(text: str) -> Reservations:
         if license != name and list(counts) == [license]:
             outages[license] = outage.from_text(license, counts[license], text, ends_s, begins_s)
         else:
+            prefix = next((prefix for prefix in LESS_PREFIXES if name.startswith(prefix)), None)
+            if prefix is not None and list(counts) == [name.removeprefix(prefix)]:
+                less.setdefault(name.removeprefix(prefix), []).append(Less(name, sum(counts.values()), ends_s))
             other = Other(name, begins_s, ends_s, "" if text == outage.NO_VALUE else text)
             for held_license in counts:
                 busy_until_s[held_license] = max(busy_until_s.get(held_license, 0.0), ends_s)
                 others.setdefault(held_license, []).append(other)
-    return Reservations(outages, busy_until_s, others)
+    return Reservations(outages, busy_until_s, others, less)
 
 
 def put(wanted: Outage, found: Reservations, slurm_conf: Path, now_s: float) -> bool:
@@ -217,6 +246,52 @@ def remove(license: str, slurm_conf: Path) -> None:
             raise
 
 
+def keep_back(license: str, count: int, found: Reservations, text: str, slurm_conf: Path, now_s: float) -> bool:
+    """Keep some of a license from jobs because the service has fewer; running jobs keep what they have.
+
+    Args:
+        license: the license.
+        count: how many; 0 for none.
+        found: Slurm's reservations now.
+        text: why; without `=`.
+        slurm_conf: Slurm's configuration file.
+        now_s: seconds since the epoch.
+
+    Returns:
+        Whether the number has changed.
+
+    Raises:
+        SchedulerError: Slurm refused, or cannot be asked.
+    """
+    before = found.less.get(license, ())
+    kept = next((one for one in before if one.count == count), None)
+    if kept is not None and kept.ends_s - now_s < _LESS_MINUTES * 30:
+        _scontrol(["update", f"ReservationName={kept.name}", _FOR_A_DAY], slurm_conf)
+    elif kept is None and count:
+        if len(before) == len(LESS_PREFIXES):  # a run has ended between the two
+            let_go(before[0].name, slurm_conf, None)
+        taken = {one.name for one in before[-1:]}
+        name = next(name for name in (f"{prefix}{license}" for prefix in LESS_PREFIXES) if name not in taken)
+        _create_less(name, license, count, found.busy_until_s.get(license, 0.0) - now_s, text, slurm_conf)
+        before = before[-1:]
+    for one in before:
+        if one is not kept:
+            let_go(one.name, slurm_conf, None)
+    return bool(before or count) and (kept is None or len(before) > 1)
+
+
+def _create_less(name: str, license: str, count: int, busy_s: float, text: str, slurm_conf: Path) -> None:
+    """Create a reservation that begins now, whatever others there are; the one before is among them."""
+    words = [f"ReservationName={name}", f"Licenses={license}:{count}", _FOR_ROOT, _FLAGS]
+    try:
+        _create_with_text([*words, _FROM_NOW, _FOR_A_DAY], text, slurm_conf)
+    except RefusedError as error:
+        if _ALL_RESERVED not in error.stderr or busy_s < 0:
+            raise
+        _create_with_text([*words, f"StartTime=now+{busy_s + _GAP_S:.0f}", _FOR_A_MINUTE], text, slurm_conf)
+        _scontrol(["update", f"ReservationName={name}", _FROM_NOW, _FOR_A_DAY], slurm_conf)
+
+
 def hold(name: str, license: str, seconds: float, text: str, slurm_conf: Path, timeout_s: float) -> bool:
     """Keep one of a license from jobs, or go on doing so, by a reservation of its own.
 
@@ -248,7 +323,7 @@ def hold(name: str, license: str, seconds: float, text: str, slurm_conf: Path, t
     return True
 
 
-def let_go(name: str, slurm_conf: Path, timeout_s: float) -> None:
+def let_go(name: str, slurm_conf: Path, timeout_s: float | None) -> None:
     """End a hold; does nothing if it has ended.
 
     Raises:

@@ -11,6 +11,7 @@ import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
 from qrmi_slurm import files
@@ -59,13 +60,19 @@ def path_beside(slurm_conf: Path) -> Path:
     return slurm_conf.parent / FILE_NAME
 
 
-def licenses(resources: Iterable[Resource]) -> dict[str, int]:
-    """Return the count of each license, in the config's order: the lowest capacity of the resources that share it."""
+def licenses(resources: Iterable[Resource], counted: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
+    """Return the count of each license, in the config's order: the lowest capacity of the resources that share it.
+
+    Args:
+        resources: of the config.
+        counted: how many Slurm has; where the number follows a service, that is the most there can be, 1 by default.
+    """
     found: dict[str, int] = {}
     for resource in resources:
         section = resource.slurm
         if section.license is not None:
-            found[section.license] = min(section.capacity, found.get(section.license, section.capacity))
+            capacity = counted.get(section.license, 1) if section.follows_service else section.capacity
+            found[section.license] = min(capacity, found.get(section.license, capacity))
     return found
 
 
@@ -120,6 +127,7 @@ class _Shelf(NamedTuple):
         rules: who may use them.
         capacity: how many jobs may hold one at a time.
         is_dynamic: whether each stands for several QPUs, which QRMI finds.
+        slots_license: the license that counts their slots; empty if they have none.
     """
 
     is_licensed: bool
@@ -128,6 +136,7 @@ class _Shelf(NamedTuple):
     rules: Access
     capacity: int
     is_dynamic: bool
+    slots_license: str
 
 
 def _site(
@@ -169,6 +178,7 @@ def _shelves(resources: Iterable[Resource], notices: Mapping[str, str]) -> dict[
             section.access,
             section.capacity,
             resource.is_dynamic,
+            section.slots_license or "",
         )
         found.setdefault(shelf, []).append(resource)
     return dict(sorted(found.items(), key=lambda item: (item[0].is_licensed, bool(item[0].notice))))
@@ -184,6 +194,8 @@ def _shelf(
         found["rule"] = str(rules[shelf.rules])
     if shelf.notice:
         found["notice"] = _string(shelf.notice)
+    if shelf.slots_license:
+        found["slots"] = _string(shelf.slots_license)
     # The number behind a name tells Lua which QPU it has found, since it cannot look backwards.
     found["names"] = _lines(f"{resource.name}\t{number}" for number, resource in enumerate(members, first))
     if shelf.is_licensed:

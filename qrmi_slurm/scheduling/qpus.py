@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from qrmi_slurm.calls import probe
+from qrmi_slurm.calls.protocol import Capacity
 from qrmi_slurm.config.config_file import Resource
 from qrmi_slurm.errors import RecordError
+from qrmi_slurm.outages.reservations import Less
 from qrmi_slurm.scheduling import state_files
+from qrmi_slurm.slurm.licenses import License
 from qrmi_slurm.slurm.plugstack import SiteOptions
 from qrmi_slurm.state import inventory
 from qrmi_slurm.text import printable
@@ -45,6 +48,10 @@ class Qpu:
         job_ids: the ids of those jobs; None in the public list, since Slurm may keep jobs private.
         reason: the service's words; empty in the public list.
         notice: why it is out of service, for users to read (outage.py); empty if it is in service.
+        slots: how many the service reports; None where it does not, and in the public list.
+        capacity: how many jobs may hold it at a time; None where Slurm counts none. So are the next two.
+        used: how many do.
+        free: how many more could.
     """
 
     name: str
@@ -56,6 +63,10 @@ class Qpu:
     job_ids: tuple[int, ...] | None
     reason: str = ""
     notice: str = ""
+    slots: Capacity | None = None
+    capacity: int | None = None
+    used: int | None = None
+    free: int | None = None
 
     @property
     def shown(self) -> "Qpu":
@@ -114,6 +125,7 @@ def _qpu(found: probe.Finding, job_ids: Sequence[int]) -> Qpu:
         held_by=len(job_ids),
         job_ids=tuple(job_ids),
         reason=said.reason if said else found.problem,
+        slots=said.capacity if said else None,
     )
 
 
@@ -135,6 +147,9 @@ def publish(listing: Listing, state_dir: Path) -> None:
                 "pending_jobs": qpu.pending_jobs,
                 "held_by": qpu.held_by,
                 "notice": qpu.notice,
+                "capacity": qpu.capacity,
+                "used": qpu.used,
+                "free": qpu.free,
             }
             for qpu in listing.qpus
         ],
@@ -176,7 +191,37 @@ def _published(item: Mapping[str, Any]) -> Qpu:
         held_by=int(item["held_by"]),
         job_ids=None,
         notice=printable(str(item.get("notice", "")), _MAX_NOTICE_CHARS),
+        capacity=_number(item.get("capacity")),
+        used=_number(item.get("used")),
+        free=_number(item.get("free")),
     )
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def with_counts(
+    listing: Listing, resources: Sequence[Resource], known: Mapping[str, License], less: Mapping[str, Sequence[Less]]
+) -> Listing:
+    """Return the listing with how many jobs may hold each QPU, do, and still could.
+
+    Args:
+        listing: the listing.
+        resources: those of the config.
+        known: Slurm's licenses, by name.
+        less: how many of them the services do not have.
+    """
+    names = {item.name: item.slurm.following_license or item.slurm.license or "" for item in resources}
+    counted = tuple(_counted(qpu, known.get(names.get(qpu.name, "")), less) for qpu in listing.qpus)
+    return replace(listing, qpus=counted)
+
+
+def _counted(qpu: Qpu, license: License | None, less: Mapping[str, Sequence[Less]]) -> Qpu:
+    if license is None:
+        return qpu
+    kept_back = max((one.count for one in less.get(license.name, ())), default=0)
+    return replace(qpu, capacity=max(0, license.total - kept_back), used=license.used, free=license.free)
 
 
 def with_notices(listing: Listing, notices: Mapping[str, str]) -> Listing:

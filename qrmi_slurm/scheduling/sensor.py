@@ -59,6 +59,19 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class CapacityChange:
+    """A license of which another number can be had now.
+
+    Args:
+        license: its name.
+        capacity: how many jobs may have one at a time.
+    """
+
+    license: str
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run found and did.
 
@@ -69,6 +82,7 @@ class Report:
         uncounted: QPUs whose license Slurm does not know.
         moves: the jobs that got another license.
         faults: what could not be done.
+        capacities: the licenses whose number follows the service, where that has changed.
     """
 
     is_skipped: bool = False
@@ -77,6 +91,7 @@ class Report:
     uncounted: tuple[str, ...] = ()
     moves: tuple[Move, ...] = ()
     faults: tuple[str, ...] = ()
+    capacities: tuple[CapacityChange, ...] = ()
 
 
 def run(resources: Sequence[Resource], site: Site, timeout_s: float) -> Report:
@@ -141,6 +156,7 @@ class _Run:
         self._deadline = Deadline.after(_SLURM_LIMIT_S)
         self._faults: list[str] = []
         self._changes: list[Change] = []
+        self._capacities: list[CapacityChange] = []
 
     def go(self) -> Report:
         known = licenses.read(self._site.slurm_conf)
@@ -151,9 +167,13 @@ class _Run:
             found = reservations.read(self._site.slurm_conf)
             for name, finding in findings.items():
                 self._attempt(partial(self._settle, known[name], finding, found), f"license {name}: ")
-            outages = reservations.read(self._site.slurm_conf).outages
-        notices = outage.notices(self._resources, outages)
-        announce(self._resources, self._site, self._listing, notices)
+            found = reservations.read(self._site.slurm_conf)
+            if self._follow_services(known, found):
+                found = reservations.read(self._site.slurm_conf)
+        notices = outage.notices(self._resources, found.outages)
+        known = licenses.read(self._site.slurm_conf)
+        listing = qpus.with_counts(self._listing, self._resources, known, found.less)
+        announce(self._resources, self._site, listing, notices)
         moved = self._move(list(findings))
         memory.remember(Memory(time.time(), unanswered, _offline(findings, before)), self._site.state_dir)
         return Report(
@@ -162,6 +182,7 @@ class _Run:
             uncounted=self._uncounted(known),
             moves=tuple(moved),
             faults=tuple(self._faults),
+            capacities=tuple(self._capacities),
         )
 
     def _findings(self, known: Mapping[str, License], unanswered: Mapping[str, int]) -> dict[str, _Finding]:
@@ -191,6 +212,37 @@ class _Run:
             is_changed = reservations.put(wanted, found, slurm_conf, time.time())
             if is_changed and (before is None or not before.matches(wanted)):
                 self._note(license.name, wanted.notice)
+
+    def _follow_services(self, known: Mapping[str, License], found: Reservations) -> bool:
+        """Keep from jobs what the services do not have; what a service does not tell stays as it is.
+
+        Returns:
+            Whether anything has changed.
+        """
+        following: dict[str, list[str]] = {}
+        for resource in self._resources:
+            license = resource.slurm.following_license
+            if license is not None and license in known:
+                following.setdefault(license, []).append(resource.name)
+        of_qpus = {qpu.name: qpu for qpu in self._listing.qpus}
+        for license, names in following.items():
+            wanted = _capacity_of([of_qpus[name] for name in names if name in of_qpus], known[license])
+            if isinstance(wanted, str):
+                self._faults.append(f"license {license}: {wanted}; it stays as it is")
+            elif wanted is not None:
+                self._attempt(partial(self._set_capacity, known[license], wanted, found), f"license {license}: ")
+        for license in found.less.keys() - following.keys():  # the config has changed
+            self._attempt(partial(self._keep_back, license, 0, found, ""), f"license {license}: ")
+        return bool(self._capacities or found.less.keys() - following.keys())
+
+    def _set_capacity(self, license: License, capacity: int, found: Reservations) -> None:
+        count = max(0, license.total - capacity)
+        text = f"the service has {capacity} of {license.total}"
+        if self._keep_back(license.name, count, found, text):
+            self._capacities.append(CapacityChange(license.name, min(capacity, license.total)))
+
+    def _keep_back(self, license: str, count: int, found: Reservations, text: str) -> bool:
+        return reservations.keep_back(license, count, found, text, self._site.slurm_conf, time.time())
 
     def _note(self, license: str, notice: str) -> None:
         names = tuple(resource.name for resource in self._resources if resource.slurm.license == license)
@@ -253,6 +305,19 @@ def _offline(findings: Mapping[str, _Finding], before: Memory) -> dict[str, str]
         if health is _Health.DOWN or (health is _Health.UNCLEAR and license in before.offline):
             found[license] = state or before.offline[license]
     return found
+
+
+def _capacity_of(found: Sequence[Qpu], license: License) -> int | str | None:
+    """Return how many of a license jobs may have; a sentence where that cannot be told, None where nobody was asked."""
+    if len(found) != 1:
+        return "several QPUs share it, and none of them can have its own capacity" if found else None
+    [qpu] = found
+    if qpu.state not in _USABLE_STATES:
+        return None  # it is out of service, or did not answer
+    if qpu.slots is None:
+        return f"the service of {qpu.name} does not tell how many slots it has"
+    capacity = qpu.slots.for_jobs(license.used)
+    return capacity if capacity is not None else f"the service of {qpu.name} reports nonsense: {qpu.slots.fault}"
 
 
 def _of_qpu(qpu: Qpu, unanswered: Mapping[str, int]) -> _Finding:

@@ -24,6 +24,12 @@ def of_process(pid: int) -> dict[str, str]:
     return parse(content)
 
 
+def of_descriptor(number: int) -> dict[str, str]:
+    """Return the environment that the stub passed to TaskProlog in a descriptor, in the format of /proc/PID/environ."""
+    with open(number, "rb") as file:
+        return parse(file.read())
+
+
 def parse(content: bytes) -> dict[str, str]:
     """Return the variables in /proc/PID/environ, `NAME=value` separated by NULs; of duplicates the first counts."""
     found: dict[str, str] = {}

@@ -19,8 +19,9 @@ _DIGITS: Final = "0123456789"
 # What Slurm calls a user whom neither the job's credential nor the node names (uid_to_string() in src/common/uid.c).
 _UNKNOWN_USER: Final = "nobody"
 
-# How long a job without a time limit lasts according to Slurm (slurmctld: 365 * 24 * 60 * 60).
-_ENDLESS_S: Final = 365 * 24 * 3600
+# How long a job without a time limit lasts according to its end time (slurmctld: 365 * 24 * 60 * 60). A limit of a year
+# counts as none.
+ENDLESS_S: Final = 365 * 24 * 3600
 _DEFAULT_CLUSTER: Final = "cluster"
 
 
@@ -34,7 +35,8 @@ class JobContext(NamedTuple):
         node: this node, as Slurm calls it.
         first_node: the first node of the allocation, which acquires the QPUs.
         restart_count: how often the job was requeued.
-        time_limit_s: end time minus start time, in seconds; None if unknown (Slurm 22.05).
+        time_limit_s: end time minus start time, in seconds; ENDLESS_S where there is no limit. None if
+            unknown (Slurm 22.05).
         selection_text: the value of `--qpu`, as the user wrote it.
         user_environment: the user's own variables that the stub passed on, without Slurm's prefix; not shown in a repr.
         slurm_conf: Slurm's configuration file.
@@ -103,6 +105,7 @@ class TaskContext(NamedTuple):
         srun_debug: srun's verbosity: 2 quiet, 3 default, 4 verbose, 5 and more for `-vv`.
         rust_log: the task's RUST_LOG; None if it is not set.
         slurm_conf: Slurm's configuration file.
+        time_limit_s: how long TaskProlog may take, in seconds; None if only Slurm limits it.
     """
 
     job_id: int
@@ -119,6 +122,7 @@ class TaskContext(NamedTuple):
     srun_debug: int
     rust_log: str | None
     slurm_conf: Path
+    time_limit_s: int | None = None
 
 
 def of_job(environment: Mapping[str, str]) -> JobContext:
@@ -193,6 +197,7 @@ def of_task(environment: Mapping[str, str], uid: int) -> TaskContext:
         srun_debug=_number(environment, names.SRUN_DEBUG, default=3),
         rust_log=environment.get(names.RUST_LOG),
         slurm_conf=_slurm_conf(environment),
+        time_limit_s=_number(environment, names.QRMI_SLURM_TIME_LIMIT, default=0) or None,
     )
 
 
@@ -292,8 +297,6 @@ def _time_limit_s(environment: Mapping[str, str]) -> int | None:
     if start_s is None or end_s is None:
         return None
     seconds = end_s - start_s
-    if seconds == _ENDLESS_S:
-        return names.UNLIMITED_TIMEOUT_S
     return seconds if seconds > 0 else None
 
 

@@ -239,6 +239,24 @@ def allotment(job_id: int, slurm_conf: Path, timeout_s: float = _ONE_JOB_TIMEOUT
     return Allotment(licenses.granted_counts(granted), "" if qos == "(null)" else qos, name)
 
 
+def granted_licenses(job_id: int, slurm_conf: Path, timeout_s: float) -> Mapping[str, int] | None:
+    """Ask which licenses a job was granted that asked for one or another (`a|b`, from 25.05 on).
+
+    Args:
+        job_id: Slurm's id.
+        slurm_conf: Slurm's configuration file.
+        timeout_s: how long slurmctld may take, in seconds; at most 5.
+
+    Returns:
+        How many of each, by name; None where slurmctld does not say.
+    """
+    try:
+        told = _columns(job_id, f"LicensesAlloc:.{_FIELD_CHARS}", slurm_conf, min(timeout_s, _ONE_JOB_TIMEOUT_S))
+    except SchedulerError:
+        return None
+    return licenses.granted_counts(told[0]) if told else None
+
+
 def _columns(job_id: int, columns: str, slurm_conf: Path, timeout_s: float) -> list[str]:
     """Return what squeue says in some columns of a job; an empty list where the answer is not in this format.
 

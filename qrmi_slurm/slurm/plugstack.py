@@ -33,6 +33,8 @@ MAX_TIMEOUT_S: Final = 3600.0
 DEFAULT_REQUEUE_LIMIT_H: Final = 24.0
 MAX_REQUEUE_LIMIT_H: Final = 8784.0
 
+# The name of a license, as the hooks accept it; a remote one is `name@server`.
+LICENSE: Final = r"[A-Za-z0-9_.@-]+"
 # How much longer than its job a session may live: KillWait (30 s by default) and what slurmctld takes to notice.
 DEFAULT_SESSION_MARGIN_S: Final = 60.0
 
@@ -55,7 +57,10 @@ class SiteOptions(NamedTuple):
             (`requeue`), or fails.
         requeue_limit_h: how long after its first such start it fails all the same, in hours.
         env: variables for QRMI's calls and for the tasks; never shown in a repr.
+        slots_licenses: by the resource's name, the license whose number in a job is how many slots of it the job has.
         session_margin_s: how much longer than its job a session may live, in seconds.
+        task_prolog: the TaskProlog that the plugin itself runs, for steps of QPU jobs alone; None if slurm.conf is to
+            name one.
         source: file and number of the line; empty if there is no line and all options have their defaults.
         slurm_conf: Slurm's configuration file, by which the line was found.
     """
@@ -68,8 +73,10 @@ class SiteOptions(NamedTuple):
     on_unavailable: Unavailable = "requeue"
     requeue_limit_h: float = DEFAULT_REQUEUE_LIMIT_H
     env: Mapping[str, str] = MappingProxyType({})
+    task_prolog: Path | None = None
     source: str = ""
     slurm_conf: Path = conf_file.DEFAULT_SLURM_CONF
+    slots_licenses: Mapping[str, str] = MappingProxyType({})
     session_margin_s: float = DEFAULT_SESSION_MARGIN_S
 
     def __repr__(self) -> str:
@@ -168,6 +175,7 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         )
     env: dict[str, str] = {}
     values: dict[str, str] = {}
+    slots_licenses: dict[str, str] = {}
     for argument in line.arguments:
         if argument.startswith("--env:"):
             name, equals, value = argument.removeprefix("--env:").partition("=")
@@ -178,12 +186,17 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             if name.startswith(JOB_PREFIX) or f"_{JOB_PREFIX}" in name:
                 raise PlugstackError(f"{line.source}: only the hooks may set {name}, not --env:", _FIX_HINT)
             env[name] = value
+        elif argument.startswith(f"{SLOTS_LICENSE}:"):
+            resource, license = _slots_license(line, argument)
+            if resource in slots_licenses:
+                raise PlugstackError(f"{line.source}: {SLOTS_LICENSE}:{printable(resource)} is given twice", _FIX_HINT)
+            slots_licenses[resource] = license
         elif argument.startswith("-"):
             name, equals, value = argument.partition("=")
             if name not in _VALUE_OPTIONS:
                 raise PlugstackError(
                     f"{line.source}: unknown option {printable(name)}; the options are "
-                    f"{', '.join(_VALUE_OPTIONS)}, --env:NAME",
+                    f"{', '.join(_VALUE_OPTIONS)}, --env:NAME, {SLOTS_LICENSE}:RESOURCE",
                     _FIX_HINT,
                 )
             if not equals or not value:
@@ -193,7 +206,10 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
             values[name] = value
     config_path = Path(paths[0]) if paths else default_dir / "qrmi_config.json"
     state_dir = Path(values.get(_STATE_DIR, DEFAULT_STATE_DIR))
-    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir)):
+    task_prolog = Path(values[_TASK_PROLOG]) if _TASK_PROLOG in values else None
+    for what, path in (("the config's path", config_path), (_STATE_DIR, state_dir), (_TASK_PROLOG, task_prolog)):
+        if path is None:
+            continue
         if not path.is_absolute() or ".." in path.parts:
             raise PlugstackError(
                 f"{line.source}: {what} {printable(str(path))} is not an absolute path without '..'", _FIX_HINT
@@ -207,7 +223,9 @@ def parse_arguments(line: PluginLine, default_dir: Path) -> SiteOptions:
         on_unavailable=_unavailable(line, values.get(_ON_UNAVAILABLE, "requeue")),
         requeue_limit_h=_hours(line, values),
         env=env,
+        task_prolog=task_prolog,
         source=line.source,
+        slots_licenses=slots_licenses,
         session_margin_s=_seconds(line, values, _SESSION_MARGIN, DEFAULT_SESSION_MARGIN_S, may_be_zero=True),
     )
 
@@ -218,14 +236,27 @@ _RELEASE_TIMEOUT: Final = "--release-timeout"
 _REQUIRE: Final = "--require"
 _ON_UNAVAILABLE: Final = "--on-unavailable"
 _REQUEUE_LIMIT: Final = "--requeue-limit"
+SLOTS_LICENSE: Final = "--qpu-slots-license"
 _SESSION_MARGIN: Final = "--session-margin"
+_TASK_PROLOG: Final = "--task-prolog"
 _VALUE_OPTIONS: Final = (
     *(_STATE_DIR, _ACQUIRE_TIMEOUT, _RELEASE_TIMEOUT, _REQUIRE, _ON_UNAVAILABLE, _REQUEUE_LIMIT),
-    _SESSION_MARGIN,
+    *(_SESSION_MARGIN, _TASK_PROLOG),
 )
 
 # Up to five digits before the point and three after it.
 _NUMBER: Final = r"[0-9]{1,5}(\.[0-9]{1,3})?"
+
+
+def _slots_license(line: PluginLine, argument: str) -> tuple[str, str]:
+    """Return the resource and the license of `--qpu-slots-license:RESOURCE=LICENSE`."""
+    resource, equals, license = argument.removeprefix(f"{SLOTS_LICENSE}:").partition("=")
+    if not equals or not resource or not re.fullmatch(LICENSE, license):
+        what = "a license's name is of letters, digits and _ . @ -"
+        raise PlugstackError(
+            f"{line.source}: {printable(argument)} is not {SLOTS_LICENSE}:RESOURCE=LICENSE; {what}", _FIX_HINT
+        )
+    return resource, license
 
 
 def _seconds(

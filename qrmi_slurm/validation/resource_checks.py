@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from qrmi_slurm.config import resource_types, slurm_section, stored_secrets
 from qrmi_slurm.config.slurm_section import SlurmSection
+from qrmi_slurm.slurm.plugstack import SLOTS_LICENSE
 from qrmi_slurm.slurm.selection import MAX_SELECTION_BYTES
 from qrmi_slurm.text import is_one_line, near_match, printable
 from qrmi_slurm.validation import rules, variable_checks
@@ -60,6 +61,43 @@ def findings(document: Document, installed_members: Sequence[str]) -> Iterator[F
     for index, item in enumerate(items):
         if isinstance(item, dict):
             yield from _check_resource(context, index, item)
+
+
+def findings_of_slots(document: Document, slots_licenses: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what of `--qpu-slots-license:` on the plugin's line does not fit the document.
+
+    Args:
+        document: the config.
+        slots_licenses: the licenses that count the resources' slots, by the resource's name.
+    """
+    items = document.value.get("resources") if isinstance(document.value, dict) else None
+    own: dict[str, str | None] = {}
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and isinstance(item.get("name"), str):
+            slurm = item.get("slurm")
+            if _follows_nothing(slurm) and item["name"] not in slots_licenses:
+                place = _Place(document, ("resources", index, "slurm"), printable(item["name"]))
+                message = "the capacity has no effect because the license is null, and the resource has no slots"
+                yield place.finding(
+                    rules.UNCOUNTED_CAPACITY, "capacity", message, "name a license, or remove the capacity"
+                )
+            named = slurm.get("license", "") if isinstance(slurm, dict) else ""
+            own[item["name"]] = named if named != "" else slurm_section.default_license(item["name"])
+    counted = {license: name for name, license in own.items() if isinstance(license, str)}
+    for name, license in slots_licenses.items():
+        option = f"{SLOTS_LICENSE}:{printable(name)}={license}"
+        if name not in own:
+            near = near_match(name, tuple(own))
+            hint = f"did you mean {printable(near)}?" if near else "name a resource of this file"
+            message = f"the plugin's line has {option}, and no resource here has that name"
+            yield Finding(rules.UNFIT_SLOTS_LICENSE, None, "", message, hint)
+        elif license in counted:
+            message = f"the plugin's line has {option}, but {license} counts the jobs of {printable(counted[license])}"
+            yield Finding(rules.UNFIT_SLOTS_LICENSE, None, "", message, "use another license for the slots")
+
+
+def _follows_nothing(slurm: Any) -> bool:
+    return isinstance(slurm, dict) and slurm.get("capacity") == slurm_section.AUTO and slurm.get("license", "") is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +243,7 @@ def _check_sharing(
 ) -> Iterator[Finding]:
     sharing = slurm_section.parse(name, slurm)
     is_named = "license" in slurm
-    if sharing.license is None and "capacity" in slurm:
+    if sharing.license is None and "capacity" in slurm and not sharing.follows_service:  # its slots may have a license
         message = "the capacity has no effect because the license is null"
         hint = "name a license, or remove the capacity"
         yield place.within("slurm").finding(rules.UNCOUNTED_CAPACITY, "capacity", message, hint)

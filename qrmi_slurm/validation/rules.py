@@ -247,6 +247,14 @@ BROKER_WITHOUT_KEY: Final = Rule(
     "A broker adds the site's key to the requests of jobs, which never see it. Where users bring their own key there "
     "is nothing to hide from them, and their jobs reach the service directly.",
 )
+UNFIT_SLOTS_LICENSE: Final = Rule(
+    "QS314",
+    _E,
+    "a license for slots does not fit the config",
+    "`--qpu-slots-license:RESOURCE=LICENSE` on the plugin's line names a resource of the config, and a license that "
+    "users ask for. The license that counts the resource's jobs is another one: each job has one of it, however many "
+    "slots it wants. This is checked for the config that the plugin's line names.",
+)
 
 # 4xx: variables
 UNKNOWN_VARIABLE: Final = Rule(

@@ -157,6 +157,8 @@ def _words(violation: _Violation) -> _Words:
         return _BAD_TYPE_NAME if isinstance(violation.found, str) else _wrong_type(["string"], violation.found, last)
     if keyword == "minimum":
         return rules.OUT_OF_RANGE, f"the number is less than {violation.allowed}", ""
+    if last == "capacity":
+        return rules.OUT_OF_RANGE, "the capacity is neither a whole number nor auto", 'write 1, or "auto"'
     words = _bad_text(path) if keyword == "pattern" else None
     return words or (rules.SCHEMA, f"the value violates the schema's rule {keyword}", f"see {SCHEMA_FILE}")
 

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from qrmi_slurm import files
 from qrmi_slurm.config import resource_types
@@ -22,12 +23,15 @@ _RULES: dict[FaultKind, Rule] = {
 }
 
 
-def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosis:
+def validate_file(
+    path: Path, installed_members: Sequence[str] = (), slots_licenses: Mapping[str, str] = MappingProxyType({})
+) -> Diagnosis:
     """Check a config, and who may read and write it.
 
     Args:
         path: the file.
         installed_members: the members of the installed QRMI's `ResourceType`; empty to leave QRMI out of the check.
+        slots_licenses: the licenses that count the resources' slots, from the plugin's line.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -49,6 +53,8 @@ def validate_file(path: Path, installed_members: Sequence[str] = ()) -> Diagnosi
         return Diagnosis(shown, None, (_not_utf8(content, error.start),))
     document = json_text.read(text)
     found = [*_check_trust(document, status), *_check_document(text, document, installed_members)]
+    if document.complete:
+        found += resource_checks.findings_of_slots(document, slots_licenses)
     return Diagnosis(shown, _count_resources(document), tuple(sorted(found, key=_order)))
 
 

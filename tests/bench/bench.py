@@ -17,12 +17,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.arms import Arm, started
-from bench.figures import Figure, table
+from bench.figures import Figure, plot, table
 from bench.measures import QUICK, SECTIONS, Rounds
 from slurm.cluster import sweep
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-_BEGIN, _END = "<!-- results: written by `make bench ARGS=--docs` -->", "<!-- end of results -->"
+PAGES = (DOCS / "benchmarks.md", DOCS / "benchmarks-appendix.md")
+_END = "<!-- end of results -->"
+
+# What the picture of a section shows, by what its figures say; a section without has none.
+PLOTTED = {
+    "a": r"srun",
+    "b": r"-n64",
+    "c": r"(allocation to first line|sessions closed).* 100 ms",
+    "d": r"beyond|CPU",
+    "f": r"",
+    "g": r"Prolog with 1 QPU of \d+ resources$",
+    "i": r"-n1 without|--qpu -n1; ",
+}
 
 
 def main() -> int:
@@ -35,9 +47,9 @@ def main() -> int:
     rounds = QUICK if options.quick else Rounds()
     figures: list[Figure] = []
     sweep()
+    load = os.getloadavg()[0]
     with started(options.plugin) as bench:
-        machine = _machine(bench.arms)
-        arms = [arm.name for arm in bench.arms]
+        machine = _machine(bench.arms, load) + (" Few rounds (`--quick`)." if options.quick else "")
         for section in options.sections:
             what = (SECTIONS[section].__doc__ or "").partition("\n")[0]
             print(f"  bench     ({section}) {what}", file=sys.stderr, flush=True)
@@ -45,10 +57,12 @@ def main() -> int:
             if options.json:  # after each section: a run is long
                 document = {"machine": machine, "figures": [figure.json() for figure in figures]}
                 options.json.write_text(json.dumps(document, indent=1) + "\n")
-    text = f"{machine}\n\n{table(figures, arms)}"
-    print(text)
-    if options.docs:
-        _write_docs(text)
+    print(machine)
+    for section in options.sections:
+        of_section = [figure for figure in figures if figure.section == section]
+        print(f"\n({section})\n\n{table(of_section)}")
+        if options.docs:
+            _write_docs(section, machine, of_section)
     missed = [figure.what for figure in figures if figure.is_met() is False]
     for what in missed:
         print(f"not met: {what}", file=sys.stderr)
@@ -62,7 +76,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sections", default="".join(SECTIONS), help="which of %(default)s to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value to FILE")
-    parser.add_argument("--docs", action="store_true", help="write the table into docs/benchmarks.md")
+    parser.add_argument("--docs", action="store_true", help="write the tables and pictures into the pages of docs")
     parser.add_argument(
         "--plugin",
         action="append",
@@ -77,8 +91,8 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _machine(arms: Sequence[Arm]) -> str:
-    """Return a sentence with the machine and the measured versions."""
+def _machine(arms: Sequence[Arm], load: float) -> str:
+    """Return a sentence with the machine, its load before the benchmark, and the measured versions."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     slurm = arms[0].cluster.slurm("sinfo", "--version").strip()
@@ -86,18 +100,29 @@ def _machine(arms: Sequence[Arm]) -> str:
     return (
         f"{os.cpu_count()} CPUs ({found.group(1) if found else platform.machine()}), {memory_gb:.0f} GB, "
         f"Linux {platform.release().partition('-')[0]}, {slurm}, Python {platform.python_version()}, "
-        f"QRMI {version('qrmi')}, qrmi-slurm {version('qrmi-slurm')}, /bin/sh is {Path(shell.strip()).name}."
+        f"QRMI {version('qrmi')}, qrmi-slurm {version('qrmi-slurm')}, /bin/sh is {Path(shell.strip()).name}, "
+        f"load average before {load:.1f}."
     )
 
 
-def _write_docs(text: str) -> None:
-    """Put the table between its marks in docs/benchmarks.md."""
-    page = DOCS / "benchmarks.md"
-    before, mark, rest = page.read_text().partition(_BEGIN)
+def _write_docs(section: str, machine: str, figures: Sequence[Figure]) -> None:
+    """Put a section's table and picture between its marks, on the page that has them."""
+    begin = f"<!-- results {section}: written by `make bench ARGS=--docs` -->"
+    page = next((page for page in PAGES if begin in page.read_text()), None)
+    before, _, rest = page.read_text().partition(begin) if page is not None else ("", "", "")
     _, end, after = rest.partition(_END)
-    if not mark or not end:
-        raise SystemExit(f"error: {page}: the marks around the results are missing")
-    page.write_text(f"{before}{_BEGIN}\n\n{text}\n{end}{after}")
+    if page is None or not end:
+        raise SystemExit(f"error: {DOCS}: the marks around the results of section {section} are missing")
+    parts = [table(figures)]
+    shown = [figure for figure in figures if section in PLOTTED and re.search(PLOTTED[section], figure.what)]
+    if shown:
+        picture = DOCS / "images" / f"bench-{section}.svg"
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_text(plot(shown))
+        parts.append(f"![{shown[0].what}, and others](images/{picture.name})\n")
+    parts.append(f"{machine}\n")
+    content = "\n".join(parts)
+    page.write_text(f"{before}{begin}\n\n{content}\n{_END}{after}")
 
 
 if __name__ == "__main__":

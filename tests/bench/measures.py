@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.arms import NONE, OURS, QPUS, Arm, Bench
-from bench.figures import Figure
+from bench.arms import FLAGS, QPUS, Arm, Bench, with_flags
+from bench.figures import FLOOR, OURS, Figure, spread
 from bench.rpcs import calls_during
 from qrmi_slurm.slurm import jobs
 from qrmi_slurm.state import inventory
@@ -29,7 +30,12 @@ from slurm.site import BIN, STUB
 
 _TRUE = "/bin/true"
 _DELAYS_S = (0.0, 0.02, 0.1)
-_COUNTS = (1, 2, 4, 8)
+_COUNTS = (1, 8, 16, 64)
+
+# Targets: a step, over the floor; a job with so many QPUs, over one with one, at 100 ms a request.
+_STEP_AT_MOST = 1.03
+_DIRECT_AT_MOST = 1.05
+_QPUS_AT_MOST = {16: 1.3, 64: 2.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def plain_job(bench: Bench, rounds: Rounds) -> list[Figure]:
 
     When a batch job gets its node depends on the scheduler's cycle, which varies by tenths of a second.
     """
-    by_srun = Figure("a", "srun -n1 without QPU, submit to end", "ms")
+    by_srun = Figure("a", "srun -n1 without QPU, submit to end", "ms", at_most=_STEP_AT_MOST, judged=bench.best)
     by_sbatch = Figure("a", "sbatch without QPU, allocation to end", "ms")
     for _ in range(rounds.steps):
         for arm in bench.arms:
@@ -149,23 +155,23 @@ def steps(bench: Bench, rounds: Rounds) -> list[Figure]:
     """`srun -n64` and `-n256`: without QPU, in a QPU batch job, and direct."""
     figures = []
     for tasks, count in ((64, rounds.steps), (256, rounds.wide_steps)):
-        target = tasks == 64
-        plain = Figure("b", f"srun -n{tasks} in a batch job without QPU", "ms", at_most=1.2 if target else None)
-        control = Figure("b", f"the same again on none: what chance does to a ratio (-n{tasks})", "ms")
-        within = Figure("b", f"srun -n{tasks} in a QPU batch job", "ms", at_most=1.2 if target else None)
+        target: dict[str, Any] = {"at_most": _STEP_AT_MOST, "judged": bench.best}
+        plain = Figure("b", f"srun -n{tasks} in a batch job without QPU", "ms", **target)
+        control = Figure("b", f"the same again on the floor: what chance does to a ratio (-n{tasks})", "ms")
+        within = Figure("b", f"srun -n{tasks} in a QPU batch job", "ms", **target)
         with ExitStack() as stack:
             ask = {arm.name: stack.enter_context(_stepper(arm)) for arm in bench.all_but_no_hold}
             for _ in range(count):
                 for name, one in ask.items():
                     plain.add(name, one(f"srun -n{tasks} {_TRUE}"))
-                control.add(OURS, ask[NONE](f"srun -n{tasks} {_TRUE}"))
-        control.base = plain.values[NONE]
+                control.add(FLOOR, ask[FLOOR](f"srun -n{tasks} {_TRUE}"))
+        control.base = plain.values[FLOOR]
         with ExitStack() as stack:
             ask = {arm.name: stack.enter_context(_stepper(arm, *arm.qpu_option())) for arm in bench.all_but_no_hold}
             for _ in range(count):
                 for name, one in ask.items():
                     within.add(name, one(f"srun -n{tasks} {_TRUE}"))
-        direct = Figure("b", f"direct srun --qpu -n{tasks}, submit to end", "ms", at_most=1.5 if target else None)
+        direct = Figure("b", f"direct srun --qpu -n{tasks}, submit to end", "ms")
         for _ in range(count):
             for arm in bench.arms:
                 direct.add(arm.name, _srun_ms(arm, f"-n{tasks}", *arm.qpu_option()))
@@ -188,23 +194,17 @@ def latency(bench: Bench, rounds: Rounds) -> list[Figure]:
         with bench.site.emulator.fault(call="*", kind="delay", delay_s=delay_s):
             for _ in range(rounds.latency):
                 for count in _COUNTS:
-                    for arm in bench.compared:
+                    for arm in bench.with_qpus:
                         submit_ms, begin_ms, end_ms = _latency_ms(bench, arm, count)
                         submits[count].add(arm.name, submit_ms)
                         begins[count].add(arm.name, begin_ms)
                         if arm.has_qpus:
                             ends[count].add(arm.name, end_ms)
         for count, figure in ends.items():
-            figure.base = ends[1].values[OURS]
-            if delay_s == _DELAYS_S[-1] and count == _COUNTS[-1]:
-                figure.at_most = 1.15
-        figures += [*submits.values(), *begins.values()]
-        if delay_s == _DELAYS_S[-1]:
-            eight = Figure("c", f"allocation to first line, 8 QPU over 1, {delay}", "ms", at_most=1.15)
-            eight.values = {arm.name: begins[_COUNTS[-1]].values[arm.name] for arm in bench.with_qpus}
-            eight.base = begins[1].values[OURS]
-            figures.append(eight)
-        figures += ends.values()
+            figure.base, begins[count].base = ends[1].values[OURS], begins[1].values[OURS]
+            if delay_s == _DELAYS_S[-1]:
+                figure.at_most = begins[count].at_most = _QPUS_AT_MOST.get(count)
+        figures += [*submits.values(), *begins.values(), *ends.values()]
     return figures
 
 
@@ -253,10 +253,11 @@ def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
     figures = _hooks_without_qpu(bench, rounds)
     environment = _hook_environment(bench)
     more = {
-        hook: Figure("d", f"{hook}, 1 QPU: beyond QRMI's calls", "ms", at_most=45, is_ratio=False) for hook in _HOOKS
+        hook: Figure("d", f"{hook}, 1 QPU: beyond QRMI's calls", "ms", at_most=30, is_ratio=False) for hook in _HOOKS
     }
     whole = {hook: Figure("d", f"{hook}, 1 QPU: from start to end", "ms") for hook in _HOOKS}
     cpu = {hook: Figure("d", f"{hook}, 1 QPU: CPU", "ms") for hook in _HOOKS}
+    both = Figure("d", "prolog and epilog, 1 QPU: CPU", "ms", at_most=70, is_ratio=False)
     peak = {hook: Figure("d", f"{hook}, 1 QPU: peak memory", "MB", at_most=40, is_ratio=False) for hook in _HOOKS}
     for number in range(rounds.hooks):
         calls_ms = dict(zip(_HOOKS, _calls_ms(bench), strict=True))
@@ -266,7 +267,8 @@ def hooks(bench: Bench, rounds: Rounds) -> list[Figure]:
             whole[hook].add(OURS, run.wall_ms)
             cpu[hook].add(OURS, run.cpu_ms)
             peak[hook].add(OURS, run.peak_mb)
-    figures += [*more.values(), *whole.values(), *cpu.values(), *peak.values()]
+        both.add(OURS, sum(cpu[hook].values[OURS][-1] for hook in _HOOKS))
+    figures += [*more.values(), *whole.values(), *cpu.values(), both, *peak.values()]
     loaded = Figure("d", "the stub, as slurmstepd maps it", "kB", 0, at_most=32, is_ratio=False)
     loaded.add(OURS, _loaded_bytes(STUB) / 1000)
     return [*figures, loaded]
@@ -289,7 +291,7 @@ def _hook_environment(bench: Bench) -> dict[str, str]:
     return {
         "SLURMD_NODENAME": "n1",
         "SLURM_JOB_UID": str(bench.ours.cluster.user.uid),
-        "SLURM_CLUSTER_NAME": "bench",
+        "SLURM_CLUSTER_NAME": f"throwaway-{bench.ours.cluster.token}",
         "SLURM_CONF": str(bench.ours.cluster.slurm_conf),
         # As from 23.02: without them Prolog asks squeue.
         "SLURM_JOB_START_TIME": str(now_s),
@@ -371,7 +373,7 @@ def stream(bench: Bench, rounds: Rounds) -> list[Figure]:
     for size in rounds.jobs:
         rate = Figure("f", f"{size} short jobs, 5 % with a QPU", "jobs/s", 2)
         for _ in range(3 if size <= 100 else 1):
-            for arm in bench.all_but_no_hold:
+            for arm in bench.streamed:
                 rate.add(arm.name, size / _stream_s(arm, size))
         figures.append(rate)
     return figures
@@ -407,34 +409,43 @@ done >/dev/null"""
 
 
 def validate_config(bench: Bench, rounds: Rounds) -> list[Figure]:
-    """The admin's check of a config, and Prolog with the same one."""
-    figures = []
-    sizes: Sequence[int] = rounds.resources
+    """The admin's check of a config, and Prolog with the same one; the sizes in turn."""
+    check = {size: Figure("g", f"validate-config, {size} resources", "ms", 0) for size in rounds.resources}
+    prolog = {size: Figure("g", f"Prolog with 1 QPU of {size} resources", "ms") for size in rounds.resources}
+    cpu = {size: Figure("g", f"Prolog with 1 QPU of {size} resources: CPU", "ms") for size in rounds.resources}
+    memory = {
+        size: Figure("g", f"Prolog with 1 QPU of {size} resources, peak memory", "MB") for size in rounds.resources
+    }
+    smallest = min(rounds.resources)
     kept = bench.site.config_path.read_text()
+    one = bench.site.emulator.resource(QPUS[0])
     try:
-        for size in sizes:
-            others = [{**bench.site.emulator.resource(QPUS[0]), "name": f"other{n}"} for n in range(size - 1)]
-            bench.site.config([*others, bench.site.emulator.resource(QPUS[0])])
-            check = Figure("g", f"validate-config, {size} resources", "ms", 0)
-            prolog = Figure("g", f"Prolog with 1 QPU of {size} resources", "ms", 0)
-            memory = Figure("g", f"Prolog with 1 QPU of {size} resources, peak memory", "MB")
-            for number in range(max(2, min(7, rounds.hooks))):
-                began_s = time.perf_counter()
-                subprocess.run(
-                    [BIN / "qrmi-slurm", "validate-config", bench.site.config_path],
-                    env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"},
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                )
-                check.add(OURS, (time.perf_counter() - began_s) * 1000)
+        for number in range(max(2, rounds.hooks // 2)):
+            for size in rounds.resources:
+                bench.site.config([*({**one, "name": f"other{n}"} for n in range(size - 1)), one])
+                if number < 7:
+                    began_s = time.perf_counter()
+                    subprocess.run(
+                        [BIN / "qrmi-slurm", "validate-config", bench.site.config_path],
+                        env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"},
+                        stdout=subprocess.DEVNULL,
+                        check=True,
+                    )
+                    check[size].add(OURS, (time.perf_counter() - began_s) * 1000)
                 environment = {**_hook_environment(bench), "SLURM_JOB_ID": str(990_000 + number)}
                 run = _run_hook("prolog", environment)
                 _run_hook("epilog", environment)
-                prolog.add(OURS, run.wall_ms)
-                memory.add(OURS, run.peak_mb)
-            figures += [check, prolog, memory]
+                prolog[size].add(OURS, run.wall_ms)
+                cpu[size].add(OURS, run.cpu_ms)
+                memory[size].add(OURS, run.peak_mb)
     finally:
         bench.site.config_path.write_text(kept)
+    figures = [*check.values(), *prolog.values(), *cpu.values(), *memory.values()]
+    if 1000 in prolog:
+        more = Figure("g", f"Prolog with 1000 resources, more than with {smallest}", "ms", at_most=5.0, is_ratio=False)
+        pairs = zip(prolog[1000].values[OURS], prolog[smallest].values[OURS], strict=True)
+        more.values = {OURS: [large - small for large, small in pairs]}
+        figures.append(more)
     return figures
 
 
@@ -512,6 +523,44 @@ def _controllers_ms(cluster: Cluster, job_ids: Collection[int]) -> float:
     return (time.clock_gettime(clock) - before_s) * 1000 * _CLUSTER_NODES / asked
 
 
+# --- (i) PrologFlags -----------------------------------------------------------------------------------------
+
+
+def flags(bench: Bench, rounds: Rounds) -> list[Figure]:
+    """`srun` with each PrologFlags that sites have: the floor, and ours in both ways, in turn."""
+    figures = []
+    prolog_ms = spread([_prolog_ms(bench, number) for number in range(max(3, rounds.latency))]).median
+    for name in FLAGS:
+        shown = f"PrologFlags={name}" if name else "no PrologFlags"
+        target: dict[str, Any] = {"at_most": _STEP_AT_MOST, "judged": bench.best}
+        one = Figure("i", f"{shown}: srun -n1 without QPU", "ms", **target)
+        many = Figure("i", f"{shown}: srun -n64 without QPU", "ms", **target)
+        # Without Alloc, Prolog runs before the first task is launched, which srun then waits for.
+        qpu = Figure("i", f"{shown}: srun --qpu -n1; the floor is without QPU", "ms")
+        beyond = Figure("i", f"{shown}: srun --qpu -n1, over the floor and Prolog's {prolog_ms:.0f} ms", "ms")
+        beyond.at_most, beyond.judged = _DIRECT_AT_MOST, bench.best
+        with with_flags(bench, name) as arms:
+            for _ in range(rounds.steps):
+                for arm in arms:
+                    one.add(arm.name, _srun_ms(arm, "-n1"))
+                for arm in arms:
+                    many.add(arm.name, _srun_ms(arm, "-n64"))
+                for arm in arms:
+                    qpu.add(arm.name, _srun_ms(arm, "-n1", *arm.qpu_option()))
+        beyond.values = {arm: values for arm, values in qpu.values.items() if arm != FLOOR}
+        beyond.base = [value + prolog_ms for value in qpu.values[FLOOR]]
+        figures += [one, many, qpu, beyond]
+    return figures
+
+
+def _prolog_ms(bench: Bench, number: int) -> float:
+    """Return how long Prolog takes with one QPU, from its start to its end."""
+    environment = {**_hook_environment(bench), "SLURM_JOB_ID": str(980_000 + number)}
+    run = _run_hook("prolog", environment)
+    _run_hook("epilog", environment)
+    return run.wall_ms
+
+
 SECTIONS: dict[str, Callable[[Bench, Rounds], list[Figure]]] = {
     "a": plain_job,
     "b": steps,
@@ -521,4 +570,5 @@ SECTIONS: dict[str, Callable[[Bench, Rounds], list[Figure]]] = {
     "f": stream,
     "g": validate_config,
     "h": at_scale,
+    "i": flags,
 }

@@ -28,7 +28,8 @@ RUN_A_JOB = """
 import json, os, sys
 from pathlib import Path
 import qrmi
-from qrmi_slurm.hooks import epilog, prolog
+from qrmi_slurm.hooks import epilog, prolog, turnstile
+turnstile.FOLDER = Path(sys.argv[2]).parent / "run"
 environment = json.loads(sys.argv[1])
 prolog.prolog(environment)
 exports = next(Path(sys.argv[2]).glob("*/12/exports")).read_text()

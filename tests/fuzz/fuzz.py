@@ -1,8 +1,8 @@
 """Fuzzes everything that reads users' text, and prints the number of inputs and the findings: `fuzz.py MINUTES`.
 
-Coverage-guided: the Python modules by atheris, the SPANK plugin by libFuzzer with ASan and UBSan, and libFuzzer's
-corpus once more under valgrind. Differential: TaskProlog's shell against its Python, the Lua module against Prolog's
-Python. Corpora stay in the cache folder and grow from run to run.
+Coverage-guided: the Python modules by atheris, the SPANK plugin and what it reads of TaskProlog's output by libFuzzer
+with ASan and UBSan, and libFuzzer's corpora once more under valgrind. Differential: TaskProlog's shell against its
+Python, the Lua module against Prolog's Python. Corpora stay in the cache folder and grow from run to run.
 """
 
 import os
@@ -71,6 +71,10 @@ SEEDS: Final[dict[str, Sequence[bytes]]] = {
         b"\1any:ibm_*\xffSLURM_JOB_ID=7\xffSLURM_SPANK_a_QRMI_X=1\xffSLURM_SPANK_QRMI_QPU=a",
         b"\0least-busy:[ab]*\xffa_QRMI_b_QRMI_X=1\xffb_QRMI_JOB_ACQUISITION_TOKEN=t\xff!a",
     ],
+    "directives": [
+        b"print a\nexport A=b\nexport  B = c\nunset A\nunset  B \nexport a-b_QRMI_X=1=2\n\nexport C\nend\n",
+        b"export =x\nexport \nunset \nunset =\nexport A\tB=c\nprint\nend",
+    ],
 }
 
 
@@ -83,10 +87,11 @@ def main(minutes: float) -> int:
     environment.install_debian_packages(("clang-14", "libclang-rt-14-dev", *environment.DEBIAN_PACKAGES))
     python = environment.venv("fuzz", "atheris") / "bin" / "python3"
     # The plugin, the shell and the Lua module have more states than any of the modules.
-    share_s = minutes * 60 / (len(PYTHON_TARGETS) + 6)
+    share_s = minutes * 60 / (len(PYTHON_TARGETS) + 7)
     outcomes = [_python(python, name, share_s) for name in PYTHON_TARGETS]
     outcomes += [_differential(python, "TaskProlog's shell", "shell_target.py", 2 * share_s)]
-    outcomes += [_differential(python, "the Lua module", "lua_target.py", 2 * share_s), *_stub(2 * share_s)]
+    outcomes += [_differential(python, "the Lua module", "lua_target.py", 2 * share_s)]
+    outcomes += [*_compiled("stub", "plugin", 2 * share_s), *_compiled("directives", "TaskProlog's output", share_s)]
     return 0 if all(outcomes) else 1
 
 
@@ -98,23 +103,23 @@ def _python(python: Path, name: str, seconds: float) -> bool:
     )
 
 
-def _stub(seconds: float) -> list[bool]:
-    target, fuzzer, plain = HERE / "stub_target.c", _cache() / "stub-fuzzer", _cache() / "stub-plain"
+def _compiled(name: str, shown: str, seconds: float) -> list[bool]:
+    target, fuzzer, plain = HERE / f"{name}_target.c", _cache() / f"{name}-fuzzer", _cache() / f"{name}-plain"
     strict = ["-g", "-std=gnu11", "-Wall", "-Wextra"]
     build = ["clang-14", "-O1", *strict, *SANITIZE.split(), "-fno-sanitize-recover=all", "-o", fuzzer, target]
     subprocess.run(build, check=True)
     subprocess.run(["gcc", "-O1", *strict, "-DSTANDALONE", "-o", plain, target], check=True)
-    corpus = _corpus("stub")
+    corpus = _corpus(name)
     command = [fuzzer, *_options(seconds), corpus]
     found = _report(
-        "plugin, ASan+UBSan", subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=_cache())
+        f"{shown}, ASan", subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=_cache())
     )
     inputs = sorted(corpus.iterdir(), key=lambda path: path.name)[
         :VALGRIND_INPUTS
     ]  # their names are hashes: any of them
     watch = ["valgrind", "--quiet", "--leak-check=full", "--errors-for-leak-kinds=definite", "--error-exitcode=99"]
     done = subprocess.run([*watch, plain, *inputs], capture_output=True, text=True, errors="replace")
-    _say("plugin, valgrind", len(inputs), done.returncode == 0, done.stderr)
+    _say(f"{shown}, valgrind", len(inputs), done.returncode == 0, done.stderr)
     return [found, done.returncode == 0]
 
 

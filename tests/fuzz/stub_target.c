@@ -6,12 +6,18 @@
  * of the next component. With -DSTANDALONE the program reads each file it is given once, for valgrind.
  */
 
+#define _GNU_SOURCE
+
 /* All in one unit: each input needs fresh plugin state, as in each of Slurm's programs. */
+#include "../../cli_filter/directives.c"
 #include "../../cli_filter/job_control.c"
+#include "../../cli_filter/program.c"
 #include "../../cli_filter/remote.c"
 #include "../../cli_filter/selection.c"
+#include "../../cli_filter/settings.c"
 #include "../../cli_filter/spank_qrmi.c"
 #include "../../cli_filter/submit.c"
+#include "../../cli_filter/task_prolog.c"
 #include "../../cli_filter/variables.c"
 
 #include <assert.h>
@@ -39,6 +45,7 @@ void slurm_error(const char *format, ...)
 	va_end(arguments);
 }
 
+long slurm_api_version(void) { return 38L << 16; }
 const char *spank_strerror(spank_err_t err) { (void)err; return "x"; }
 spank_context_t spank_context(void) { return context; }
 int spank_remote(spank_t sp) { (void)sp; return context == S_CTX_REMOTE; }

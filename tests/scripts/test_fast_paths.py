@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from qrmi_slurm.hooks import task_prolog
+from qrmi_slurm.hooks import task_prolog, turnstile
 from qrmi_slurm.slurm import plugstack
 from qrmi_slurm.state import exports
 
@@ -214,10 +215,11 @@ def test_a_python_that_failed_is_started_again_for_its_last_words(folder, script
 
 @pytest.fixture
 def room(folder, tmp_path):
-    """The folder in which Prologs wait; not the machine's."""
-    script = folder.path / NAMES["prolog"]
-    assert script.read_text().count(" room=/run/qrmi-slurm/") == 1
-    script.write_text(script.read_text().replace("/run/qrmi-slurm/", f"{tmp_path}/run/"))
+    """The folder in which Prologs and Epilogs wait; not the machine's."""
+    for hook in ("prolog", "epilog"):
+        script = folder.path / NAMES[hook]
+        assert script.read_text().count(" room=/run/qrmi-slurm/") == 1
+        script.write_text(script.read_text().replace("/run/qrmi-slurm/", f"{tmp_path}/run/"))
     made = tmp_path / "run" / "here" / "n1"
     made.mkdir(parents=True)
     return made
@@ -226,36 +228,43 @@ def room(folder, tmp_path):
 WAITING = {**QPU_HOOK, "SLURM_JOB_UID": "1000", "SLURM_CLUSTER_NAME": "here", "SLURMD_NODENAME": "n1"}
 
 
+# Job 12 of user 1000 has this lane of five.
+LANES = {"prolog": "1000.2", "epilog": "release-1000.2"}
+
+
+@pytest.mark.parametrize("hook", LANES)
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-def test_a_prolog_waits_in_the_lane_of_its_user_before_python_starts(folder, room, shell):
-    script = folder.path / NAMES["prolog"]
+def test_a_hook_waits_in_the_lane_of_its_user_before_python_starts(folder, room, shell, hook):
+    script = folder.path / NAMES[hook]
     script.write_text(script.read_text().replace("#!/bin/sh", f"#!/bin/{shell}"))
-    (room / "lanes").write_text("5 60 1\n")
+    (room / "lanes").write_text("5 60 1 5 60\n")
     folder.python("")
-    with (room / "1000.2").open("w") as lane:  # job 12
+    with (room / LANES[hook]).open("w") as lane:
         fcntl.flock(lane, fcntl.LOCK_EX)
         waiting = subprocess.Popen([script], env=WAITING)
-        folder.run("prolog", {**WAITING, "SLURM_JOB_ID": "13"})
-        folder.run("prolog", {**WAITING, "SLURM_JOB_UID": "1001"})
+        folder.run(hook, {**WAITING, "SLURM_JOB_ID": "13"})
+        folder.run(hook, {**WAITING, "SLURM_JOB_UID": "1001"})
         assert folder.python_runs == 2
         assert waiting.poll() is None
     assert waiting.wait(20) == 0
     assert folder.python_runs == 3
 
 
-def test_python_has_the_lock_of_the_lane_from_its_shell(folder, room):
+@pytest.mark.parametrize("hook", LANES)
+def test_python_has_the_lock_of_the_lane_from_its_shell(folder, room, hook):
     """And may unlock it while the shell has the file open."""
-    (room / "lanes").write_text("1 60 1\n")
-    lane = f'"{room}/1000.0"'
+    (room / "lanes").write_text("5 60 1 5 60\n")
+    lane = f'"{room}/{LANES[hook]}"'
     folder.python(f"flock -n {lane} true && exit 1\nflock -u 9 && exec 9>&- && flock -n {lane} echo free")
-    assert folder.run("prolog", WAITING).stdout == "free\n"
+    assert folder.run(hook, WAITING).stdout == "free\n"
 
 
-def test_a_wait_ends_after_its_time(folder, room):
-    (room / "lanes").write_text("1 0 0\n")
-    with (room / "1000.0").open("w") as lane:
+@pytest.mark.parametrize("hook", LANES)
+def test_a_wait_ends_after_its_time(folder, room, hook):
+    (room / "lanes").write_text("5 0 0 5 0\n")
+    with (room / LANES[hook]).open("w") as lane:
         fcntl.flock(lane, fcntl.LOCK_EX)
-        assert folder.run("prolog", WAITING).returncode == 0
+        assert folder.run(hook, WAITING).returncode == 0
     assert folder.python_runs == 1
 
 
@@ -285,28 +294,35 @@ def test_those_that_are_too_late_go_on_one_after_the_other(folder, room):
         ("5 5\n", {}),
         ("x 5 1\n", {}),
         ("5 x 1\n", {}),
-        ("5 5 5 5\n", {}),
-        ("5 5 1\n", {"SLURM_JOB_ID": ""}),
-        ("5 5 1\n", {"SLURM_JOB_ID": "12 % 0"}),
-        ("5 5 1\n", {"SLURM_JOB_UID": "../1"}),
-        ("5 5 1\n", {"SLURM_CLUSTER_NAME": ""}),
+        ("5 5 1\n", {}),
+        ("5 5 1 0 5\n", {}),
+        ("5 5 1 -1 5\n", {}),
+        ("5 5 1 5\n", {}),
+        ("5 5 1 x 5\n", {}),
+        ("5 5 1 5 x\n", {}),
+        ("5 5 1 5 5 5\n", {}),
+        ("5 5 1 5 5\n", {"SLURM_JOB_ID": ""}),
+        ("5 5 1 5 5\n", {"SLURM_JOB_ID": "12 % 0"}),
+        ("5 5 1 5 5\n", {"SLURM_JOB_UID": "../1"}),
+        ("5 5 1 5 5\n", {"SLURM_CLUSTER_NAME": ""}),
         ("folder", {}),
         ("no lane", {}),
     ],
 )
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-def test_without_a_lane_a_prolog_goes_on(folder, room, lanes, environment, shell):
+@pytest.mark.parametrize("hook", LANES)
+def test_without_a_lane_a_hook_goes_on(folder, room, lanes, environment, shell, hook):
     """Whatever is wrong there: no redirection and no arithmetic ends the shell, which would drain the node."""
-    script = folder.path / NAMES["prolog"]
+    script = folder.path / NAMES[hook]
     script.write_text(script.read_text().replace("#!/bin/sh", f"#!/bin/{shell}"))
     if lanes == "folder":
         (room / "lanes").mkdir()
     elif lanes == "no lane":
-        (room / "lanes").write_text("5 5 1\n")
-        (room / "1000.2").mkdir()
+        (room / "lanes").write_text("5 5 1 5 5\n")
+        (room / LANES[hook]).mkdir()
     elif lanes is not None:
         (room / "lanes").write_text(lanes)
-    done = folder.run("prolog", {**WAITING, **environment})
+    done = folder.run(hook, {**WAITING, **environment})
     assert (done.returncode, done.stderr) == (0, "")
     assert folder.python_runs == 1
 
@@ -318,10 +334,13 @@ def test_a_refusal_is_not_printed_twice(folder):
 
 # --- With a real Python ------------------------------------------------------------------------------------
 
+# The hooks' locks are in a folder of this name, beside those of clusters that run here.
+CLUSTER = f"scripts-{os.getpid()}"
+
 
 @pytest.fixture
 def site(folder, tmp_path):
-    """A site whose python3 finds the package under test and a fake qrmi."""
+    """A site of its own name whose python3 finds the package under test and a fake qrmi."""
     import qrmi_slurm
 
     package = Path(qrmi_slurm.__file__).resolve().parents[1]
@@ -334,12 +353,14 @@ def site(folder, tmp_path):
     (tmp_path / "plugstack.conf").write_text(f"optional spank_qrmi.so --state-dir={tmp_path}/state\n")
     resources = [{"name": name, "type": "oqtopus", "environment": {"QRMI_OQTOPUS_URL": "u"}} for name in ("a", "ibm-x")]
     (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": resources}))
-    return folder
+    yield folder
+    shutil.rmtree(turnstile.FOLDER / CLUSTER, ignore_errors=True)
 
 
 def environment_of(tmp_path, selection):
     return {
         "SLURMD_NODENAME": "n1",
+        "SLURM_CLUSTER_NAME": CLUSTER,
         "SLURM_JOB_ID": "12",
         "SLURM_JOB_UID": str(os.getuid()),
         "SLURM_CONF": str(tmp_path / "slurm.conf"),
@@ -364,7 +385,43 @@ def test_a_job_from_prolog_to_epilog(site, tmp_path):
     assert "export ibm-x_QRMI_JOB_ACQUISITION_TOKEN=session-ibm-x" in task.stdout.splitlines()
     assert "export ibm-x_QRMI_OQTOPUS_API_TOKEN=test-secret-mine" in task.stdout.splitlines()
     assert site.run("epilog", environment).returncode == 0
-    assert not (tmp_path / "state" / "cluster" / "12").exists()
+    assert not (tmp_path / "state" / CLUSTER / "12").exists()
+
+
+def test_an_epilog_whose_service_does_not_answer_lets_the_next_one_begin(site, tmp_path):
+    """It keeps its lane for a second of that; its own wait in the lane is a part of its time."""
+    config = tmp_path / "qrmi_config.json"
+    config.write_text(config.read_text().replace('"u"', '"u", "QRMI_FAKE_RELEASE": "hang"'))
+    (tmp_path / "plugstack.conf").write_text(
+        f"optional spank_qrmi.so --state-dir={tmp_path}/state --release-timeout=8\n"
+    )
+    environment = environment_of(tmp_path, "a")
+    assert "acquired" in site.run("prolog", environment).stdout
+    room = turnstile.FOLDER / CLUSTER / "n1"
+    lanes = int((room / "lanes").read_text().split()[3])
+    with (room / f"release-{os.getuid()}.{12 % lanes}").open("w") as lane:
+        fcntl.flock(lane, fcntl.LOCK_EX)
+        began_s = time.monotonic()
+        epilog = subprocess.Popen([site.path / NAMES["epilog"]], env=environment, stdout=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        fcntl.flock(lane, fcntl.LOCK_UN)
+        while not is_locked(lane):
+            assert epilog.poll() is None
+            time.sleep(0.01)
+        fcntl.flock(lane, fcntl.LOCK_EX)  # what the next Epilog does
+        assert epilog.poll() is None
+    said, _ = epilog.communicate(timeout=20)
+    assert (epilog.returncode, "not-released" in said) == (0, True)
+    assert time.monotonic() - began_s < 8 + 2
+
+
+def is_locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def test_a_job_without_a_qpu_is_told_why_only_once(site, tmp_path):
@@ -410,7 +467,7 @@ def test_prolog_with_all_standard_files_closed_still_acquires(site, tmp_path):
         check=False,
     )
     assert done.returncode == 0
-    assert "session-a" in (tmp_path / "state" / "cluster" / "12" / "exports").read_text()
+    assert "session-a" in (tmp_path / "state" / CLUSTER / "12" / "exports").read_text()
 
 
 def fail_first(site, how):
@@ -458,7 +515,7 @@ def test_only_the_first_node_tells_the_tasks(site, tmp_path):
     fail_first(site, "exit 1")
     environment = {**environment_of(tmp_path, "a"), "SLURMD_NODENAME": "n2", "SLURM_JOB_NODELIST": "n[1-2]"}
     assert site.run("prolog", environment).returncode == 0
-    assert list((tmp_path / "state" / "cluster" / "12").iterdir()) == []
+    assert list((tmp_path / "state" / CLUSTER / "12").iterdir()) == []
 
 
 # --- What the shell itself prints of the exports -------------------------------------------------------------
@@ -619,17 +676,17 @@ def test_exports_of_another_user_are_left_to_python(job):
 # --- What Python loads when it starts ------------------------------------------------------------------------
 
 # Each of these was weighed: `dataclasses` alone takes 5 ms, `subprocess` as much, and a QPU job pays it twice. Every
-# QPU job of a cluster pays for additions; docs/benchmarks.md gives the cost of the large ones.
+# QPU job of a cluster pays for additions; docs/benchmarks-appendix.md gives the cost of the large ones.
 COMMON = """
-    collections collections.abc contextlib copyreg enum errno fnmatch functools gc ipaddress itertools keyword
+    collections collections.abc contextlib copyreg enum errno fnmatch functools gc itertools keyword
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
-    typing.io typing.re urllib urllib.parse warnings
+    urllib urllib.parse warnings
     qrmi_slurm qrmi_slurm.errors qrmi_slurm.hooks qrmi_slurm.names qrmi_slurm.secret qrmi_slurm.slurm
     qrmi_slurm.slurm.conf_file qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack
     qrmi_slurm.slurm.selection qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
-    fcntl json json.decoder json.encoder json.scanner resource select signal syslog
+    logging qrmi_slurm.stand_ins fcntl json resource select signal syslog
     qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
     qrmi_slurm.calls.places
@@ -647,7 +704,7 @@ OF_PROLOG = """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,
     "epilog": COMMON + OF_HOOKS + " qrmi_slurm.hooks.epilog qrmi_slurm.hooks.release qrmi_slurm.state.ledger",
-    "task_prolog": COMMON + " qrmi_slurm.hooks.task_prolog",
+    "task_prolog": COMMON + " ipaddress typing.io typing.re qrmi_slurm.hooks.task_prolog",
 }
 
 

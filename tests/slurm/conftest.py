@@ -8,8 +8,13 @@ from typing import NoReturn
 import pytest
 
 from slurm.cluster import ClusterOptions, sweep
-from slurm.site import Site, SiteOptions
+from slurm.site import Site, SiteOptions, TaskPrologBy
 from slurm.standins import Services
+
+# The modules in which the plugin runs TaskProlog; in all others Slurm does, by slurm.conf. Two run either way.
+BY_PLUGIN = frozenset(
+    {"test_attached_steps", "test_users_environment", "test_inner_jobs", "test_identity", "test_requeue"}
+)
 
 
 def pytest_configure() -> None:
@@ -40,15 +45,22 @@ def shared_site() -> Iterator[Site]:
         cluster=ClusterOptions(nodes=3, users=2),
         backends={"ibm_demo": "FakeSherbrooke", "ibm_second": "FakeSherbrooke"},
         watched=True,
+        task_prolog_by="either",
     )
     with Site(options) as site:
         yield site
 
 
 @pytest.fixture
-def site(shared_site: Site) -> Site:
-    """Return the shared site in its initial state: idle nodes, no jobs, no faults."""
+def site(shared_site: Site, request: pytest.FixtureRequest) -> Site:
+    """Return the shared site in its initial state: idle nodes, no jobs, no faults.
+
+    Who runs TaskProlog is the fixture's parameter ; else that depends on the module.
+    """
     shared_site.reset()
+    is_by_plugin = request.module.__name__.rpartition(".")[2] in BY_PLUGIN
+    who: TaskPrologBy = getattr(request, "param", "plugin" if is_by_plugin else "slurm")
+    shared_site.run_task_prolog_by(who)
     return shared_site
 
 

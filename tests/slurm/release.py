@@ -72,6 +72,11 @@ LICENSES_IN_FIRST_COMPONENT: Final = Difference(
     "only the first component of a heterogeneous job may ask for licenses",
     "where QPUs are licenses, `--qpu` goes with the first component; it is refused in the others",
 )
+LICENSES_IN_PLACE_OF_OTHERS: Final = Difference(
+    (25, 5),
+    "a job may ask for one license or another (`--licenses='a|b'`)",
+    "where one of them counts a QPU's slots, Prolog asks slurmctld which one the job got: one RPC for such a job",
+)
 RESERVATIONS_HAVE_COMMENTS: Final = Difference(
     (24, 11),
     "a reservation has a Comment",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from slurm.cluster import COMMAND_DEADLINE_S, SYSTEM_PATH, Cluster, ClusterError, ClusterOptions, Hooks
 from slurm.emulator import Emulator
@@ -22,9 +22,12 @@ from slurm.processes import living
 
 BIN = Path(sys.executable).parent
 STUB = Path(sys.prefix) / "lib" / "spank_qrmi.so"
+TASK_PROLOG = BIN / "qrmi-slurm-task-prolog"
 LUA_DIR = STUB.parent / "lua"
 HOLDABLE = ("before-prolog", "after-prolog", "before-epilog", "after-epilog")
 HOLD_AT_MOST_S = 60
+
+TaskPrologBy = Literal["slurm", "plugin", "both"]
 
 WATCHER = f"""#!/bin/sh
 # Notes that a hook has reached this moment, and holds it there while a test asks for that.
@@ -53,6 +56,8 @@ class SiteOptions:
         watched: wrap Prolog and Epilog in scripts that note each run and can be held.
         hooks_log: keep the output of Prolog and Epilog, which otherwise only syslog has. If False, slurm.conf names
             the installed scripts directly, as an admin's does.
+        task_prolog_by: who runs TaskProlog: Slurm, by TaskProlog= of slurm.conf (`slurm`), or the plugin, by
+            --task-prolog (`plugin`); with `either`, `run_task_prolog_by` says so, and it is Slurm at first.
         licenses: the counts for `Licenses=` in slurm.conf. With any, Slurm loads job_submit.lua and cli_filter.lua, and
             each new config is written together with its catalogue.
     """
@@ -62,6 +67,7 @@ class SiteOptions:
     plugstack_args: tuple[str, ...] = ()
     watched: bool = False
     hooks_log: bool = True
+    task_prolog_by: Literal["slurm", "plugin", "either"] = "slurm"
     licenses: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -87,7 +93,10 @@ class Site:
         self.state_dir = self.cluster.folder / "qrmi-state"
         self._marks = self.cluster.folder / "hook-runs"
         self._holds = self.cluster.folder / "hook-holds"
-        hooks = Hooks(self._path_of("prolog"), BIN / "qrmi-slurm-task-prolog", self._path_of("epilog"))
+        self._is_run_by_plugin = self.options.task_prolog_by == "plugin"
+        self._task_prolog = self.cluster.etc / "task_prolog" if self.options.task_prolog_by == "either" else TASK_PROLOG
+        task_prolog = None if self._is_run_by_plugin else self._task_prolog
+        hooks = Hooks(self._path_of("prolog"), task_prolog, self._path_of("epilog"))
         self.cluster.options = replace(
             self.cluster.options,
             hooks=hooks,
@@ -125,6 +134,8 @@ class Site:
         self.cluster.make()
         for hook in ("prolog", "epilog"):
             self._install(hook)
+        if self.options.task_prolog_by == "either":
+            self._task_prolog.symlink_to(TASK_PROLOG)
         for script in ("job_submit.lua", "cli_filter.lua") if self.options.licenses else ():
             shutil.copy(LUA_DIR / script, self.cluster.etc)
         self.cluster.start()
@@ -152,7 +163,17 @@ class Site:
     def plugstack_line(self, *args: str, requirement: str = "optional") -> str:
         """Return the plugin's line with these arguments after the config and the state directory."""
         words = [requirement, str(STUB), str(self.config_path), f"--state-dir={self.state_dir}", *args]
+        if self._is_run_by_plugin and not any(word.startswith("--task-prolog=") for word in args):
+            words.append(f"--task-prolog={TASK_PROLOG}")
         return " ".join(words)
+
+    def run_task_prolog_by(self, who: TaskPrologBy) -> None:
+        """Let Slurm or the plugin run TaskProlog, or both, from the next step on; without it Slurm runs /bin/true."""
+        self._is_run_by_plugin = who != "slurm"
+        new = self._task_prolog.with_suffix(".new")
+        new.symlink_to("/bin/true" if who == "plugin" else TASK_PROLOG)
+        new.replace(self._task_prolog)
+        self.plugstack(self.plugstack_line(*self.options.plugstack_args))
 
     def plugstack(self, *lines: str) -> None:
         """Write plugstack.conf; it takes effect with the next job."""

@@ -336,3 +336,24 @@ def test_a_command_in_the_pages_that_queries_slurmdbd(billed: Site, accounts: di
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_remote_license_counts_slots(billed: Site, accounts: dict[str, str]) -> None:
+    """One that slurmdbd has, for a job that has it and one that has not."""
+    cluster = billed.cluster
+    ours = f"cluster=throwaway-{cluster.token}"
+    words = ["name=lanes", "server=there", "servertype=x", "type=License", "count=4", "percentallowed=100", ours]
+    cluster.slurm("sacctmgr", "--immediate", "add", "resource", *words)
+    wait_for(lambda: "lanes@there" in cluster.slurm("scontrol", "show", "licenses"), "slurmctld to know it", 20)
+    billed.plugstack(billed.plugstack_line("--qpu-slots-license:ibm_demo=lanes@there"))
+    try:
+        job_id = cluster.sbatch("#!/bin/sh\nenv\n", "--qpu=ibm_demo", "--licenses=qpu_ibm_demo:1,lanes@there:2")
+        assert cluster.wait_job_over(job_id).state == "COMPLETED", cluster.job_output(job_id)
+        assert "\nibm_demo_QRMI_JOB_QPU_SLOTS=2\n" in cluster.job_output(job_id)
+        without = cluster.sbatch("#!/bin/sh\nenv\n", "--qpu=ibm_demo", "--licenses=qpu_ibm_demo:1")
+        assert cluster.wait_job_over(without).state == "FAILED"
+        assert "this job has none: ask for some with --licenses=lanes@there:NUMBER" in cluster.job_output(without)
+        said = {line["name"]: line for line in json.loads(billed.command("doctor", "--json").stdout)["lines"]}
+        assert (said["slots"]["level"], said["slots"]["message"]) == ("ok", "ibm_demo: lanes@there, 4")
+    finally:
+        billed.plugstack(billed.plugstack_line())

@@ -257,6 +257,22 @@ def a_program(admin: Admin) -> str:
     return "program.py"
 
 
+SLOTS = ",quebec_slots:8", " --qpu-slots-license:ibm_demo=quebec_slots"
+WITHOUT_SLOTS = (
+    f"; status=$?; sed -i 's/{SLOTS[0]}//' /etc/slurm/slurm.conf; sed -i 's/{SLOTS[1]}//' /etc/slurm/plugstack.conf; "
+    "scontrol reconfigure; qrmi-slurm catalogue; exit $status"
+)
+
+
+def a_license_of_slots(admin: Admin) -> str:
+    """Let ibm_demo be shared by slots, and return what to run with some."""
+    for name, pattern, added in (("slurm", "^Licenses=.*$", SLOTS[0]), ("plugstack", "^optional .*$", SLOTS[1])):
+        conf = admin.machine.path(f"/etc/slurm/{name}.conf")
+        conf.write_text(re.sub(pattern, rf"\g<0>{added}", conf.read_text(), flags=re.MULTILINE))
+    admin.type("scontrol reconfigure; qrmi-slurm catalogue")
+    return "--wait --wrap true"
+
+
 SCHEDULING, ACCOUNTING = "docs/scheduling.md", "docs/accounting.md"
 SETTING_IT_UP, SWITCH = "Setting it up", "Taking a QPU out of service"
 # Names in the pages, and their counterparts here.
@@ -335,6 +351,9 @@ SCHEDULED_STEPS = {
     "qrmi-slurm sensor": Step(),
     "sbatch --reservation=qpu_out_qpu_ibm_quebec --qpu=ibm_quebec ...": Step(
         "Submitted", given=a_drained_qpu, stands_for="...", then="; qrmi-slurm resume ibm_demo"
+    ),
+    "sbatch --qpu=ibm_quebec --licenses=quebec_slots:3 job.sh": Step(
+        "Submitted", given=a_license_of_slots, stands_for="job.sh", then=WITHOUT_SLOTS
     ),
     "scontrol create reservation ReservationName=course StartTime=2027-03-05T10:00:00 Duration=60 "
     "Users=alice,bob Flags=LICENSE_ONLY Licenses=qpu_ibm_quebec:1": Step(

@@ -229,23 +229,25 @@ def test_plugstack_conf(site: Site, text: str, wanted: dict[str, tuple[str, str]
         assert any(word in lines[name]["message"] for word in words.split("|")), lines[name]
 
 
-def test_a_plugin_of_another_release(site: Site) -> None:
-    """A plugin built for another Slurm is reported with both releases, and srun shows that it is not loaded."""
+def test_a_plugin_that_does_not_know_this_release(site: Site) -> None:
+    """It is refused by Slurm, says so itself, and doctor explains."""
     content = STUB.read_bytes()
-    slurm = installed()
-    # What Slurm reads, plugin_version, and what doctor reads, both as in Slurm's headers.
-    for built, other_release in (
-        (bytes([slurm.micro, slurm.month, slurm.year, 0]), bytes([1, 11, 23, 0])),
-        (f"Slurm\0{slurm}\0".encode(), b"Slurm\x0023.11.1\0"),
-    ):
-        assert content.count(built) == 1
-        content = content.replace(built, other_release)
+    release = installed().release
+    year, month = map(int, release.split("."))
+    # The plugin's table, and the list for doctor.
+    known = re.search(rb"[\x20-\x3f]\0{7}" + re.escape(bytes([year, month])) + rb"\0{6}", content)
+    assert known is not None
+    assert content.count(release.encode()) == 1
+    content = content.replace(known[0], bytes([99]) + known[0][1:]).replace(release.encode(), b"19.05")
     other = site.cluster.etc / "spank_qrmi.so"
     other.write_bytes(content)
     site.plugstack(f"optional {other} {site.config_path} --state-dir={site.state_dir}")
     lines = doctor(site)
-    assert f"built for Slurm 23.11, so Slurm {slurm.release} does not load it" in lines["plugin"]["message"]
+    assert f"so Slurm {release} does not load it" in lines["plugin"]["message"]
     assert lines["--qpu"]["level"] == "error"
+    done = site.cluster.run_as_user(["srun", "true"])
+    assert done.returncode == 0
+    assert "spank_qrmi: this file is for Slurm" in done.stderr
 
 
 def test_another_plugin_of_the_same_name(site: Site) -> None:

@@ -11,6 +11,8 @@ from slurm.site import Site
 from slurm.standins import Services, munge_at_its_usual_place
 from standins.resources import SECRET, resource
 
+pytestmark = pytest.mark.parametrize("site", ["slurm", "plugin"], indirect=True)
+
 UNLIMITED_S = "2147483647"
 
 # Slurm's own carriers of the selection and the marks of TaskProlog and stub, which are not part of the contract.
@@ -76,11 +78,18 @@ def test_a_task_sees_the_whole_table_and_nothing_else(site: Site, services: Serv
 
 
 @pytest.mark.parametrize(
-    ("limit", "seconds"), [("UNLIMITED", UNLIMITED_S), ("3-04:05", str(((3 * 24 + 4) * 60 + 5) * 60))]
+    ("limit", "seconds"),
+    [
+        (["--time=UNLIMITED"], UNLIMITED_S),
+        ([], UNLIMITED_S),
+        (["--time=3-04:05"], str(((3 * 24 + 4) * 60 + 5) * 60)),
+        (["--time=365-00:00:00"], UNLIMITED_S),
+        (["--time=364-23:59:00"], str(365 * 24 * 3600 - 60)),
+    ],
 )
-def test_the_time_limit_is_in_seconds(site: Site, limit: str, seconds: str) -> None:
-    """Slurm says UNLIMITED or days; QRMI gets a number that all of its clients can read."""
-    done = site.cluster.run_as_user(["srun", f"--time={limit}", "--qpu=ibm_demo", "env"])
+def test_the_time_limit_is_in_seconds(site: Site, limit: list[str], seconds: str) -> None:
+    """Slurm says UNLIMITED or days, and ends both after a year; QRMI gets a number that all of its clients can read."""
+    done = site.cluster.run_as_user(["srun", *limit, "--qpu=ibm_demo", "env"])
     assert done.returncode == 0, done.stderr
     assert environment_of(done.stdout)["ibm_demo_QRMI_JOB_TIMEOUT_SECONDS"] == seconds
     site.cluster.wait_nodes_idle()

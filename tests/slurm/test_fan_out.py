@@ -15,8 +15,10 @@ from slurm.site import BIN, Site
 from slurm.standins import Services
 from standins.resources import resource
 
-JOBS = 16
+AT_ONCE = 32
 USERS = 32
+# Two jobs with so many take all of a user's places.
+EACH = 16
 # Calls without an answer go on without their Prolog for a while; a process waits for each Prolog's.
 LATE_USERS = 8
 
@@ -59,18 +61,18 @@ def most_at_once(site: Site) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("scenario", ["slow", "hang"])
 def test_one_job_that_asks_for_everything(timed: Site, services: Services, scenario: str) -> None:
-    """100 QPUs cost 16 processes at a time, whether their service answers or not."""
+    """100 QPUs cost 32 processes at a time, whether their service answers or not."""
     timed.config(many(services, 100, scenario))
     with most_at_once(timed) as most:
         job_id = timed.cluster.sbatch(SCRIPT, "--qpu=*", "--nodelist=n1", "--no-requeue")
         state = timed.cluster.wait_job_over(job_id).state
     assert state == ("COMPLETED" if scenario == "slow" else "FAILED"), timed.cluster.job_output(job_id)
-    assert 0 < most[0] <= JOBS + 1
+    assert 0 < most[0] <= AT_ONCE + 1
 
 
 def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -> None:
     """Five of a user's jobs, each with 16 QPUs of a service that hangs; another user's starts and ends meanwhile."""
-    hanging = many(services, JOBS, "hang")
+    hanging = many(services, EACH, "hang")
     timed.config([*hanging, timed.emulator.resource("ibm_demo")])
     first, second = timed.cluster.users
     all_of_them = ",".join(item["name"] for item in hanging)
@@ -93,7 +95,7 @@ def test_one_user_leaves_places_to_the_others(timed: Site, services: Services) -
 
 def test_releasing_waits_for_nobody(timed: Site, services: Services) -> None:
     """A user's job ends and gives its QPU back while all of the user's places are taken."""
-    hanging = many(services, JOBS, "hang")
+    hanging = many(services, EACH, "hang")
     timed.config([*hanging, timed.emulator.resource("ibm_demo")])
     holding = start_long_job(timed)
     all_of_them = ",".join(item["name"] for item in hanging)
@@ -121,8 +123,8 @@ def test_an_array_of_jobs(timed: Site, services: Services) -> None:
 
 def test_a_killed_hook_gives_its_places_back(timed: Site, services: Services) -> None:
     """The kernel does, however it ended."""
-    timed.config([*many(services, JOBS, "hang"), timed.emulator.resource("ibm_demo")])
-    env = {**timed.hook_env(900_001), "SPANK_QRMI_QPU": ",".join(f"q{number}" for number in range(JOBS))}
+    timed.config([*many(services, EACH, "hang"), timed.emulator.resource("ibm_demo")])
+    env = {**timed.hook_env(900_001), "SPANK_QRMI_QPU": ",".join(f"q{number}" for number in range(EACH))}
     hooks = [
         subprocess.Popen(
             [BIN / "qrmi-slurm-prolog"], env={**env, "SLURM_JOB_ID": str(900_001 + number)}, stdout=subprocess.DEVNULL

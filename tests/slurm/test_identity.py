@@ -2,13 +2,14 @@
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
 from slurm.aftermath import LONG_SCRIPT, assert_nothing_left, assert_why, let_go, start_long_job
-from slurm.cluster import ClusterOptions
+from slurm.cluster import HOOKS_FOLDER, ClusterOptions
 from slurm.jobs import PRINT_ENVIRONMENT, environment_of
 from slurm.polling import wait_for
 from slurm.site import Site, SiteOptions
@@ -197,6 +198,7 @@ def test_recover_touches_no_other_clusters_records(
     path.write_bytes(before)
     site.run_hook("epilog", OTHER_JOB, SLURM_CLUSTER_NAME=cluster)
     assert site.emulator.open_sessions() == []
+    shutil.rmtree(HOOKS_FOLDER / cluster)
 
 
 # --- a newer version's records ------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from slurm.jobs import PRINT_ENVIRONMENT, environment_of, print_token
 from slurm.polling import wait_for
 from slurm.site import HookRun, Site
 
+pytestmark = pytest.mark.parametrize("site", ["slurm", "plugin"], indirect=True)
+
 
 class Sessions:
     """The sessions that the emulator has opened since this object was created."""

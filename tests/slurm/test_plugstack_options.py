@@ -152,3 +152,18 @@ def test_a_wrong_option_is_reported_to_admin_and_user(site: Site, option: str, s
         assert sentence in line
     assert "my-secret" not in output + site.hooks_log()
     assert len(site.emulator.sessions()) == before
+
+
+def test_with_both_ways_to_run_task_prolog_nothing_happens_twice(site: Site) -> None:
+    """Nor with a mark that the user sets: then their own job has no QPU, and nobody else's."""
+    site.run_task_prolog_by("both")
+    job_id = site.cluster.sbatch(f"{PRINT_ENVIRONMENT}srun true\n", "--qpu=ibm_demo,nowhere")
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    output = site.cluster.job_output(job_id)
+    assert output.count("unknown QPU, ignored: nowhere") == 1, output
+    assert environment_of(output)["QRMI_JOB_QPU_RESOURCES"] == "ibm_demo"
+    site.run_task_prolog_by("slurm")
+    script = "export QRMI_SLURM_TASK_PROLOG=$SLURM_JOB_ID\nsrun sh -c 'echo $QRMI_SLURM_TASK_PROLOG $QRMI_JOB_ID'\n"
+    job_id = site.cluster.sbatch(f"#!/bin/sh\n{script}", "--qpu=ibm_demo", env={"QRMI_SLURM_TASK_PROLOG": "1"})
+    assert site.cluster.wait_job_over(job_id).state == "COMPLETED"
+    assert site.cluster.job_output(job_id) == f"{job_id}\n"

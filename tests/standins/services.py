@@ -2,8 +2,9 @@
 
 Run as a program it prints its port, or writes it to the file that its argument names. Scenarios: `online`, `offline`,
 `paused`, `unhealthy`, `unreadable` (200 with a page of HTML), `page404` (a gateway's, in HTML), `nolanes` (an older
-system without that page), a status code, `sessions-<code>` for sessions alone, `echo` (400, with the request in it),
-`hang`, `hang-release` with anything behind it, `slow` (online, each answer takes SLOW_S). It is its own proxy.
+system without that page), `lanes-<N>` (online, with so many lanes), a status code, `sessions-<code>` for sessions
+alone, `echo` (400, with the request in it), `hang`, `hang-release` with anything behind it, `slow` (online, each answer
+takes SLOW_S). It is its own proxy.
 `/requests` lists each request with its headers and body.
 """
 
@@ -78,7 +79,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_PATCH = do_DELETE = do_POST
 
     def _content(self, scenario: str, page: str) -> Any:
-        up = scenario in ("online", "nolanes", "slow") or scenario.startswith(("sessions-", "hang-release"))
+        up = scenario in ("online", "nolanes", "slow") or scenario.startswith(("sessions-", "hang-release", "lanes-"))
         name = page.rpartition("/")[2]
         if page == "identity/token":
             return {"access_token": BEARER, "token_type": "Bearer", "expires_in": 3600, "expiration": 9_999_999_999}
@@ -96,7 +97,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return []
         if page.startswith("v1/backends/"):
             if name == "lanes":
-                lanes = {"hpc_workload_manager": {"lanes": 5}, "ibm_quantum_compute": {"lanes": 1}}
+                count = int(scenario.removeprefix("lanes-")) if scenario.startswith("lanes-") else 5
+                lanes = {"hpc_workload_manager": {"lanes": count}, "ibm_quantum_compute": {"lanes": 1}}
                 return None if scenario == "nolanes" else lanes
             return {"name": name, "status": "online" if up else scenario, "version": "1", "locked": False}
         if page.startswith("api/v1/quantum-computers/"):

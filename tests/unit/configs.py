@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from types import MappingProxyType
 
 from qrmi_slurm.validation import validate
 
@@ -10,13 +11,13 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "config"
 SECRET = "planted-secret"
 
 
-def diagnose(document, members=()):
+def diagnose(document, members=(), slots_licenses=MappingProxyType({})):
     """Return the diagnosis of a config given as a Python value or as text."""
     text = document if isinstance(document, str) else json.dumps(document)
     with tempfile.NamedTemporaryFile() as file:  # mode 0600
         file.write(text.encode())
         file.flush()
-        return validate.validate_file(Path(file.name), members)
+        return validate.validate_file(Path(file.name), members, slots_licenses)
 
 
 def check(document, members=()):

@@ -12,7 +12,7 @@ import qrmi_slurm
 PACKAGE = Path(qrmi_slurm.__file__).parent
 
 # The base modules, which every room may import, in their own order.
-BASE = ("names", "errors", "secret", "deadline", "processes", "text", "files", "log", "failure")
+BASE = ("stand_ins", "names", "errors", "secret", "deadline", "processes", "text", "files", "log", "failure")
 BASE_MAX_MODULES = 12
 
 # What each room may import besides the base modules and itself. Two chains share their beginning:

@@ -9,7 +9,10 @@ import json
 import os
 import signal
 import time
+from logging import getLogger
 from pathlib import Path
+
+logger = getLogger("qrmi")  # as the real one
 
 
 class ResourceType:
@@ -48,10 +51,19 @@ class PanicException(BaseException):
 class Status:
     """The return value of `status()`."""
 
-    def __init__(self, status, status_reason, pending_job_count):
+    def __init__(self, status, status_reason, pending_job_count, capacity=None):
         self.status = status
         self.status_reason = status_reason
         self.pending_job_count = pending_job_count
+        self.capacity = capacity
+
+
+class Capacity:
+    """What `status()` says of slots."""
+
+    def __init__(self, available_slots, max_slots=None):
+        self.available_slots = available_slots
+        self.max_slots = max_slots
 
 
 class QuantumResource:
@@ -76,8 +88,10 @@ class QuantumResource:
         if word == "unsupported":
             raise UnsupportedFunctionError("not supported")
         self._do(word)
-        queue = self._own("QUEUE")
-        return Status(f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon", int(queue) if queue else None)
+        queue, slots = self._own("QUEUE"), self._own("SLOTS")
+        state, reason = f"ResourceStatusCode.{word or 'Online'}", "maintenance until noon"
+        capacity = Capacity(*json.loads(slots)) if slots else None
+        return Status(state, reason, int(queue) if queue else None, capacity)
 
     def is_accessible(self):
         return self._own("STATUS") in ("", "Online")

@@ -155,7 +155,7 @@ def test_answers_that_arrive_while_others_are_handled_come_together(tmp_path):
     assert bunches == [{"a"}, {"b0", "b1", "b2", "b3", "b4"}]
 
 
-def test_sixty_four_qpus_are_asked_sixteen_at_a_time(tmp_path):
+def test_sixty_four_qpus_are_asked_thirty_two_at_a_time(tmp_path):
     """The next begins when one has ended."""
     gate = tmp_path / "gate"
     calls_path = tmp_path / "calls"
@@ -163,9 +163,9 @@ def test_sixty_four_qpus_are_asked_sixteen_at_a_time(tmp_path):
     answers = []
 
     def open_gate():
-        wait_until(lambda: calls_path.exists() and len(calls_path.read_text().splitlines()) == 16)
+        wait_until(lambda: calls_path.exists() and len(calls_path.read_text().splitlines()) == places.AT_ONCE)
         time.sleep(0.3)
-        assert len(calls_path.read_text().splitlines()) == 16
+        assert len(calls_path.read_text().splitlines()) == places.AT_ONCE
         gate.touch()
 
     thread = threading.Thread(target=open_gate)
@@ -209,10 +209,59 @@ def test_a_call_is_not_begun_just_before_its_end(tmp_path):
 @pytest.mark.parametrize(("slow_s", "is_left"), [(0.05, True), (5.0, False)])
 def test_a_hook_that_waits_for_a_slow_service_makes_room_for_others(tmp_path, monkeypatch, slow_s, is_left):
     """Its place at work is another's; the call goes on."""
-    monkeypatch.setattr(backend, "SLOW_S", slow_s)
+    load(monkeypatch, tmp_path, running=1)
+    monkeypatch.setattr(places, "SLOW_S", slow_s)
     assert WORK.begin(Node(tmp_path, "n1", 1000), places.at_work(1)) == ""
     assert answer_to(call(acquire="hang"), timeout_s=0.4).verdict is Verdict.UNANSWERED
     assert WORK.is_at_work is not is_left
+
+
+@pytest.mark.parametrize(("busy_s", "is_left"), [(0.1, True), (5.0, False)])
+def test_a_busy_node_is_no_slow_service(tmp_path, monkeypatch, busy_s, is_left):
+    """More hooks would make all calls slower; a service may hang there too, so not for long."""
+    load(monkeypatch, tmp_path, running=2 * len(os.sched_getaffinity(0)) + 1)
+    monkeypatch.setattr(places, "SLOW_S", 0.05)
+    monkeypatch.setattr(places, "BUSY_S", busy_s)
+    assert WORK.begin(Node(tmp_path, "n1", 1000), places.at_work(1)) == ""
+    assert answer_to(call(acquire="hang"), timeout_s=0.7).verdict is Verdict.UNANSWERED
+    assert WORK.is_at_work is not is_left
+
+
+def test_what_waits_for_a_place_of_its_user_makes_no_room(tmp_path, monkeypatch):
+    """Else hundreds of Pythons would wait, of whom none may call."""
+    load(monkeypatch, tmp_path, running=1)
+    monkeypatch.setattr(places, "SLOW_S", 0.05)
+    node = Node(tmp_path, "n1", 1000)
+    with taken_by_another_process(node, places.USERS):
+        assert WORK.begin(node, places.at_work(1)) == ""
+        answers = []
+        backend.run([call()], 0.5, answers.extend, node=node)
+        assert [answer.verdict for answer in answers] == [Verdict.UNASKED]
+        assert WORK.is_at_work
+
+
+def load(monkeypatch, tmp_path, running):
+    path = tmp_path / "loadavg"
+    path.write_text(f"0.50 0.40 0.30 {running}/100 4711\n")
+    monkeypatch.setattr(places, "_LOAD", path)
+
+
+@contextlib.contextmanager
+def taken_by_another_process(node, count):
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        held = places.Places(node)
+        os.write(tell, bytes([sum(held.take() for _ in range(count))]))
+        signal.pause()
+    try:
+        assert os.read(told, 1) == bytes([count])
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(told)
+        os.close(tell)
 
 
 def test_a_service_that_hangs_leaves_places_to_the_others():
@@ -233,7 +282,7 @@ def test_all_services_that_a_user_has_named_have_the_share_of_one():
     sites = [call(f"b{n}", "release", more={f"b{n}_QRMI_IBM_QCS_ENDPOINT": "http://sites"}) for n in range(3)]
     answers = []
     backend.run([*users, *sites], 3.0, answers.extend, at_once=4)
-    assert [answer.call.resource for answer in answers if answer.verdict is Verdict.DONE] == ["b0", "b1", "b2"]
+    assert {answer.call.resource for answer in answers if answer.verdict is Verdict.DONE} == {"b0", "b1", "b2"}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from checkups import levels, options_of, settings_of
 
 from qrmi_slurm.checks import license_checks
 from qrmi_slurm.config.config_file import load
+from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.scheduling import catalogue
 
 HERE = os.uname().nodename.partition(".")[0]
@@ -25,10 +26,10 @@ def licensed(tmp_path):
     (tmp_path / "job_submit.lua").write_text('local qrmi = require("qrmi_slurm")\n')
     catalogue.write(tmp_path / "qrmi_catalogue.lua", load(config).resources.values(), {})
 
-    def look(notices=None, **values):
+    def look(notices=None, options=options, **values):
         return list(license_checks.run(settings_of(**values), options, tmp_path / "slurm.conf", notices or {}))
 
-    look.folder = tmp_path
+    look.folder, look.options = tmp_path, options
     return look
 
 
@@ -106,3 +107,27 @@ def test_a_compute_node_needs_neither_script_nor_catalogue(licensed):
         (licensed.folder / name).unlink()
     results = licensed(**{**USED, "SlurmctldHost": "elsewhere"}, Licenses="qpu_a:1,qpu_b:1")
     assert levels(results) == {"JobSubmitPlugins": "ok", "Licenses": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("license", "level", "words"),
+    [
+        ("lanes", "ok", "a: lanes, 4"),
+        ("lanes@there", "ok", "a: lanes@there, 2"),
+        ("lane", "error", "Slurm has no license lane (a), so no job can have slots"),
+        (None, "warning", "cannot ask slurmctld"),
+    ],
+)
+def test_the_license_of_slots(licensed, monkeypatch, license, level, words):
+    """Local ones are in slurm.conf, remote ones in slurmdbd. It does not matter whether the site counts its QPUs."""
+
+    def shown(*arguments):
+        if license is None:
+            raise SchedulerError("no answer")
+        line = "LicenseName={} Total={} Used=0 Free=2 Reserved=0 Remote=no\n"
+        return line.format("lanes", 4) + line.format("lanes@there", 2)
+
+    monkeypatch.setattr("qrmi_slurm.slurm.commands.run", shown)
+    options = licensed.options._replace(slots_licenses={"a": license or "lanes"})
+    [result] = [one for one in licensed(options=options) if one.name == "slots"]
+    assert (result.level.value, words in result.message) == (level, True), result

@@ -183,3 +183,17 @@ def test_paths_that_slurms_files_cannot_hold(path):
         parts(installed=Installation(Path(path)))
     with pytest.raises(QrmiSlurmError, match="cannot be used in"):
         parts(Path(path))
+
+
+def test_the_licenses_of_slots_are_kept_and_asked_for(tmp_path):
+    """How many there are is the site's to say; those of slurmdbd are not in slurm.conf."""
+    slots = {"a": "lanes", "b": "lanes", "c": "there@slurmdbd", "d": "matlab"}
+    (tmp_path / "slurm.conf").write_text("Licenses=matlab:4\n")
+    part = setup_lines.license_part(INSTALLED, tmp_path / "slurm.conf", {"qpu_a": 1}, "", slots.values())
+    assert part.text.splitlines()[-1] == "# for slots, add to Licenses=: lanes:NUMBER"
+    parts = setup_lines.parts(INSTALLED, OPTIONS._replace(slots_licenses=slots), tmp_path / "slurm.conf")
+    [line] = [one.text for one in parts if one.path.name == "plugstack.conf"]
+    assert line.endswith(
+        " --qpu-slots-license:a=lanes --qpu-slots-license:b=lanes --qpu-slots-license:c=there@slurmdbd "
+        "--qpu-slots-license:d=matlab\n"
+    )

@@ -128,6 +128,17 @@ def test_for_a_reservation_of_the_sites():
     assert found.cause is Cause.RESERVED
 
 
+def test_for_what_its_service_does_not_have():
+    less = {"qpu_a": [Other("qpu_less_qpu_a", NOW_S - 5, IN_10_MIN, "the service has 1 of 2")]}
+    holders = {"qpu_a": [Holder("11", "bob", "RUNNING", IN_10_MIN)]}
+    found = explained(WAITS, licenses=license(total=2, used=1, reserved=1), holders=holders, others=less)
+    assert found.answer == "Job 12 waits for a: job 11 (bob) has it, until 12:10 at the latest"
+    assert found.details == ("1 of 2 are in use", "the service has 1 of 2")
+    less = {"qpu_a": [replace(less["qpu_a"][0], text="the service has 0 of 2")]}
+    found = explained(WAITS, licenses=license(total=2, used=0, reserved=2), others=less)
+    assert (found.answer, found.cause) == ("Job 12 waits for a: the service has 0 of 2", Cause.LICENSE)
+
+
 def test_for_a_license_that_is_free_again():
     assert explained(WAITS, licenses=license(used=0)).answer == "Job 12 waits for a, which is free by now"
 

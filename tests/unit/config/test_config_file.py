@@ -7,7 +7,7 @@ from doubles import SECRET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrmi_slurm.config import access, config_file
+from qrmi_slurm.config import access, config_file, slurm_section
 from qrmi_slurm.config.slurm_section import SlurmSection
 from qrmi_slurm.errors import ConfigError
 from qrmi_slurm.text import is_one_line
@@ -180,3 +180,26 @@ def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
 
 def test_a_resources_repr_shows_no_value():
     assert SECRET not in repr(config_file.parse(text_of(GOOD)))
+
+
+def test_only_what_is_asked_for_is_made(monkeypatch):
+    """A Prolog needs one of a site's thousand resources; all are checked, and one is made."""
+    made = []
+    parse = slurm_section.parse
+    monkeypatch.setattr(slurm_section, "parse", lambda name, slurm: made.append(name) or parse(name, slurm))
+    text = text_of(*({**GOOD, "name": f"q{number}", "slurm": {"capacity": 2}} for number in range(1000)))
+    resources = config_file.parse(text).resources
+    assert (len(resources), "q7" in resources, "no" in resources, resources.get("no")) == (1000, True, False, None)
+    assert resources["q7"].slurm.capacity == resources["q7"].slurm.capacity == 2
+    assert made == ["q7"]
+    assert [resource.name for resource in resources.values()] == list(resources)
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+@pytest.mark.parametrize("text", FAULTS[8:], ids=range(8, len(FAULTS)))
+def test_a_fault_is_found_wherever_it_is(text, before):
+    """The quick look at a resource that is like the ones before it misses nothing."""
+    good = [json.dumps({**GOOD, "name": f"q{number}", "environment": {"A": "x"}}) for number in range(before)]
+    resources = ", ".join([*good, text.removeprefix('{"resources": [').removesuffix("]}")])
+    with pytest.raises(ConfigError, match=rf"resources\[{before}\]|nested too deeply"):
+        config_file.parse(f'{{"resources": [{resources}]}}')

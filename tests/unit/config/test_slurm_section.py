@@ -22,6 +22,14 @@ def test_configured_values_are_used():
     )
 
 
+def test_a_capacity_may_follow_the_service():
+    section = slurm_section.parse("a", {"capacity": "auto"})
+    assert (section.follows_service, section.capacity) == (True, slurm_section.AUTO_CAPACITY)
+    assert section.following_license == "qpu_a"
+    assert section._replace(slots_license="lanes").following_license == "lanes"
+    assert slurm_section.parse("a", {"capacity": 2}).following_license is None
+
+
 def test_null_means_no_license():
     assert slurm_section.parse("a", {"license": None}).license is None
 
@@ -41,6 +49,8 @@ def test_each_name_has_a_default_license_that_slurm_takes(name):
         ({"capacity": True}, ".capacity"),
         ({"capacity": 1.5}, ".capacity"),
         ({"capacity": "1"}, ".capacity"),
+        ({"capacity": "Auto"}, ".capacity"),
+        ({"capacity": ["auto"]}, ".capacity"),
         ({"capacity": float("nan")}, ".capacity"),
         ({"allow": ["alice"]}, ".allow"),
         ({"allow": {"user": ["alice"]}}, ".allow"),

@@ -35,12 +35,13 @@ def test_a_target_accepts_its_seeds_whole_and_truncated(name):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_stubs_target_accepts_its_seeds_whole_and_truncated(tmp_path):
-    target = tmp_path / "stub"
+@pytest.mark.parametrize("name", ["stub", "directives"])
+def test_a_compiled_target_accepts_its_seeds_whole_and_truncated(name, tmp_path):
+    target = tmp_path / "target"
     flags = ["-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-DSTANDALONE"]
-    subprocess.run(["gcc", *flags, "-fno-sanitize-recover=all", "-o", target, FUZZ / "stub_target.c"], check=True)
+    subprocess.run(["gcc", *flags, "-fno-sanitize-recover=all", "-o", target, FUZZ / f"{name}_target.c"], check=True)
     inputs = []
-    for number, seed in enumerate(fuzz().SEEDS["stub"]):
+    for number, seed in enumerate(fuzz().SEEDS[name]):
         for length in (len(seed), len(seed) // 2):
             inputs.append(tmp_path / f"{number}-{length}")
             inputs[-1].write_bytes(seed[:length])

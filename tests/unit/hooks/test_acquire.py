@@ -9,7 +9,8 @@ import pytest
 from doubles import COMPUTE_SERVICE, SECRET
 
 from qrmi_slurm.errors import RecordError, SchedulerError
-from qrmi_slurm.slurm.jobs import Times
+from qrmi_slurm.slurm import jobs
+from qrmi_slurm.slurm.jobs import Allotment, Times
 from qrmi_slurm.state import exports, inventory
 from qrmi_slurm.state.job_folder import JobFolder
 from qrmi_slurm.state.record import State
@@ -397,3 +398,99 @@ def test_without_qrmi_the_job_fails_with_a_sentence(site, acquire_for, monkeypat
 def test_a_name_is_used_unchanged_in_variables(site, acquire_for, name):
     site.add(name)
     assert acquire_for(name).variables[f"{name}_QRMI_JOB_ACQUISITION_TOKEN"] == f"session-{name}"
+
+
+# --- slots -----------------------------------------------------------------------------------------------------
+
+SLOTS = {"a_QRMI_JOB_QPU_SLOTS": "3", "QRMI_JOB_QPU_SLOTS": "3"}
+
+
+def called_with(site, name):
+    """Return what QRMI was called with for a QPU, of its slots."""
+    [entry] = [entry for entry in site.folder().read().entries if entry.name == name]
+    return {variable: value for variable, value in entry.environment.items() if "SLOTS" in variable}
+
+
+def test_the_number_of_a_license_is_how_many_slots_a_job_has(site, acquire_for):
+    """QRMI gets it with and without the resource's name, tasks with it, and other resources are unaffected."""
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes")
+    result = acquire_for("a,b", SLURM_JOB_LICENSES="matlab:2,lanes:3")
+    assert called_with(site, "a") == SLOTS
+    assert called_with(site, "b") == {}
+    assert {name: value for name, value in result.variables.items() if "SLOTS" in name} == {"a_QRMI_JOB_QPU_SLOTS": "3"}
+
+
+@pytest.mark.parametrize("licenses", [None, "lane:3", "lanes:0", "lanes@there:3", "lanes2:1"])
+def test_a_job_without_slots_fails_for_good(site, acquire_for, licenses):
+    """It is not put back into the queue; with another QPU it runs."""
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes", "--on-unavailable=requeue")
+    result = acquire_for("a", SLURM_JOB_LICENSES=licenses)
+    sentence = "a is shared by slots, and this job has none: ask for some with --licenses=lanes:NUMBER"
+    assert result.notes == (f"qrmi-slurm: job 12 has no QPU: {sentence}",)
+    assert site.calls() == []
+
+
+def test_another_qpu_needs_no_slots(site, acquire_for):
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes")
+    assert acquire_for("a,b").variables["QRMI_JOB_QPU_RESOURCES"] == "b"
+
+
+def test_a_choice_takes_a_qpu_that_the_job_has_slots_of(site, acquire_for):
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes", "--qpu-slots-license:b=others")
+    assert acquire_for("any:*", SLURM_JOB_LICENSES="others:1").variables["b_QRMI_JOB_QPU_SLOTS"] == "1"
+
+
+def test_a_user_cannot_set_the_slots(site, acquire_for):
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes")
+    own = {f"SPANK_{name}_QRMI_JOB_QPU_SLOTS": "99" for name in "ab"}
+    result = acquire_for("a,b", SLURM_JOB_LICENSES="lanes:3", **own)
+    assert called_with(site, "a") == SLOTS
+    assert called_with(site, "b") == {}
+    assert "b_QRMI_JOB_QPU_SLOTS" not in result.variables
+
+
+def test_the_qpus_behind_a_dynamic_resource_have_its_slots(site, acquire_for, monkeypatch):
+    """Or those of their own entries."""
+    behind = {"QRMI_FAKE_BEHIND": "x y"}
+    site.add("dyn", is_dynamic=True).add("y")
+    site.resources[0]["environment"] |= behind
+    site.write_config(json.dumps({"resources": site.resources}))
+    site.configure("--qpu-slots-license:dyn=lanes", "--qpu-slots-license:y=others")
+    result = acquire_for("dyn,dyn", SLURM_JOB_LICENSES="lanes:3")
+    assert result.variables["x_QRMI_JOB_QPU_SLOTS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("het_job_id", "sentence"),
+    [("12", "ask for some with --licenses=lanes:NUMBER"), ("11", "only in a heterogeneous job's first component")],
+)
+def test_a_component_without_slots(site, acquire_for, het_job_id, sentence):
+    site.add("a").configure("--qpu-slots-license:a=lanes")
+    assert sentence in acquire_for("a", SLURM_HET_JOB_ID=het_job_id).notes[0]
+
+
+@pytest.mark.parametrize("told", [Allotment({"lanes": 2}, ""), Allotment({}, ""), None])
+def test_before_23_02_slurmctld_is_asked_once(site, acquire_for, monkeypatch, told):
+    """Without an answer the job waits, if it can."""
+    questions = []
+    monkeypatch.setattr(jobs, "times", lambda *arguments: Times(300, 990, 1000))
+    monkeypatch.setattr(jobs, "allotment", lambda *arguments: questions.append(arguments) or told)
+    site.add("a").add("b").configure("--qpu-slots-license:a=lanes", "--qpu-slots-license:b=lanes")
+    result = acquire_for("a,b", SLURM_JOB_START_TIME=None, SLURM_JOB_END_TIME=None)
+    assert len(questions) == 1
+    if told is None:
+        assert "Slurm does not say whether this job has its license" in result.notes[0]
+    else:
+        assert result.is_ready is bool(told.licenses)
+        assert result.variables.get("b_QRMI_JOB_QPU_SLOTS") == ("2" if told.licenses else None)
+
+
+@pytest.mark.parametrize(("granted", "is_ready"), [({"lanes": 2}, True), ({"matlab": 1}, False), (None, False)])
+def test_of_licenses_that_were_asked_for_in_place_of_each_other_the_granted_one_counts(
+    site, acquire_for, monkeypatch, granted, is_ready
+):
+    """Prolog's environment has the list as it was asked for; slurmctld knows which one the job got."""
+    monkeypatch.setattr(jobs, "granted_licenses", lambda *arguments: granted)
+    site.add("a").configure("--qpu-slots-license:a=lanes")
+    result = acquire_for("a", SLURM_JOB_LICENSES="lanes:2|matlab:1")
+    assert (result.is_ready, result.variables.get("a_QRMI_JOB_QPU_SLOTS")) == (is_ready, "2" if is_ready else None)

@@ -5,9 +5,10 @@ import pwd
 
 import pytest
 
+from qrmi_slurm import names
 from qrmi_slurm.errors import SchedulerError
 from qrmi_slurm.hooks.job_facts import JobFacts
-from qrmi_slurm.slurm import jobs
+from qrmi_slurm.slurm import job_context, jobs
 from qrmi_slurm.slurm.jobs import Allotment, Times
 
 UNTOLD = {"SLURM_JOB_START_TIME": None, "SLURM_JOB_END_TIME": None}
@@ -50,6 +51,18 @@ def test_what_prologs_environment_tells_is_not_asked(facts_of, asked):
     person = facts.person(needs_qos=True)
     assert (person.user, person.account, person.qos) == (pwd.getpwuid(os.getuid()).pw_name, "physics", "low")
     assert asked == []
+
+
+def test_a_year_is_no_limit_and_not_asked_about(facts_of, asked):
+    """A job without a limit ends after 365 days, whether Prolog's environment says so or slurmctld."""
+    facts = facts_of(SLURM_JOB_START_TIME="1000", SLURM_JOB_END_TIME=str(1000 + job_context.ENDLESS_S))
+    assert facts.time_limit_s() == names.UNLIMITED_TIMEOUT_S
+    assert asked == []
+
+
+def test_a_year_is_no_limit_where_slurmctld_says_it(facts_of, monkeypatch):
+    monkeypatch.setattr(jobs, "times", lambda *_: Times(job_context.ENDLESS_S))
+    assert facts_of(**UNTOLD).time_limit_s() == names.UNLIMITED_TIMEOUT_S
 
 
 def test_what_it_does_not_tell_is_asked_once(facts_of, asked):

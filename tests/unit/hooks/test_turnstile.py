@@ -10,8 +10,8 @@ import pytest
 from qrmi_slurm.calls import places
 from qrmi_slurm.calls.places import WORK, Node, Places
 from qrmi_slurm.deadline import Deadline
-from qrmi_slurm.errors import NodeBusyError
-from qrmi_slurm.hooks import turnstile
+from qrmi_slurm.errors import NodeBusyError, RecordBusyError
+from qrmi_slurm.hooks import prolog, turnstile
 from qrmi_slurm.slurm import job_context
 
 CPUS = 2
@@ -71,12 +71,12 @@ def test_a_prolog_has_a_place_at_work_until_it_ends(enter):
 
 
 def test_the_shells_of_later_prologs_learn_where_to_wait_and_for_how_long(enter, room):
-    """Ten seconds are for the acquisition, or half of a short time."""
+    """Ten seconds are for the acquisition, or half of a short time; Epilogs wait for a third of their own."""
     enter(30.0)
-    assert (room / "lanes").read_text() == "2 20 5\n"
+    assert (room / "lanes").read_text() == "2 20 5 4 10\n"
     WORK.end()
     enter(4.0)
-    assert (room / "lanes").read_text() == "2 2 1\n"
+    assert (room / "lanes").read_text() == "2 2 1 4 10\n"
 
 
 def test_nobody_else_can_enter_the_folder(enter, room):
@@ -132,7 +132,7 @@ def test_the_lane_is_left_as_soon_as_it_has_a_place(enter, room, monkeypatch):
     lane = os.open(room / "1000.0", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lane, fcntl.LOCK_EX)
     shared = os.dup(lane)
-    monkeypatch.setattr(turnstile, "_LANE_FD", shared)
+    monkeypatch.setattr(places, "LANE_FD", shared)
     enter()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(shared)
@@ -142,12 +142,45 @@ def test_the_lane_is_left_as_soon_as_it_has_a_place(enter, room, monkeypatch):
     os.close(lane)
 
 
+def test_an_epilog_stays_in_its_lane_until_it_waits_for_others(site, enter, room, monkeypatch):
+    """As long as it computes, the next one of the user's stays in its shell, whatever places there are."""
+    enter()
+    WORK.end()
+    lane = os.open(room / "release-1000.0", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lane, fcntl.LOCK_EX)
+    monkeypatch.setattr(places, "LANE_FD", os.dup(lane))
+    environment = site.hook_environment("a")
+    with working(room, 6, uid=1):
+        turnstile.enter_at_once(job_context.of_job(environment), environment)
+        assert WORK.is_at_work
+    other = os.open(room / "release-1000.0", os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    WORK.end()
+    assert not WORK.is_at_work
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+    os.close(lane)
+
+
 def test_a_file_that_is_no_lane_is_left_alone(enter, tmp_path, monkeypatch):
     """Slurm, or a wrapper around the hook, may have the descriptor open."""
     theirs = os.open(tmp_path / "theirs", os.O_RDWR | os.O_CREAT)
-    monkeypatch.setattr(turnstile, "_LANE_FD", theirs)
+    monkeypatch.setattr(places, "LANE_FD", theirs)
     enter()
     os.close(theirs)
+
+
+def test_a_prolog_that_waits_for_its_record_makes_room(site, enter):
+    """An Epilog may be releasing an earlier run for half a minute."""
+    folder = site.folder()
+    folder.create()
+    enter()
+    with prolog._locked(folder, 0.1):
+        assert WORK.is_at_work
+    with folder.locked(1.0), pytest.raises(RecordBusyError, match=r"over 0\.1 s"):
+        prolog._locked(folder, 0.1)
+    assert not WORK.is_at_work
 
 
 def test_without_a_place_to_keep_its_locks_a_prolog_goes_on(enter, room, syslog_lines):

@@ -10,9 +10,11 @@ from lua import INTERPRETERS, SOURCES, Lua, spank
 from qrmi_slurm.config import access, resource_types, slurm_section
 from qrmi_slurm.config.access import Person
 from qrmi_slurm.config.config_file import Resource
-from qrmi_slurm.hooks import choice
+from qrmi_slurm.hooks import choice, job_licenses
+from qrmi_slurm.hooks.job_licenses import Held
 from qrmi_slurm.scheduling import catalogue
 from qrmi_slurm.scheduling.catalogue import Group
+from qrmi_slurm.slurm import licenses as licenses_of_slurm
 from qrmi_slurm.slurm import selection
 from qrmi_slurm.text import near_match, unknown_names
 
@@ -91,6 +93,84 @@ def test_qpus_that_share_a_license_take_one_each(lua):
     site(lua, resource("a", license="l"), resource("b", license="l", capacity=2))
     lua.submit("a,b")
     assert refused(lua.run()[0]) == "--qpu needs 2 of the license l (for a, b), more than its capacity of 1"
+
+
+# --- slots -------------------------------------------------------------------------------------------------
+
+NO_SLOTS = "shared is shared by slots, and this job has none: ask for some with --licenses=lanes:NUMBER"
+
+
+def with_slots(lua, license="lanes"):
+    """Write a catalogue in which `shared` has slots and `other` has none."""
+    found = [resource("shared", license=None), resource("other", license=None)]
+    site(lua, found[0]._replace(slurm=found[0].slurm._replace(slots_license=license)), found[1])
+
+
+@pytest.mark.parametrize("licenses", ["lanes:2", "lanes", "matlab:1, lanes=3", "matlab;lanes:4(n1)", "matlab|lanes:2"])
+def test_a_job_that_asks_for_slots_may_have_the_qpu(lua, licenses):
+    """Its list of licenses stays as it is."""
+    with_slots(lua)
+    lua.submit("shared,other", licenses=licenses)
+    (outcome,) = lua.run()
+    assert outcome.is_taken, outcome.user
+    assert outcome.job["licenses"] == licenses
+
+
+@pytest.mark.parametrize("licenses", [None, "", "lanes:0", "lane:2", "matlab:2", "xlanes:1,lanesx:1", "lanes@there:1"])
+def test_a_job_without_slots_is_refused_in_prologs_words(lua, licenses):
+    """Other QPUs of the site need none."""
+    with_slots(lua)
+    lua.submit("other,shared", licenses=licenses)
+    lua.submit("other", licenses=licenses)
+    one, other = lua.run()
+    assert refused(one) == NO_SLOTS
+    assert other.is_taken
+    told = job_licenses.qpu_slots(Held(licenses_of_slurm.granted_counts(licenses or "")), "lanes")
+    assert told.refusal.format("shared") == NO_SLOTS
+
+
+def test_remote_licenses_count_slots(lua):
+    with_slots(lua, "lanes@there")
+    lua.submit("shared", licenses="lanes@there:2")
+    lua.submit("shared", licenses="lanes:2")
+    there, here = lua.run()
+    assert there.is_taken
+    assert refused(here) == NO_SLOTS.replace("=lanes", "=lanes@there")
+
+
+def test_a_choice_leaves_out_what_the_job_has_no_slots_for(lua):
+    with_slots(lua)
+    for _ in range(3):
+        lua.submit("any:*")
+    lua.submit("any:sh*")
+    lua.submit("any:*,any:*", licenses="lanes:1")
+    lua.submit("any:*,any:*")
+    *taken, refusal, both, one = lua.run()
+    assert all(outcome.is_taken for outcome in [*taken, both])
+    assert refused(refusal) == NO_SLOTS
+    assert refused(one) == "any:*: no other QPU is left for it"
+
+
+def test_a_job_keeps_its_slots_while_it_waits_and_while_it_runs(lua):
+    """An operator may change a running job's licenses."""
+    with_slots(lua)
+    for licenses in ("", "matlab:1", "lanes:0"):
+        lua.modify({"licenses": licenses}, {"licenses": "lanes:2"}, "shared", uid=1000)
+    lua.modify({"licenses": "lanes:1"}, {"licenses": "lanes:2"}, "shared", uid=1000)
+    lua.modify({"licenses": ""}, {"licenses": "lanes:2", "job_state": 1}, "shared", uid=1000)
+    lua.modify({"licenses": ""}, {"licenses": "lanes:2", "job_state": 1}, "shared", uid=0)
+    *waiting, fewer, running, by_root = lua.run()
+    assert [refused(outcome) for outcome in waiting] == [NO_SLOTS] * 3
+    assert fewer.is_taken
+    assert refused(running) == "a running job keeps the licenses of its QPUs"
+    assert by_root.is_taken
+
+
+def test_a_malformed_catalogue_of_slots_refuses_jobs(lua):
+    with_slots(lua)
+    lua.catalogue.write_text(lua.catalogue.read_text().replace('slots = "lanes"', "slots = 1"))
+    lua.submit("other")
+    assert "cannot be used" in refused(lua.run()[0])
 
 
 def test_the_selection_is_found_under_both_of_its_names(lua):

@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from qrmi_slurm.calls import installed, probe
 from qrmi_slurm.errors import BackendError
 from qrmi_slurm.scheduling import memory, moves, qpus, sensor, state_files
@@ -234,3 +236,143 @@ def test_what_a_failed_start_took_out_stays_out_until_the_qpu_answers(counted, s
     assert sense()["out"] == {"a": "offline: paused"}
     set_states(counted, a="Online")
     assert sense()["out"] == {}
+
+
+# --- a capacity that follows the service -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def following(counted, slurm):
+    """Set what the service of `a` reports, of which Slurm has four licenses, some of them in use."""
+
+    def set_slots(slots, used=0):
+        slurm.licenses["qpu_a"] = (4, used)
+        counted.resources.clear()
+        told = {} if slots is None else {"slots": slots}
+        counted.add("a", status="Online", slurm={"capacity": "auto"}, **told)
+        counted.add("b", status="Online")
+
+    return set_slots
+
+
+def kept_back(slurm):
+    """Return how many of each license are kept from jobs, by the reservation's name."""
+    return {name: told["Licenses"] for name, told in slurm.reservations.items()}
+
+
+@pytest.mark.parametrize(
+    ("slots", "used", "capacity"),
+    [
+        ("[3, 3]", 0, 3),
+        ("[3, 3]", 2, 3),  # an IBM Quantum System's lanes, whoever uses them
+        ("[1, 3]", 2, 3),  # a service that counts those that are free
+        ("[0, 3]", 1, 1),  # the others are somebody else's
+        ("[0, 3]", 0, 0),
+        ("[2]", 1, 3),
+        ("[9, 9]", 0, 4),
+        ("[1000000, null]", 0, 4),
+    ],
+)
+def test_the_number_of_licenses_follows_the_service(following, slurm, sense, counted, slots, used, capacity):
+    """What the service does not have is kept from jobs; users see what can be had."""
+    following(slots, used)
+    said = sense()
+    assert kept_back(slurm) == ({"qpu_less_qpu_a": f"qpu_a:{4 - capacity}"} if capacity < 4 else {})
+    assert said["capacities"] == ([{"license": "qpu_a", "capacity": capacity}] if capacity < 4 else [])
+    [listed, other] = qpus.read_published(counted.state_dir).qpus
+    assert (listed.capacity, listed.used, listed.free) == (capacity, used, max(0, capacity - used))
+    assert (other.capacity, other.used, other.free) == (1, 0, 1)
+    assert sense()["capacities"] == []
+
+
+@pytest.mark.parametrize(
+    "slots", ["[-1, 3]", "[4294967295]", "[NaN]", '["3"]', "[3.0, 3]", "[true]", "[null, 3]", "[3, -3]"]
+)
+def test_nonsense_leaves_the_number_as_it_is(following, slurm, sense, slots):
+    """And says so."""
+    following("[3, 3]")
+    sense()
+    before = kept_back(slurm)
+    following(slots)
+    [fault] = sense(status=1)["faults"]
+    assert fault.startswith("license qpu_a: the service of a reports nonsense: ")
+    assert fault.endswith(" slots; it stays as it is")
+    assert kept_back(slurm) == before
+
+
+def test_a_service_that_does_not_tell_its_capacity(following, slurm, sense):
+    following(None)
+    assert sense(status=1)["faults"] == [
+        "license qpu_a: the service of a does not tell how many slots it has; it stays as it is"
+    ]
+    assert not slurm.reservations
+
+
+def test_a_qpu_that_is_offline_keeps_its_number(following, slurm, sense, counted, set_states):
+    """It is out of service meanwhile."""
+    following("[3, 3]")
+    sense()
+    set_states(counted, a="Paused", b="Online")
+    counted.resources[0]["slurm"] = {"capacity": "auto"}
+    counted.write_config(json.dumps({"resources": counted.resources}))
+    slurm.full.clear()
+    sense()
+    assert kept_back(slurm)["qpu_less_qpu_a"] == "qpu_a:1"
+
+
+def test_a_capacity_that_no_longer_follows_is_given_back(following, slurm, sense, counted, set_states):
+    following("[3, 3]")
+    sense()
+    set_states(counted, a="Online", b="Online")
+    sense()
+    assert not slurm.reservations
+
+
+def test_the_license_of_slots_follows_where_there_is_one(following, slurm, sense, counted):
+    counted.configure("--qpu-slots-license:a=lanes")
+    slurm.licenses["lanes"] = (8, 0)
+    following("[5, 5]")
+    sense()
+    assert kept_back(slurm) == {"qpu_less_lanes": "lanes:3"}
+
+
+def test_another_number_is_reserved_before_the_former_is_let_go(following, slurm, sense):
+    """So that no job starts in between, even where both together are more than there are."""
+    names = []
+    for slots in ("[1, 1]", "[2, 2]", "[3, 3]", "[0, 0]"):
+        following(slots)
+        count = len(slurm.changes)
+        sense()
+        names.append(list(kept_back(slurm).items()))
+        words = [change.split()[0] for change in slurm.changes[count:]]
+        assert words in (["create"], ["create", "delete"], ["create", "create", "update", "delete"]), words
+    assert names == [
+        [("qpu_less_qpu_a", "qpu_a:3")],
+        [("qpu_fewer_qpu_a", "qpu_a:2")],
+        [("qpu_less_qpu_a", "qpu_a:1")],
+        [("qpu_fewer_qpu_a", "qpu_a:4")],
+    ]
+
+
+def test_a_run_that_ended_in_between_is_tidied_up(following, slurm, sense):
+    following("[3, 3]")
+    sense()
+    slurm.reservations["qpu_fewer_qpu_a"] = {**slurm.reservations["qpu_less_qpu_a"], "Licenses": "qpu_a:2"}
+    sense()
+    assert kept_back(slurm) == {"qpu_less_qpu_a": "qpu_a:1"}
+    slurm.reservations["qpu_fewer_qpu_a"] = {**slurm.reservations["qpu_less_qpu_a"], "Licenses": "qpu_a:2"}
+    following("[1, 1]")
+    sense()
+    assert list(kept_back(slurm).values()) == ["qpu_a:3"]
+
+
+def test_it_is_renewed_before_it_ends(following, slurm, sense):
+    """Every run does what the last one did; after half a day it is extended."""
+    following("[3, 3]")
+    sense()
+    count = len(slurm.changes)
+    sense()
+    assert len(slurm.changes) == count
+    slurm.now_s -= 13 * 3600
+    sense()
+    assert slurm.changes[count:] == ["update ReservationName=qpu_less_qpu_a EndTime=now+1440minutes"]

@@ -234,3 +234,18 @@ def test_a_hanging_slurmctld_does_not_hold_prolog(fake_command, tmp_path):
 def test_without_scontrol_there_is_no_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "find", lambda name: None)
     assert jobs.times(12, tmp_path, 0.2).limit_s is None
+
+
+@pytest.mark.parametrize(
+    ("said", "granted"),
+    [
+        ("12                  lanes:2;other:1\n", {"lanes": 2, "other": 1}),
+        ("12                  (null)\n", {}),
+        ("13                  lanes:2\n", None),
+        ("", None),
+    ],
+)
+def test_the_licenses_that_a_job_was_granted(monkeypatch, tmp_path, said, granted):
+    """squeue's column, from 25.05 on."""
+    monkeypatch.setattr(jobs.commands, "run", lambda *arguments: said)
+    assert jobs.granted_licenses(12, tmp_path, 1.0) == granted

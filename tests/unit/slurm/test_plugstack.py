@@ -155,11 +155,28 @@ def test_a_form_feed_in_a_comment_does_not_end_its_line(etc):
         "--env:A-B=1",
         "--env:A=\x1b[0m",
         "--env",
+        "--qpu-slots-license",
+        "--qpu-slots-license=a",
+        "--qpu-slots-license:",
+        "--qpu-slots-license:a",
+        "--qpu-slots-license:a=",
+        "--qpu-slots-license:=lanes",
+        "--qpu-slots-license:a=lanes:2",
+        "--qpu-slots-license:a=lanes,others",
+        "--qpu-slots-license:a=lanes|others",
+        "--qpu-slots-license:a={}",
     ],
 )
 def test_an_invalid_option_is_an_error_that_names_the_line(argument):
     with pytest.raises(PlugstackError, match=r"plugstack\.conf:1"):
         options_of("/c.json", argument)
+
+
+def test_slots_are_counted_by_a_license_for_each_resource():
+    options = options_of("--qpu-slots-license:a=lanes", "--qpu-slots-license:my:b=other.lanes@slurmdbd")
+    assert options.slots_licenses == {"a": "lanes", "my:b": "other.lanes@slurmdbd"}
+    with pytest.raises(PlugstackError, match="--qpu-slots-license:a is given twice"):
+        options_of("--qpu-slots-license:a=lanes", "--qpu-slots-license:a=others")
 
 
 def test_a_limit_of_zero_says_what_to_write_instead():
@@ -176,6 +193,7 @@ def test_a_limit_of_zero_says_what_to_write_instead():
         "--require=all",
         "--on-unavailable=fail",
         "--requeue-limit=3",
+        "--qpu-slots-license:a=lanes",
     ],
 )
 def test_an_option_given_twice_is_an_error(option):
@@ -200,6 +218,7 @@ def test_every_argument_is_used_or_refused_never_ignored(arguments):
         f"--require={options.require}",
         f"--on-unavailable={options.on_unavailable}",
         *(f"--env:{name}={value}" for name, value in options.env.items()),
+        *(f"--qpu-slots-license:{name}={license}" for name, license in options.slots_licenses.items()),
     }
     assert all(
         word in heard or "timeout" in word or "limit" in word or word.startswith("--state-dir=/") for word in said

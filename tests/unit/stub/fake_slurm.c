@@ -12,12 +12,14 @@
  *   new_component     empties the job-control environment, as srun does before each component
  *   clear_environ     empties the process environment, as sbatch --export-file does after each component
  *   fail_setenv       the job-control environment accepts nothing from here on
+ *   fail_register     Slurm takes no option from here on
  *   job_id N          S_JOB_ID for the plugin
  *   array N N         S_JOB_ARRAY_ID and S_JOB_ARRAY_TASK_ID for the plugin
  *   batch_step        the step is that of a batch script
  *   state_dir DIR     --state-dir=DIR at the end of the plugin's line
  *   job_env HEX       NAME=VALUE into the step's environment
- *   cluster NAME      ClusterName in slurm.conf
+ *   slurm_conf PATH   SLURM_CONF in the environment of slurmstepd
+ *   version           prints the plugin's version
  *   dump              prints the job-control, step and process environment
  *   exit              slurm_spank_exit
  *
@@ -50,14 +52,12 @@ struct table {
 	size_t count;
 };
 
-/* Slurm's configuration, as all its programs have it. */
-slurm_conf_t slurm_conf;
-
 static spank_context_t context;
 static struct spank_handle handle;
 static struct table job_control;
 static struct table step;
 static struct spank_option *registered;
+static bool register_fails;
 static uint32_t job_id;
 static uint32_t step_id;
 static uint32_t array_id;
@@ -147,6 +147,14 @@ const char *spank_strerror(spank_err_t err)
 	return "fake error";
 }
 
+/* The number of the release is in the environment, since the plugin asks when it is loaded. */
+long slurm_api_version(void)
+{
+	const char *number = getenv("FAKE_API_VERSION");
+
+	return (number != NULL ? atol(number) : 38) << 16;
+}
+
 spank_context_t spank_context(void)
 {
 	return context;
@@ -160,7 +168,7 @@ int spank_remote(spank_t sp)
 
 spank_err_t spank_option_register(spank_t sp, struct spank_option *option)
 {
-	if (!sp->in_init || option->usage == NULL)
+	if (register_fails || !sp->in_init || option->usage == NULL)
 		return ESPANK_BAD_ARG;
 	registered = option;
 	printf("registered --%s=%s %s\n", option->name, option->arginfo, option->usage);
@@ -356,6 +364,8 @@ static void run(void *plugin, const char *word, const char *argument)
 		clearenv();
 	} else if (strcmp(word, "fail_setenv") == 0) {
 		setenv_fails = true;
+	} else if (strcmp(word, "fail_register") == 0) {
+		register_fails = true;
 	} else if (strcmp(word, "array") == 0) {
 		if (sscanf(argument, "%u %u", &array_id, &array_task_id) != 2)
 			abort();
@@ -375,9 +385,12 @@ static void run(void *plugin, const char *word, const char *argument)
 		*value++ = '\0';
 		table_set(&step, entry, value);
 		free(entry);
-	} else if (strcmp(word, "cluster") == 0) {
-		free(slurm_conf.cluster_name);
-		slurm_conf.cluster_name = strdup(argument);
+	} else if (strcmp(word, "slurm_conf") == 0) {
+		setenv("SLURM_CONF", argument, 1);
+	} else if (strcmp(word, "version") == 0) {
+		const unsigned int *version = dlsym(plugin, "plugin_version");
+
+		printf("version %x\n", version != NULL ? *version : 0);
 	} else if (strcmp(word, "dump") == 0) {
 		dump();
 	} else if (strcmp(word, "exit") == 0) {
@@ -411,7 +424,6 @@ int main(int argc, char **argv)
 	}
 	free(line);
 	free(found);
-	free(slurm_conf.cluster_name);
 	table_clear(&job_control);
 	table_clear(&step);
 	return dlclose(plugin) == 0 ? 0 : 2;

@@ -161,6 +161,7 @@ def test_exported_symbols(stub: Stub) -> None:
         "spank_plugin_version",
         "slurm_spank_init",
         "slurm_spank_init_post_opt",
+        "slurm_spank_task_init",
         "slurm_spank_exit",
     }
 
@@ -174,32 +175,52 @@ def test_needs_only_libc(stub: Stub) -> None:
 
 
 def test_is_small(stub: Stub, tmp_path: Path) -> None:
-    """Stripped, the plugin is smaller than 32 kB."""
+    """Stripped, the plugin is smaller than 48 kB."""
     stripped = tmp_path / "stripped.so"
     output("strip", "-o", stripped, stub.plugin)
-    assert stripped.stat().st_size < 32_000
+    assert stripped.stat().st_size < 48_000
 
 
-def test_contains_the_slurm_release_it_is_for(stub: Stub, tmp_path: Path) -> None:
-    """The file says which Slurm it was built for, even when stripped."""
-    number = re.search(r"define SLURM_VERSION_NUMBER (0x\w+)", SLURM_VERSION.read_text())
-    assert number
-    built_for = tuple(int(number[1], 16).to_bytes(3, "big"))
+RELEASES = {38: "22.05", 39: "23.02", 40: "23.11", 41: "24.05", 42: "24.11", 43: "25.05", 44: "25.11", 45: "26.05"}
+
+
+def test_contains_the_releases_that_it_is_for(stub: Stub, tmp_path: Path) -> None:
+    """The file says which releases of Slurm it is for, even when stripped."""
     stripped = tmp_path / "stripped.so"
     output("strip", "-o", stripped, stub.plugin)
-    assert plugin_file.slurm_version(stub.plugin) == plugin_file.slurm_version(stripped) == built_for
+    known = {tuple(map(int, name.split("."))) for name in RELEASES.values()}
+    assert plugin_file.releases(stub.plugin) == plugin_file.releases(stripped) == known
 
 
-@pytest.mark.parametrize(("number", "version"), [("0x170b0a", (23, 11, 10)), ("0x1a0500", (26, 5, 0))])
-def test_headers_of_another_slurm(tmp_path: Path, number: str, version: tuple[int, int, int]) -> None:
-    """A build with another Slurm's headers is for that Slurm."""
+@pytest.mark.parametrize("api", RELEASES)
+def test_one_file_is_for_each_release(stub: Stub, api: int) -> None:
+    """Slurm compares year and month of the version with its own."""
+    year, month = map(int, RELEASES[api].split("."))
+    done = stub.run("local", "version", env={"FAKE_API_VERSION": str(api)})
+    assert done.lines == [f"version {year << 16 | month << 8:x}"]
+
+
+@pytest.mark.parametrize("api", [37, 46, 0])
+def test_an_unknown_release_refuses_it(stub: Stub, sanitized: Stub, api: int) -> None:
+    """With a line in the log that says why there is no --qpu."""
+    for one in (stub, sanitized):
+        done = one.run("local", "version", env={"FAKE_API_VERSION": str(api)})
+        assert done.lines[1:] == ["version 0"]
+        [line] = done.errors
+        assert line.startswith("spank_qrmi: this file is for Slurm 22.05 23.02 ") and f"API {api}" in line
+
+
+def test_headers_of_another_slurm(stub: Stub, tmp_path: Path) -> None:
+    """The file is the same, byte for byte, whatever version the headers have: it takes nothing of that from them."""
     headers = tmp_path / "include" / "slurm"
     shutil.copytree(SLURM_VERSION.parent, headers)
     text = SLURM_VERSION.read_text()
-    (headers / SLURM_VERSION.name).write_text(re.sub(r"(define SLURM_VERSION_NUMBER) \w+", rf"\1 {number}", text))
-    done = make(f"BUILD_DIR={tmp_path}", f"SLURM_INCLUDE_DIR={tmp_path / 'include'}")
-    assert done.returncode == 0, done.stderr
-    assert plugin_file.slurm_version(tmp_path / "spank_qrmi.so") == version
+    (headers / SLURM_VERSION.name).write_text(re.sub(r"(define SLURM_VERSION_NUMBER) \w+", r"\1 0x1a0500", text))
+    for name, where in (("one", ()), ("another", (f"SLURM_INCLUDE_DIR={tmp_path / 'include'}",))):
+        (tmp_path / name).mkdir()
+        assert make(f"BUILD_DIR={tmp_path / name}", *where).returncode == 0
+    one, another = (tmp_path / name / "spank_qrmi.so" for name in ("one", "another"))
+    assert one.read_bytes() == another.read_bytes()
 
 
 def test_headers_elsewhere(tmp_path: Path) -> None:
@@ -241,6 +262,14 @@ def test_option_is_registered(stub: Stub, context: str) -> None:
     done = stub.run(context, "init", "exit")
     assert "registered --qpu=names Comma-separated list of QPU resources to use." in done.lines
     assert done.rc("init") == [0]
+
+
+@pytest.mark.parametrize(("context", "is_told"), [("allocator", True), ("local", True), ("remote", False)])
+def test_slurmstepd_is_told_of_no_error(stub: Stub, context: str, is_told: bool) -> None:
+    """Another plugin has --qpu, say. With `required`, an error in slurmstepd would drain the node."""
+    done = stub.run(context, "fail_register", "init", "post_opt", "exit")
+    assert done.rc("init") != [0] if is_told else done.rc("init") == [0]
+    assert done.rc("init_post_opt") == [0]
 
 
 @pytest.mark.parametrize("context", ["slurmd", "job_script"])
@@ -637,9 +666,10 @@ def test_step_with_a_selection_knows_the_state_directory(stub: Stub) -> None:
 
 
 def test_malformed_value_in_slurmstepd(stub: Stub) -> None:
-    """A malformed value that still reaches slurmstepd is not put into the environment."""
+    """A malformed value that still reaches slurmstepd is logged, and not put into the environment."""
     done = launch(stub, *job_env(SLURM_SUBMIT_HOST="h"), "job_id 7", option("a,,b"))
-    assert done.rc("option") != [0]
+    assert done.rc("option") == [0]
+    assert done.errors == [f"spank_qrmi: --qpu contains an empty name{HINT}"]
     assert done.rc("init_post_opt") == [0]
     assert done.step == {"SLURM_SUBMIT_HOST": "h"}
 
@@ -668,6 +698,14 @@ def in_job(job_id: str, **variables: str) -> list[str]:
     return job_env(SLURM_JOB_ID="7", SLURM_SUBMIT_HOST="h", SLURM_QRMI_SRUN_JOB_ID=job_id, **variables)
 
 
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A slurm.conf."""
+    path = tmp_path / "slurm.conf"
+    path.write_text("SlurmctldHost=h\nClusterName=here\n")
+    return path
+
+
 @pytest.mark.parametrize(
     ("variables", "is_attached"),
     [
@@ -682,11 +720,11 @@ def in_job(job_id: str, **variables: str) -> list[str]:
     ],
 )
 def test_a_step_that_was_attached_from_elsewhere_is_told_its_job(
-    stub: Stub, sanitized: Stub, variables: list[str], is_attached: bool
+    stub: Stub, sanitized: Stub, conf: Path, variables: list[str], is_attached: bool
 ) -> None:
     """Its own environment does not tell whether the job has QPUs, so TaskProlog looks for the job's folder."""
     for one in (stub, sanitized):
-        done = launch(one, *variables, "job_id 7", "cluster here", "state_dir /s")
+        done = launch(one, *variables, "job_id 7", f"slurm_conf {conf}", "state_dir /s")
         ours = {name: value for name, value in done.step.items() if "QRMI" in name}
         assert ours == ({"QRMI_SLURM_JOB_ID": "7", "QRMI_SLURM_STATE_DIR": "/s"} if is_attached else {})
         assert done.step.get("SLURM_CLUSTER_NAME") == ("here" if is_attached else None)
@@ -705,10 +743,30 @@ def test_a_step_in_another_job_keeps_no_selection_but_its_own(
     assert (done.step["QRMI_SLURM_QPU"], done.step["SLURM_SPANK_QRMI_QPU"]) == ("a", "a")
 
 
-def test_a_step_with_a_selection_has_this_clusters_name(stub: Stub) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ClusterName=here",
+        '# ClusterName=no\nUnkillableStepTimeout=9\n  clustername = "Here" # the name\nClusterNames=no',
+        "ClusterName=no\nInclude more.conf\n",
+        "Include loop.conf\nInclude nothing.conf\ninclude  {folder}/more.conf ",
+    ],
+)
+def test_the_clusters_name_is_read_as_slurm_reads_it(stub: Stub, sanitized: Stub, tmp_path: Path, text: str) -> None:
+    """Upper and lower case, blanks, quotes, comments, includes; the last one counts."""
+    conf = tmp_path / "slurm.conf"
+    conf.write_text(text.format(folder=tmp_path))
+    (tmp_path / "more.conf").write_text("ClusterName=here\n")
+    (tmp_path / "loop.conf").write_text("Include loop.conf\n")
+    for one in (stub, sanitized):
+        done = launch(one, *job_env(SLURM_JOB_ID="7"), "job_id 7", f"slurm_conf {conf}", option("a"))
+        assert done.step["SLURM_CLUSTER_NAME"] == "here"
+
+
+def test_a_step_with_a_selection_has_this_clusters_name(stub: Stub, conf: Path) -> None:
     """Whatever its environment says: the exports' path has it."""
     variables = job_env(SLURM_JOB_ID="7", SLURM_CLUSTER_NAME="elsewhere")
-    assert launch(stub, *variables, "job_id 7", "cluster here", option("a")).step["SLURM_CLUSTER_NAME"] == "here"
+    assert launch(stub, *variables, "job_id 7", f"slurm_conf {conf}", option("a")).step["SLURM_CLUSTER_NAME"] == "here"
     assert launch(stub, *variables, "job_id 7", option("a")).step["SLURM_CLUSTER_NAME"] == "elsewhere"
 
 

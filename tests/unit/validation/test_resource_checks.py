@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from configs import check, codes, find, one_resource, with_variables
+from configs import check, codes, diagnose, find, one_resource, with_variables
 
 from qrmi_slurm.validation import rules
 
@@ -114,3 +114,37 @@ def test_old_names():
 def test_an_empty_config_is_a_warning():
     """A config without resources is valid, but a warning."""
     assert codes(check({"resources": []})) == ["QS307"]
+
+
+@pytest.mark.parametrize(
+    ("license", "slurm", "hint"),
+    [
+        ({"garnet": "lanes"}, None, ""),
+        ({"garnet": "lanes@there"}, {"license": None}, ""),
+        ({"garnat": "lanes"}, None, "did you mean garnet?"),
+        ({"x": "lanes"}, None, "name a resource of this file"),
+        ({"garnet": "qpu_garnet"}, None, "use another license for the slots"),
+        ({"garnet": "own"}, {"license": "own"}, "use another license for the slots"),
+        ({"garnet": "qpu_garnet"}, {"license": None}, ""),
+    ],
+)
+def test_the_licenses_of_slots_on_the_plugins_line(license, slurm, hint):
+    """A resource that is not there would never have slots; the license that counts jobs cannot count slots too."""
+    found = diagnose(one_resource(slurm=slurm), slots_licenses=license).findings
+    assert [finding.hint for finding in found if finding.rule is rules.UNFIT_SLOTS_LICENSE] == ([hint] if hint else [])
+
+
+@pytest.mark.parametrize(("slots", "count"), [({}, 1), ({"garnet": "lanes"}, 0)])
+def test_a_capacity_that_follows_the_service_needs_a_license(slots, count):
+    """Its own, or that of its slots."""
+    document = one_resource(slurm={"license": None, "capacity": "auto"})
+    found = diagnose(document, slots_licenses=slots).findings
+    assert [finding.rule for finding in found] == [rules.UNCOUNTED_CAPACITY] * count
+    assert check(one_resource(slurm={"capacity": "auto"})) == ()
+
+
+@pytest.mark.parametrize("capacity", ["Auto", "", "1", "2147483648x", ["auto"], {}, None, 0, -1, 1.5])
+def test_a_capacity_that_is_nonsense(capacity):
+    [finding] = check(one_resource(slurm={"capacity": capacity}))
+    assert finding.path == "resources[0].slurm.capacity"
+    assert finding.rule.severity is rules.Severity.ERROR
