@@ -144,8 +144,15 @@ LOGIN = "/qrmi-slurm-broker/0/iam/identity/token"
 
 @pytest.mark.one_release
 def test_a_qrmi_program_runs_without_the_sites_key_in_its_job(broker_site: Site) -> None:
-    """Not in the environment, arguments or memory of the user's processes; nor can the user read the broker's."""
+    """Not in the environment, arguments or memory of the user's processes; nor can the user read the broker's.
+
+    Nor does it notice that its session ends before its first circuit, and again before its second one.
+    """
     site = broker_site
+    resource = site.emulator.resource("ibm_demo")
+    resource["environment"]["QRMI_IBM_QCS_SESSION_MAX_TTL"] = "2"
+    site.config([{**resource, "slurm": {"broker": True}}])
+    before = len(site.emulator.sessions())
     job_id = start_program(site)
     (broker,) = brokers(site, job_id)
     mine = [process.pid for process in living() if process.uid == site.cluster.user.uid]
@@ -163,9 +170,12 @@ def test_a_qrmi_program_runs_without_the_sites_key_in_its_job(broker_site: Site)
         code = f"open('/proc/{broker}/mem', 'rb')"
         done = subprocess.run([sys.executable, "-I", "-c", code], user=uid, capture_output=True, text=True, cwd="/")
         assert "PermissionError" in done.stderr
+    wait_for(lambda: not site.emulator.open_sessions(), "the session to expire", 30)
+    count = len(site.emulator.sessions())
     let_go(site, job_id)
     assert site.cluster.wait_job_over(job_id).state == "COMPLETED", site.cluster.job_output(job_id)
     assert "ran-2" in site.cluster.job_output(job_id)
+    assert len(site.emulator.sessions()) > count > before
     assert not brokers(site, job_id), "Epilog ends it"
     assert_nothing_left(site, job_id)
     assert API_KEY not in site.hooks_log()
