@@ -63,6 +63,9 @@ entries = st.builds(
     expires_s=st.none() | seconds,
     asked_s=seconds,
     acquired_s=st.none() | seconds,
+    ends_s=st.none() | seconds,
+    session_cap_s=st.none() | st.integers(1, 2**31 - 1),
+    renewal=st.integers(0, 2000),
     others=others,
 )
 brokers = st.builds(
@@ -74,6 +77,9 @@ brokers = st.builds(
     keys=st.dictionaries(texts, texts.map(Secret), max_size=2),
     space=texts,
     ends_s=seconds,
+    sessions=st.dictionaries(texts, texts.map(Secret), max_size=2),
+    margin_s=seconds,
+    renewals=st.integers(0, 2000),
     others=others,
 )
 records = st.builds(
@@ -94,6 +100,8 @@ records = st.builds(
     selection=texts,
     node_count=st.integers(1, 9),
     has_left=st.booleans(),
+    job_ends_s=st.none() | seconds,
+    over_s=st.integers(0, 2**31 - 1),
     others=others,
 )
 
