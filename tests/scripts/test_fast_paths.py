@@ -680,13 +680,13 @@ def test_exports_of_another_user_are_left_to_python(job):
 COMMON = """
     collections collections.abc contextlib copyreg enum errno fnmatch functools gc itertools keyword
     ntpath operator pathlib pwd re re._casefix re._compiler re._constants re._parser reprlib types typing
-    urllib urllib.parse warnings
+    typing.io typing.re urllib urllib.parse warnings
     qrmi_slurm qrmi_slurm.errors qrmi_slurm.hooks qrmi_slurm.names qrmi_slurm.secret qrmi_slurm.slurm
     qrmi_slurm.slurm.conf_file qrmi_slurm.slurm.environ qrmi_slurm.slurm.job_context qrmi_slurm.slurm.plugstack
     qrmi_slurm.slurm.selection qrmi_slurm.state qrmi_slurm.state.exports qrmi_slurm.text
 """
 OF_HOOKS = """
-    logging qrmi_slurm.stand_ins fcntl json resource select signal syslog
+    logging qrmi_slurm.stand_ins fcntl json json.decoder json.encoder json.scanner resource select signal syslog
     qrmi_slurm.calls qrmi_slurm.calls.backend qrmi_slurm.calls.ca_bundle
     qrmi_slurm.calls.child qrmi_slurm.calls.confinement qrmi_slurm.calls.environment qrmi_slurm.calls.installed
     qrmi_slurm.calls.places
@@ -704,7 +704,7 @@ OF_PROLOG = """
 MAY_LOAD = {
     "prolog": COMMON + OF_HOOKS + OF_PROLOG,
     "epilog": COMMON + OF_HOOKS + " qrmi_slurm.hooks.epilog qrmi_slurm.hooks.release qrmi_slurm.state.ledger",
-    "task_prolog": COMMON + " ipaddress typing.io typing.re qrmi_slurm.hooks.task_prolog",
+    "task_prolog": COMMON + " ipaddress qrmi_slurm.hooks.task_prolog",
 }
 
 
