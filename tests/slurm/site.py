@@ -94,7 +94,7 @@ class Site:
         self._marks = self.cluster.folder / "hook-runs"
         self._holds = self.cluster.folder / "hook-holds"
         self._is_run_by_plugin = self.options.task_prolog_by == "plugin"
-        self._task_prolog = self.cluster.etc / "task_prolog" if self.options.task_prolog_by == "either" else TASK_PROLOG
+        self._task_prolog = self.cluster.etc / "by_turns" if self.options.task_prolog_by == "either" else TASK_PROLOG
         task_prolog = None if self._is_run_by_plugin else self._task_prolog
         hooks = Hooks(self._path_of("prolog"), task_prolog, self._path_of("epilog"))
         self.cluster.options = replace(
