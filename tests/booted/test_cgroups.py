@@ -21,7 +21,7 @@ TOKEN = print_token(QPU)
 EATING = 'python3 -c \'x = [bytearray(b"x" * 2**20) for _ in range(400)]; print("ate")\''
 OUT_OF_MEMORY = frozenset({"OUT_OF_MEMORY"})
 # How much of a job's memory its own shell may take: far less than a hook's Python with QRMI.
-SHELL_BYTES = 12 * 2**20
+SHELL_BYTES = 6 * 2**20
 
 
 @pytest.fixture(scope="module")
