@@ -130,7 +130,8 @@ def test_while_acquiring(site: Site, call: str, fault: dict[str, Any]) -> None:
     assert_nothing_left(site, job_id)
 
 
-@pytest.mark.parametrize("kind", ["hang", pytest.param("garbage", marks=pytest.mark.one_release)])
+@pytest.mark.one_release
+@pytest.mark.parametrize("kind", ["hang", "garbage"])
 def test_a_session_opened_without_an_answer_is_reported_and_ends_by_itself(site: Site, kind: str) -> None:
     """The answer comes too late or is lost: log and `status` say indeterminate, and when the session ends."""
     # Long enough for a busy machine to reach the call, and to end the job while its session is open.

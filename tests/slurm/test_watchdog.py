@@ -135,6 +135,7 @@ def test_commands_for_keys_that_hang(site: Site, services: Services) -> None:
     assert not living_programs("1234.5")
 
 
+@pytest.mark.one_release
 def test_one_command_that_hangs_costs_only_its_own_qpu(site: Site, services: Services) -> None:
     """The others' keys are read meanwhile, and the job runs with the others."""
     with_secrets(site, many(services, 3), f'[ "$1" = q0 ] && exec sleep 1234.5\necho {SECRET}')
