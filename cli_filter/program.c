@@ -30,6 +30,10 @@
 /* How often to look whether the program has ended, while somebody keeps its output open. */
 #define LOOK_MS 10
 
+/* How often to read before looking at the time again: a writer of single bytes must not keep slurmstepd reading. A pipe
+ * holds at most 1 MiB (fs.pipe-max-size), so that this is enough for all that an ended program has left. */
+#define READS_AT_ONCE 128
+
 /* No descriptor that is moved to its place may be in another one's. */
 #define SPARE_FD 10
 
@@ -231,7 +235,7 @@ static bool read_output(int fd, size_t max_bytes, struct program_result *result)
 {
 	char piece[16384];
 
-	for (;;) {
+	for (int reads = 0; reads < READS_AT_ONCE; reads++) {
 		const ssize_t got = read(fd, piece, sizeof piece);
 		char *output;
 
@@ -252,6 +256,7 @@ static bool read_output(int fd, size_t max_bytes, struct program_result *result)
 		result->output = output;
 		result->bytes += (size_t)got;
 	}
+	return true;
 }
 
 static void pause_ms(long ms)

@@ -35,6 +35,7 @@ MAX_REQUEUE_LIMIT_H: Final = 8784.0
 
 # The name of a license, as the hooks accept it; a remote one is `name@server`.
 LICENSE: Final = r"[A-Za-z0-9_.@-]+"
+
 # How much longer than its job a session may live: KillWait (30 s by default) and what slurmctld takes to notice.
 DEFAULT_SESSION_MARGIN_S: Final = 60.0
 
